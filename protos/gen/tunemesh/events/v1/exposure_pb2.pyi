@@ -1,0 +1,37 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable
+from typing import ClassVar as _ClassVar, Optional as _Optional
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Exposure(_message.Message):
+    __slots__ = ("request_id", "user_id", "exposed_at_ms", "item_ids", "propensities", "features_block", "schema_hash", "experiment", "variant", "model_version", "degraded_reason", "idempotency_key", "candidates_given")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    EXPOSED_AT_MS_FIELD_NUMBER: _ClassVar[int]
+    ITEM_IDS_FIELD_NUMBER: _ClassVar[int]
+    PROPENSITIES_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_BLOCK_FIELD_NUMBER: _ClassVar[int]
+    SCHEMA_HASH_FIELD_NUMBER: _ClassVar[int]
+    EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
+    VARIANT_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    DEGRADED_REASON_FIELD_NUMBER: _ClassVar[int]
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATES_GIVEN_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    user_id: str
+    exposed_at_ms: int
+    item_ids: _containers.RepeatedScalarFieldContainer[str]
+    propensities: _containers.RepeatedScalarFieldContainer[float]
+    features_block: bytes
+    schema_hash: str
+    experiment: str
+    variant: str
+    model_version: str
+    degraded_reason: str
+    idempotency_key: str
+    candidates_given: bool
+    def __init__(self, request_id: _Optional[str] = ..., user_id: _Optional[str] = ..., exposed_at_ms: _Optional[int] = ..., item_ids: _Optional[_Iterable[str]] = ..., propensities: _Optional[_Iterable[float]] = ..., features_block: _Optional[bytes] = ..., schema_hash: _Optional[str] = ..., experiment: _Optional[str] = ..., variant: _Optional[str] = ..., model_version: _Optional[str] = ..., degraded_reason: _Optional[str] = ..., idempotency_key: _Optional[str] = ..., candidates_given: _Optional[bool] = ...) -> None: ...

@@ -1,0 +1,38 @@
+from tunemesh.common.v1 import recommendation_pb2 as _recommendation_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class RecommendRequest(_message.Message):
+    __slots__ = ("user_id", "candidates", "limit")
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    user_id: str
+    candidates: _containers.RepeatedScalarFieldContainer[str]
+    limit: int
+    def __init__(self, user_id: _Optional[str] = ..., candidates: _Optional[_Iterable[str]] = ..., limit: _Optional[int] = ...) -> None: ...
+
+class RecommendResponse(_message.Message):
+    __slots__ = ("items", "task_names", "model_version", "seq_min", "seq_max", "degraded_reason", "features_block", "schema_hash")
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    TASK_NAMES_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    SEQ_MIN_FIELD_NUMBER: _ClassVar[int]
+    SEQ_MAX_FIELD_NUMBER: _ClassVar[int]
+    DEGRADED_REASON_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_BLOCK_FIELD_NUMBER: _ClassVar[int]
+    SCHEMA_HASH_FIELD_NUMBER: _ClassVar[int]
+    items: _containers.RepeatedCompositeFieldContainer[_recommendation_pb2.RankedItem]
+    task_names: _containers.RepeatedScalarFieldContainer[str]
+    model_version: str
+    seq_min: int
+    seq_max: int
+    degraded_reason: str
+    features_block: bytes
+    schema_hash: str
+    def __init__(self, items: _Optional[_Iterable[_Union[_recommendation_pb2.RankedItem, _Mapping]]] = ..., task_names: _Optional[_Iterable[str]] = ..., model_version: _Optional[str] = ..., seq_min: _Optional[int] = ..., seq_max: _Optional[int] = ..., degraded_reason: _Optional[str] = ..., features_block: _Optional[bytes] = ..., schema_hash: _Optional[str] = ...) -> None: ...

@@ -1,0 +1,42 @@
+"""Identifiers: request ids, 64-bit table keys, deterministic sample ids. Pure, but for the clock and randomness of uuid7."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import time
+import uuid
+
+_CANONICAL_INT = re.compile(r"0|-?[1-9][0-9]{0,18}")
+_INT64_MIN, _INT64_MAX = -(1 << 63), (1 << 63) - 1
+
+
+def entity_key(entity_id: str) -> int:
+    """Return the int64 table key of a user or item id.
+
+    A canonical decimal int64 ("42", "-7") is its own key; any other text is hashed (BLAKE2b, 64 bits).
+    Hence numeric catalogues are collision-free, and two textual ids collide with probability 2**-64 a pair.
+    """
+    if _CANONICAL_INT.fullmatch(entity_id):
+        number = int(entity_id)
+        if _INT64_MIN <= number <= _INT64_MAX:
+            return number
+    digest = hashlib.blake2b(entity_id.encode(), digest_size=8, person=b"tm.entity").digest()
+    return int.from_bytes(digest, "little", signed=True)
+
+
+def sample_id(request_id: str, item_id: str, revision: int) -> int:
+    """Return the uint64 id of a sample; the same arguments give the same id in every process."""
+    text = f"{request_id}\x00{item_id}\x00{revision}".encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8, person=b"tm.sample").digest(), "little")
+
+
+def uuid7(unix_ms: int | None = None) -> str:
+    """Return a UUIDv7 (RFC 9562, section 5.7) for `unix_ms`, or for now."""
+    millis = time.time_ns() // 1_000_000 if unix_ms is None else unix_ms
+    random_bits = int.from_bytes(os.urandom(10), "big")
+    value = (millis & ((1 << 48) - 1)) << 80 | random_bits
+    value = (value & ~(0xF << 76)) | (0x7 << 76)
+    value = (value & ~(0x3 << 62)) | (0x2 << 62)
+    return str(uuid.UUID(int=value))

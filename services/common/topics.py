@@ -1,0 +1,43 @@
+"""The one table of Kafka topics. README repeats it; a contract test keeps the two equal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Partitioning = Literal["user", "shard", "single"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Topic:
+    """One topic: its name, what its key is, how it is partitioned and cleaned up."""
+
+    name: str
+    key: str
+    value: str
+    partitioning: Partitioning
+    cleanup: Literal["delete", "compact"]
+
+    @property
+    def dlq(self) -> str:
+        """Name of the topic that holds this topic's unusable records."""
+        return f"{self.name}.dlq.v1"
+
+    def num_partitions(self, user_partitions: int, shards: int) -> int:
+        """Return the partition count: joined topics share `user_partitions`, deltas have one per shard."""
+        return {"user": user_partitions, "shard": shards, "single": 1}[self.partitioning]
+
+
+EXPOSURES = Topic(name="exposures.v1", key="user_id", value="tunemesh.events.v1.Exposure", partitioning="user", cleanup="delete")
+FEEDBACK = Topic(name="feedback.v1", key="user_id", value="tunemesh.events.v1.Feedback", partitioning="user", cleanup="delete")
+SAMPLES = Topic(name="samples.v1", key="user_id", value="tunemesh.samples.v1.SampleRecord", partitioning="user", cleanup="delete")
+CATALOG = Topic(name="catalog.v1", key="item_id", value="tunemesh.catalog.v1.CatalogItem", partitioning="single", cleanup="compact")
+RANKER_DELTAS = Topic(name="ranker.deltas.v1", key="shard", value="tunemesh.events.v1.Delta", partitioning="shard", cleanup="delete")
+RANKER_BASES = Topic(name="ranker.bases.v1", key="model", value="tunemesh.events.v1.BasePointer", partitioning="single", cleanup="compact")
+REPLICAS = Topic(name="replicas.v1", key="replica_id", value="tunemesh.events.v1.ReplicaStatus", partitioning="single", cleanup="compact")
+CONTROL = Topic(name="control.v1", key="subject", value="tunemesh.events.v1.ControlRecord", partitioning="single", cleanup="compact")
+
+ALL: tuple[Topic, ...] = (EXPOSURES, FEEDBACK, SAMPLES, CATALOG, RANKER_DELTAS, RANKER_BASES, REPLICAS, CONTROL)
+
+# Topics that third parties write to: their malformed records go to a dead-letter topic.
+WITH_DLQ: tuple[Topic, ...] = (EXPOSURES, FEEDBACK, SAMPLES, CATALOG)
