@@ -1,0 +1,184 @@
+"""Fixtures that start real infrastructure on free loopback ports: the embedded broker, a durable Kafka, Redis and Triton.
+
+They work in both environments (the binaries are looked up in .venv/light and .venv/ml) and import neither torch nor Faust.
+TUNEMESH_TEST_BROKER=kafka with KAFKA_HOME runs every broker fixture on Apache Kafka in place of Tansu.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from services.mesh import embedded
+from services.mesh.environments import REPOSITORY_ROOT, Environments
+from services.mesh.topics import create_topics
+
+ENVIRONMENTS = Environments.of_repository()
+
+
+class Broker:
+    """A broker that a test can kill and start again; `bootstrap` stays the same."""
+
+    def __init__(self, log_dir: Path, *, kafka_home: Path | None = None) -> None:
+        self._log_dir, self._kafka_home = log_dir, kafka_home
+        self._port, self._controller_port = embedded.free_port(), embedded.free_port()
+        self._server: embedded.EmbeddedServer | None = None
+        self.start()
+
+    @property
+    def bootstrap(self) -> str:
+        return f"{embedded.LOOPBACK}:{self._port}"
+
+    @property
+    def is_durable(self) -> bool:
+        return self._kafka_home is not None
+
+    def start(self) -> None:
+        """Start it (again). A durable one comes back with its data, an embedded one empty and with another cluster id."""
+        if self._kafka_home is None:
+            command = embedded.broker_command(ENVIRONMENTS, port=self._port)
+        else:
+            data_dir = self._log_dir / "kafka"
+            command = embedded.kafka_command(self._kafka_home, port=self._port, controller_port=self._controller_port, data_dir=data_dir)
+        log = self._log_dir / "broker.log"
+        self._server = embedded.EmbeddedServer(command, log=log, ready=lambda: embedded.broker_ready(self._port))
+
+    def kill(self) -> None:
+        """kill -9."""
+        assert self._server is not None
+        self._server.kill()
+
+    def stop(self) -> None:
+        assert self._server is not None
+        self._server.stop()
+
+
+class TritonServer:
+    """A running tritonserver: `url` is its gRPC address (host:port), `http_url` its HTTP one."""
+
+    def __init__(self, workspace: Path, *, repository: Path, models: tuple[str, ...], env: Mapping[str, str]) -> None:
+        grpc_port, http_port = embedded.free_port(), embedded.free_port()
+        command = embedded.triton_command(
+            ENVIRONMENTS, http_port=http_port, grpc_port=grpc_port, workspace=workspace, models=models, repository=repository, env=env
+        )
+        self.url, self.http_url = f"{embedded.LOOPBACK}:{grpc_port}", f"{embedded.LOOPBACK}:{http_port}"
+        self.log = workspace / "triton.log"
+        self._grpc_port = grpc_port
+        self._server = embedded.EmbeddedServer(command, log=self.log, ready=lambda: embedded.triton_ready(http_port), timeout_s=90.0)
+
+    @property
+    def pid(self) -> int:
+        return self._server.pid
+
+    def stop(self) -> None:
+        self._server.stop()
+        embedded.remove_shared_memory(self._grpc_port)
+
+
+def _kafka_home() -> Path | None:
+    home = os.environ.get("KAFKA_HOME")
+    return Path(home) if home else None
+
+
+def _default_kafka_home() -> Path | None:
+    """The Kafka that every broker fixture uses when asked, else none: Tansu."""
+    if os.environ.get("TUNEMESH_TEST_BROKER") != "kafka":
+        return None
+    home = _kafka_home()
+    if home is None:
+        pytest.fail("TUNEMESH_TEST_BROKER=kafka needs KAFKA_HOME to point at an unpacked Apache Kafka 4")
+    return home
+
+
+@pytest.fixture(scope="session")
+def kafka_bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`host:port` of one embedded broker for the whole session. Use topics of your own: the `topics` fixture makes them."""
+    broker = Broker(tmp_path_factory.mktemp("kafka-session"), kafka_home=_default_kafka_home())
+    yield broker.bootstrap
+    broker.stop()
+
+
+@pytest.fixture
+def fresh_broker(tmp_path: Path) -> Iterator[Broker]:
+    """An empty embedded broker of this test's own, up at once: for services, whose topic names are fixed. See `mesh_topics`."""
+    broker = Broker(tmp_path / "broker", kafka_home=_default_kafka_home())
+    yield broker
+    broker.stop()
+
+
+@pytest.fixture
+def durable_kafka(tmp_path: Path) -> Iterator[Broker]:
+    """An Apache Kafka of this test's own, whose data survives `kill()` and `start()`. Skips without KAFKA_HOME."""
+    home = _kafka_home()
+    if home is None:
+        pytest.skip("needs a durable broker: set KAFKA_HOME to an unpacked Apache Kafka 4")
+    broker = Broker(tmp_path / "broker", kafka_home=home)
+    yield broker
+    broker.stop()
+
+
+@pytest.fixture
+def topics(kafka_bootstrap: str) -> Callable[..., str]:
+    """`topics("samples", partitions=2)` creates a topic with a unique name on the session's broker and returns the name."""
+
+    def create(stem: str, *, partitions: int = 1, bootstrap: str | None = None) -> str:
+        name = f"{stem}.{uuid.uuid4().hex[:12]}"
+        create_topics(bootstrap or kafka_bootstrap, {name: partitions})
+        return name
+
+    return create
+
+
+@pytest.fixture
+def mesh_topics() -> Callable[..., None]:
+    """`mesh_topics(bootstrap, user_partitions=2)` creates every topic of the mesh, by its own name, on a broker of the test's own."""
+
+    def create(bootstrap: str, *, user_partitions: int = 2, shards: int = 1) -> None:
+        from services.mesh.topics import mesh_topic_partitions
+
+        create_topics(bootstrap, mesh_topic_partitions(user_partitions=user_partitions, shards=shards))
+
+    return create
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """Port of one Redis for the whole session."""
+    port = embedded.free_port()
+    log = tmp_path_factory.mktemp("redis") / "redis.log"
+    server = embedded.EmbeddedServer(embedded.redis_command(ENVIRONMENTS, port=port), log=log, ready=lambda: embedded.redis_ready(port))
+    yield port
+    server.stop()
+
+
+@pytest.fixture
+def redis_url(redis_server: int) -> str:
+    """`redis://…` of the session's Redis, emptied before each test."""
+    import socket
+
+    with socket.create_connection((embedded.LOOPBACK, redis_server), timeout=5) as connection:
+        connection.sendall(b"FLUSHALL\r\n")
+        assert connection.recv(5) == b"+OK\r\n"
+    return f"redis://{embedded.LOOPBACK}:{redis_server}/0"
+
+
+@pytest.fixture
+def triton(tmp_path: Path) -> Iterator[Callable[..., TritonServer]]:
+    """`triton(env={…}, models=("ranker",), repository=…)` starts a tritonserver and returns it when its models are loaded."""
+    started: list[TritonServer] = []
+
+    def start(
+        *, env: Mapping[str, str] | None = None, models: tuple[str, ...] = ("ranker",), repository: Path = REPOSITORY_ROOT / "model_repo"
+    ) -> TritonServer:
+        workspace = tmp_path / f"triton-{len(started)}"
+        workspace.mkdir()
+        started.append(TritonServer(workspace, repository=repository, models=models, env=env or {}))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.stop()
