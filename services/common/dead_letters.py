@@ -1,0 +1,76 @@
+"""Dead letters: what becomes of a record that cannot be used. Builds the record for `<topic>.dlq.v1`; sending it is the caller's.
+
+A dead letter may repeat after a crash of its writer: (source_topic, source_partition, source_offset, reason) names it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from tunemesh.events.v1 import dead_letter_pb2
+
+from services.common import envelope
+
+# The reasons that this mesh writes. Machine-readable, so readers may rely on them.
+MALFORMED = "malformed"
+ORPHAN = "orphan"
+ITEM_NOT_EXPOSED = "item_not_exposed"
+UNKNOWN_KIND = "unknown_kind"
+SCHEMA_MISMATCH = "schema_mismatch"
+TOO_LATE = "too_late"
+
+# A dead letter carries its record whole, up to this: with headers and key it must stay under a broker's default limit of 1 MB.
+MAX_VALUE_BYTES = 900_000
+
+
+def dead_letter(
+    *,
+    topic: str,
+    partition: int,
+    offset: int,
+    reason: str,
+    detail: str,
+    key: bytes | None = None,
+    value: bytes | None = None,
+    headers: Sequence[tuple[str, bytes]] | None = None,
+    failed_at_ms: int | None = None,
+    feedback_id: str = "",
+) -> dead_letter_pb2.DeadLetter:
+    """Return the dead letter of one record. A value above MAX_VALUE_BYTES is cut, and `detail` says so.
+
+    Args:
+        topic: where the record was read.
+        partition: of that topic.
+        offset: of the record.
+        reason: one of this module's constants.
+        detail: for people: what was wrong and, where there is one, what to do.
+        key: the record's key.
+        value: the record's value.
+        headers: the record's headers; of a repeated name the last one stays.
+        failed_at_ms: Unix milliseconds; the wall clock when absent.
+        feedback_id: when the record was readable feedback.
+    """
+    raw = value or b""
+    if len(raw) > MAX_VALUE_BYTES:
+        detail = f"{detail} (value cut from {len(raw)} to {MAX_VALUE_BYTES} bytes)"
+        raw = raw[:MAX_VALUE_BYTES]
+    return dead_letter_pb2.DeadLetter(
+        source_topic=topic,
+        source_partition=partition,
+        source_offset=offset,
+        reason=reason,
+        detail=detail,
+        key=key or b"",
+        value=raw,
+        headers={name: content or b"" for name, content in headers or ()},
+        failed_at_ms=time.time_ns() // 1_000_000 if failed_at_ms is None else failed_at_ms,
+        feedback_id=feedback_id,
+    )
+
+
+def dead_letter_headers(letter: dead_letter_pb2.DeadLetter, source: str) -> list[tuple[str, bytes]]:
+    """Return the Kafka headers of a dead letter; it keeps the trace of the record that it holds."""
+    traceparent = letter.headers.get("traceparent", b"").decode("utf-8", "replace")
+    event_id = f"{letter.source_topic}/{letter.source_partition}/{letter.source_offset}/{letter.reason}"
+    return envelope.headers_for("tunemesh.events.v1.DeadLetter", source, event_id=event_id, traceparent=traceparent or None)
