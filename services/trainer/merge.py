@@ -1,0 +1,147 @@
+"""The order in which samples of several partitions are learned, as a function of the logs alone.
+
+The joiner writes numbered ticks to every partition of samples.v1. The merge always takes the next records from the partition whose
+last tick is lowest (ties: the lower partition number), up to and including that partition's next tick, and cuts the groups of such
+a segment into micro-batches. How the records arrived, in which poll and how fast, changes nothing: a restart repeats the same batches.
+
+It knows neither Kafka nor what a group holds.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+Group = TypeVar("Group")
+
+NO_TICK = -1
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionPosition:
+    """How far one partition has been consumed."""
+
+    next_offset: int
+    last_tick: int = NO_TICK
+    watermark_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How far the weights are: one entry per partition, by partition number."""
+
+    partitions: tuple[PartitionPosition, ...]
+
+    @property
+    def offsets(self) -> list[int]:
+        """Next offset per partition."""
+        return [partition.next_offset for partition in self.partitions]
+
+    @property
+    def watermark_ms(self) -> int:
+        """Every feedback accepted up to here is contained, in all partitions; 0 before every partition has had a tick."""
+        return min((partition.watermark_ms for partition in self.partitions), default=0)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRecord(Generic[Group]):
+    """Samples that became known together."""
+
+    offset: int
+    group: Group
+
+
+@dataclass(frozen=True, slots=True)
+class TickRecord:
+    """The end of a segment."""
+
+    offset: int
+    tick: int
+    watermark_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class UnusableRecord:
+    """A record that was set aside: it moves the offset and counts as nothing."""
+
+    offset: int
+
+
+class TickMerge(Generic[Group]):
+    """Turns records, pushed per partition in offset order, into micro-batches.
+
+    `position` is where a checkpoint cuts: it covers exactly the batches that `next_batch` has returned.
+    """
+
+    def __init__(self, position: Position, *, batch_groups: int) -> None:
+        if batch_groups < 1:
+            raise ValueError(f"batch_groups must be at least 1, not {batch_groups}")
+        self._partitions = list(position.partitions)
+        self._batch_groups = batch_groups
+        self._buffers: list[deque[GroupRecord[Group] | TickRecord | UnusableRecord]] = [deque() for _ in self._partitions]
+
+    @property
+    def position(self) -> Position:
+        """What the batches returned so far contain."""
+        return Position(tuple(self._partitions))
+
+    def buffered(self, partition: int) -> int:
+        """Return how many records of the partition wait."""
+        return len(self._buffers[partition])
+
+    def push(self, partition: int, record: GroupRecord[Group] | TickRecord | UnusableRecord) -> None:
+        """Add the partition's next record. Offsets may skip (compaction, transaction markers) but never go back.
+
+        Raises:
+            ValueError: the offset was pushed or consumed before.
+        """
+        buffer = self._buffers[partition]
+        floor = buffer[-1].offset + 1 if buffer else self._partitions[partition].next_offset
+        if record.offset < floor:
+            raise ValueError(f"partition {partition}: offset {record.offset} pushed, but {floor} is the next one")
+        buffer.append(record)
+
+    def next_batch(self) -> list[Group] | None:
+        """Return the next micro-batch (1 to batch_groups groups of one segment), or None until more records are pushed."""
+        while True:
+            partition = min(range(len(self._partitions)), key=lambda p: self._partitions[p].last_tick)
+            cut = self._end_of_batch(partition)
+            if cut == 0:
+                return None
+            groups = self._consume(partition, cut)
+            if groups:
+                return groups
+
+    def _end_of_batch(self, partition: int) -> int:
+        """Return how many buffered records make up the next batch: through a tick, or to the last group that fits; 0: wait."""
+        num_groups = 0
+        for index, record in enumerate(self._buffers[partition]):
+            if isinstance(record, TickRecord):
+                return index + 1
+            if isinstance(record, GroupRecord):
+                num_groups += 1
+                if num_groups == self._batch_groups:
+                    return index + 1
+        return 0
+
+    def _consume(self, partition: int, num_records: int) -> list[Group]:
+        buffer, groups = self._buffers[partition], []
+        place = self._partitions[partition]
+        tick, watermark_ms, next_offset = place.last_tick, place.watermark_ms, place.next_offset
+        for _ in range(num_records):
+            record = buffer.popleft()
+            next_offset = record.offset + 1
+            if isinstance(record, GroupRecord):
+                groups.append(record.group)
+            elif isinstance(record, TickRecord):
+                # A joiner whose clock stepped back repeats old numbers: neither the order nor a promise goes back.
+                tick, watermark_ms = max(tick, record.tick), max(watermark_ms, record.watermark_ms)
+        self._partitions[partition] = PartitionPosition(next_offset, tick, watermark_ms)
+        return groups
+
+
+def start_position(offsets: Sequence[int]) -> Position:
+    """Return the position of a learner that has seen nothing, reading from `offsets` (one per partition)."""
+    return Position(tuple(PartitionPosition(offset) for offset in offsets))

@@ -1,0 +1,121 @@
+import itertools
+import random
+
+import pytest
+
+from services.trainer.merge import GroupRecord, PartitionPosition, Position, TickMerge, TickRecord, UnusableRecord, start_position
+
+Record = GroupRecord[str] | TickRecord | UnusableRecord
+
+
+def log_of(partition: int, segments: list[int], first_tick: int = 10) -> list[Record]:
+    """One partition's log: segments[i] groups, then tick first_tick + i."""
+    records: list[Record] = []
+    for index, num_groups in enumerate(segments):
+        for group in range(num_groups):
+            records.append(GroupRecord(len(records), f"p{partition}s{index}g{group}"))
+        records.append(TickRecord(len(records), first_tick + index, 1_000 * (first_tick + index)))
+    return records
+
+
+def drain(merge: TickMerge[str]) -> list[list[str]]:
+    return list(iter(merge.next_batch, None))
+
+
+def feed(merge: TickMerge[str], logs: list[list[Record]], order: list[int]) -> list[list[str]]:
+    """Push one record at a time from the partitions in `order`, draining after each push."""
+    cursors = [iter([record for record in log if record.offset >= merge.position.offsets[p]]) for p, log in enumerate(logs)]
+    batches: list[list[str]] = []
+    for partition in [*order, *itertools.chain(*[[p] * 1_000 for p in range(len(logs))])]:
+        record = next(cursors[partition], None)
+        if record is not None:
+            merge.push(partition, record)
+            batches += drain(merge)
+    return batches
+
+
+def test_segments_alternate_by_tick_and_batches_end_with_the_segment() -> None:
+    merge = TickMerge[str](start_position([0, 0]), batch_groups=2)
+    batches = feed(merge, [log_of(0, [3, 1]), log_of(1, [1, 2])], [])
+    assert batches == [["p0s0g0", "p0s0g1"], ["p0s0g2"], ["p1s0g0"], ["p0s1g0"], ["p1s1g0", "p1s1g1"]]
+
+
+def test_batches_do_not_depend_on_the_order_in_which_records_arrive() -> None:
+    source = random.Random(3)
+    logs = [log_of(p, [source.randrange(7) for _ in range(20)], first_tick=10 + p) for p in range(3)]
+    expected = feed(TickMerge[str](start_position([0] * 3), batch_groups=3), logs, [])
+    for _ in range(20):
+        order = [source.randrange(3) for _ in range(150)]
+        assert feed(TickMerge[str](start_position([0] * 3), batch_groups=3), logs, order) == expected
+
+
+def test_a_restart_at_any_batch_repeats_the_rest() -> None:
+    source = random.Random(5)
+    logs = [log_of(p, [source.randrange(9) for _ in range(15)]) for p in range(2)]
+    merge = TickMerge[str](start_position([0, 0]), batch_groups=4)
+    for partition, log in enumerate(logs):
+        for record in log:
+            merge.push(partition, record)
+    batches, cuts = [], [merge.position]
+    for batch in iter(merge.next_batch, None):
+        batches.append(batch)
+        cuts.append(merge.position)
+    assert len(batches) > 20
+    for done, cut in enumerate(cuts):
+        assert feed(TickMerge[str](cut, batch_groups=4), logs, []) == batches[done:]
+
+
+def test_an_incomplete_batch_waits_for_its_tick() -> None:
+    merge = TickMerge[str](start_position([0]), batch_groups=2)
+    merge.push(0, GroupRecord(0, "a"))
+    assert merge.next_batch() is None
+    assert merge.position.offsets == [0]
+    merge.push(0, TickRecord(1, 7, 70))
+    assert merge.next_batch() == ["a"]
+    assert merge.position == Position((PartitionPosition(2, 7, 70),))
+
+
+def test_ticks_without_groups_move_the_watermark() -> None:
+    merge = TickMerge[str](start_position([0, 0]), batch_groups=2)
+    merge.push(0, TickRecord(0, 7, 70))
+    assert merge.next_batch() is None
+    assert merge.position.watermark_ms == 0
+    merge.push(1, TickRecord(0, 7, 60))
+    assert merge.next_batch() is None
+    assert merge.position.watermark_ms == 60
+    assert merge.position.offsets == [1, 1]
+
+
+def test_a_partition_without_ticks_holds_the_others_back() -> None:
+    merge = TickMerge[str](start_position([0, 0]), batch_groups=1)
+    for record in log_of(1, [1, 1]):
+        merge.push(1, record)
+    assert drain(merge) == []
+    merge.push(0, TickRecord(0, 10, 0))
+    assert drain(merge) == [["p1s0g0"]]
+
+
+def test_unusable_records_count_as_nothing_but_move_the_offset() -> None:
+    merge = TickMerge[str](start_position([0]), batch_groups=2)
+    for record in (UnusableRecord(0), GroupRecord(1, "a"), UnusableRecord(2), GroupRecord(3, "b"), UnusableRecord(4)):
+        merge.push(0, record)
+    assert merge.next_batch() == ["a", "b"]
+    assert merge.position.offsets == [4]
+
+
+def test_offsets_may_skip_but_not_go_back() -> None:
+    merge = TickMerge[str](start_position([5]), batch_groups=1)
+    merge.push(0, GroupRecord(9, "a"))
+    with pytest.raises(ValueError, match="offset 9 pushed, but 10 is the next one"):
+        merge.push(0, GroupRecord(9, "a"))
+    merge.next_batch()
+    with pytest.raises(ValueError, match="offset 3 pushed, but 10 is the next one"):
+        merge.push(0, GroupRecord(3, "a"))
+
+
+def test_a_clock_that_steps_back_moves_neither_order_nor_watermark_back() -> None:
+    merge = TickMerge[str](start_position([0]), batch_groups=1)
+    merge.push(0, TickRecord(0, 9, 90))
+    merge.push(0, TickRecord(1, 4, 40))
+    assert merge.next_batch() is None
+    assert merge.position == Position((PartitionPosition(2, 9, 90),))
