@@ -1,6 +1,7 @@
 """kafka-python helpers for processes that own their offsets: assigned partitions, no groups, never a silent jump.
 
-Imports in both environments. Asyncio processes of the light environment use `services.common.kafka_async` to produce. Knows no topic and no message type.
+Imports in both environments; asyncio processes of the light one produce with `services.common.kafka_async`. Knows no topic and no
+message type.
 """
 
 from __future__ import annotations
