@@ -1,0 +1,1 @@
+"""Load, replay and the demo: drives the mesh from outside, through its public doors."""

@@ -1,0 +1,91 @@
+"""Where each acknowledged feedback id ended: in samples, in a dead-letter topic, or among the orphans.
+
+Reads the topics from their beginning with assigned partitions. Knows nothing of the services that wrote them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+
+from kafka import KafkaConsumer, TopicPartition
+from tunemesh.events.v1 import dead_letter_pb2
+from tunemesh.samples.v1 import sample_pb2
+
+from services.common.topics import FEEDBACK, SAMPLES
+
+ORPHAN = "orphan"
+_READ_LIMIT_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Accounting:
+    """Counts over the acknowledged feedback ids; `missing` must be 0."""
+
+    acknowledged: int
+    in_samples: int
+    in_dlq: int
+    orphans: int
+    missing: int
+    samples: int
+    repeated_samples: int  # records that a restarted joiner wrote again; the trainer skips them
+
+    def as_dict(self) -> dict[str, int]:
+        """Return the counts by name."""
+        return asdict(self)
+
+
+def account(kafka: str, acknowledged: Iterable[str]) -> Accounting:
+    """Read samples.v1 and feedback.v1's dead letters and place every id."""
+    wanted = set(acknowledged)
+    sampled: set[str] = set()
+    sample_ids: set[int] = set()
+    total = 0
+    for value in read_all(kafka, SAMPLES.name):
+        record = sample_pb2.SampleRecord.FromString(value)
+        for sample in record.group.samples:
+            total += 1
+            sample_ids.add(sample.sample_id)
+            if sample.feedback_id:
+                sampled.add(sample.feedback_id)
+    dead: dict[str, str] = {}
+    for value in read_all(kafka, FEEDBACK.dlq):
+        letter = dead_letter_pb2.DeadLetter.FromString(value)
+        dead[letter.feedback_id] = letter.reason
+    in_samples = wanted & sampled
+    orphans = {i for i in wanted - sampled if dead.get(i) == ORPHAN}
+    in_dlq = {i for i in wanted - sampled if i in dead} - orphans
+    return Accounting(
+        acknowledged=len(wanted),
+        in_samples=len(in_samples),
+        in_dlq=len(in_dlq),
+        orphans=len(orphans),
+        missing=len(wanted) - len(in_samples) - len(in_dlq) - len(orphans),
+        samples=len(sample_ids),
+        repeated_samples=total - len(sample_ids),
+    )
+
+
+def read_all(kafka: str, topic: str) -> Iterator[bytes]:
+    """Yield the values of a topic from its beginning to the end offsets of now. Raises TimeoutError after two minutes."""
+    deadline = time.monotonic() + _READ_LIMIT_S
+    consumer = KafkaConsumer(bootstrap_servers=kafka, enable_auto_commit=False, auto_offset_reset="earliest")
+    try:
+        partitions = [TopicPartition(topic, p) for p in sorted(consumer.partitions_for_topic(topic) or ())]
+        ends = consumer.end_offsets(partitions)
+        begins = consumer.beginning_offsets(partitions)
+        open_partitions = {tp for tp in partitions if ends[tp] > begins[tp]}
+        consumer.assign(partitions)
+        consumer.seek_to_beginning(*partitions)
+        while open_partitions:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{topic}: not read to its end within {_READ_LIMIT_S:.0f} s; is the broker at {kafka} overloaded?")
+            batches = consumer.poll(timeout_ms=1000, max_records=2000)
+            for tp, records in batches.items():
+                for record in records:
+                    if record.offset < ends[tp]:
+                        yield record.value
+            open_partitions = {tp for tp in open_partitions if consumer.position(tp) < ends[tp]}
+    finally:
+        consumer.close()
