@@ -14,6 +14,7 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -503,21 +504,22 @@ def _item_columns(spec: FeatureSpec, items: ItemMatrix, global_: GlobalState, pr
 
 
 def _category_columns(state: UserState, user_mean: float, categories: Sequence[Sequence[str]], global_: GlobalState) -> Float64Array:
-    taste = {name: _taste(state, user_mean, name, global_) for names in categories for name in names}
-    nothing = (0.0, 0.0, 0.0, 0.0, 0.0)
-    rows = []
-    for names in categories:
-        if not names:
-            rows.append(nothing)
-            continue
-        values, lifts, news = zip(*(taste[name] for name in names), strict=True)
-        num = len(names)
-        rows.append((sum(values) / num, sum(lifts) / num, max(lifts), sum(news) / num, 0.25 * num))
-    return np.asarray(rows, dtype=np.float64).reshape(len(categories), len(nothing))
+    names = sorted(set(chain.from_iterable(categories)))
+    row_of = {name: row for row, name in enumerate(names)}
+    # One more row, of zeros, pads the items that have fewer categories than others.
+    taste_C3 = np.asarray([_taste(state, user_mean, name, global_) for name in names] + [(0.0, 0.0, 0.0)])
+    width = max(map(len, categories), default=0)
+    rows_NC = np.asarray([[row_of[name] for name in own] + [len(names)] * (width - len(own)) for own in categories], dtype=np.int64)
+    rows_NC = rows_NC.reshape(len(categories), width)
+    num_N = np.asarray([len(own) for own in categories], dtype=np.float64)
+    mean_N3 = taste_C3[rows_NC].sum(axis=1) / np.maximum(num_N, 1.0)[:, None]
+    lift_NC = np.where(rows_NC == len(names), -np.inf, taste_C3[rows_NC, 1])
+    lift_max_N = np.where(num_N > 0, lift_NC.max(axis=1, initial=-np.inf), 0.0)
+    return np.column_stack([mean_N3[:, 0], mean_N3[:, 1], lift_max_N, mean_N3[:, 2], 0.25 * num_N])
 
 
 def _taste(state: UserState, user_mean: float, category: str, global_: GlobalState) -> tuple[float, float, float]:
-    """Return the user's opinion of a category above own mean, the log of how much oftener than everyone they choose it, and 1 if it is new."""
+    """Return what the user thinks of a category beside own mean, how much oftener than everyone they choose it (log), 1 if it is new."""
     mine = state.categories.get(category, _EMPTY_TALLY)
     everyone = global_.categories.get(category, _EMPTY_TALLY)
     value = (mine.value_sum - mine.rated * user_mean) / (mine.rated + CATEGORY_PRIOR)
