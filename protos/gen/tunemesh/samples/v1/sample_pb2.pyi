@@ -65,9 +65,11 @@ class TaskLabel(_message.Message):
     def __init__(self, task: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
 
 class Tick(_message.Message):
-    __slots__ = ("tick", "watermark_ms")
+    __slots__ = ("tick", "watermark_ms", "feedback_position")
     TICK_FIELD_NUMBER: _ClassVar[int]
     WATERMARK_MS_FIELD_NUMBER: _ClassVar[int]
+    FEEDBACK_POSITION_FIELD_NUMBER: _ClassVar[int]
     tick: int
     watermark_ms: int
-    def __init__(self, tick: _Optional[int] = ..., watermark_ms: _Optional[int] = ...) -> None: ...
+    feedback_position: int
+    def __init__(self, tick: _Optional[int] = ..., watermark_ms: _Optional[int] = ..., feedback_position: _Optional[int] = ...) -> None: ...
