@@ -45,6 +45,7 @@ _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{
 _SPAN_FLUSH_MS = 500
 _METRIC_FLUSH_MS = 5_000
 _MAX_LINKS = 64
+_DAMPED_S = 10.0
 
 _log = logging.getLogger(__name__)
 
@@ -338,10 +339,29 @@ def read_spans(folder: Path) -> list[dict[str, Any]]:
     return sorted(spans, key=lambda span: int(span["start_ns"]))
 
 
+class _Damper(logging.Filter):
+    """Lets a Kafka client's message through once in ten seconds: while the broker is away it says the same ten times a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._next: dict[tuple[str, str], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the record is to be logged."""
+        if not record.name.startswith(("aiokafka", "kafka")):
+            return True
+        what = (record.name, str(record.msg))
+        if record.created < self._next.get(what, 0.0):
+            return False
+        self._next[what] = record.created + _DAMPED_S
+        return True
+
+
 def configure_logging(service_name: str, level: int = logging.INFO) -> None:
     """Log to stderr, one line a record: time (UTC), level, service, logger, message."""
     formatter = logging.Formatter(f"%(asctime)s.%(msecs)03dZ %(levelname)s {service_name} %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
     formatter.converter = time.gmtime
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
+    handler.addFilter(_Damper())
     logging.basicConfig(level=level, handlers=[handler])
