@@ -1,0 +1,289 @@
+"""What the recommender decides: which items to consider, in which order to return them, and what to say when something is missing.
+
+Orchestrates through the Protocols below; its collaborators do the I/O. Has no clock and no randomness: equal inputs give equal answers.
+Shapes: N items, T tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from services.common import exposure_block
+from services.common.errors import InvalidInput, Unavailable
+from services.common.feature_spec import FeatureSpec
+from services.common.features import GlobalState, ItemMatrix, UserState, build_features, merge_item_bytes
+from services.common.ids import entity_key
+from services.common.recall_state import Counted
+from services.recommender.recall import Proposal, fresh_items, merged, similar_items
+from services.recommender.rules import Rules, diversified
+
+Float32Array = npt.NDArray[np.float32]
+
+MAX_ID_BYTES = 128
+
+FEATURES_UNAVAILABLE = "features_unavailable"
+RANKER_UNAVAILABLE = "ranker_unavailable"
+CATALOG_UNAVAILABLE = "catalog_unavailable"
+
+
+class InvalidQuery(InvalidInput):
+    """A user id, candidate or limit breaks the contract. Retrying does not help."""
+
+
+class FeaturesUnavailable(Unavailable):
+    """The online features cannot be read, or were written under another feature spec. The core degrades on it."""
+
+
+class RankerUnavailable(Unavailable):
+    """Triton did not score in time, or has no base yet. The core degrades on it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """One request. Build it with `checked`."""
+
+    user_id: str
+    candidates: tuple[str, ...]
+    """Empty: recall items."""
+    limit: int
+    deadline_s: float
+    """Monotonic time after which nobody waits for the answer."""
+
+    @classmethod
+    def checked(cls, user_id: str, candidates: Sequence[str], limit: int, *, deadline_s: float, max_candidates: int) -> Query:
+        """Return the query.
+
+        Raises:
+            InvalidQuery: an id is empty or too long, candidates repeat or are too many, or limit is 0; the message names which.
+        """
+        if len(candidates) > max_candidates:
+            raise InvalidQuery(f"candidates: {len(candidates)} given, at most {max_candidates} are allowed")
+        if limit < 1:
+            raise InvalidQuery("limit: must be at least 1")
+        _check_id("user_id", user_id)
+        for position, item_id in enumerate(candidates):
+            _check_id(f"candidates[{position}]", item_id)
+        if len(set(candidates)) != len(candidates):
+            raise InvalidQuery("candidates: an item is named twice")
+        return cls(user_id=user_id, candidates=tuple(candidates), limit=limit, deadline_s=deadline_s)
+
+
+def _check_id(what: str, value: str) -> None:
+    if not value:
+        raise InvalidQuery(f"{what}: is empty")
+    # A character takes up to 4 bytes, so most ids are settled by their length.
+    if 4 * len(value) > MAX_ID_BYTES and len(value.encode()) > MAX_ID_BYTES:
+        raise InvalidQuery(f"{what}: {len(value.encode())} bytes, at most {MAX_ID_BYTES} are allowed")
+
+
+@dataclass(frozen=True, slots=True)
+class OnlineState:
+    """What Redis knows for one request."""
+
+    user: UserState | None
+    items: ItemMatrix
+    total: GlobalState
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What the ranker answered: float32 [N, T] probabilities and the versions of the rows that it used."""
+
+    scores_NT: Float32Array
+    epoch: int
+    seq_min: int
+    seq_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class RankedItem:
+    """One item of the answer; see tunemesh.common.v1.RankedItem."""
+
+    item_id: str
+    score: float
+    task_scores: tuple[float, ...]
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """The answer to one query, best first."""
+
+    items: tuple[RankedItem, ...]
+    version: Scores | None
+    """None when the ranker did not answer."""
+    degraded: tuple[str, ...]
+    features_block: bytes
+    """For the returned items in their order; empty when features were missing."""
+
+
+class FeatureStore(Protocol):
+    """Online features and recall lists. Every method raises FeaturesUnavailable when it cannot answer."""
+
+    async def read(self, user_id: str, item_ids: Sequence[str]) -> OnlineState:
+        """Return the states of a user and of N items, in order."""
+
+    async def user(self, user_id: str) -> UserState | None:
+        """Return the state of a user; None when never seen."""
+
+    async def popular(self, limit: int) -> Sequence[Counted]:
+        """Return the most popular items of the recent window, best first."""
+
+    async def neighbours(self, item_ids: Sequence[str]) -> Sequence[tuple[str, Sequence[Counted]]]:
+        """Return, per item, the items that the same users chose."""
+
+    async def seen(self, user_id: str, item_ids: Sequence[str]) -> frozenset[str]:
+        """Return those of the items that the user has acted on."""
+
+
+class Ranker(Protocol):
+    """Scores items."""
+
+    async def score(self, user_key: int, item_keys: Sequence[int], features_block: bytes, deadline_s: float) -> Scores:
+        """Return one row per item. Raises RankerUnavailable."""
+
+
+class Catalog(Protocol):
+    """What is known about items."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the whole catalogue has been read once."""
+
+    def categories(self, item_id: str) -> Sequence[str]:
+        """Return an item's categories; empty when it is unknown."""
+
+    def newest(self) -> Sequence[str]:
+        """Return the ids of the newest items, newest first."""
+
+
+class NearestItems(Protocol):
+    """Recall by embedding."""
+
+    async def nearest(self, user_id: str, limit: int) -> Sequence[str]:
+        """Return the items whose embeddings suit the user best; empty for a user or model that has none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecallLimits:
+    """How far recall goes."""
+
+    per_channel: int
+    total: int
+    seeds: int
+
+
+class Recommender:
+    """Answers queries."""
+
+    def __init__(
+        self,
+        *,
+        spec: FeatureSpec,
+        rules: Rules,
+        limits: RecallLimits,
+        features: FeatureStore,
+        ranker: Ranker,
+        catalog: Catalog,
+        nearest: NearestItems,
+    ) -> None:
+        self._spec, self._rules, self._limits = spec, rules, limits
+        self._features, self._ranker, self._catalog, self._nearest = features, ranker, catalog, nearest
+
+    async def recommend(self, query: Query) -> Answer:
+        """Rank the query's candidates, or recall items and rank those.
+
+        Whatever is missing is named in `degraded`; an answer always comes.
+        """
+        degraded: list[str] = [] if self._catalog.is_ready else [CATALOG_UNAVAILABLE]
+        is_open = not query.candidates
+        if is_open:
+            reasons = await self._recall(query.user_id, degraded)
+        else:
+            reasons = {item_id: ["candidate"] for item_id in query.candidates if self._allows(item_id)}
+        item_ids = list(reasons)
+        if not item_ids:
+            return Answer(items=(), version=None, degraded=tuple(degraded), features_block=b"")
+        categories = [self._catalog.categories(item_id) for item_id in item_ids]
+        state = await self._online_state(query.user_id, item_ids, degraded)
+        block = exposure_block.encode(
+            build_features(self._spec, query.user_id, state.user, state.items, categories, state.total), self._spec.schema_hash
+        )
+        scored = await self._score(query, item_ids, block, degraded)
+        rank_N = popularity(state.items) if scored is None else self._spec.blended(scored.scores_NT)
+        order: Sequence[int] = np.argsort(-rank_N, kind="stable").tolist()
+        if is_open:
+            order = diversified(order, categories, self._rules)
+        order = order[: query.limit]
+        is_new_N = state.items.tally_N3[:, 0] == 0
+        items = [
+            RankedItem(
+                item_ids[row],
+                float(rank_N[row]),
+                () if scored is None else tuple(scored.scores_NT[row].tolist()),
+                _with_cold_start(reasons[item_ids[row]], FEATURES_UNAVAILABLE not in degraded and bool(is_new_N[row])),
+            )
+            for row in order
+        ]
+        logged = b"" if FEATURES_UNAVAILABLE in degraded else exposure_block.select(block, order)
+        return Answer(items=tuple(items), version=scored, degraded=tuple(degraded), features_block=logged)
+
+    def _allows(self, item_id: str) -> bool:
+        return self._rules.allows(item_id, self._catalog.categories(item_id))
+
+    async def _online_state(self, user_id: str, item_ids: Sequence[str], degraded: list[str]) -> OnlineState:
+        """Return the online state; without Redis a neutral one, and say so in `degraded`."""
+        if FEATURES_UNAVAILABLE not in degraded:
+            try:
+                return await self._features.read(user_id, item_ids)
+            except FeaturesUnavailable:
+                degraded.append(FEATURES_UNAVAILABLE)
+        return OnlineState(None, merge_item_bytes(self._spec, [[None] * len(item_ids)], [None]), GlobalState())
+
+    async def _score(self, query: Query, item_ids: Sequence[str], block: bytes, degraded: list[str]) -> Scores | None:
+        try:
+            keys = [entity_key(item_id) for item_id in item_ids]
+            return await self._ranker.score(entity_key(query.user_id), keys, block, query.deadline_s)
+        except RankerUnavailable:
+            degraded.append(RANKER_UNAVAILABLE)
+            return None
+
+    async def _recall(self, user_id: str, degraded: list[str]) -> Mapping[str, list[str]]:
+        """Return item id -> reasons of unseen items, from all channels."""
+        limit = self._limits.per_channel
+        nearest = [Proposal(item_id, "embedding") for item_id in await self._nearest.nearest(user_id, limit)]
+        fresh = fresh_items(self._catalog.newest(), user_id, limit=limit)
+        try:
+            similar, popular = await self._similar(user_id, limit), await self._popular(limit)
+            found = merged([nearest, similar, popular, fresh], limit=2 * self._limits.total, allowed=self._allows)
+            seen = await self._features.seen(user_id, list(found))
+        except FeaturesUnavailable:
+            degraded.append(FEATURES_UNAVAILABLE)
+            found, seen = merged([nearest, fresh], limit=self._limits.total, allowed=self._allows), frozenset()
+        unseen = [item_id for item_id in found if item_id not in seen][: self._limits.total]
+        return {item_id: found[item_id] for item_id in unseen}
+
+    async def _similar(self, user_id: str, limit: int) -> list[Proposal]:
+        user = await self._features.user(user_id)
+        if user is None or not user.history:
+            return []
+        seeds = [entry.item_id for entry in user.history[: self._limits.seeds]]
+        return similar_items(await self._features.neighbours(seeds), limit=limit)
+
+    async def _popular(self, limit: int) -> list[Proposal]:
+        return [Proposal(item_id, "popular") for item_id, _ in await self._features.popular(limit)]
+
+
+def popularity(items: ItemMatrix) -> npt.NDArray[np.float64]:
+    """Return float64 [N]: recent acts per item, ties broken by all acts. Replaces a ranker that does not answer."""
+    recent_N, total_N = items.decayed_NH3[:, 0, 0], items.tally_N3[:, 0]
+    return recent_N + 1e-6 * np.log1p(total_N)
+
+
+def _with_cold_start(reasons: Sequence[str], is_new: bool) -> tuple[str, ...]:
+    return (*reasons, "cold_start") if is_new and "cold_start" not in reasons else tuple(reasons)

@@ -1,0 +1,116 @@
+"""Recall by embedding: the items whose rows have the largest dot product with the user's row, read from the mapped tables of this host.
+
+Exact search over a snapshot that is renewed every few seconds. The network's interact head holds the same dot product plus the
+item's bias, so what is found here is what that head likes. Knows nothing about how rows are stored.
+Shapes: M items, D dimensions of the dot product.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from services.common.errors import CorruptArtifact
+from services.common.ids import entity_key
+from services.common.tables.reader import TableNotReady
+
+Float32Array = npt.NDArray[np.float32]
+Int64Array = npt.NDArray[np.int64]
+
+_log = logging.getLogger(__name__)
+
+
+class RowReader(Protocol):
+    """What is used of services.common.tables.reader.ModelReader."""
+
+    def read(self, ids: dict[str, Int64Array]) -> Any:
+        """Return a view with `.rows` and `.found` per table."""
+
+    def iter_rows(self, table: str) -> tuple[Int64Array, Float32Array]:
+        """Return all ids and rows of a table."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Item rows at one moment."""
+
+    keys_M: Int64Array
+    vectors_MD: Float32Array
+    biases_M: Float32Array
+
+    @classmethod
+    def of_rows(cls, keys_M: Int64Array, rows: Float32Array, num_reserved_dims: int) -> Snapshot:
+        """Split rows into their leading biases, of which the first task's counts, and the part that the dot product uses."""
+        return cls(keys_M, np.ascontiguousarray(rows[:, num_reserved_dims:]), np.ascontiguousarray(rows[:, 0]))
+
+    def best(self, user_D: Float32Array, limit: int) -> Int64Array:
+        """Return the keys of up to `limit` items, best first."""
+        scores_M = self.vectors_MD @ user_D + self.biases_M
+        chosen = np.argpartition(-scores_M, limit)[:limit] if limit < len(scores_M) else np.arange(len(scores_M))
+        return self.keys_M[chosen[np.argsort(-scores_M[chosen], kind="stable")]]
+
+
+class EmbeddingRecall:
+    """Meets `core.NearestItems`."""
+
+    def __init__(
+        self,
+        open_reader: Callable[[], RowReader],
+        item_id_of: Callable[[int], str | None],
+        *,
+        num_reserved_dims: int,
+        refresh_s: float,
+    ) -> None:
+        """Nothing is read before `run`.
+
+        Args:
+            open_reader: opens the mapped tables; raises TableNotReady while there are none.
+            item_id_of: the catalogue's item id of a table key; None for items that it does not hold: they are not recalled.
+            num_reserved_dims: leading dimensions of a row that are no part of the dot product.
+            refresh_s: pause between two snapshots.
+        """
+        self._open_reader, self._item_id_of = open_reader, item_id_of
+        self._num_reserved_dims, self._refresh_s = num_reserved_dims, refresh_s
+        self._reader: RowReader | None = None
+        self._snapshot: Snapshot | None = None
+
+    async def nearest(self, user_id: str, limit: int) -> Sequence[str]:
+        """See core.NearestItems."""
+        if self._reader is None or self._snapshot is None:
+            return []
+        keys = await asyncio.to_thread(self._search, self._reader, self._snapshot, entity_key(user_id), limit)
+        named = (self._item_id_of(key) for key in keys)
+        return [item_id for item_id in named if item_id is not None]
+
+    async def run(self) -> None:
+        """Renew the snapshot for ever; cancel it to stop."""
+        while True:
+            await asyncio.to_thread(self.refresh)
+            await asyncio.sleep(self._refresh_s)
+
+    def refresh(self) -> None:
+        """Read all item rows now. Without tables the recall channel stays empty, and the ranker says so in every answer."""
+        try:
+            if self._reader is None:
+                self._reader = self._open_reader()
+            self._snapshot = Snapshot.of_rows(*self._reader.iter_rows("item"), self._num_reserved_dims)
+        except TableNotReady as error:
+            _log.debug("no item embeddings yet: %s", error)
+        except CorruptArtifact as error:
+            _log.error("the item embeddings cannot be read, recall goes on without or with older ones: %s", error)
+
+    def _search(self, reader: RowReader, snapshot: Snapshot, user_key: int, limit: int) -> list[int]:
+        try:
+            view = reader.read({"user": np.array([user_key], dtype=np.int64)})
+        except TableNotReady:
+            return []
+        if not view.found["user"][0]:
+            return []
+        best: list[int] = snapshot.best(view.rows["user"][0, self._num_reserved_dims :], limit).tolist()
+        return best

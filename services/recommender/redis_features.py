@@ -1,0 +1,185 @@
+"""Reads online features and recall lists from Redis, where the feature stream writes them.
+
+Item states and stream-wide counters are kept for a short while, users never: a user's own act must show in the next answer.
+Knows nothing about what the states mean; `services.common.features` does.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from services.common.errors import CorruptArtifact
+from services.common.feature_spec import FeatureSpec
+from services.common.features import (
+    GlobalState,
+    UserState,
+    global_key,
+    item_key,
+    merge_globals,
+    merge_item_bytes,
+    neighbours_key,
+    partial_names,
+    popular_key,
+    seen_key,
+    user_key,
+)
+from services.common.recall_state import Counted, add_up, unpack_counts
+from services.recommender.core import FeaturesUnavailable, OnlineState
+
+_CORRUPT_LOG_INTERVAL_S = 10.0
+
+_log = logging.getLogger(__name__)
+
+
+class RedisFeatureStore:
+    """Meets `core.FeatureStore`. One Redis round trip per method, fewer when cached."""
+
+    def __init__(
+        self,
+        client: Redis,
+        spec: FeatureSpec,
+        *,
+        user_partitions: int,
+        cache_ttl_s: float,
+        cache_size: int,
+        backoff_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Take ownership of `client`, which must answer bytes.
+
+        Args:
+            client: with socket timeouts set.
+            spec: of the states.
+            user_partitions: partials per item beside the base's.
+            cache_ttl_s: how long item states, global states and popular items are kept.
+            cache_size: item states kept.
+            backoff_s: how long Redis is left alone after a failure.
+            clock: monotonic seconds.
+        """
+        self._client, self._spec, self._clock = client, spec, clock
+        self._partials = partial_names(user_partitions)
+        self._ttl_s, self._cache_size, self._backoff_s = cache_ttl_s, cache_size, backoff_s
+        # Item id -> (expiry, one packed state per partial), oldest first: refreshing re-inserts.
+        self._items: dict[str, tuple[float, tuple[bytes | None, ...]]] = {}
+        self._globals: tuple[float, list[GlobalState | None], GlobalState] | None = None
+        self._popular: tuple[float, list[Counted]] | None = None
+        self._retry_at = 0.0
+        self._is_down = False
+        self._log_corrupt_at = 0.0
+
+    async def read(self, user_id: str, item_ids: Sequence[str]) -> OnlineState:
+        """See core.FeatureStore."""
+        now = self._clock()
+        # Taken before the await: another request may evict what is cached now.
+        states = {item_id: cached[1] for item_id in item_ids if (cached := self._items.get(item_id)) is not None and cached[0] > now}
+        stale = [item_id for item_id in item_ids if item_id not in states]
+        keys = [user_key(user_id)]
+        totals = self._globals
+        if totals is None or totals[0] <= now:
+            totals = None
+            keys += [global_key(partial) for partial in self._partials]
+        num_head = len(keys)
+        keys += [item_key(item_id, partial) for item_id in stale for partial in self._partials]
+        values = await self._mget(keys)
+        try:
+            if totals is None:
+                totals = self._globals = self._unpacked_globals(values[1:num_head], now)
+            user = UserState.from_bytes(self._spec, values[0]) if values[0] is not None else None
+            states |= self._remember(stale, values[num_head:], now)
+            items = merge_item_bytes(self._spec, list(zip(*(states[item_id] for item_id in item_ids), strict=True)), totals[1])
+        except CorruptArtifact as error:
+            raise self._corrupt(error) from error
+        return OnlineState(user, items, totals[2])
+
+    async def user(self, user_id: str) -> UserState | None:
+        """See core.FeatureStore."""
+        [value] = await self._mget([user_key(user_id)])
+        try:
+            return UserState.from_bytes(self._spec, value) if value is not None else None
+        except CorruptArtifact as error:
+            raise self._corrupt(error) from error
+
+    async def popular(self, limit: int) -> Sequence[Counted]:
+        """See core.FeatureStore."""
+        now = self._clock()
+        if self._popular is None or self._popular[0] <= now:
+            keys = [popular_key(partial) for partial in self._partials]
+            values = await self._mget(keys)
+            self._popular = (now + self._ttl_s, self._added_up(values))
+        return self._popular[1][:limit]
+
+    async def neighbours(self, item_ids: Sequence[str]) -> Sequence[tuple[str, Sequence[Counted]]]:
+        """See core.FeatureStore."""
+        keys = [neighbours_key(item_id, partial) for item_id in item_ids for partial in self._partials]
+        values = await self._mget(keys)
+        width = len(self._partials)
+        return [(item_id, self._added_up(values[row * width : (row + 1) * width])) for row, item_id in enumerate(item_ids)]
+
+    async def seen(self, user_id: str, item_ids: Sequence[str]) -> frozenset[str]:
+        """See core.FeatureStore."""
+        if not item_ids:
+            return frozenset()
+        flags = await self._call("SMISMEMBER", seen_key(user_id), *item_ids)
+        return frozenset(item_id for item_id, flag in zip(item_ids, flags, strict=True) if flag)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    def _remember(self, item_ids: Sequence[str], values: Sequence[bytes | None], now: float) -> dict[str, tuple[bytes | None, ...]]:
+        """Cache the packed states of the items, evict the oldest beyond the cache's size, and return them."""
+        width = len(self._partials)
+        fetched = {item_id: tuple(values[row * width : (row + 1) * width]) for row, item_id in enumerate(item_ids)}
+        for item_id, states in fetched.items():
+            self._items.pop(item_id, None)
+            self._items[item_id] = (now + self._ttl_s, states)
+        while len(self._items) > self._cache_size:
+            del self._items[next(iter(self._items))]
+        return fetched
+
+    def _unpacked_globals(self, values: Sequence[bytes | None], now: float) -> tuple[float, list[GlobalState | None], GlobalState]:
+        states = [GlobalState.from_bytes(value) if value is not None else None for value in values]
+        return now + self._ttl_s, states, merge_globals(states)
+
+    def _added_up(self, values: Sequence[bytes | None]) -> list[Counted]:
+        try:
+            lists = [unpack_counts(value) for value in values if value is not None]
+        except CorruptArtifact as error:
+            raise self._corrupt(error) from error
+        return add_up(lists, sum(map(len, lists)))
+
+    async def _mget(self, keys: Sequence[str]) -> list[bytes | None]:
+        values: list[bytes | None] = await self._call("MGET", *keys)
+        return values
+
+    async def _call(self, *command: str) -> list[bytes | None]:
+        if self._clock() < self._retry_at:
+            raise FeaturesUnavailable("Redis failed a moment ago and is left alone")
+        try:
+            answer: list[bytes | None] = await self._client.execute_command(*command)
+        except (TimeoutError, RedisError, OSError) as error:
+            raise self._failed(error) from error
+        if self._is_down:
+            self._is_down = False
+            _log.info("online features are back")
+        return answer
+
+    def _failed(self, error: Exception) -> FeaturesUnavailable:
+        """Return the core's error for `error`; leave Redis alone for a while, and say so once."""
+        self._retry_at = self._clock() + self._backoff_s
+        if not self._is_down:
+            self._is_down = True
+            _log.warning("online features are unavailable, answers say features_unavailable: %s: %s", type(error).__name__, error)
+        return FeaturesUnavailable(f"online features: {error}")
+
+    def _corrupt(self, error: CorruptArtifact) -> FeaturesUnavailable:
+        """Return the core's error for one unreadable state; others may be whole, so Redis is not left alone. Logged every few seconds."""
+        if self._clock() >= self._log_corrupt_at:
+            self._log_corrupt_at = self._clock() + _CORRUPT_LOG_INTERVAL_S
+            _log.error("a state in Redis cannot be read, its answers say features_unavailable: %s", error)
+        return FeaturesUnavailable(f"online features: {error}")

@@ -1,0 +1,125 @@
+"""The recommender's wiring: settings -> adapters -> core -> servicer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+import yaml
+from redis.asyncio import BlockingConnectionPool, Redis
+from tunemesh.recommender.v1 import recommender_service_pb2, recommender_service_pb2_grpc
+
+from services.common.errors import ConfigurationError
+from services.common.feature_spec import FeatureSpec
+from services.common.grpc_server import GrpcServer, Servicer, serve
+from services.common.settings import redacted, variable_of
+from services.common.tables.reader import ModelReader
+from services.common.telemetry import configure
+from services.recommender.catalog import CatalogFollower, ItemIndex
+from services.recommender.core import RecallLimits, Recommender
+from services.recommender.nearest import EmbeddingRecall
+from services.recommender.redis_features import RedisFeatureStore
+from services.recommender.rules import Rules
+from services.recommender.servicer import RecommenderServicer
+from services.recommender.settings import RecommenderSettings
+from services.recommender.triton_ranker import TritonRanker
+
+_MAX_REDIS_CONNECTIONS = 64
+
+_log = logging.getLogger(__name__)
+
+
+def load_rules(path: Path) -> Rules:
+    """Read the business rules.
+
+    Raises:
+        ConfigurationError: the file is missing, is not YAML or breaks a rule.
+    """
+    try:
+        return Rules.parse(yaml.safe_load(path.read_text(encoding="utf-8")), source=str(path))
+    except OSError as error:
+        variable = variable_of(RecommenderSettings, "rules_path")
+        raise ConfigurationError(f"rules {path}: cannot be read ({error.strerror}): set {variable}") from error
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"rules {path}: not YAML: {' '.join(str(error).split())}") from error
+
+
+def connect_features(settings: RecommenderSettings, spec: FeatureSpec) -> RedisFeatureStore:
+    """Return the store over a client that gives up after the configured time; it connects with the first call.
+
+    Raises:
+        ConfigurationError: the URL is malformed.
+    """
+    timeout_s = settings.redis_timeout_ms / 1e3
+    try:
+        pool = BlockingConnectionPool.from_url(
+            settings.redis_url,
+            max_connections=_MAX_REDIS_CONNECTIONS,
+            timeout=timeout_s,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
+        )
+    except ValueError as error:
+        raise ConfigurationError(f"{variable_of(settings, 'redis_url')}={settings.redis_url}: {error}") from error
+    return RedisFeatureStore(
+        Redis(connection_pool=pool),
+        spec,
+        user_partitions=settings.user_partitions,
+        cache_ttl_s=settings.item_cache_ttl_ms / 1e3,
+        cache_size=settings.item_cache_size,
+        backoff_s=settings.redis_backoff_ms / 1e3,
+    )
+
+
+def embedding_recall(settings: RecommenderSettings, spec: FeatureSpec, index: ItemIndex) -> EmbeddingRecall:
+    """Return nearest-neighbour recall over this host's mapped tables, restricted to the catalogue's items."""
+    return EmbeddingRecall(
+        lambda: ModelReader(settings.tables_dir, spec.schema_hash),
+        index.item_id,
+        num_reserved_dims=spec.num_reserved_dims,
+        refresh_s=settings.neighbours_refresh_ms / 1e3,
+    )
+
+
+def grpc_servicer(implementation: RecommenderServicer) -> Servicer:
+    """Return what the gRPC server needs to know of the service."""
+    return Servicer(
+        descriptor=recommender_service_pb2.DESCRIPTOR.services_by_name["RecommenderService"],
+        implementation=implementation,
+        register=recommender_service_pb2_grpc.add_RecommenderServiceServicer_to_server,
+    )
+
+
+async def run(settings: RecommenderSettings) -> None:
+    """Serve until SIGTERM.
+
+    Raises:
+        ConfigurationError: a file, a URL or the port is wrong.
+    """
+    spec = FeatureSpec.load(settings.feature_spec_path)
+    rules = load_rules(settings.rules_path)
+    telemetry = configure("recommender", settings)
+    _log.info("settings: %s", redacted(settings))
+    index = ItemIndex(settings.cold_start_pool)
+    follower = CatalogFollower(index, settings.kafka_bootstrap_servers, client_id="recommender")
+    features = connect_features(settings, spec)
+    ranker = TritonRanker(settings.triton_url, num_tasks=len(spec.task_names), timeout_s=settings.triton_timeout_ms / 1e3)
+    nearest = embedding_recall(settings, spec, index)
+    limits = RecallLimits(per_channel=settings.recall_per_channel, total=settings.recall_total, seeds=settings.recall_seeds)
+    recommender = Recommender(spec=spec, rules=rules, limits=limits, features=features, ranker=ranker, catalog=index, nearest=nearest)
+    implementation = RecommenderServicer(recommender, spec, telemetry, max_candidates=settings.max_candidates)
+
+    async def background(server: GrpcServer) -> None:
+        follower.start()
+        if not await asyncio.to_thread(follower.wait_ready, settings.catalog_wait_ms / 1e3):
+            _log.warning("the catalogue was not read in %d ms: answers say catalog_unavailable until it is", settings.catalog_wait_ms)
+        await server.set_serving(True)
+        await nearest.run()
+
+    async def close() -> None:
+        await asyncio.to_thread(follower.stop)
+        await features.close()
+        await ranker.close()
+
+    await serve([grpc_servicer(implementation)], settings, telemetry, on_drain=close, main=background, serving=False)

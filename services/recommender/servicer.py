@@ -1,0 +1,55 @@
+"""RecommenderService: request message to query, one core call, answer to response message."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from tunemesh.common.v1 import recommendation_pb2
+from tunemesh.recommender.v1 import recommender_service_pb2, recommender_service_pb2_grpc
+
+from services.common.feature_spec import FeatureSpec
+from services.common.telemetry import Telemetry
+from services.recommender.core import Answer, Query, Recommender
+
+# For callers that set no deadline.
+_DEFAULT_TIMEOUT_S = 5.0
+
+
+class RecommenderServicer(recommender_service_pb2_grpc.RecommenderServiceServicer):
+    """One method per RPC; see protos/tunemesh/recommender/v1."""
+
+    def __init__(self, recommender: Recommender, spec: FeatureSpec, telemetry: Telemetry, *, max_candidates: int) -> None:
+        self._recommender, self._spec, self._max_candidates = recommender, spec, max_candidates
+        self._degraded = telemetry.meter.create_counter("recommender.degraded", description="Answers that lack something, by reason.")
+
+    async def Recommend(self, request: recommender_service_pb2.RecommendRequest, context: Any) -> recommender_service_pb2.RecommendResponse:
+        """Rank the candidates, or recall and rank. INVALID_ARGUMENT for a query that breaks the contract."""
+        remaining_s = context.time_remaining()
+        query = Query.checked(
+            request.user_id,
+            request.candidates,
+            request.limit,
+            deadline_s=time.monotonic() + (_DEFAULT_TIMEOUT_S if remaining_s is None else remaining_s),
+            max_candidates=self._max_candidates,
+        )
+        answer = await self._recommender.recommend(query)
+        for reason in answer.degraded:
+            self._degraded.add(1, {"reason": reason})
+        return self._response(answer)
+
+    def _response(self, answer: Answer) -> recommender_service_pb2.RecommendResponse:
+        version = answer.version
+        return recommender_service_pb2.RecommendResponse(
+            items=[
+                recommendation_pb2.RankedItem(item_id=item.item_id, score=item.score, task_scores=item.task_scores, reasons=item.reasons)
+                for item in answer.items
+            ],
+            task_names=self._spec.task_names,
+            model_version="" if version is None else f"{version.epoch}.{version.seq_max}",
+            seq_min=0 if version is None else version.seq_min,
+            seq_max=0 if version is None else version.seq_max,
+            degraded_reason=",".join(answer.degraded),
+            features_block=answer.features_block,
+            schema_hash=self._spec.schema_hash,
+        )
