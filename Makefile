@@ -1,0 +1,96 @@
+# Every target that needs an environment sets it up first (pip only). `make help` lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3.11
+LIGHT := .venv/light
+ML := .venv/ml
+# The stamp's name holds the hash of the lock file: a changed lock installs again, an untouched one costs nothing.
+LIGHT_STAMP := $(LIGHT)/.installed-$(shell sha256sum requirements-light.lock | cut -c1-16)
+ML_STAMP := $(ML)/.installed-$(shell sha256sum requirements-ml.lock | cut -c1-16)
+PROTO_FILES = $(shell find protos/tunemesh -name '*.proto' | sort)
+PROTOC = $(LIGHT)/bin/python -m grpc_tools.protoc -I protos --python_out=$(1) --pyi_out=$(1) --grpc_python_out=$(1) $(PROTO_FILES)
+MESH = $(LIGHT)/bin/python -m services.mesh
+
+.PHONY: help setup lock demo train test up down status logs topics fmt lint typecheck protos protos-check clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(LIGHT_STAMP) $(ML_STAMP) ## make both environments from their lock files (the other targets do it themselves)
+
+lock: setup ## write the lock files from what is installed (after `.venv/ENV/bin/pip install PACKAGE==VERSION`)
+	@for name in light ml; do \
+		{ echo "# Every package of the $$name environment, installed with --no-deps. Written by \`make lock\`."; \
+		  .venv/$$name/bin/python -m pip --disable-pip-version-check freeze --all 2> /dev/null | grep -v '^pip==' | sed 's/+cpu$$//'; } > requirements-$$name.lock; \
+	done; rm -f $(LIGHT)/.installed-* $(ML)/.installed-*; touch "$(LIGHT)/.installed-$$(sha256sum requirements-light.lock | cut -c1-16)" "$(ML)/.installed-$$(sha256sum requirements-ml.lock | cut -c1-16)"
+
+$(LIGHT_STAMP): requirements-light.lock
+	@$(call make_env,$(LIGHT),light)
+
+$(ML_STAMP): requirements-ml.lock
+	@$(call make_env,$(ML),ml)
+
+# $(1) the folder, $(2) the environment's name. The locks are complete, hence --no-deps; the pins of the two environments conflict with
+# what some wheels ask for (nvidia-pytriton asks for numpy 1). torch comes second: whichever build pip finds brings its own libraries.
+define make_env
+	command -v $(PYTHON) > /dev/null || { echo "make: $(PYTHON) is not installed; Python 3.11 is needed (or: make PYTHON=/path/to/python3.11)" >&2; exit 1; }; \
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "make: $(PYTHON) is not Python 3.11" >&2; exit 1; }; \
+	echo "setting up the $(2) environment in $(1) (once per change of requirements-$(2).lock)"; \
+	[ -x $(1)/bin/python ] || $(PYTHON) -m venv $(1); \
+	$(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-$(2).lock; \
+	if grep -q '^torch==' requirements-$(2).lock; then \
+		$(1)/bin/python -m pip install --quiet --disable-pip-version-check -c requirements-$(2).lock "$$(grep '^torch==' requirements-$(2).lock)"; fi; \
+	printf '%s\n%s\n' "$(CURDIR)" "$(CURDIR)/protos/gen" > "$$($(1)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/tunemesh.pth"; \
+	rm -f $(1)/.installed-*; touch $@
+endef
+
+demo: setup ## run the whole loop on MovieLens and write build/demo/report.json; KEEP=1 leaves it running
+	@$(LIGHT)/bin/python -m loadtests.demo $(if $(KEEP),--keep) $(DEMO_ARGS)
+
+train: setup ## train a base from your own events: make train DATA=events.parquet [SPEC=spec.yaml] [OUT=build/base]
+	@[ -n "$(DATA)" ] || { echo "usage: make train DATA=events.parquet|events.csv [SPEC=feature_spec.yaml] [OUT=build/base]" >&2; exit 2; }
+	@$(ML)/bin/python -m services.trainer.train --data "$(DATA)" --spec "$(or $(SPEC),model_repo/ranker/feature_spec.yaml)" --out "$(or $(OUT),build/base)" $(TRAIN_ARGS)
+
+test: setup ## run all tests: unit and contract, then integration on real servers, then one end to end
+	@$(LIGHT)/bin/python tests/run_all.py $(TEST_ARGS)
+
+up: setup ## start the mesh without Docker and leave it running
+	@$(MESH) up
+
+down: $(LIGHT_STAMP) ## stop the mesh
+	@$(MESH) down
+
+status: $(LIGHT_STAMP) ## show each process of the mesh: state, pid, port, restarts, memory
+	@$(MESH) status
+
+logs: $(LIGHT_STAMP) ## follow a service's log: make logs s=router
+	@$(MESH) logs $(s) --follow
+
+fmt: $(LIGHT_STAMP) ## format the code
+	@$(LIGHT)/bin/ruff format . && $(LIGHT)/bin/ruff check --fix .
+
+lint: $(LIGHT_STAMP) ## check format, style and the import rules
+	@$(LIGHT)/bin/ruff format --check . && $(LIGHT)/bin/ruff check . && $(LIGHT)/bin/lint-imports
+
+typecheck: $(LIGHT_STAMP) ## mypy --strict
+	@$(LIGHT)/bin/mypy
+
+protos: $(LIGHT_STAMP) ## generate protos/gen from protos/tunemesh
+	@find protos/gen -name '*_pb2*' -delete
+	@$(call PROTOC,protos/gen)
+
+protos-check: $(LIGHT_STAMP) ## buf lint, buf breaking against main, and generated code equal to what protos give
+	@$(LIGHT)/bin/buf lint
+	@main=$$(git rev-parse --verify --quiet origin/main || git rev-parse --verify --quiet main || true); \
+	if [ -n "$$main" ]; then $(LIGHT)/bin/buf breaking --against ".git#ref=$$main"; else echo "protos-check: no main branch to compare with, breaking changes not checked"; fi
+	@fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; $(call PROTOC,"$$fresh"); \
+	diff -r -x __pycache__ -x py.typed "$$fresh" protos/gen > "$$fresh.diff" || { cat "$$fresh.diff"; rm -f "$$fresh.diff"; echo "protos-check: protos/gen differs from the protos: run make protos" >&2; exit 1; }; rm -f "$$fresh.diff"
+	@echo "protos-check: protos and generated code agree"
+
+clean: ## remove what runs and builds leave behind (environments stay)
+	@[ ! -x $(LIGHT)/bin/python ] || $(MESH) down
+	@rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find services streams loadtests tests protos model_repo -name __pycache__ -type d -prune -exec rm -rf {} + 2> /dev/null || true
