@@ -1,0 +1,294 @@
+"""The trainer's side of Kafka: assigned partitions, offsets kept by the caller, an offset out of range is an error with a name.
+
+Every consumer runs with auto_offset_reset=none. Errors of the client library become `Unavailable` (the broker does not answer) or
+`HistoryLost` (it answers, but no longer has what it had).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.errors import KafkaError, OffsetOutOfRangeError
+from tunemesh.events.v1.control_pb2 import ControlRecord
+from tunemesh.events.v1.dead_letter_pb2 import DeadLetter
+from tunemesh.events.v1.delta_pb2 import BasePointer, Delta
+
+from services.common.dead_letters import dead_letter_headers
+from services.common.envelope import Headers, headers_for
+from services.common.errors import Unavailable
+from services.common.kafka import assigned_consumer, drain_to_end, durable_producer
+from services.trainer.publisher import PendingAppend
+
+SOURCE = "/tunemesh/trainer"
+_CLIENT_ID = "tunemesh-trainer"
+_DELIVERY_TIMEOUT_MS = 10_000
+
+
+class HistoryLost(Exception):
+    """The broker answers, but no longer holds what it held: retention removed it, or the broker lost its data. Retrying does not help."""
+
+
+@contextmanager
+def _translated(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OffsetOutOfRangeError as error:
+        raise HistoryLost(f"{what}: an offset is out of range ({error})") from error
+    except KafkaError as error:
+        raise Unavailable(f"{what}: {error!r}") from error
+
+
+def make_producer(bootstrap_servers: str) -> KafkaProducer:
+    """Return the one producer that all of the trainer's logs share; it is thread-safe."""
+    return durable_producer(bootstrap_servers, client_id=_CLIENT_ID, delivery_timeout_ms=_DELIVERY_TIMEOUT_MS, linger_ms=0)
+
+
+@dataclass(frozen=True, slots=True)
+class RawSample:
+    """One record of samples.v1 as it lies there."""
+
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+
+
+class KafkaSamples:
+    """samples.v1: all partitions, assigned."""
+
+    def __init__(self, bootstrap_servers: str, topic: str, num_partitions: int) -> None:
+        """Connect; nothing is read before `seek`.
+
+        Raises:
+            Unavailable: no broker, or the topic lacks a partition.
+        """
+        self._topic = topic
+        self._partitions = [TopicPartition(topic, partition) for partition in range(num_partitions)]
+        self._consumer: KafkaConsumer = assigned_consumer(
+            bootstrap_servers, topic, range(num_partitions), start="beginning", client_id=_CLIENT_ID
+        )
+        self._held: set[int] = set()
+
+    def ranges(self) -> list[tuple[int, int]]:
+        """Return [first offset, next offset) per partition."""
+        with _translated(f"reading the offsets of {self._topic}"):
+            return _ranges(self._consumer, self._partitions)
+
+    def seek(self, offsets: Sequence[int]) -> None:
+        """Read on from these offsets, one per partition."""
+        for partition, offset in zip(self._partitions, offsets, strict=True):
+            self._consumer.seek(partition, offset)
+
+    def hold(self, partitions: Collection[int]) -> None:
+        """Fetch nothing from these partitions until they are not named any more."""
+        wanted = set(partitions)
+        for partition in self._partitions:
+            if partition.partition in wanted - self._held:
+                self._consumer.pause(partition)
+            elif partition.partition in self._held - wanted:
+                self._consumer.resume(partition)
+        self._held = wanted
+
+    def poll(self, timeout_ms: int) -> list[RawSample]:
+        """Return what has come, in offset order per partition; waits at most timeout_ms for something.
+
+        Raises:
+            HistoryLost: a position is no longer, or not yet, in the log.
+        """
+        with _translated(f"reading {self._topic}"):
+            polled: Mapping[TopicPartition, list[Any]] = self._consumer.poll(timeout_ms=timeout_ms)
+        return [
+            RawSample(partition.partition, record.offset, record.key, record.value, record.headers)
+            for partition, records in polled.items()
+            for record in records
+        ]
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._consumer.close()
+
+
+class KafkaControlLog:
+    """control.v1: one partition, read from its beginning."""
+
+    def __init__(self, bootstrap_servers: str, topic: str, producer: KafkaProducer) -> None:
+        """Connect.
+
+        Raises:
+            Unavailable: no broker or no topic.
+        """
+        self._topic = topic
+        self._partition = TopicPartition(topic, 0)
+        self._consumer: KafkaConsumer = assigned_consumer(bootstrap_servers, topic, [0], start="beginning", client_id=_CLIENT_ID)
+        self._producer = producer
+
+    @property
+    def position(self) -> int:
+        """Offset behind the last record that `read` covered."""
+        with _translated(f"reading {self._topic}"):
+            return int(self._consumer.position(self._partition))
+
+    def read(self) -> list[tuple[int, ControlRecord]]:
+        """Return the records from `position` to the present end.
+
+        Raises:
+            HistoryLost: the log is shorter than it was.
+            Unavailable: the end was not reached.
+        """
+        with _translated(f"reading {self._topic}"):
+            end = self._consumer.end_offsets([self._partition])[self._partition]
+            if end < self._consumer.position(self._partition):
+                raise HistoryLost(f"{self._topic} ends at offset {end}, and had been read to {self._consumer.position(self._partition)}")
+            records = drain_to_end(self._consumer)
+        return [(record.offset, ControlRecord.FromString(record.value)) for record in records if record.value is not None]
+
+    def append(self, record: ControlRecord) -> int:
+        """Write the record and return its offset, acknowledged."""
+        headers = headers_for("tunemesh.events.v1.ControlRecord", SOURCE)
+        with _translated(f"writing {self._topic}"):
+            sent = self._producer.send(self._topic, record.SerializeToString(), record.subject.encode(), headers, partition=0)
+            return int(sent.get(timeout=2 * _DELIVERY_TIMEOUT_MS / 1e3).offset)
+
+    def close(self) -> None:
+        """Disconnect the reader."""
+        self._consumer.close()
+
+
+class KafkaDeltaLog:
+    """ranker.deltas.v1, one shard's partition."""
+
+    def __init__(self, bootstrap_servers: str, topic: str, shard: int, producer: KafkaProducer) -> None:
+        """Nothing is connected but the producer: reading back opens a consumer of its own."""
+        self._bootstrap_servers = bootstrap_servers
+        self._topic = topic
+        self._shard = shard
+        self._producer = producer
+
+    def append(self, chunks: Sequence[Delta], traceparent: str) -> PendingAppend:
+        """Start writing the chunks in order."""
+        key = str(self._shard).encode()
+        futures: list[Any] = []
+        try:
+            for part in chunks:
+                headers = headers_for("tunemesh.events.v1.Delta", SOURCE, traceparent=traceparent)
+                futures.append(self._producer.send(self._topic, part.SerializeToString(), key, headers, partition=self._shard))
+        except KafkaError as error:
+            return _KafkaPending(futures, error)
+        return _KafkaPending(futures)
+
+    def range(self) -> tuple[int, int]:
+        """Return [first offset, next offset)."""
+        with self._reader() as (consumer, partition):
+            return _ranges(consumer, [partition])[0]
+
+    def read(self, first: int, end: int) -> list[Delta]:
+        """Return the chunks at offsets [first, end).
+
+        Raises:
+            HistoryLost: they are no longer there.
+        """
+        with self._reader() as (consumer, partition):
+            consumer.seek(partition, first)
+            records = drain_to_end(consumer)
+        return [Delta.FromString(record.value) for record in records if record.offset < end]
+
+    @contextmanager
+    def _reader(self) -> Iterator[tuple[KafkaConsumer, TopicPartition]]:
+        with _translated(f"reading {self._topic}"):
+            consumer = assigned_consumer(self._bootstrap_servers, self._topic, [self._shard], start="beginning", client_id=_CLIENT_ID)
+            try:
+                yield consumer, TopicPartition(self._topic, self._shard)
+            finally:
+                consumer.close()
+
+
+class _KafkaPending:
+    """Futures of one append."""
+
+    def __init__(self, futures: Sequence[Any], error: KafkaError | None = None) -> None:
+        self._futures = futures
+        self._error = error
+
+    def next_offset(self) -> int | None:
+        """Return the offset behind the last record, None while one is unacknowledged.
+
+        Raises:
+            Unavailable: one failed.
+        """
+        if self._error is not None:
+            raise Unavailable(repr(self._error)) from self._error
+        if not all(future.is_done for future in self._futures):
+            return None
+        failed = next((future.exception for future in self._futures if future.failed()), None)
+        if failed is not None:
+            raise Unavailable(repr(failed)) from failed
+        return int(self._futures[-1].value.offset) + 1
+
+    def wait(self, timeout_ms: int) -> None:
+        """Block until all are done, or for at most timeout_ms."""
+        deadline = time.monotonic() + timeout_ms / 1e3
+        while not all(future.is_done for future in self._futures) and time.monotonic() < deadline:
+            time.sleep(0.002)
+
+
+class KafkaBaseLog:
+    """ranker.bases.v1: pointers to bases, the newest per model counts."""
+
+    def __init__(self, bootstrap_servers: str, topic: str, producer: KafkaProducer) -> None:
+        """Nothing is connected but the producer."""
+        self._bootstrap_servers = bootstrap_servers
+        self._topic = topic
+        self._producer = producer
+
+    def newest(self, model: str) -> BasePointer | None:
+        """Return the model's newest pointer: of the highest epoch, the last one written."""
+        with _translated(f"reading {self._topic}"):
+            consumer = assigned_consumer(self._bootstrap_servers, self._topic, [0], start="beginning", client_id=_CLIENT_ID)
+            try:
+                records = drain_to_end(consumer)
+            finally:
+                consumer.close()
+        pointers = [BasePointer.FromString(record.value) for record in records if record.value is not None]
+        mine = [pointer for pointer in pointers if pointer.model == model]
+        return max(reversed(mine), key=lambda pointer: pointer.epoch, default=None)
+
+    def append(self, pointer: BasePointer) -> None:
+        """Write the pointer; returns when the broker has acknowledged it."""
+        headers = headers_for("tunemesh.events.v1.BasePointer", SOURCE)
+        with _translated(f"writing {self._topic}"):
+            sent = self._producer.send(self._topic, pointer.SerializeToString(), pointer.model.encode(), headers, partition=0)
+            sent.get(timeout=2 * _DELIVERY_TIMEOUT_MS / 1e3)
+
+
+class KafkaDeadLetters:
+    """The dead-letter topic of samples.v1."""
+
+    def __init__(self, topic: str, producer: KafkaProducer) -> None:
+        """Nothing is connected but the producer."""
+        self._topic = topic
+        self._producer = producer
+        self._unacknowledged: list[Any] = []
+
+    def send(self, letter: DeadLetter) -> None:
+        """Start writing the letter."""
+        with _translated(f"writing {self._topic}"):
+            headers = dead_letter_headers(letter, SOURCE)
+            self._unacknowledged.append(self._producer.send(self._topic, letter.SerializeToString(), letter.key or None, headers))
+
+    def flush(self) -> None:
+        """Return when every letter has been acknowledged."""
+        with _translated(f"writing {self._topic}"):
+            for future in self._unacknowledged:
+                future.get(timeout=2 * _DELIVERY_TIMEOUT_MS / 1e3)
+        self._unacknowledged.clear()
+
+
+def _ranges(consumer: KafkaConsumer, partitions: Sequence[TopicPartition]) -> list[tuple[int, int]]:
+    first, end = consumer.beginning_offsets(list(partitions)), consumer.end_offsets(list(partitions))
+    return [(int(first[partition]), int(end[partition])) for partition in partitions]
