@@ -165,8 +165,8 @@ class Catalog(Protocol):
 class NearestItems(Protocol):
     """Recall by embedding."""
 
-    async def nearest(self, user_id: str, limit: int) -> Sequence[str]:
-        """Return the items whose embeddings suit the user best; empty for a user or model that has none."""
+    async def nearest(self, user_id: str, history: Sequence[str], limit: int) -> Sequence[str]:
+        """Return the items whose embeddings suit the user and the user's latest items best; empty when neither has one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,24 +256,34 @@ class Recommender:
     async def _recall(self, user_id: str, degraded: list[str]) -> Mapping[str, list[str]]:
         """Return item id -> reasons of unseen items, from all channels."""
         limit = self._limits.per_channel
-        nearest = [Proposal(item_id, "embedding") for item_id in await self._nearest.nearest(user_id, limit)]
-        fresh = fresh_items(self._catalog.newest(), user_id, limit=limit)
+        history: list[str] = []
+        similar: list[Proposal] = []
+        popular: list[Proposal] = []
         try:
-            similar, popular = await self._similar(user_id, limit), await self._popular(limit)
-            found = merged([nearest, similar, popular, fresh], limit=2 * self._limits.total, allowed=self._allows)
-            seen = await self._features.seen(user_id, list(found))
+            user = await self._features.user(user_id)
+            history = [entry.item_id for entry in user.history] if user else []
+            similar, popular = await self._similar(history, limit), await self._popular(limit)
         except FeaturesUnavailable:
             degraded.append(FEATURES_UNAVAILABLE)
-            found, seen = merged([nearest, fresh], limit=self._limits.total, allowed=self._allows), frozenset()
+        nearest = [Proposal(item_id, "embedding") for item_id in await self._nearest.nearest(user_id, history, limit)]
+        fresh = fresh_items(self._catalog.newest(), user_id, limit=limit)
+        # Twice the items that are ranked: the user may have seen half of them.
+        found = merged([nearest, similar, popular, fresh], limit=2 * self._limits.total, allowed=self._allows)
+        seen = await self._seen(user_id, list(found), degraded)
         unseen = [item_id for item_id in found if item_id not in seen][: self._limits.total]
         return {item_id: found[item_id] for item_id in unseen}
 
-    async def _similar(self, user_id: str, limit: int) -> list[Proposal]:
-        user = await self._features.user(user_id)
-        if user is None or not user.history:
-            return []
-        seeds = [entry.item_id for entry in user.history[: self._limits.seeds]]
-        return similar_items(await self._features.neighbours(seeds), limit=limit)
+    async def _seen(self, user_id: str, item_ids: Sequence[str], degraded: list[str]) -> frozenset[str]:
+        if FEATURES_UNAVAILABLE not in degraded:
+            try:
+                return await self._features.seen(user_id, item_ids)
+            except FeaturesUnavailable:
+                degraded.append(FEATURES_UNAVAILABLE)
+        return frozenset()
+
+    async def _similar(self, history: Sequence[str], limit: int) -> list[Proposal]:
+        seeds = history[: self._limits.seeds]
+        return similar_items(await self._features.neighbours(seeds), limit=limit) if seeds else []
 
     async def _popular(self, limit: int) -> list[Proposal]:
         return [Proposal(item_id, "popular") for item_id, _ in await self._features.popular(limit)]

@@ -1,8 +1,8 @@
-"""Recall by embedding: the items whose rows have the largest dot product with the user's row, read from the mapped tables of this host.
+"""Recall by embedding: the items whose rows suit the user's row and history best, read from the mapped tables of this host.
 
-Exact search over a snapshot that is renewed every few seconds. The network's interact head holds the same dot product plus the
-item's bias, so what is found here is what that head likes. Knows nothing about how rows are stored.
-Shapes: M items, D dimensions of the dot product.
+Exact search over a snapshot that is renewed every few seconds. It repeats the part of the first task's logit that is linear in the
+item's row (services.common.ranking.network): scale * (user + mean of history) · item + the item's bias. Knows no storage format.
+Shapes: M items, L history items, D row dimension, C = D less the leading biases.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ class RowReader(Protocol):
     def read(self, ids: dict[str, Int64Array]) -> Any:
         """Return a view with `.rows` and `.found` per table."""
 
+    def dense(self) -> Any:
+        """Return a view with `.tensors` by name."""
+
     def iter_rows(self, table: str) -> tuple[Int64Array, Float32Array]:
         """Return all ids and rows of a table."""
 
@@ -41,17 +44,19 @@ class Snapshot:
     """Item rows at one moment."""
 
     keys_M: Int64Array
-    vectors_MD: Float32Array
+    vectors_MC: Float32Array
     biases_M: Float32Array
+    scale: float
+    """The network's factor of the dot product for the first task."""
 
     @classmethod
-    def of_rows(cls, keys_M: Int64Array, rows: Float32Array, num_reserved_dims: int) -> Snapshot:
+    def of_rows(cls, keys_M: Int64Array, rows_MD: Float32Array, *, num_reserved_dims: int, scale: float) -> Snapshot:
         """Split rows into their leading biases, of which the first task's counts, and the part that the dot product uses."""
-        return cls(keys_M, np.ascontiguousarray(rows[:, num_reserved_dims:]), np.ascontiguousarray(rows[:, 0]))
+        return cls(keys_M, np.ascontiguousarray(rows_MD[:, num_reserved_dims:]), np.ascontiguousarray(rows_MD[:, 0]), scale)
 
-    def best(self, user_D: Float32Array, limit: int) -> Int64Array:
+    def best(self, query_C: Float32Array, limit: int) -> Int64Array:
         """Return the keys of up to `limit` items, best first."""
-        scores_M = self.vectors_MD @ user_D + self.biases_M
+        scores_M = self.vectors_MC @ (self.scale * query_C) + self.biases_M
         chosen = np.argpartition(-scores_M, limit)[:limit] if limit < len(scores_M) else np.arange(len(scores_M))
         return self.keys_M[chosen[np.argsort(-scores_M[chosen], kind="stable")]]
 
@@ -80,11 +85,11 @@ class EmbeddingRecall:
         self._reader: RowReader | None = None
         self._snapshot: Snapshot | None = None
 
-    async def nearest(self, user_id: str, limit: int) -> Sequence[str]:
+    async def nearest(self, user_id: str, history: Sequence[str], limit: int) -> Sequence[str]:
         """See core.NearestItems."""
         if self._reader is None or self._snapshot is None:
             return []
-        keys = await asyncio.to_thread(self._search, self._reader, self._snapshot, entity_key(user_id), limit)
+        keys = await asyncio.to_thread(self._search, self._reader, self._snapshot, user_id, history, limit)
         named = (self._item_id_of(key) for key in keys)
         return [item_id for item_id in named if item_id is not None]
 
@@ -99,18 +104,27 @@ class EmbeddingRecall:
         try:
             if self._reader is None:
                 self._reader = self._open_reader()
-            self._snapshot = Snapshot.of_rows(*self._reader.iter_rows("item"), self._num_reserved_dims)
+            scale = float(self._reader.dense().tensors["dot_scale"][0])
+            keys_M, rows_MD = self._reader.iter_rows("item")
+            self._snapshot = Snapshot.of_rows(keys_M, rows_MD, num_reserved_dims=self._num_reserved_dims, scale=scale)
         except TableNotReady as error:
             _log.debug("no item embeddings yet: %s", error)
         except CorruptArtifact as error:
             _log.error("the item embeddings cannot be read, recall goes on without or with older ones: %s", error)
 
-    def _search(self, reader: RowReader, snapshot: Snapshot, user_key: int, limit: int) -> list[int]:
+    def _search(self, reader: RowReader, snapshot: Snapshot, user_id: str, history: Sequence[str], limit: int) -> list[int]:
+        ids = {
+            "user": np.array([entity_key(user_id)], dtype=np.int64),
+            "item": np.array([entity_key(item_id) for item_id in history], dtype=np.int64),
+        }
         try:
-            view = reader.read({"user": np.array([user_key], dtype=np.int64)})
+            view = reader.read(ids)
         except TableNotReady:
             return []
-        if not view.found["user"][0]:
+        if not view.found["user"][0] and not view.found["item"].any():
             return []
-        best: list[int] = snapshot.best(view.rows["user"][0, self._num_reserved_dims :], limit).tolist()
+        query_D = view.rows["user"][0]
+        if history:
+            query_D = query_D + view.rows["item"].mean(axis=0)
+        best: list[int] = snapshot.best(query_D[self._num_reserved_dims :], limit).tolist()
         return best

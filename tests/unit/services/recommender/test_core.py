@@ -1,0 +1,210 @@
+import pytest
+
+from services.common import exposure_block
+from services.common.features import GlobalState, build_features, merge_item_bytes
+from services.recommender.core import InvalidQuery, popularity
+from services.recommender.rules import Rules
+from tests.recommender_fakes import SPEC, FakeCatalog, Fixture, query
+
+
+def ids(answer) -> list[str]:
+    return [item.item_id for item in answer.items]
+
+
+async def test_candidates_are_sorted_by_the_blend_of_the_tasks():
+    fixture = Fixture()
+    answer = await fixture.core().recommend(query(candidates=["5", "900", "30"]))
+    assert ids(answer) == ["900", "30", "5"]
+    assert answer.items[0].score == pytest.approx(0.9**1.5, rel=1e-5)
+    assert answer.items[0].task_scores == pytest.approx((0.9, 0.9))
+    assert (answer.version.epoch, answer.version.seq_min, answer.version.seq_max) == (3, 41, 42)
+    assert answer.degraded == ()
+
+
+async def test_equal_scores_keep_the_order_in_which_the_client_gave_them():
+    fixture = Fixture()
+    fixture.ranker.score_of = lambda key: 0.5
+    assert ids(await fixture.core().recommend(query(candidates=["c", "a", "b"]))) == ["c", "a", "b"]
+
+
+async def test_the_logged_block_holds_the_scored_rows_of_the_returned_items_in_their_order():
+    fixture = Fixture()
+    for rater in range(3):
+        fixture.features.rate(str(rater), "30", 5.0)
+    answer = await fixture.core().recommend(query(candidates=["5", "900", "30"], limit=2))
+    scored = exposure_block.decode(fixture.ranker.blocks[0], SPEC)
+    logged = exposure_block.decode(answer.features_block, SPEC)
+    assert ids(answer) == ["900", "30"]
+    assert (logged.items_NF == scored.items_NF[[1, 2]]).all()
+    assert not (scored.items_NF[1] == scored.items_NF[2]).all()
+
+
+async def test_an_unknown_user_and_unknown_items_get_the_cold_start_features_and_say_so():
+    fixture = Fixture()
+    answer = await fixture.core().recommend(query(user_id="nobody", candidates=["x", "y"]))
+    expected = build_features(SPEC, "nobody", None, merge_item_bytes(SPEC, [[None, None]], [None]), [(), ()], GlobalState())
+    assert fixture.ranker.blocks == [exposure_block.encode(expected, SPEC.schema_hash)]
+    assert all(item.reasons == ("candidate", "cold_start") for item in answer.items)
+    assert answer.degraded == ()
+
+
+async def test_a_known_item_is_no_cold_start():
+    fixture = Fixture()
+    fixture.features.rate("1", "30", 4.0)
+    answer = await fixture.core().recommend(query(candidates=["30", "31"]))
+    assert {item.item_id: item.reasons for item in answer.items} == {"30": ("candidate",), "31": ("candidate", "cold_start")}
+
+
+async def test_without_features_the_ranker_still_scores_but_nothing_is_logged_for_learning():
+    fixture = Fixture()
+    fixture.features.is_down = True
+    answer = await fixture.core().recommend(query(candidates=["5", "900"]))
+    assert ids(answer) == ["900", "5"]
+    assert answer.degraded == ("features_unavailable",)
+    assert answer.features_block == b""
+    assert all("cold_start" not in item.reasons for item in answer.items)
+
+
+async def test_without_the_ranker_items_are_ordered_by_recent_popularity():
+    fixture = Fixture()
+    fixture.ranker.is_down = True
+    for rater in range(3):
+        fixture.features.rate(str(rater), "5", 1.0)
+    fixture.features.rate("9", "900", 5.0)
+    answer = await fixture.core().recommend(query(candidates=["30", "900", "5"]))
+    assert ids(answer) == ["5", "900", "30"]
+    assert answer.degraded == ("ranker_unavailable",)
+    assert answer.version is None
+    assert all(item.task_scores == () for item in answer.items)
+    assert answer.features_block != b""
+
+
+async def test_without_features_and_ranker_the_client_gets_its_own_order_back():
+    fixture = Fixture()
+    fixture.ranker.is_down = fixture.features.is_down = True
+    answer = await fixture.core().recommend(query(candidates=["30", "900", "5"]))
+    assert ids(answer) == ["30", "900", "5"]
+    assert answer.degraded == ("features_unavailable", "ranker_unavailable")
+
+
+async def test_a_catalogue_that_was_never_read_is_named():
+    fixture = Fixture(catalog=FakeCatalog(is_ready=False))
+    assert (await fixture.core().recommend(query(candidates=["1"]))).degraded == ("catalog_unavailable",)
+
+
+async def test_excluded_items_are_not_returned_even_when_named():
+    fixture = Fixture(rules=Rules(exclude_items=frozenset({"900"}), exclude_categories=frozenset({"Horror"})))
+    fixture.catalog.by_item = {"800": ("Drama", "Horror")}
+    assert ids(await fixture.core().recommend(query(candidates=["5", "900", "800"]))) == ["5"]
+
+
+async def test_nothing_left_to_rank_is_an_empty_answer():
+    fixture = Fixture(rules=Rules(exclude_items=frozenset({"5"})))
+    answer = await fixture.core().recommend(query(candidates=["5"]))
+    assert answer.items == () and answer.features_block == b"" and not fixture.ranker.blocks
+
+
+async def test_the_diversity_rule_leaves_named_candidates_alone():
+    fixture = Fixture(rules=Rules(max_per_category=1, within_top=2))
+    fixture.catalog.by_item = {"3": ("Drama",), "2": ("Drama",), "1": ("Comedy",)}
+    assert ids(await fixture.core().recommend(query(candidates=["1", "2", "3"]))) == ["3", "2", "1"]
+
+
+def open_fixture() -> Fixture:
+    fixture = Fixture()
+    fixture.catalog.by_item = {str(number): ("Drama",) for number in range(100, 110)}
+    for rater in range(5):
+        fixture.features.rate(str(rater), "200", 5.0)
+    fixture.features.rate("7", "300", 5.0)
+    fixture.features.similar = {"300": [("400", 3.0), ("300", 9.0)]}
+    fixture.nearest.by_user = {"7": ["500", "400"]}
+    return fixture
+
+
+async def test_an_open_request_recalls_from_every_channel_and_says_why_each_item_is_there():
+    answer = await open_fixture().core().recommend(query(limit=30))
+    reasons = {item.item_id: set(item.reasons) - {"cold_start"} for item in answer.items}
+    assert reasons["500"] == {"embedding"}
+    assert reasons["400"] == {"embedding", "similar_to:300"}
+    assert reasons["200"] == {"popular"}
+    assert {item.item_id for item in answer.items if item.reasons == ("cold_start",)} == {str(number) for number in range(100, 110)}
+
+
+async def test_recall_by_embedding_knows_the_users_latest_items():
+    fixture = open_fixture()
+    fixture.features.rate("7", "301", 2.0)
+    await fixture.core().recommend(query())
+    assert fixture.nearest.histories == [["301", "300"]]
+
+
+async def test_an_open_request_leaves_out_what_the_user_has_seen():
+    answer = await open_fixture().core().recommend(query(limit=30))
+    assert "300" not in ids(answer)
+
+
+async def test_named_candidates_are_ranked_even_when_the_user_has_seen_them():
+    assert "300" in ids(await open_fixture().core().recommend(query(candidates=["300", "5"])))
+
+
+async def test_an_open_request_without_features_lives_on_embeddings_and_new_items():
+    fixture = open_fixture()
+    fixture.features.is_down = True
+    answer = await fixture.core().recommend(query(limit=30))
+    assert {"500", "400", "100"} <= set(ids(answer))
+    assert answer.degraded == ("features_unavailable",)
+    assert fixture.features.calls == ["user"], "a store that failed once is not asked again in the same request"
+
+
+async def test_an_open_request_for_an_unknown_user_gets_popular_and_new_items():
+    answer = await open_fixture().core().recommend(query(user_id="nobody", limit=30))
+    assert {"200", "100"} <= set(ids(answer))
+    assert not any(reason.startswith(("similar_to", "embedding")) for item in answer.items for reason in item.reasons)
+
+
+async def test_an_open_request_obeys_the_diversity_rule():
+    fixture = open_fixture()
+    fixture.rules = Rules(max_per_category=2, within_top=4)
+    answer = await fixture.core().recommend(query(limit=30))
+    top = [item_id for item_id in ids(answer)[:4] if item_id in fixture.catalog.by_item]
+    assert len(top) <= 2
+    assert len(ids(answer)) == len(set(ids(answer))) == 13
+
+
+async def test_an_open_request_with_nothing_to_recall_from_is_empty_and_says_what_is_missing():
+    fixture = Fixture(catalog=FakeCatalog(is_ready=False))
+    fixture.features.is_down = True
+    answer = await fixture.core().recommend(query())
+    assert answer.items == () and answer.degraded == ("catalog_unavailable", "features_unavailable")
+
+
+@pytest.mark.parametrize(
+    ("user_id", "candidates", "limit", "message"),
+    [
+        ("", ["1"], 1, "user_id: is empty"),
+        ("u" * 129, ["1"], 1, "user_id: 129 bytes"),
+        ("ü" * 65, ["1"], 1, "user_id: 130 bytes"),
+        ("u", ["1", ""], 1, r"candidates\[1\]: is empty"),
+        ("u", ["1", "2", "1"], 1, "named twice"),
+        ("u", ["1", "2", "3", "4"], 1, "4 given, at most 3"),
+        ("u", ["1"], 0, "limit: must be at least 1"),
+    ],
+)
+def test_a_query_that_breaks_the_contract_is_refused_with_the_reason(user_id, candidates, limit, message):
+    with pytest.raises(InvalidQuery, match=message):
+        query(user_id, candidates, limit, max_candidates=3)
+
+
+def test_ids_up_to_128_bytes_are_accepted():
+    assert query("ü" * 64, ["1"]).user_id == "ü" * 64
+
+
+async def test_popularity_prefers_recent_acts_and_breaks_ties_by_all_acts():
+    fixture = Fixture()
+    for rater in range(3):
+        fixture.features.rate(str(rater), "old", 5.0)
+    for rater in range(3000):
+        fixture.features.rate(f"b{rater}", f"other{rater}", 3.0)
+    fixture.features.rate("z", "new", 1.0)
+    state = await fixture.features.read("z", ["old", "new", "never"])
+    old, new, never = popularity(state.items)
+    assert new > old > never == 0
