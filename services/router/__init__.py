@@ -1,0 +1,1 @@
+"""The router: the only public gRPC API of the mesh."""

@@ -1,0 +1,289 @@
+"""The router's decisions: what is a valid request, how the deadline is spent, what a retry gets, what is logged as exposed.
+
+Free of I/O, clock and randomness: they are passed in. Knows neither gRPC nor Kafka nor how items are scored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from services.common.errors import InvalidInput, Unavailable
+
+MAX_ID_BYTES = 128
+# Less than this is not worth an attempt: two hops and the ranker take several milliseconds.
+_MIN_ATTEMPT_S = 0.005
+
+
+class RecommenderUnavailable(Unavailable):
+    """The recommender could not be reached, or said UNAVAILABLE. One more attempt may help."""
+
+
+class RecommenderTooSlow(Unavailable):
+    """The recommender did not answer within the request's deadline. Retry with the same idempotency_key."""
+
+
+class Ranked(Protocol):
+    """One ranked item. The router looks at nothing but its id, so that an adapter may pass its own type through."""
+
+    @property
+    def item_id(self) -> str:
+        """The item's id."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """One Recommend request. `limit` 0 means the default; no candidates means that the mesh recalls items itself."""
+
+    user_id: str
+    candidates: tuple[str, ...] = ()
+    limit: int = 0
+    idempotency_key: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranking:
+    """What the recommender answered. `features_block` is opaque; it stands for `items` in their order, or is empty."""
+
+    items: Sequence[Ranked]
+    task_names: Sequence[str]
+    model_version: str
+    degraded_reason: str
+    features_block: bytes
+    schema_hash: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recommendation:
+    """What the caller gets."""
+
+    request_id: str
+    experiment: str
+    variant: str
+    ranking: Ranking
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exposure:
+    """What was shown to whom, for the log."""
+
+    user_id: str
+    exposed_at_ms: int
+    idempotency_key: str
+    candidates_given: bool
+    recommendation: Recommendation
+
+
+class Recommender(Protocol):
+    """Ranks items."""
+
+    async def recommend(self, query: Query, *, timeout_s: float, wait_for_ready: bool) -> Ranking:
+        """Answer within `timeout_s`. `wait_for_ready` waits for a connection instead of failing at once.
+
+        Raises:
+            RecommenderUnavailable, RecommenderTooSlow, InvalidInput, Overloaded.
+        """
+        ...
+
+
+class ExposureLog(Protocol):
+    """Takes exposures without ever blocking a request."""
+
+    def append(self, exposure: Exposure) -> None:
+        """Keep the exposure for Kafka, or drop and count it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Bounds and defaults of requests; times in seconds."""
+
+    max_candidates: int
+    default_limit: int
+    default_deadline_s: float
+    max_deadline_s: float
+
+
+def checked(query: Query, limits: Limits) -> Query:
+    """Return the query with its limit filled in.
+
+    Raises:
+        InvalidInput: an id is empty or longer than 128 bytes, too many or repeated candidates, or too large a limit. Names the field.
+    """
+    check_id("user_id", query.user_id)
+    if len(query.idempotency_key.encode()) > MAX_ID_BYTES:
+        raise InvalidInput(f"idempotency_key is longer than {MAX_ID_BYTES} bytes")
+    num_candidates = len(query.candidates)
+    if num_candidates > limits.max_candidates:
+        raise InvalidInput(f"candidates: {num_candidates} are more than the {limits.max_candidates} that one request may name")
+    if query.limit > limits.max_candidates:
+        raise InvalidInput(f"limit: {query.limit} is more than {limits.max_candidates}")
+    for candidate in query.candidates:
+        check_id("candidates", candidate)
+    if len(set(query.candidates)) != num_candidates:
+        raise InvalidInput(f"candidates: {_first_repeated(query.candidates)!r} is named twice")
+    if num_candidates:
+        limit = min(query.limit or num_candidates, num_candidates)
+    else:
+        limit = query.limit or min(limits.default_limit, limits.max_candidates)
+    return Query(user_id=query.user_id, candidates=query.candidates, limit=limit, idempotency_key=query.idempotency_key)
+
+
+def check_id(field: str, value: str) -> None:
+    """Raise InvalidInput, naming the field, unless the id has 1 to 128 bytes."""
+    if not value:
+        raise InvalidInput(f"{field}: an id is empty; it must have 1 to {MAX_ID_BYTES} bytes")
+    if len(value) * 4 > MAX_ID_BYTES and len(value.encode()) > MAX_ID_BYTES:
+        raise InvalidInput(f"{field}: an id has {len(value.encode())} bytes; it must have 1 to {MAX_ID_BYTES}")
+
+
+def _first_repeated(values: Iterable[str]) -> str:
+    seen: set[str] = set()
+    return next(value for value in values if value in seen or seen.add(value))  # type: ignore[func-returns-value]
+
+
+class RecentAnswers:
+    """Answers by (user, idempotency key), for a while: a retry gets what the first attempt got, and is not exposed twice."""
+
+    def __init__(self, *, ttl_s: float, max_entries: int) -> None:
+        """Keep at most `max_entries` answers, each for `ttl_s`."""
+        self._ttl_s = ttl_s
+        self._max_entries = max_entries
+        self._entries: OrderedDict[tuple[str, str], tuple[float, int, Recommendation]] = OrderedDict()
+
+    def get(self, query: Query, now_s: float) -> Recommendation | None:
+        """Return the kept answer, or None.
+
+        Raises:
+            InvalidInput: the key was used for other candidates or another limit.
+        """
+        entry = self._entries.get((query.user_id, query.idempotency_key))
+        if entry is None or entry[0] < now_s:
+            return None
+        refuse_other_request(query, entry[1])
+        return entry[2]
+
+    def put(self, query: Query, answer: Recommendation, now_s: float) -> None:
+        """Keep an answer; drop what is too old, and the oldest beyond the bound."""
+        key = (query.user_id, query.idempotency_key)
+        self._entries.pop(key, None)
+        self._entries[key] = (now_s + self._ttl_s, fingerprint(query), answer)
+        while self._entries and (len(self._entries) > self._max_entries or next(iter(self._entries.values()))[0] < now_s):
+            self._entries.popitem(last=False)
+
+
+def fingerprint(query: Query) -> int:
+    """Return what tells two requests under one idempotency key apart, within one process."""
+    return hash((query.candidates, query.limit))
+
+
+def refuse_other_request(query: Query, kept_fingerprint: int) -> None:
+    """Raise InvalidInput when the key belongs to another request."""
+    if fingerprint(query) != kept_fingerprint:
+        raise InvalidInput("idempotency_key: it was used for a request with other candidates or another limit; use a new key")
+
+
+class Router:
+    """Answers Recommend."""
+
+    def __init__(
+        self,
+        recommender: Recommender,
+        exposures: ExposureLog,
+        recent: RecentAnswers,
+        *,
+        limits: Limits,
+        variant: str,
+        monotonic_s: Callable[[], float],
+        wall_ms: Callable[[], int],
+        new_request_id: Callable[[int], str],
+    ) -> None:
+        """The clocks and `new_request_id` (Unix milliseconds -> UUIDv7) are passed in, so that tests choose them."""
+        self._recommender = recommender
+        self._exposures = exposures
+        self._recent = recent
+        self._limits = limits
+        self._variant = variant
+        self._monotonic_s = monotonic_s
+        self._wall_ms = wall_ms
+        self._new_request_id = new_request_id
+        self._running: dict[tuple[str, str], tuple[int, asyncio.Future[Recommendation]]] = {}
+
+    async def recommend(self, query: Query, *, remaining_s: float | None) -> Recommendation:
+        """Rank, log the exposure, and answer.
+
+        Args:
+            query: as it came.
+            remaining_s: seconds until the caller's deadline; None when it set none.
+        Raises:
+            InvalidInput: see `checked`.
+            Unavailable: the recommender did not answer in time, twice. Retry with the same idempotency_key.
+            Overloaded: the recommender sheds load.
+        """
+        query = checked(query, self._limits)
+        budget_s = self._limits.default_deadline_s if remaining_s is None else min(remaining_s, self._limits.max_deadline_s)
+        deadline_s = self._monotonic_s() + budget_s
+        if not query.idempotency_key:
+            return await self._answer(query, deadline_s)
+        kept = self._recent.get(query, self._monotonic_s())
+        if kept is not None:
+            return kept
+        return await self._answer_once(query, deadline_s)
+
+    async def _answer_once(self, query: Query, deadline_s: float) -> Recommendation:
+        """Of attempts with one key that overlap, the first asks the recommender and the others wait for it."""
+        key = (query.user_id, query.idempotency_key)
+        running = self._running.get(key)
+        if running is not None:
+            refuse_other_request(query, running[0])
+            return await asyncio.shield(running[1])
+        future: asyncio.Future[Recommendation] = asyncio.get_running_loop().create_future()
+        self._running[key] = (fingerprint(query), future)
+        try:
+            answer = await self._answer(query, deadline_s)
+        except BaseException as error:
+            # The others must not be cancelled because the first caller went away: they are told to try again.
+            future.set_exception(
+                error if isinstance(error, Exception) else Unavailable("the first attempt with this key was cancelled; retry")
+            )
+            future.exception()
+            raise
+        finally:
+            del self._running[key]
+        future.set_result(answer)
+        self._recent.put(query, answer, self._monotonic_s())
+        return answer
+
+    async def _answer(self, query: Query, deadline_s: float) -> Recommendation:
+        ranking = await self._rank(query, deadline_s)
+        now_ms = self._wall_ms()
+        answer = Recommendation(request_id=self._new_request_id(now_ms), experiment="", variant=self._variant, ranking=ranking)
+        if ranking.items:
+            exposure = Exposure(
+                user_id=query.user_id,
+                exposed_at_ms=now_ms,
+                idempotency_key=query.idempotency_key,
+                candidates_given=bool(query.candidates),
+                recommendation=answer,
+            )
+            self._exposures.append(exposure)
+        return answer
+
+    async def _rank(self, query: Query, deadline_s: float) -> Ranking:
+        """Ask once, and once more when the recommender was unavailable and time is left."""
+        try:
+            return await self._attempt(query, deadline_s, wait_for_ready=False)
+        except RecommenderUnavailable:
+            if deadline_s - self._monotonic_s() < _MIN_ATTEMPT_S:
+                raise
+            return await self._attempt(query, deadline_s, wait_for_ready=True)
+
+    async def _attempt(self, query: Query, deadline_s: float, *, wait_for_ready: bool) -> Ranking:
+        left_s = deadline_s - self._monotonic_s()
+        if left_s < _MIN_ATTEMPT_S:
+            raise RecommenderTooSlow("no time is left before the deadline; retry with the same idempotency_key and a longer one")
+        return await self._recommender.recommend(query, timeout_s=left_s, wait_for_ready=wait_for_ready)

@@ -1,0 +1,45 @@
+"""Settings of the router."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from services.common.settings import BaseServiceSettings, KafkaSettings
+
+
+class RouterSettings(KafkaSettings, BaseServiceSettings):
+    """Environment prefix TUNEMESH_ROUTER_."""
+
+    model_config = SettingsConfigDict(env_prefix="TUNEMESH_ROUTER_")
+
+    port: int = Field(50051, ge=0, le=65535)
+    """Port of the public gRPC API."""
+    recommender_target: str = Field("127.0.0.1:50052", min_length=1)
+    """gRPC target of the recommender, e.g. host:port or dns:///name:port."""
+    default_deadline_ms: int = Field(1_000, ge=10)
+    """Time for a request whose caller set no deadline."""
+    max_deadline_ms: int = Field(10_000, ge=10)
+    """A caller's longer deadline is cut to this."""
+    max_candidates: int = Field(500, ge=1, le=5_000)
+    """More candidates, or a larger limit, are INVALID_ARGUMENT."""
+    default_limit: int = Field(20, ge=1)
+    """Items returned when the request names neither a limit nor candidates."""
+    variant: str = "default"
+    """Name of the variant that answers while no experiment runs."""
+    idempotency_ttl_ms: int = Field(60_000, ge=0)
+    """How long the answer to an idempotency_key is kept for a retry."""
+    idempotency_max_entries: int = Field(2_000, ge=1)
+    """Most answers kept (about 20 KB each at 100 items); the oldest go first."""
+    exposure_buffer: int = Field(10_000, ge=1)
+    """Most exposures that wait in memory; more are dropped and counted."""
+    flush_interval_ms: int = Field(20, ge=0)
+    """Exposures are gathered for so long before they are sent to Kafka together."""
+    delivery_timeout_ms: int = Field(3_000, ge=100)
+    """Kafka counts as away when it has not acknowledged for so long; exposures then go to the spool."""
+    spool_dir: Path = Path("build/spool/router")
+    """Folder of the exposures that wait for Kafka; one router per folder."""
+    spool_max_bytes: int = Field(256 * 1024 * 1024, ge=1024 * 1024)
+    """Largest spool; beyond it exposures are dropped and counted."""
