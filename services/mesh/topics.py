@@ -23,7 +23,7 @@ def mesh_topic_partitions(*, user_partitions: int, shards: int = 1) -> dict[str,
 
 def mesh_topic_configs() -> dict[str, dict[str, str]]:
     """Return the broker's configuration by name of every topic in the table; deltas are kept longer than a replica may be away."""
-    configs = {topic.name: {"cleanup.policy": topic.cleanup} for topic in ALL}
+    configs: dict[str, dict[str, str]] = {topic.name: {"cleanup.policy": topic.cleanup} for topic in ALL}
     configs["ranker.deltas.v1"]["retention.ms"] = str(_LONG_RETENTION_MS)
     return configs | {topic.dlq: {"cleanup.policy": "delete"} for topic in WITH_DLQ}
 

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.integration
 
 # The wheel's Python backend knows numpy 1 only: under numpy 2 `as_numpy()` reads wrong strides and `pb.Tensor(name, array)` is empty.
 # Tensors therefore go in and out through DLPack, whichever of the two the environment has.
-MODEL = '''
+MODEL = """
 import os
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ class TritonPythonModel:
             y = (x + float(os.environ["OFFSET"])).numpy()
             answers.append(pb.InferenceResponse([pb.Tensor.from_dlpack("Y", y)]))
         return answers
-'''
+"""
 CONFIG = """
 name: "adder"
 backend: "python"
@@ -52,7 +52,9 @@ def test_a_record_goes_through_the_session_broker(kafka_bootstrap: str, topics: 
     assert [(record.partition, record.key, record.value) for record in records] == [(1, b"k", b"v")]
 
 
-def test_a_broker_of_ones_own_has_every_topic_of_the_table_and_forgets_them_when_killed(fresh_broker: Any, mesh_topics: Callable[..., None]) -> None:
+def test_a_broker_of_ones_own_has_every_topic_of_the_table_and_forgets_them_when_killed(
+    fresh_broker: Any, mesh_topics: Callable[..., None]
+) -> None:
     mesh_topics(fresh_broker.bootstrap, user_partitions=3)
     consumer = KafkaConsumer(bootstrap_servers=fresh_broker.bootstrap)
     assert {topic.name for topic in ALL} <= consumer.topics()

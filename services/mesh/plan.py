@@ -1,0 +1,214 @@
+"""Turns the services of a compose file into local processes: interpreters for images, loopback for service names, folders for volumes.
+
+The rules, all of them:
+1. `python` at the head of a command is the interpreter of the environment that `x-tunemesh.env` names; an embedded server has its own command.
+2. `SERVICE:PORT` in a value or command becomes `127.0.0.1:` and the loopback port of that service's port; 0.0.0.0 becomes 127.0.0.1.
+3. A path under a volume's target becomes the same path under the run folder's `volumes/NAME`, or under the bound folder.
+4. A variable of `x-tunemesh.ports` holds the loopback port; the user's TUNEMESH_… variables reach every service, compose's values win.
+Knows nothing about running processes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from services.common.errors import ConfigurationError
+from services.mesh import embedded
+from services.mesh.compose import Compose, Condition, HealthCheck, Local, Restart, Service
+from services.mesh.environments import Environments
+from services.mesh.settings import MeshSettings
+
+RUN_DIR_VARIABLE = "TUNEMESH_RUN_DIR"
+GRPC_PROBE = ("python", "-m", "services.mesh.health")
+
+ReadyKind = Literal["alive", "exit", "command", "grpc", "broker", "redis", "triton"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """How to tell that a process is ready: by its exit, a command, a gRPC health check or an embedded server's own sign."""
+
+    kind: ReadyKind
+    port: int = 0
+    command: tuple[str, ...] = ()
+    interval_s: float = 1.0
+    timeout_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """One local process of the mesh. `ports` maps a variable to the loopback port that it moves."""
+
+    name: str
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    cwd: Path
+    ready: Ready
+    ports: Mapping[str, int]
+    depends_on: Mapping[str, Condition]
+    restart: Restart
+    stop_grace_s: float
+    in_memory_broker: bool = False
+
+
+class Planner:
+    """Makes the processes of one mesh. All folders become absolute; nothing is written but by the embedded servers' preparation."""
+
+    def __init__(
+        self, compose: Compose, services: Mapping[str, Service], *, settings: MeshSettings, environ: Mapping[str, str], environments: Environments
+    ) -> None:
+        """`services` are those to run, dependencies included; `environ` is the user's environment."""
+        self._compose, self._settings, self._environ, self._environments = compose, settings, environ, environments
+        self._root = compose.path.resolve().parent
+        self._run_dir = settings.run_dir.resolve()
+        self.external = {
+            name: local.external for name, local in _locals(services).items() if local.external and environ.get(local.external)
+        }
+        self._services = {name: service for name, service in services.items() if name not in self.external}
+        self._ports = {name: self._ports_of(name, local) for name, local in _locals(self._services).items()}
+        names = "|".join(re.escape(name) for name in sorted(self._services, key=len, reverse=True))
+        self._address = re.compile(rf"(?<![\w.-])({names}):(\d+)(?!\d)")
+
+    def processes(self) -> list[Process]:
+        """Return the processes, in the order of the compose file.
+
+        Raises:
+            ConfigurationError: a port number, command or address makes no sense, or something is not installed.
+        """
+        seen: dict[int, str] = {}
+        for name, ports in self._ports.items():
+            for variable, port in self._moved(name).items():
+                if port in seen:
+                    raise ConfigurationError(f"{variable}={port}: {name} and {seen[port]} would share the port; give them different ones")
+                seen[port] = name
+            del ports
+        return [self._process(service) for service in self._services.values()]
+
+    def environment_of(self, service: Service) -> dict[str, str]:
+        """Return the variables that compose sets for a service, translated for this machine."""
+        values = {key: self._localise(value, service) for key, value in service.environment.items()}
+        return values | {variable: str(port) for variable, port in self._moved(service.name).items() if variable in values}
+
+    def client_environment(self) -> dict[str, str]:
+        """Return KAFKA_BOOTSTRAP_SERVERS, REDIS_URL and TRITON_URL as a client on this machine uses them."""
+        found: dict[str, str] = {}
+        for service in self._services.values():
+            found |= {key: value for key, value in self.environment_of(service).items() if key in _CLIENT_VARIABLES}
+        return found
+
+    def _process(self, service: Service) -> Process:
+        local = _local(service)
+        command = self._embedded(service, local) if local.embedded else self._own(service, local)
+        return Process(
+            name=service.name,
+            argv=command.argv,
+            env=dict(command.env) | {RUN_DIR_VARIABLE: str(self._run_dir)},
+            cwd=command.cwd,
+            ready=self._ready(service, local),
+            ports=self._moved(service.name),
+            depends_on={name: condition for name, condition in service.depends_on.items() if name in self._services},
+            restart=service.restart,
+            stop_grace_s=service.stop_grace_s,
+            in_memory_broker=local.embedded == "broker" and self._settings.broker == "tansu",
+        )
+
+    def _own(self, service: Service, local: Local) -> embedded.Command:
+        where = f"{self._compose.path.name}: services.{service.name}.command"
+        if local.env is None or service.command[:1] != ("python",):
+            raise ConfigurationError(f'{where}: must begin with "python", which the runner replaces by an environment\'s interpreter')
+        words = (str(self._environments.python(local.env)), *(self._localise(word, service) for word in service.command[1:]))
+        user = {key: value for key, value in self._environ.items() if key.startswith("TUNEMESH_")}
+        env = embedded.inherited_environment() | user | {"PYTHONUNBUFFERED": "1"} | self.environment_of(service)
+        return embedded.Command(argv=words, env=env, cwd=self._root)
+
+    def _embedded(self, service: Service, local: Local) -> embedded.Command:
+        workspace = self._run_dir / "volumes" / service.name
+        ports = list(self._moved(service.name).values())
+        if local.embedded == "broker":
+            if self._settings.broker == "tansu":
+                return embedded.broker_command(self._environments, port=ports[0])
+            if self._settings.kafka_home is None:
+                raise ConfigurationError("TUNEMESH_MESH_BROKER=kafka needs KAFKA_HOME to point at an unpacked Apache Kafka 4")
+            return embedded.kafka_command(self._settings.kafka_home, port=ports[0], controller_port=ports[0] + 1, data_dir=workspace)
+        if local.embedded == "redis":
+            return embedded.redis_command(self._environments, port=ports[0], data_dir=workspace, options=service.command[1:])
+        options = dict(word.split("=", 1) for word in service.command if "=" in word)
+        return embedded.triton_command(
+            self._environments,
+            http_port=self._port_of(service, 8000),
+            grpc_port=self._port_of(service, 8001),
+            workspace=self._run_dir / "triton",
+            models=(options["--load-model"],),
+            repository=Path(self._localise(options["--model-repository"], service)),
+            env={key: value for key, value in self._environ.items() if key.startswith("TUNEMESH_")} | self.environment_of(service),
+        )
+
+    def _ready(self, service: Service, local: Local) -> Ready:
+        if local.embedded == "triton":
+            return Ready(kind="triton", port=self._port_of(service, 8000))
+        if local.embedded is not None:
+            return Ready(kind=local.embedded, port=next(iter(self._moved(service.name).values())))
+        check = service.healthcheck
+        if service.restart == "no":
+            return Ready(kind="exit")
+        if check is None:
+            return Ready(kind="alive")
+        if check.command[:3] == GRPC_PROBE:
+            return Ready(kind="grpc", port=self._port_of(service, int(check.command[3])))
+        return self._command_check(service, local, check)
+
+    def _command_check(self, service: Service, local: Local, check: HealthCheck) -> Ready:
+        words = tuple(self._localise(word, service) for word in check.command)
+        if words[0] == "python" and local.env is not None:
+            words = (str(self._environments.python(local.env)), *words[1:])
+        return Ready(kind="command", command=words, interval_s=min(check.interval_s, 2.0), timeout_s=check.timeout_s)
+
+    def _ports_of(self, name: str, local: Local) -> dict[int, tuple[str, int]]:
+        found: dict[int, tuple[str, int]] = {}
+        for inside, variable in local.ports.items():
+            text = self._environ.get(variable) or self._compose.variables.get(variable) or str(inside)
+            if not text.isdigit() or not 0 < int(text) < 65536:
+                raise ConfigurationError(f"{variable}={text} of service {name} is no port: use 1 to 65535")
+            found[inside] = (variable, int(text))
+        return found
+
+    def _moved(self, name: str) -> dict[str, int]:
+        return dict(self._ports[name].values())
+
+    def _port_of(self, service: Service, inside: int) -> int:
+        if inside not in self._ports[service.name]:
+            raise ConfigurationError(f"{self._compose.path.name}: services.{service.name}: x-tunemesh.ports does not name port {inside}")
+        return self._ports[service.name][inside][1]
+
+    def _localise(self, value: str, service: Service) -> str:
+        for mount in sorted(service.volumes, key=lambda mount: -len(mount.target)):
+            if value == mount.target or value.startswith(f"{mount.target}/"):
+                folder = self._run_dir / "volumes" / mount.source if mount.is_named else self._root / mount.source
+                return str(folder.resolve()) + value.removeprefix(mount.target)
+        replaced = self._address.sub(lambda match: self._loopback(match, service), value)
+        return embedded.LOOPBACK if replaced == "0.0.0.0" else replaced
+
+    def _loopback(self, match: re.Match[str], service: Service) -> str:
+        other = self._services[match[1]]
+        if int(match[2]) not in self._ports[other.name]:
+            raise ConfigurationError(
+                f"{self._compose.path.name}: services.{service.name}: {match[0]} is no port that services.{other.name}.x-tunemesh.ports names"
+            )
+        return f"{embedded.LOOPBACK}:{self._port_of(other, int(match[2]))}"
+
+
+_CLIENT_VARIABLES = ("KAFKA_BOOTSTRAP_SERVERS", "REDIS_URL", "TRITON_URL")
+
+
+def _local(service: Service) -> Local:
+    if service.local is None:
+        raise ConfigurationError(f"service {service.name} has no x-tunemesh block, so only Docker can run it")
+    return service.local
+
+
+def _locals(services: Mapping[str, Service]) -> dict[str, Local]:
+    return {name: _local(service) for name, service in services.items()}
