@@ -73,7 +73,7 @@ class ItemIndex:
                 item = parse_value(record.value, record.headers, catalog_item_pb2.CatalogItem)
             except MalformedRecord as error:
                 # Not dead-lettered here: every reader of the topic would do so. The feature stream does.
-                _log.warning("%s: the record with key %r is left out: %s", CATALOG.name, record.key, error)
+                _log.warning("catalogue: the record with key %r is left out: %s", record.key, error)
                 continue
             self._categories[item.item_id] = tuple(item.categories)
             self._updated_ms[item.item_id] = item.updated_at_ms
@@ -90,8 +90,8 @@ class ItemIndex:
 class CatalogFollower:
     """A thread that keeps an ItemIndex up to date; Kafka may be away at any time, the index then stays as it is."""
 
-    def __init__(self, index: ItemIndex, bootstrap_servers: str, *, client_id: str) -> None:
-        self._index, self._bootstrap_servers, self._client_id = index, bootstrap_servers, client_id
+    def __init__(self, index: ItemIndex, bootstrap_servers: str, *, client_id: str, topic: str = CATALOG.name) -> None:
+        self._index, self._bootstrap_servers, self._client_id, self._topic = index, bootstrap_servers, client_id, topic
         self._stop = threading.Event()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="catalog-follower", daemon=True)
@@ -116,12 +116,12 @@ class CatalogFollower:
                 self._follow()
             except (Unavailable, KafkaError) as error:
                 # An offset out of range is among these: the broker lost or trimmed its log, so the whole topic is read again.
-                _log.warning("%s cannot be followed and is read again in %.0f s: %s", CATALOG.name, _RETRY_S, error)
+                _log.warning("%s cannot be followed and is read again in %.0f s: %s", self._topic, _RETRY_S, error)
                 self._stop.wait(_RETRY_S)
 
     def _follow(self) -> None:
         consumer = assigned_consumer(
-            self._bootstrap_servers, CATALOG.name, start="beginning", client_id=self._client_id, bootstrap_timeout_ms=5_000
+            self._bootstrap_servers, self._topic, start="beginning", client_id=self._client_id, bootstrap_timeout_ms=5_000
         )
         try:
             started = time.monotonic()

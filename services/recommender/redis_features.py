@@ -10,8 +10,10 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError, RedisError
 
 from services.common.errors import CorruptArtifact
 from services.common.feature_spec import FeatureSpec
@@ -32,8 +34,23 @@ from services.common.recall_state import Counted, add_up, unpack_counts
 from services.recommender.core import FeaturesUnavailable, OnlineState
 
 _CORRUPT_LOG_INTERVAL_S = 10.0
+_MAX_CONNECTIONS = 64
 
 _log = logging.getLogger(__name__)
+
+
+def connect(url: str, timeout_s: float) -> Redis:
+    """Return a client that answers bytes and gives up on a connection or call after `timeout_s`. Raises ValueError for a malformed URL."""
+    pool = BlockingConnectionPool.from_url(
+        url,
+        max_connections=_MAX_CONNECTIONS,
+        timeout=timeout_s,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+        # A pooled connection that a restarted Redis has closed deserves a second try; a Redis that does not answer in time does not.
+        retry=Retry(NoBackoff(), 1, supported_errors=(ConnectionError,)),
+    )
+    return Redis(connection_pool=pool)
 
 
 class RedisFeatureStore:

@@ -7,7 +7,6 @@ import logging
 from pathlib import Path
 
 import yaml
-from redis.asyncio import BlockingConnectionPool, Redis
 from tunemesh.recommender.v1 import recommender_service_pb2, recommender_service_pb2_grpc
 
 from services.common.errors import ConfigurationError
@@ -19,13 +18,11 @@ from services.common.telemetry import configure
 from services.recommender.catalog import CatalogFollower, ItemIndex
 from services.recommender.core import RecallLimits, Recommender
 from services.recommender.nearest import EmbeddingRecall
-from services.recommender.redis_features import RedisFeatureStore
+from services.recommender.redis_features import RedisFeatureStore, connect
 from services.recommender.rules import Rules
 from services.recommender.servicer import RecommenderServicer
 from services.recommender.settings import RecommenderSettings
 from services.recommender.triton_ranker import TritonRanker
-
-_MAX_REDIS_CONNECTIONS = 64
 
 _log = logging.getLogger(__name__)
 
@@ -46,24 +43,17 @@ def load_rules(path: Path) -> Rules:
 
 
 def connect_features(settings: RecommenderSettings, spec: FeatureSpec) -> RedisFeatureStore:
-    """Return the store over a client that gives up after the configured time; it connects with the first call.
+    """Return the store; it connects with the first call.
 
     Raises:
         ConfigurationError: the URL is malformed.
     """
-    timeout_s = settings.redis_timeout_ms / 1e3
     try:
-        pool = BlockingConnectionPool.from_url(
-            settings.redis_url,
-            max_connections=_MAX_REDIS_CONNECTIONS,
-            timeout=timeout_s,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
-        )
+        client = connect(settings.redis_url, settings.redis_timeout_ms / 1e3)
     except ValueError as error:
         raise ConfigurationError(f"{variable_of(settings, 'redis_url')}={settings.redis_url}: {error}") from error
     return RedisFeatureStore(
-        Redis(connection_pool=pool),
+        client,
         spec,
         user_partitions=settings.user_partitions,
         cache_ttl_s=settings.item_cache_ttl_ms / 1e3,
