@@ -19,6 +19,8 @@ ITEM_NOT_EXPOSED = "item_not_exposed"
 UNKNOWN_KIND = "unknown_kind"
 SCHEMA_MISMATCH = "schema_mismatch"
 TOO_LATE = "too_late"
+USER_MISMATCH = "user_mismatch"
+NO_FEATURES = "no_features"
 
 # A dead letter carries its record whole, up to this: with headers and key it must stay under a broker's default limit of 1 MB.
 MAX_VALUE_BYTES = 900_000

@@ -1,0 +1,1 @@
+"""Faust apps: one folder each. A stream imports itself, services.common and the stubs."""

@@ -1,0 +1,1 @@
+"""Keeps the online features in Redis up to date from feedback."""

@@ -1,0 +1,1 @@
+"""Joins exposures with feedback into labelled training samples."""

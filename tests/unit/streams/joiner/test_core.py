@@ -1,0 +1,358 @@
+from collections import Counter
+
+import pytest
+
+from services.common import dead_letters
+from services.common.feature_spec import FeatureSpec
+from services.common.ids import sample_id
+from services.common.labels import keep_negative
+from streams.joiner.core import JoinConfig, JoinerPartition
+from streams.joiner.model import DeadLetter, Emission, Exposure, Feedback, Forward, Record, Resume, SampleGroup, TickOutcome
+
+T0 = 1_700_000_000_000
+WINDOW, HORIZON, ALLOWANCE = 10_000, 50_000, 300
+SPEC = FeatureSpec.parse(
+    {
+        "format": 1,
+        "model": "ranker",
+        "tables": {"user": {"dim": 8}, "item": {"dim": 8}},
+        "kinds": {"rating": {"value_range": [1, 5]}, "click": {}},
+        "tasks": [
+            {"name": "interact", "labels": {"rating": 1, "click": 1}, "unanswered": 0},
+            {"name": "like", "labels": {"rating": {"at_least": 4}}},
+        ],
+        "negatives": {"keep_rate": 0.5},
+        "blend": {"interact": 1.0},
+    }
+)
+CONFIG = JoinConfig(
+    window_ms=WINDOW, late_horizon_ms=HORIZON, tick_interval_ms=500, allowance_ms=ALLOWANCE, max_pending_bytes=1 << 30, num_partitions=1
+)
+ITEMS = tuple(f"i{number}" for number in range(12))
+
+
+class Bench:
+    """One partition with its two logs; `expose` and `answer` append a record and read it at once."""
+
+    def __init__(self, config: JoinConfig = CONFIG, spec: FeatureSpec = SPEC, resume: Resume | None = None) -> None:
+        self.joiner = JoinerPartition(0, spec, config, lambda user: 1 if user == "elsewhere" else 0, resume)
+        self.spec = spec
+        self.exposures = resume.exposures_start if resume else 0
+        self.feedback = resume.feedback_start if resume else 0
+
+    def expose(self, request_id: str = "r1", *, at: int = 0, **changes) -> list[Emission]:
+        fields = {
+            "request_id": request_id, "user_id": "u1", "exposed_at_ms": T0 + at, "item_ids": ITEMS, "features_block": b"block",
+            "schema_hash": self.spec.schema_hash,
+        }  # fmt: skip
+        record = Record("exposures.v1", 0, self.exposures, b"u1", b"raw exposure", ())
+        self.exposures += 1
+        return self.joiner.on_exposure(Exposure(**(fields | changes)), record)
+
+    def answer(self, item_id: str = "i0", *, at: int = 1_000, request_id: str = "r1", **changes) -> list[Emission]:
+        fields = {
+            "feedback_id": f"f{self.feedback}", "request_id": request_id, "user_id": "u1", "item_id": item_id, "kind": "rating",
+            "value": 5.0, "accepted_at_ms": T0 + at, "traceparent": "trace of the feedback",
+        }  # fmt: skip
+        record = Record("feedback.v1", 0, self.feedback, b"u1", b"raw feedback", ())
+        self.feedback += 1
+        return self.joiner.on_feedback(Feedback(**(fields | changes)), record)
+
+    def tick(self, *, at: int, read_to_end: bool = True) -> TickOutcome:
+        beyond = 0 if read_to_end else 1
+        return self.joiner.on_tick(T0 + at, exposures_end=self.exposures + beyond, feedback_end=self.feedback + beyond)
+
+
+def kept(request_id: str = "r1") -> list[str]:
+    return [item_id for item_id in ITEMS if keep_negative(sample_id(request_id, item_id, 0), 0.5)]
+
+
+def items_of(group: Emission) -> list[str]:
+    assert isinstance(group, SampleGroup)
+    return [group.exposure.item_ids[sample.row] for sample in group.samples]
+
+
+def only(emissions: list[Emission]) -> Emission:
+    assert len(emissions) == 1, emissions
+    return emissions[0]
+
+
+def test_a_positive_is_emitted_at_once_with_its_labels_and_the_feedbacks_trace() -> None:
+    bench = Bench()
+    assert bench.expose() == []
+    group = only(bench.answer("i3", value=4.0))
+    assert isinstance(group, SampleGroup)
+    (sample,) = group.samples
+    assert (sample.sample_id, sample.row, sample.revision) == (sample_id("r1", "i3", 1), 3, 1)
+    assert sample.labels == (("interact", 1.0), ("like", 1.0))
+    assert (sample.keep_rate, sample.retracts_negative) == (1.0, False)
+    assert sample.feedback is not None and sample.feedback.feedback_id == "f0"
+    assert group.traceparent == "trace of the feedback"
+
+
+def test_a_kind_that_says_nothing_about_a_task_leaves_it_out() -> None:
+    bench = Bench()
+    bench.expose()
+    assert only(bench.answer(kind="click", value=1.0)).samples[0].labels == (("interact", 1.0),)
+
+
+def test_unanswered_items_become_negatives_when_the_window_closes_and_not_before() -> None:
+    bench = Bench()
+    bench.expose(traceparent="trace of the request")
+    bench.answer(kept()[0])
+    assert bench.tick(at=WINDOW + ALLOWANCE - 1).emissions == []
+    group = only(bench.tick(at=WINDOW + ALLOWANCE).emissions)
+    assert items_of(group) == kept()[1:]
+    assert {(sample.revision, sample.labels, sample.keep_rate, sample.feedback) for sample in group.samples} == {
+        (0, (("interact", 0.0),), 0.5, None)
+    }
+    assert [sample.sample_id for sample in group.samples] == [sample_id("r1", item_id, 0) for item_id in kept()[1:]]
+    assert group.traceparent == "trace of the request"
+    assert bench.tick(at=2 * WINDOW).emissions == []
+
+
+def test_a_busy_partition_closes_windows_by_event_time_once_both_topics_have_passed_it() -> None:
+    bench = Bench()
+    bench.expose()
+    bench.expose("r2", at=WINDOW + ALLOWANCE)
+    assert bench.tick(at=100, read_to_end=False).emissions == []  # the feedback topic has not come so far
+    bench.answer(request_id="r2", at=WINDOW + ALLOWANCE)
+    assert bench.tick(at=100, read_to_end=False).emissions == []  # nor has the wall clock
+    assert items_of(only(bench.tick(at=WINDOW + ALLOWANCE, read_to_end=False).emissions)) == kept()
+
+
+def test_a_sender_whose_clock_runs_ahead_closes_no_window() -> None:
+    bench = Bench()
+    bench.expose()
+    bench.expose("r2", at=10**9)
+    bench.answer(request_id="r2", at=10**9)
+    assert bench.tick(at=1_000, read_to_end=False).emissions == []
+
+
+def test_late_feedback_takes_back_the_kept_negative_and_only_the_first_time() -> None:
+    bench = Bench()
+    bench.expose()
+    bench.tick(at=WINDOW + ALLOWANCE)
+    first, second = only(bench.answer(kept()[0], at=WINDOW + 5_000)), only(bench.answer(kept()[0], at=WINDOW + 6_000))
+    assert [(sample.revision, sample.retracts_negative) for sample in first.samples + second.samples] == [(1, True), (2, False)]
+
+
+def test_late_feedback_on_an_item_that_was_not_kept_takes_nothing_back() -> None:
+    bench = Bench()
+    bench.expose()
+    bench.tick(at=WINDOW + ALLOWANCE)
+    dropped = next(item_id for item_id in ITEMS if item_id not in kept())
+    assert only(bench.answer(dropped, at=WINDOW + 5_000)).samples[0].retracts_negative is False
+
+
+def test_late_feedback_that_is_read_before_the_window_was_closed_brings_its_negative_along() -> None:
+    bench = Bench()
+    bench.expose()
+    group = only(bench.answer(kept()[0], at=WINDOW))
+    assert [(sample.revision, sample.retracts_negative) for sample in group.samples] == [(0, False), (1, True)]
+    assert items_of(only(bench.tick(at=WINDOW + ALLOWANCE).emissions)) == kept()[1:]
+
+
+def test_feedback_in_the_window_that_is_read_after_the_close_still_takes_the_negative_back() -> None:
+    bench = Bench()
+    bench.expose()
+    bench.tick(at=WINDOW + ALLOWANCE)
+    assert only(bench.answer(kept()[0], at=WINDOW - 1)).samples[0].retracts_negative is True
+
+
+def test_a_repeated_feedback_id_is_the_same_act() -> None:
+    bench = Bench()
+    bench.expose()
+    bench.answer(feedback_id="again")
+    assert bench.answer(feedback_id="again", at=2_000) == []
+    assert only(bench.answer(feedback_id="other")).samples[0].revision == 2
+    assert bench.joiner.counts["duplicate_feedback"] == 1
+
+
+def test_a_record_that_is_read_twice_counts_once() -> None:
+    bench = Bench()
+    bench.expose()
+    bench.answer()
+    bench.feedback -= 1
+    assert bench.answer(feedback_id="whatever") == []
+    bench.exposures -= 1
+    assert bench.expose("r9") == []
+    assert bench.joiner.num_pending == 1
+
+
+def test_a_repeated_exposure_of_one_request_counts_once() -> None:
+    bench = Bench()
+    bench.expose()
+    bench.expose()
+    assert len(bench.tick(at=WINDOW + ALLOWANCE).emissions) == 1
+
+
+def test_feedback_waits_for_its_exposure_in_order_of_offsets() -> None:
+    bench = Bench()
+    assert bench.answer("i1") == []
+    assert bench.answer("i1", value=2.0) == []
+    first, second = bench.expose()
+    assert (first.samples[0].revision, second.samples[0].revision) == (1, 2)
+    assert second.samples[0].labels == (("interact", 1.0), ("like", 0.0))
+
+
+def test_feedback_without_an_exposure_becomes_an_orphan_after_the_window() -> None:
+    bench = Bench()
+    bench.answer(at=1_000)
+    assert bench.tick(at=1_000 + WINDOW + ALLOWANCE - 1).emissions == []
+    letter = only(bench.tick(at=1_000 + WINDOW + ALLOWANCE).emissions)
+    assert isinstance(letter, DeadLetter)
+    assert (letter.reason, letter.feedback_id, letter.record.value) == (dead_letters.ORPHAN, "f0", b"raw feedback")
+
+
+def test_feedback_is_no_orphan_while_exposures_are_still_to_be_read() -> None:
+    bench = Bench()
+    bench.answer(at=0)
+    assert bench.tick(at=10 * WINDOW, read_to_end=False).emissions == []
+    assert len(bench.expose()) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"item_id": "never shown"}, dead_letters.ITEM_NOT_EXPOSED),
+        ({"kind": "sneeze"}, dead_letters.UNKNOWN_KIND),
+        ({"user_id": "u2"}, dead_letters.USER_MISMATCH),
+        ({"at": WINDOW + HORIZON}, dead_letters.TOO_LATE),
+    ],
+)
+def test_feedback_that_cannot_be_joined_is_set_aside_with_its_reason(changes, reason) -> None:
+    bench = Bench()
+    bench.expose()
+    letter = only(bench.answer(**changes))
+    assert isinstance(letter, DeadLetter)
+    assert (letter.reason, letter.feedback_id) == (reason, "f0")
+    assert bench.joiner.counts[reason] == 1
+
+
+def test_feedback_on_an_answer_without_features_is_set_aside_and_gives_no_negatives() -> None:
+    bench = Bench()
+    bench.expose(features_block=b"", schema_hash="")
+    assert only(bench.answer()).reason == dead_letters.NO_FEATURES
+    assert bench.tick(at=WINDOW + ALLOWANCE).emissions == []
+
+
+def test_an_exposure_of_another_feature_spec_is_set_aside() -> None:
+    letter = only(Bench().expose(schema_hash="0123456789abcdef"))
+    assert letter.reason == dead_letters.SCHEMA_MISMATCH
+    assert SPEC.schema_hash in letter.detail and "0123456789abcdef" in letter.detail
+
+
+def test_malformed_records_are_set_aside_and_stepped_over() -> None:
+    bench = Bench()
+    record = Record("feedback.v1", 0, 0, None, b"\xff", ())
+    assert only(bench.joiner.on_malformed_feedback(record, "not Protobuf")).reason == dead_letters.MALFORMED
+    assert only(bench.joiner.on_malformed_exposure(record._replace(topic="exposures.v1"), "not Protobuf")).detail == "not Protobuf"
+    bench.feedback = bench.exposures = 1
+    cut = bench.tick(at=0).cut
+    assert (cut.exposures_committable, cut.feedback_committable, cut.feedback_position) == (1, 1, 1)
+
+
+def test_a_misplaced_record_is_forwarded_and_moves_no_watermark() -> None:
+    bench = Bench()
+    assert only(bench.expose(user_id="elsewhere", at=10**6)) == Forward(Record("exposures.v1", 0, 0, b"u1", b"raw exposure", ()), 1)
+    forward = only(bench.answer(user_id="elsewhere", at=10**6))
+    assert isinstance(forward, Forward) and forward.partition == 1
+    cut = bench.tick(at=10**6, read_to_end=False).cut
+    assert cut.watermark_ms == 0
+    assert (cut.exposures_committable, cut.feedback_committable) == (1, 1)
+
+
+def test_a_retried_request_supersedes_the_earlier_one_which_gives_no_negatives_but_still_takes_feedback() -> None:
+    bench = Bench()
+    bench.expose("r1", idempotency_key="k")
+    bench.expose("r2", at=500, idempotency_key="k")
+    bench.expose("r3", at=500, idempotency_key="k", user_id="u2")
+    assert only(bench.answer(request_id="r1", at=WINDOW)).samples[0].retracts_negative is False
+    closed = [emission.exposure.request_id for emission in bench.tick(at=WINDOW + 1_000).emissions]
+    assert closed == ["r2", "r3"]
+
+
+def test_the_watermark_of_a_tick_follows_the_wall_clock_when_all_is_read() -> None:
+    cut = Bench().tick(at=1_000).cut
+    assert (cut.tick, cut.watermark_ms) == ((T0 + 1_000) // 500, T0 + 1_000 - ALLOWANCE)
+
+
+def test_the_watermark_of_a_tick_waits_for_feedback_that_waits_for_its_exposure() -> None:
+    bench = Bench()
+    bench.answer(at=1_000)
+    assert bench.tick(at=5_000).cut.watermark_ms == T0 + 999
+    bench.expose()
+    assert bench.tick(at=5_000).cut.watermark_ms == T0 + 5_000 - ALLOWANCE
+
+
+def test_the_watermark_of_a_tick_stays_behind_unread_feedback() -> None:
+    bench = Bench()
+    bench.expose()
+    bench.answer(at=2_000)
+    assert bench.tick(at=60_000, read_to_end=False).cut.watermark_ms == T0 + 2_000 - ALLOWANCE
+
+
+def test_the_watermark_never_goes_back_even_over_a_restart() -> None:
+    bench = Bench(resume=Resume(watermark_ms=T0 + 7_000))
+    assert bench.tick(at=0).cut.watermark_ms == T0 + 7_000
+    assert bench.tick(at=60_000).cut.watermark_ms == T0 + 60_000 - ALLOWANCE
+
+
+def test_offsets_are_held_until_the_request_is_retired() -> None:
+    bench = Bench()
+    bench.expose("r1")
+    bench.expose("r2", at=5_000)
+    bench.answer(request_id="r1", at=1_000)
+    bench.answer(request_id="r2", at=6_000)
+    end_1, end_2 = WINDOW + HORIZON + ALLOWANCE, WINDOW + HORIZON + ALLOWANCE + 5_000
+    cut = bench.tick(at=end_1 - 1).cut
+    assert (cut.exposures_committable, cut.feedback_committable, cut.feedback_position) == (0, 0, 2)
+    cut = bench.tick(at=end_1).cut
+    assert (cut.exposures_committable, cut.feedback_committable, cut.feedback_position) == (1, 1, 2)
+    cut = bench.tick(at=end_2).cut
+    assert (cut.exposures_committable, cut.feedback_committable) == (2, 2)
+
+
+def test_feedback_that_is_done_is_no_orphan_when_it_is_read_again() -> None:
+    # r1 was retired and committed; the feedback log is held at 0 by r2, so r1's feedback is read again without its exposure.
+    bench = Bench(resume=Resume(exposures_start=1, feedback_start=0, feedback_position=2))
+    bench.answer(request_id="r1")
+    bench.answer(request_id="r2")
+    bench.answer(request_id="never seen")
+    bench.expose("r2")
+    letters = [letter for letter in bench.tick(at=5 * WINDOW).emissions if isinstance(letter, DeadLetter)]
+    assert [letter.feedback_id for letter in letters] == ["f2"]
+    assert bench.joiner.counts["known_before_restart"] == 1
+
+
+def test_a_full_memory_retires_the_oldest_requests_first_and_counts_them() -> None:
+    bench = Bench(JoinConfig(**{**{name: getattr(CONFIG, name) for name in CONFIG.__slots__}, "max_pending_bytes": 10_000}))
+    closed = [bench.expose(f"r{number}", at=number) for number in range(5)]
+    assert [[group.exposure.request_id for group in groups] for groups in closed] == [[], [], [], ["r0"], ["r1"]]
+    assert bench.joiner.counts["retired_early"] == 2
+    assert bench.joiner.pending_bytes <= 10_000
+    assert only(bench.answer(request_id="r4")).samples[0].revision == 1
+    bench.answer(request_id="r0")
+    reasons = Counter(letter.reason for letter in bench.tick(at=5 * WINDOW).emissions if isinstance(letter, DeadLetter))
+    assert reasons == {dead_letters.ORPHAN: 1}
+
+
+def test_a_full_memory_of_waiting_feedback_gives_up_on_the_oldest() -> None:
+    bench = Bench(JoinConfig(**{**{name: getattr(CONFIG, name) for name in CONFIG.__slots__}, "max_pending_bytes": 3_000}))
+    emissions = [bench.answer(request_id=f"r{number}") for number in range(4)]
+    assert [[letter.feedback_id for letter in letters] for letters in emissions] == [[], [], ["f0"], ["f1"]]
+
+
+def test_reading_holds_one_topic_for_the_other_only_when_memory_runs_short() -> None:
+    bench = Bench(JoinConfig(**{**{name: getattr(CONFIG, name) for name in CONFIG.__slots__}, "max_pending_bytes": 10_000}))
+    bench.tick(at=0, read_to_end=False)
+    bench.expose("r1", at=1_000)
+    assert bench.joiner.may_read_exposures() and bench.joiner.may_read_feedback()
+    bench.expose("r2", at=2_000)
+    assert not bench.joiner.may_read_exposures() and bench.joiner.may_read_feedback()
+    bench.answer(request_id="r9", at=3_000)
+    bench.tick(at=0, read_to_end=False)
+    assert bench.joiner.may_read_exposures() and not bench.joiner.may_read_feedback()
+    bench.tick(at=3_000)
+    assert bench.joiner.may_read_exposures() and bench.joiner.may_read_feedback()
