@@ -11,7 +11,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("model", "schema_hash", "lineage_id", "base_id", "epoch", "seq", "source_offsets", "watermark_ms", "samples_trained", "duplicates_skipped", "paused", "prequential_auc", "prequential_log_loss", "table_rows", "last_checkpoint", "state_hash")
+    __slots__ = ("model", "schema_hash", "lineage_id", "base_id", "epoch", "seq", "source_offsets", "watermark_ms", "samples_trained", "duplicates_skipped", "paused", "prequential_auc", "prequential_log_loss", "table_rows", "last_checkpoint", "state_hash", "publishing_refused")
     class PrequentialAucEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -49,6 +49,7 @@ class GetStatusResponse(_message.Message):
     TABLE_ROWS_FIELD_NUMBER: _ClassVar[int]
     LAST_CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     STATE_HASH_FIELD_NUMBER: _ClassVar[int]
+    PUBLISHING_REFUSED_FIELD_NUMBER: _ClassVar[int]
     model: str
     schema_hash: str
     lineage_id: str
@@ -65,7 +66,8 @@ class GetStatusResponse(_message.Message):
     table_rows: _containers.ScalarMap[str, int]
     last_checkpoint: str
     state_hash: str
-    def __init__(self, model: _Optional[str] = ..., schema_hash: _Optional[str] = ..., lineage_id: _Optional[str] = ..., base_id: _Optional[str] = ..., epoch: _Optional[int] = ..., seq: _Optional[int] = ..., source_offsets: _Optional[_Iterable[int]] = ..., watermark_ms: _Optional[int] = ..., samples_trained: _Optional[int] = ..., duplicates_skipped: _Optional[int] = ..., paused: _Optional[bool] = ..., prequential_auc: _Optional[_Mapping[str, float]] = ..., prequential_log_loss: _Optional[_Mapping[str, float]] = ..., table_rows: _Optional[_Mapping[str, int]] = ..., last_checkpoint: _Optional[str] = ..., state_hash: _Optional[str] = ...) -> None: ...
+    publishing_refused: str
+    def __init__(self, model: _Optional[str] = ..., schema_hash: _Optional[str] = ..., lineage_id: _Optional[str] = ..., base_id: _Optional[str] = ..., epoch: _Optional[int] = ..., seq: _Optional[int] = ..., source_offsets: _Optional[_Iterable[int]] = ..., watermark_ms: _Optional[int] = ..., samples_trained: _Optional[int] = ..., duplicates_skipped: _Optional[int] = ..., paused: _Optional[bool] = ..., prequential_auc: _Optional[_Mapping[str, float]] = ..., prequential_log_loss: _Optional[_Mapping[str, float]] = ..., table_rows: _Optional[_Mapping[str, int]] = ..., last_checkpoint: _Optional[str] = ..., state_hash: _Optional[str] = ..., publishing_refused: _Optional[str] = ...) -> None: ...
 
 class PauseLearningRequest(_message.Message):
     __slots__ = ()
