@@ -1,7 +1,7 @@
 """Turns the services of a compose file into local processes: interpreters for images, loopback for service names, folders for volumes.
 
 The rules, all of them:
-1. `python` at the head of a command is the interpreter of the environment that `x-tunemesh.env` names; an embedded server has its own command.
+1. `python` at the head of a command is the interpreter of the environment `x-tunemesh.env`; an embedded server has its own command.
 2. `SERVICE:PORT` in a value or command becomes `127.0.0.1:` and the loopback port of that service's port; 0.0.0.0 becomes 127.0.0.1.
 3. A path under a volume's target becomes the same path under the run folder's `volumes/NAME`, or under the bound folder.
 4. A variable of `x-tunemesh.ports` holds the loopback port; the user's TUNEMESH_… variables reach every service, compose's values win.
@@ -59,18 +59,27 @@ class Planner:
     """Makes the processes of one mesh. All folders become absolute; nothing is written but by the embedded servers' preparation."""
 
     def __init__(
-        self, compose: Compose, services: Mapping[str, Service], *, settings: MeshSettings, environ: Mapping[str, str], environments: Environments
+        self,
+        compose: Compose,
+        services: Mapping[str, Service],
+        *,
+        settings: MeshSettings,
+        environ: Mapping[str, str],
+        environments: Environments,
     ) -> None:
-        """`services` are those to run, dependencies included; `environ` is the user's environment."""
+        """`services` are those to run, dependencies included; `environ` is the user's environment.
+
+        Attributes: `services` are those that run locally, `external` maps the others to the variable that points at them.
+        """
         self._compose, self._settings, self._environ, self._environments = compose, settings, environ, environments
         self._root = compose.path.resolve().parent
         self._run_dir = settings.run_dir.resolve()
         self.external = {
             name: local.external for name, local in _locals(services).items() if local.external and environ.get(local.external)
         }
-        self._services = {name: service for name, service in services.items() if name not in self.external}
-        self._ports = {name: self._ports_of(name, local) for name, local in _locals(self._services).items()}
-        names = "|".join(re.escape(name) for name in sorted(self._services, key=len, reverse=True))
+        self.services = {name: service for name, service in services.items() if name not in self.external}
+        self._ports = {name: self._ports_of(name, local) for name, local in _locals(self.services).items()}
+        names = "|".join(re.escape(name) for name in sorted(self.services, key=len, reverse=True))
         self._address = re.compile(rf"(?<![\w.-])({names}):(\d+)(?!\d)")
 
     def processes(self) -> list[Process]:
@@ -80,25 +89,45 @@ class Planner:
             ConfigurationError: a port number, command or address makes no sense, or something is not installed.
         """
         seen: dict[int, str] = {}
-        for name, ports in self._ports.items():
+        for name in self.services:
             for variable, port in self._moved(name).items():
                 if port in seen:
                     raise ConfigurationError(f"{variable}={port}: {name} and {seen[port]} would share the port; give them different ones")
                 seen[port] = name
-            del ports
-        return [self._process(service) for service in self._services.values()]
+        return [self._process(service) for service in self.services.values()]
 
     def environment_of(self, service: Service) -> dict[str, str]:
         """Return the variables that compose sets for a service, translated for this machine."""
         values = {key: self._localise(value, service) for key, value in service.environment.items()}
         return values | {variable: str(port) for variable, port in self._moved(service.name).items() if variable in values}
 
-    def client_environment(self) -> dict[str, str]:
-        """Return KAFKA_BOOTSTRAP_SERVERS, REDIS_URL and TRITON_URL as a client on this machine uses them."""
-        found: dict[str, str] = {}
-        for service in self._services.values():
-            found |= {key: value for key, value in self.environment_of(service).items() if key in _CLIENT_VARIABLES}
-        return found
+    def environment(self, name: str) -> dict[str, str]:
+        """Return `environment_of` by the service's name.
+
+        Raises:
+            ConfigurationError: the mesh does not run such a service.
+        """
+        return self.environment_of(self._named(name))
+
+    def address(self, name: str, inside: int | None = None) -> str:
+        """Return `127.0.0.1:PORT` of a service; `inside` is its port in compose, the first one by default.
+
+        Raises:
+            ConfigurationError: the mesh does not run such a service, or it has no such port.
+        """
+        service = self._named(name)
+        return f"{embedded.LOOPBACK}:{self._port_of(service, inside if inside is not None else next(iter(self._ports[name]), 0))}"
+
+    @property
+    def is_broker_in_memory(self) -> bool:
+        """Whether the mesh runs a broker whose log does not survive it."""
+        has_broker = any(local.embedded == "broker" for local in _locals(self.services).values())
+        return has_broker and self._settings.broker == "tansu"
+
+    def _named(self, name: str) -> Service:
+        if name not in self.services:
+            raise ConfigurationError(f"this mesh does not run {name!r}; it runs {', '.join(self.services)}")
+        return self.services[name]
 
     def _process(self, service: Service) -> Process:
         local = _local(service)
@@ -110,7 +139,7 @@ class Planner:
             cwd=command.cwd,
             ready=self._ready(service, local),
             ports=self._moved(service.name),
-            depends_on={name: condition for name, condition in service.depends_on.items() if name in self._services},
+            depends_on={name: condition for name, condition in service.depends_on.items() if name in self.services},
             restart=service.restart,
             stop_grace_s=service.stop_grace_s,
             in_memory_broker=local.embedded == "broker" and self._settings.broker == "tansu",
@@ -193,15 +222,11 @@ class Planner:
         return embedded.LOOPBACK if replaced == "0.0.0.0" else replaced
 
     def _loopback(self, match: re.Match[str], service: Service) -> str:
-        other = self._services[match[1]]
+        other = self.services[match[1]]
         if int(match[2]) not in self._ports[other.name]:
-            raise ConfigurationError(
-                f"{self._compose.path.name}: services.{service.name}: {match[0]} is no port that services.{other.name}.x-tunemesh.ports names"
-            )
+            where = f"{self._compose.path.name}: services.{service.name}"
+            raise ConfigurationError(f"{where}: {match[0]} is no port that services.{other.name}.x-tunemesh.ports names")
         return f"{embedded.LOOPBACK}:{self._port_of(other, int(match[2]))}"
-
-
-_CLIENT_VARIABLES = ("KAFKA_BOOTSTRAP_SERVERS", "REDIS_URL", "TRITON_URL")
 
 
 def _local(service: Service) -> Local:
