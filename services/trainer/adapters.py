@@ -23,14 +23,11 @@ from services.common.envelope import Headers, headers_for
 from services.common.errors import Unavailable
 from services.common.kafka import assigned_consumer, drain_to_end, durable_producer
 from services.trainer.publisher import PendingAppend
+from services.trainer.session import HistoryLost
 
 SOURCE = "/tunemesh/trainer"
 _CLIENT_ID = "tunemesh-trainer"
 _DELIVERY_TIMEOUT_MS = 10_000
-
-
-class HistoryLost(Exception):
-    """The broker answers, but no longer holds what it held: retention removed it, or the broker lost its data. Retrying does not help."""
 
 
 @contextmanager

@@ -29,7 +29,7 @@ class Cut:
         name: of the checkpoint, e.g. "checkpoint-000001-00000004".
         lineage_id: the broker's history that `position` and `delta_offset` refer to.
         epoch: of the trainer that wrote it.
-        base_id: the newest base at the cut.
+        base_id: the newest base at the cut; empty when replicas have to get a new one before anything else.
         position: what the weights contain.
         delta_offset: offset in ranker.deltas.v1 behind the last delta whose content is in the weights and was acknowledged.
     """
@@ -111,7 +111,7 @@ def plan_start(
     return replace(
         anew,
         position=cut.position,
-        publish_base=found.newest_base_id != cut.base_id or not deltas_are_there,
+        publish_base=not cut.base_id or found.newest_base_id != cut.base_id or not deltas_are_there,
         write_checkpoint=False,
         note=f"continuing {cut.name}",
     )

@@ -120,6 +120,14 @@ class DeltaPublisher:
         """Let the next delta carry these ids as they are now: with their row, or as a tombstone when they have none."""
         self._to_republish = dict(ids_by_table)
 
+    def fence(self, position: Position, *, now_ms: int) -> None:
+        """Start publishing an empty delta: replicas that have it refuse older epochs.
+
+        Raises:
+            ValueError: a delta is still in flight (`is_idle`).
+        """
+        self._send(DeltaBody(), {}, self._published_steps, position, now_ms, "")
+
     def publish(self, learner: Published, position: Position, *, now_ms: int, traceparent: str) -> None:
         """Start publishing all that changed; a heartbeat when nothing did, or when the gate refuses.
 
@@ -131,24 +139,28 @@ class DeltaPublisher:
         Raises:
             ValueError: a delta is still in flight (`is_idle`).
         """
-        if self._in_flight is not None:
-            raise ValueError("a delta is still in flight")
         body, tokens = self._body(learner)
         rows = {name: delta.rows for name, delta in body.tables.items()}
         self._note_gate(refusal(rows, body.dense or {}, self.limits))
         if self.refusal:
             # Replicas hear that the trainer lives, but no new watermark: what it stands for was not sent.
-            body, tokens, position = DeltaBody({}, None), {}, self.published_position
-        is_empty = body.dense is None and not any(d.ids.size or d.tombstones.size for d in body.tables.values())
+            self._send(DeltaBody(), {}, self._published_steps, self.published_position, now_ms, traceparent)
+        else:
+            self._send(body, tokens, learner.steps, position, now_ms, traceparent)
+
+    def _send(self, body: DeltaBody, tokens: dict[str, int], steps: int, position: Position, now_ms: int, traceparent: str) -> None:
+        if self._in_flight is not None:
+            raise ValueError("a delta is still in flight")
+        is_empty = body.dense is None and not any(table.ids.size or table.tombstones.size for table in body.tables.values())
         header = self._header(position, now_ms, heartbeat=is_empty)
-        chunks = chunk(header, encode_body(DeltaBody({}, None) if is_empty else body, self.dtype))
+        chunks = chunk(header, b"" if is_empty else encode_body(body, self.dtype))
         self._in_flight = _InFlight(
             seq=self.seq + 1,
             chunks=chunks,
             traceparent=traceparent,
             pending=self.log.append(chunks, traceparent),
             tokens=tokens,
-            steps=self._published_steps if self.refusal else learner.steps,
+            steps=steps,
             position=position,
         )
 

@@ -65,6 +65,10 @@ def test_deltas_that_are_gone_make_a_new_base(delta_range: tuple[int, int]) -> N
     assert plan(CUT, replace(found(control("L", 3)), delta_range=delta_range)).publish_base
 
 
+def test_a_checkpoint_that_no_base_followed_yet_makes_one() -> None:
+    assert plan(replace(CUT, base_id=""), replace(found(control("L", 3)), newest_base_id="")).publish_base
+
+
 def test_a_newer_base_than_the_checkpoint_knows_makes_a_new_base() -> None:
     assert plan(CUT, replace(found(control("L", 3)), newest_base_id="base-2")).publish_base
 

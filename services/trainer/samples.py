@@ -1,0 +1,112 @@
+"""What a record of samples.v1 means to the learner: a group that can be learned, a tick, or something to set aside with a reason. Pure.
+
+One poisoned number would spread over all weights, so everything that the learner takes on trust is looked at here.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from tunemesh.samples.v1.sample_pb2 import Sample, SampleGroup, SampleRecord
+
+from services.common import exposure_block
+from services.common.dead_letters import MALFORMED, SCHEMA_MISMATCH
+from services.common.envelope import Headers, MalformedRecord, header, parse_value
+from services.common.errors import CorruptArtifact
+from services.common.feature_spec import FeatureSpec
+from services.trainer.dedup import DedupWindow
+from services.trainer.merge import GroupRecord, TickRecord
+
+MAX_ID_BYTES = 128
+
+
+class UnusableSample(Exception):
+    """A record that the learner must not see.
+
+    Attributes:
+        reason: machine-readable, of services.common.dead_letters.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        """`detail` is for people."""
+        super().__init__(detail)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Learnable:
+    """A sound group, and the trace that it belongs to."""
+
+    group: SampleGroup
+    traceparent: str
+
+
+def parse_record(spec: FeatureSpec, offset: int, value: bytes | None, headers: Headers) -> GroupRecord[Learnable] | TickRecord:
+    """Return the record at `offset` as the merge takes it.
+
+    Raises:
+        UnusableSample: it is malformed, or was made under another feature spec.
+    """
+    try:
+        record = parse_value(value, headers, SampleRecord)
+    except MalformedRecord as error:
+        raise UnusableSample(MALFORMED, str(error)) from error
+    kind = record.WhichOneof("record")
+    if kind == "tick":
+        return TickRecord(offset, record.tick.tick, record.tick.watermark_ms)
+    if kind is None:
+        raise UnusableSample(MALFORMED, "neither a group nor a tick")
+    _check_group(spec, record.group)
+    return GroupRecord(offset, Learnable(record.group, header(headers, "traceparent") or ""))
+
+
+def without_repeats(group: SampleGroup, window: DedupWindow) -> SampleGroup | None:
+    """Return the group with those samples only whose ids the window did not know, and let it know them; None when none is left."""
+    is_new = window.add(sample_ids(group))
+    if is_new.all():
+        return group
+    rows = np.flatnonzero(is_new).tolist()
+    if not rows:
+        return None
+    rest = SampleGroup()
+    rest.CopyFrom(group)
+    del rest.samples[:]
+    rest.samples.extend(group.samples[row] for row in rows)
+    rest.features_block = exposure_block.select(group.features_block, rows)
+    return rest
+
+
+def sample_ids(group: SampleGroup) -> NDArray[np.uint64]:
+    """Return uint64 [samples of the group]."""
+    return np.array([sample.sample_id for sample in group.samples], np.uint64)
+
+
+def _check_group(spec: FeatureSpec, group: SampleGroup) -> None:
+    if group.schema_hash != spec.schema_hash:
+        raise UnusableSample(SCHEMA_MISMATCH, f"feature spec {group.schema_hash!r}, this trainer has {spec.schema_hash!r}")
+    try:
+        features = exposure_block.decode(group.features_block, spec)
+    except CorruptArtifact as error:
+        raise UnusableSample(MALFORMED, str(error)) from error
+    if not group.samples or len(features) != len(group.samples):
+        raise UnusableSample(MALFORMED, f"{len(group.samples)} samples, but {len(features)} rows of features")
+    for name, values in (("history", features.history_values_L), ("user", features.user_U), ("item", features.items_NF)):
+        if not np.isfinite(values).all():
+            raise UnusableSample(MALFORMED, f"{name} features hold NaN or infinity")
+    for sample in group.samples:
+        _check_sample(spec, sample)
+
+
+def _check_sample(spec: FeatureSpec, sample: Sample) -> None:
+    if not 0 < len(sample.item_id.encode()) <= MAX_ID_BYTES:
+        raise UnusableSample(MALFORMED, f"item_id has {len(sample.item_id.encode())} bytes, 1 to {MAX_ID_BYTES} are allowed")
+    if not 0.0 < sample.keep_rate <= 1.0:
+        raise UnusableSample(MALFORMED, f"keep_rate {sample.keep_rate} of item {sample.item_id!r} is not in (0, 1]")
+    for label in sample.labels:
+        if label.task not in spec.task_names:
+            raise UnusableSample(MALFORMED, f"label for task {label.task!r}, which the feature spec does not name")
+        if not (math.isfinite(label.value) and 0.0 <= label.value <= 1.0):
+            raise UnusableSample(MALFORMED, f"label {label.value} for task {label.task!r} is not in [0, 1]")

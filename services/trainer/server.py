@@ -1,0 +1,235 @@
+"""The trainer's wiring: the control API in the main thread, the ranker worker in a thread of its own.
+
+The worker's thread makes everything that it owns (learner, Kafka clients, session), so that the server answers health while torch loads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+
+from kafka import KafkaProducer
+from tunemesh.events.v1 import delta_pb2
+from tunemesh.trainer.v1 import trainer_service_pb2, trainer_service_pb2_grpc
+
+from services.common.artifacts import Arrays
+from services.common.errors import Unavailable
+from services.common.feature_spec import FeatureSpec
+from services.common.grpc_server import GrpcServer, Servicer, serve
+from services.common.ids import uuid7
+from services.common.settings import redacted, variable_of
+from services.common.telemetry import Telemetry, configure
+from services.trainer.adapters import KafkaBaseLog, KafkaControlLog, KafkaDeadLetters, KafkaDeltaLog, KafkaSamples, make_producer
+from services.trainer.gate import GateLimits
+from services.trainer.owner import ControlOwner
+from services.trainer.servicer import TrainerServicer
+from services.trainer.session import Fenced, HistoryLost, Learner, Logs, SessionConfig, Stores, open_session
+from services.trainer.settings import TrainerSettings
+from services.trainer.stores import BaseStore, CheckpointStore, read_initial_base
+from services.trainer.worker import Prequential, RankerWorker, WorkerConfig
+
+_log = logging.getLogger(__name__)
+
+_SHARD = 0
+_DTYPES: Mapping[str, delta_pb2.RowDtype] = {
+    "fp32": delta_pb2.ROW_DTYPE_FP32,
+    "bf16": delta_pb2.ROW_DTYPE_BF16,
+    "int8": delta_pb2.ROW_DTYPE_INT8_ROWWISE,
+}
+
+
+OnReady = Callable[[RankerWorker, ControlOwner], None]
+
+
+def now_ms() -> int:
+    """Return Unix milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+class WorkerThread:
+    """Runs the worker from its wiring to its end; `done` carries its outcome."""
+
+    def __init__(
+        self, settings: TrainerSettings, spec: FeatureSpec, telemetry: Telemetry, on_ready: Callable[[RankerWorker, ControlOwner], None]
+    ) -> None:
+        """Nothing is connected before `start`.
+
+        Args:
+            settings: of the process.
+            spec: of the model.
+            telemetry: of the process.
+            on_ready: called in the thread when the epoch has begun.
+        """
+        self.done: Future[None] = Future()
+        # Running: the main thread, when it is cancelled, cannot cancel it.
+        self.done.set_running_or_notify_cancel()
+        self._settings = settings
+        self._spec = spec
+        self._telemetry = telemetry
+        self._on_ready = on_ready
+        self._worker: RankerWorker | None = None
+        self._stopping = threading.Event()
+        # A daemon: a broker that does not answer must not keep the process alive after its drain.
+        self._thread = threading.Thread(target=self._main, name="ranker-worker", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """Ask the worker to end, and wait for it."""
+        self._stopping.set()
+        if self._worker is not None:
+            self._worker.stop()
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            _log.warning("the worker did not end within %.0f s; the next start repeats what came after the last checkpoint", timeout_s)
+
+    def _main(self) -> None:
+        try:
+            self._work()
+        except BaseException as error:  # noqa: BLE001 - carried to the main thread, which raises it
+            self.done.set_exception(error)
+        else:
+            self.done.set_result(None)
+
+    def _work(self) -> None:
+        settings, spec = self._settings, self._spec
+        learner, prequential = make_learner(spec)
+        producer = make_producer(settings.kafka_bootstrap_servers)
+        samples = KafkaSamples(settings.kafka_bootstrap_servers, settings.samples_topic, settings.user_partitions)
+        actor = f"trainer/{os.uname().nodename}/{os.getpid()}"
+        control_log = KafkaControlLog(settings.kafka_bootstrap_servers, settings.control_topic, producer)
+        owner = ControlOwner(control_log, actor=actor, now_ms=now_ms)
+        try:
+            session = open_session(
+                learner,
+                make_logs(settings, samples, owner, producer),
+                make_stores(settings, spec),
+                session_config(settings, spec, actor),
+                now_ms=now_ms,
+                new_lineage_id=uuid7(),
+                initial_arrays=lambda: initial_arrays(settings, spec),
+            )
+            dead_letters = KafkaDeadLetters(settings.dead_letters_topic, producer)
+            worker = RankerWorker(session, spec, samples, dead_letters, worker_config(settings), self._telemetry, prequential=prequential)
+            self._worker = worker
+            if self._stopping.is_set():
+                return
+            self._on_ready(worker, owner)
+            worker.run()
+        finally:
+            samples.close()
+            control_log.close()
+            producer.close(timeout=1)
+
+
+def make_learner(spec: FeatureSpec) -> tuple[Learner, Callable[[], Mapping[str, Prequential]]]:
+    """Return the learner, and how to ask for its prequential quality. Imports torch, which takes seconds."""
+    import torch
+
+    from services.trainer import learner as learning
+
+    # One thread: the order of floating-point sums, and so every bit of the weights, must not depend on the machine.
+    torch.set_num_threads(1)
+    learner = learning.Learner(spec, learning.LearnerConfig())
+    return learner, lambda: {}
+
+
+def make_logs(settings: TrainerSettings, samples: KafkaSamples, owner: ControlOwner, producer: KafkaProducer) -> Logs:
+    """Return the broker's side."""
+    bootstrap = settings.kafka_bootstrap_servers
+    return Logs(
+        samples=samples,
+        deltas=KafkaDeltaLog(bootstrap, settings.deltas_topic, _SHARD, producer),
+        bases=KafkaBaseLog(bootstrap, settings.bases_topic, producer),
+        owner=owner,
+    )
+
+
+def make_stores(settings: TrainerSettings, spec: FeatureSpec) -> Stores:
+    """Return the artifacts' side."""
+    url, model, schema_hash = settings.artifacts_url, spec.model, spec.schema_hash
+    return Stores(
+        checkpoints=CheckpointStore(url, model=model, schema_hash=schema_hash, keep=settings.keep_checkpoints),
+        bases=BaseStore(url, model=model, schema_hash=schema_hash, keep=settings.keep_bases),
+    )
+
+
+def session_config(settings: TrainerSettings, spec: FeatureSpec, actor: str) -> SessionConfig:
+    """Return what the settings say about a session."""
+    return SessionConfig(
+        model=spec.model,
+        schema_hash=spec.schema_hash,
+        batch_groups=settings.batch_groups,
+        dedup_window_samples=settings.dedup_window_samples,
+        dtype=_DTYPES[settings.delta_dtype],
+        limits=GateLimits(max_row_norm=settings.max_row_norm, max_dense_norm=settings.max_dense_norm),
+        on_lineage_change=settings.on_lineage_change,
+        on_lineage_change_variable=variable_of(settings, "on_lineage_change"),
+        actor=actor,
+    )
+
+
+def worker_config(settings: TrainerSettings) -> WorkerConfig:
+    """Return the worker's pace."""
+    return WorkerConfig(
+        samples_topic=settings.samples_topic,
+        publish_interval_ms=settings.publish_interval_ms,
+        checkpoint_interval_ms=settings.checkpoint_interval_ms,
+    )
+
+
+def initial_arrays(settings: TrainerSettings, spec: FeatureSpec) -> Arrays | None:
+    """Return what a learner without a checkpoint begins with, None for untrained weights.
+
+    Raises:
+        ConfigurationError: the base named by the settings is missing, damaged or foreign.
+    """
+    if not settings.initial_base:
+        return None
+    return read_initial_base(settings.initial_base, schema_hash=spec.schema_hash, variable=variable_of(settings, "initial_base"))
+
+
+async def run(settings: TrainerSettings) -> None:
+    """Serve until SIGTERM, or until the worker cannot go on.
+
+    Raises:
+        ConfigurationError: a file, a URL or the port is wrong, or broker and checkpoints do not belong together.
+        SystemExit: the worker cannot go on, for a reason that the log says in one line.
+    """
+    spec = FeatureSpec.load(settings.feature_spec_path)
+    telemetry = configure("trainer", settings)
+    _log.info("settings: %s", redacted(settings))
+    servicer = TrainerServicer(model=spec.model, schema_hash=spec.schema_hash)
+    threads: list[WorkerThread] = []
+
+    async def work(server: GrpcServer) -> None:
+        def ready(worker: RankerWorker, owner: ControlOwner) -> None:
+            servicer.attach(worker, owner)
+            server.set_serving_threadsafe(True)
+
+        thread = WorkerThread(settings, spec, telemetry, ready)
+        threads.append(thread)
+        thread.start()
+        await asyncio.wrap_future(thread.done)
+
+    async def stop() -> None:
+        for thread in threads:
+            await asyncio.to_thread(thread.stop, settings.drain_grace_ms / 1e3 + 10)
+
+    registered = Servicer(
+        descriptor=trainer_service_pb2.DESCRIPTOR.services_by_name["TrainerService"],
+        implementation=servicer,
+        register=trainer_service_pb2_grpc.add_TrainerServiceServicer_to_server,
+    )
+    try:
+        await serve([registered], settings, telemetry, on_drain=stop, main=work, serving=False)
+    except (Fenced, HistoryLost, Unavailable) as error:
+        _log.error("the trainer stops: %s", error)
+        raise SystemExit(1) from None

@@ -1,0 +1,126 @@
+"""TrainerService: each RPC becomes one command for the worker's thread, or reads its status."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from tunemesh.events.v1.control_pb2 import ControlRecord
+from tunemesh.trainer.v1 import trainer_service_pb2 as pb
+from tunemesh.trainer.v1 import trainer_service_pb2_grpc
+
+from services.common.errors import Conflict, CorruptArtifact, InvalidInput, Unavailable
+from services.trainer.control import ControlState
+from services.trainer.owner import ControlOwner
+from services.trainer.worker import RankerWorker
+
+_MAX_NAME_BYTES = 256
+
+Result = TypeVar("Result")
+
+
+class TrainerServicer(trainer_service_pb2_grpc.TrainerServiceServicer):
+    """One method per RPC; see protos/tunemesh/trainer/v1. UNAVAILABLE until the worker has begun its epoch."""
+
+    def __init__(self, *, model: str, schema_hash: str) -> None:
+        """Args: model and schema_hash of the feature spec."""
+        self._model = model
+        self._schema_hash = schema_hash
+        self._worker: RankerWorker | None = None
+        self._owner: ControlOwner | None = None
+
+    def attach(self, worker: RankerWorker, owner: ControlOwner) -> None:
+        """Give it the worker, once that has begun; `owner` belongs to the worker's thread."""
+        self._worker, self._owner = worker, owner
+
+    async def GetStatus(self, request: pb.GetStatusRequest, context: Any) -> pb.GetStatusResponse:  # noqa: ARG002 - gRPC's signature
+        """Return the newest snapshot."""
+        status = self._running().status
+        prequential = status.prequential
+        return pb.GetStatusResponse(
+            model=self._model,
+            schema_hash=self._schema_hash,
+            lineage_id=status.lineage_id,
+            base_id=status.base_id,
+            epoch=status.epoch,
+            seq=status.seq,
+            source_offsets=status.source_offsets,
+            watermark_ms=status.watermark_ms,
+            samples_trained=status.counters.samples_trained,
+            duplicates_skipped=status.counters.duplicates_skipped,
+            paused=status.paused,
+            prequential_auc={task: quality.auc for task, quality in prequential.items()},
+            prequential_log_loss={task: quality.log_loss for task, quality in prequential.items()},
+            table_rows=dict(status.table_rows),
+            last_checkpoint=status.last_checkpoint,
+            publishing_refused=status.publishing_refused,
+        )
+
+    async def PauseLearning(self, request: pb.PauseLearningRequest, context: Any) -> pb.PauseLearningResponse:  # noqa: ARG002
+        """Stop consuming samples."""
+        await self._run(self._running().pause)
+        return pb.PauseLearningResponse()
+
+    async def ResumeLearning(self, request: pb.ResumeLearningRequest, context: Any) -> pb.ResumeLearningResponse:  # noqa: ARG002
+        """Go on consuming samples."""
+        await self._run(self._running().resume)
+        return pb.ResumeLearningResponse()
+
+    async def WriteCheckpoint(self, request: pb.WriteCheckpointRequest, context: Any) -> pb.WriteCheckpointResponse:  # noqa: ARG002
+        """Write a checkpoint, durably."""
+        written = await self._run(self._running().write_checkpoint)
+        return pb.WriteCheckpointResponse(checkpoint=written.url, state_hash=written.state_hash, source_offsets=written.source_offsets)
+
+    async def PublishBase(self, request: pb.PublishBaseRequest, context: Any) -> pb.PublishBaseResponse:  # noqa: ARG002
+        """Publish a base."""
+        base_id, uri = await self._run(self._running().publish_base)
+        return pb.PublishBaseResponse(base_id=base_id, uri=uri)
+
+    async def SetAlias(self, request: pb.SetAliasRequest, context: Any) -> pb.SetAliasResponse:  # noqa: ARG002
+        """Move an alias, compare-and-set."""
+        _check_name("alias", request.alias)
+        _check_name("target", request.target)
+        _check_name("actor", request.actor)
+        owner = self._control()
+
+        def decide(state: ControlState) -> ControlRecord:
+            return state.alias_change(
+                request.alias, request.target, request.expected_version, now_ms=time.time_ns() // 1_000_000, actor=request.actor
+            )
+
+        return pb.SetAliasResponse(version=(await self._run(lambda: owner.write(decide))).version)
+
+    async def GetAlias(self, request: pb.GetAliasRequest, context: Any) -> pb.GetAliasResponse:  # noqa: ARG002
+        """Return an alias as it is now, not as of the last poll."""
+        _check_name("alias", request.alias)
+        owner = self._control()
+
+        def read() -> tuple[str, int]:
+            owner.sync()
+            return owner.state.alias(request.alias)
+
+        target, version = await self._run(read)
+        return pb.GetAliasResponse(target=target, version=version)
+
+    async def _run(self, command: Callable[[], Result]) -> Result:
+        try:
+            return await asyncio.wrap_future(self._running().submit(command))
+        except CorruptArtifact as error:
+            raise Conflict(str(error)) from error
+
+    def _running(self) -> RankerWorker:
+        if self._worker is None:
+            raise Unavailable("the trainer has not begun its epoch yet: try again in a moment")
+        return self._worker
+
+    def _control(self) -> ControlOwner:
+        self._running()
+        assert self._owner is not None
+        return self._owner
+
+
+def _check_name(field: str, value: str) -> None:
+    if not 0 < len(value.encode()) <= _MAX_NAME_BYTES:
+        raise InvalidInput(f"{field} has {len(value.encode())} bytes, 1 to {_MAX_NAME_BYTES} are allowed")

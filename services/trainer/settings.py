@@ -1,0 +1,53 @@
+"""Settings of the trainer."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from services.common import topics
+from services.common.settings import ArtifactSettings, BaseServiceSettings, FeatureSpecSettings, KafkaSettings
+from services.trainer.plan import OnLineageChange
+
+
+class TrainerSettings(BaseServiceSettings, KafkaSettings, FeatureSpecSettings, ArtifactSettings):
+    """How the ranker worker learns, what it keeps and how it publishes."""
+
+    model_config = SettingsConfigDict(env_prefix="TUNEMESH_TRAINER_")
+
+    port: int = Field(50054, ge=0, le=65535)
+    """Port of the control API; 0 takes a free one."""
+    initial_base: str = ""
+    """fsspec URL of a base that `python -m services.trainer.train` wrote: a trainer without checkpoints begins there. Empty: untrained."""
+    on_lineage_change: OnLineageChange = "refuse"
+    """When the newest checkpoint and the broker do not belong together: refuse to start, or adopt: keep the weights, forget the offsets."""
+    batch_groups: int = Field(8, ge=1)
+    """Sample groups per micro-batch; less at the end of a tick."""
+    dedup_window_samples: int = Field(2_000_000, ge=1)
+    """Sample ids remembered: more than the joiner can emit within its window and late horizon, which is what it repeats after a crash."""
+    publish_interval_ms: int = Field(1_000, ge=10)
+    """A delta, or a heartbeat, this often."""
+    delta_dtype: Literal["fp32", "bf16", "int8"] = "fp32"
+    """How rows travel to the replicas; dense weights are always fp32."""
+    checkpoint_interval_ms: int = Field(30_000, ge=10)
+    """A checkpoint this often, when something was learned."""
+    keep_checkpoints: int = Field(3, ge=1)
+    """Older checkpoints are deleted."""
+    keep_bases: int = Field(3, ge=1)
+    """Older bases are deleted; a replica that starts needs the newest."""
+    max_row_norm: float = Field(100.0, gt=0)
+    """The gate refuses a delta with an embedding row above this norm."""
+    max_dense_norm: float = Field(1_000.0, gt=0)
+    """The gate refuses a delta with a dense tensor above this norm."""
+    samples_topic: str = topics.SAMPLES.name
+    """Where samples are read. The topic settings let two meshes share a broker."""
+    deltas_topic: str = topics.RANKER_DELTAS.name
+    """Where deltas are published."""
+    bases_topic: str = topics.RANKER_BASES.name
+    """Where pointers to bases are published."""
+    control_topic: str = topics.CONTROL.name
+    """Where lineage, epochs and aliases are kept."""
+    dead_letters_topic: str = topics.SAMPLES.dlq
+    """Where unusable samples are set aside."""

@@ -1,0 +1,405 @@
+"""The ranker worker: one thread that reads samples, learns, publishes and checkpoints, and runs the control API's commands in between.
+
+The thread owns every piece of the session; others hand it commands (`submit`) and read `status`, an immutable snapshot. Checkpoints are cut
+in the thread and written by another one, while learning goes on. What it learns in which order is decided by `merge`, never by time.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+from tunemesh.events.v1.dead_letter_pb2 import DeadLetter
+
+from services.common.dead_letters import dead_letter
+from services.common.envelope import Headers
+from services.common.errors import CorruptArtifact, Unavailable
+from services.common.feature_spec import FeatureSpec
+from services.common.telemetry import Telemetry, current_traceparent
+from services.trainer.merge import UnusableRecord
+from services.trainer.samples import Learnable, UnusableSample, parse_record
+from services.trainer.session import Session
+from services.trainer.stores import Checkpoint, Counters
+
+_log = logging.getLogger(__name__)
+
+# A partition that is this far ahead of the others is not fetched from until they catch up.
+_MAX_BUFFERED = 4_000
+_POLL_MS = 50
+_FINAL_FLUSH_MS = 5_000
+
+Result = TypeVar("Result")
+
+
+class RawSample(Protocol):
+    """One record of samples.v1 as it lies there."""
+
+    @property
+    def partition(self) -> int: ...  # noqa: D102
+    @property
+    def offset(self) -> int: ...  # noqa: D102
+    @property
+    def key(self) -> bytes | None: ...  # noqa: D102
+    @property
+    def value(self) -> bytes | None: ...  # noqa: D102
+    @property
+    def headers(self) -> Headers: ...  # noqa: D102
+
+
+class SampleSource(Protocol):
+    """samples.v1, positioned by the session."""
+
+    def poll(self, timeout_ms: int) -> Sequence[RawSample]:
+        """Return what has come; waits at most timeout_ms for something."""
+
+    def hold(self, partitions: Collection[int]) -> None:
+        """Fetch nothing from these partitions until they are not named any more."""
+
+
+class DeadLetters(Protocol):
+    """The dead-letter topic of samples.v1."""
+
+    def send(self, letter: DeadLetter) -> None:
+        """Start writing a letter."""
+
+    def flush(self) -> None:
+        """Return when every letter has been acknowledged."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prequential:
+    """How good the model was on samples before it learned them; NaN where there was too little to tell."""
+
+    auc: float
+    log_loss: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """What the control API shows. A snapshot."""
+
+    lineage_id: str
+    base_id: str
+    epoch: int
+    seq: int
+    source_offsets: tuple[int, ...]
+    watermark_ms: int
+    counters: Counters
+    paused: bool
+    publishing_refused: str
+    table_rows: Mapping[str, int]
+    last_checkpoint: str
+    prequential: Mapping[str, Prequential] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """A durable checkpoint."""
+
+    url: str
+    state_hash: str
+    source_offsets: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerConfig:
+    """The worker's pace."""
+
+    samples_topic: str
+    publish_interval_ms: int
+    checkpoint_interval_ms: int
+
+
+class RankerWorker:
+    """Runs one session until told to stop, or until it cannot go on."""
+
+    def __init__(
+        self,
+        session: Session,
+        spec: FeatureSpec,
+        source: SampleSource,
+        dead_letters: DeadLetters,
+        config: WorkerConfig,
+        telemetry: Telemetry,
+        *,
+        prequential: Callable[[], Mapping[str, Prequential]],
+    ) -> None:
+        """Nothing happens before `run`.
+
+        Args:
+            session: opened; belongs to the worker's thread from `run` on.
+            spec: what samples must fit.
+            source: positioned by the session.
+            dead_letters: where unusable samples go.
+            config: the pace.
+            telemetry: of this process.
+            prequential: asks the learner, by task; called in the worker's thread.
+        """
+        self._session = session
+        self._spec = spec
+        self._source = source
+        self._dead_letters = dead_letters
+        self._config = config
+        self._telemetry = telemetry
+        self._prequential = prequential
+        self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._stopping = threading.Event()
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._writing: Future[str] | None = None
+        self._last_checkpoint = ""
+        self._checkpointed_offsets: list[int] = []
+        self._paused = False
+        self._next_publish = self._next_checkpoint = 0.0
+        self._step_traces: list[str] = []
+        self._unpublished_ms: list[int] = []
+        meter = telemetry.meter
+        self._samples_counter = meter.create_counter("trainer.samples", description="Samples learned.")
+        self._unusable_counter = meter.create_counter("trainer.unusable", description="Sample records set aside, by reason.")
+        self._step_ms = meter.create_histogram("trainer.step", unit="ms", description="Time of one micro-batch.")
+        self._lag_ms = meter.create_histogram(
+            "trainer.accepted_to_published", unit="ms", description="From a feedback's acceptance to its delta's acknowledgement."
+        )
+        self._status = self._snapshot({})
+
+    @property
+    def status(self) -> Status:
+        """The newest snapshot. Any thread may read it."""
+        return self._status
+
+    def submit(self, command: Callable[[], Result]) -> Future[Result]:
+        """Let the worker's thread run `command` between two micro-batches; any thread may call this."""
+        future: Future[Result] = Future()
+
+        def run() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(command())
+            except BaseException as error:  # noqa: BLE001 - the caller gets it
+                future.set_exception(error)
+
+        if self._stopping.is_set():
+            raise Unavailable("the trainer is stopping: try again later")
+        self._commands.put(run)
+        return future
+
+    def stop(self) -> None:
+        """Ask `run` to end after the running micro-batch; any thread may call this."""
+        self._stopping.set()
+
+    # The commands of the control API; all run in the worker's thread, through `submit`.
+
+    def pause(self) -> None:
+        """Consume no samples until `resume`; heartbeats go on."""
+        self._paused = True
+        self._refresh()
+
+    def resume(self) -> None:
+        """Consume samples again."""
+        self._paused = False
+        self._refresh()
+
+    def write_checkpoint(self) -> Written:
+        """Write a checkpoint and return when it is durable.
+
+        Raises:
+            CorruptArtifact: a weight is NaN or infinite.
+            Unavailable: the store cannot be written.
+        """
+        self._await_writer()
+        checkpoint, state_hash = self._session.cut(), self._session.learner.state_hash()
+        url = self._write(checkpoint)
+        self._note_checkpoint(url, checkpoint)
+        return Written(url=url, state_hash=state_hash, source_offsets=tuple(checkpoint.cut.position.offsets))
+
+    def publish_base(self) -> tuple[str, str]:
+        """Publish a base and return its id and URL."""
+        self._await_writer()
+        pointer = self._session.publish_base()
+        self._refresh()
+        return pointer.base_id, pointer.uri
+
+    def run(self) -> None:
+        """Work until `stop`; then flush, write a last checkpoint and return.
+
+        Raises:
+            Fenced: a newer trainer took over. Nothing more is published or written.
+            HistoryLost: the broker no longer has what it had.
+            Exception: the learner failed.
+        """
+        now = time.monotonic()
+        self._next_publish = now + self._config.publish_interval_ms / 1e3
+        self._next_checkpoint = now + self._config.checkpoint_interval_ms / 1e3
+        try:
+            while not self._stopping.is_set():
+                self._between_batches()
+                if self._paused:
+                    time.sleep(_POLL_MS / 1e3)
+                    continue
+                self._consume()
+                while not self._stopping.is_set() and not self._paused and (batch := self._session.merge.next_batch()) is not None:
+                    self._learn(batch)
+                    self._between_batches()
+            self._finish()
+        finally:
+            self._stopping.set()
+            self._writer.shutdown()
+
+    def _consume(self) -> None:
+        """Take what the partitions have, but let none run far ahead of the others."""
+        merge = self._session.merge
+        num_partitions = len(merge.position.partitions)
+        self._source.hold([partition for partition in range(num_partitions) if merge.buffered(partition) >= _MAX_BUFFERED])
+        wait_ms = min(_POLL_MS, max(int((self._next_publish - time.monotonic()) * 1e3), 0))
+        for record in self._source.poll(wait_ms):
+            try:
+                merge.push(record.partition, parse_record(self._spec, record.offset, record.value, record.headers))
+            except UnusableSample as error:
+                self._set_aside(record, error)
+                merge.push(record.partition, UnusableRecord(record.offset))
+
+    def _set_aside(self, record: RawSample, error: UnusableSample) -> None:
+        topic = self._config.samples_topic
+        _log.warning("%s[%d] offset %d set aside (%s): %s", topic, record.partition, record.offset, error.reason, error)
+        self._unusable_counter.add(1, {"reason": error.reason})
+        self._session.note_unusable()
+        self._dead_letters.send(
+            dead_letter(
+                topic=topic,
+                partition=record.partition,
+                offset=record.offset,
+                reason=error.reason,
+                detail=str(error),
+                key=record.key,
+                value=record.value,
+                headers=record.headers,
+            )
+        )
+
+    def _learn(self, batch: Sequence[Learnable]) -> None:
+        started = time.perf_counter()
+        with self._telemetry.span("trainer.step", links=[item.traceparent for item in batch]):
+            num_samples = self._session.learn(batch)
+            self._step_traces.append(current_traceparent())
+        self._samples_counter.add(num_samples)
+        self._step_ms.record((time.perf_counter() - started) * 1e3)
+
+    def _between_batches(self) -> None:
+        """Whatever is due: commands, publishing, a checkpoint."""
+        while not self._commands.empty():
+            self._commands.get()()
+        self._poll_publisher()
+        now = time.monotonic()
+        if now >= self._next_publish:
+            self._next_publish = max(self._next_publish + self._config.publish_interval_ms / 1e3, now)
+            self._watch_control()
+            self._publish()
+            self._refresh(self._prequential())
+        self._collect_written()
+        if now >= self._next_checkpoint and self._writing is None:
+            self._next_checkpoint = now + self._config.checkpoint_interval_ms / 1e3
+            self._start_checkpoint()
+        self._refresh()
+
+    def _publish(self) -> None:
+        """Start the next delta; when the last one is still on its way, its changes wait for the one after."""
+        session = self._session
+        if not session.publisher.is_idle:
+            return
+        with self._telemetry.span("trainer.publish_delta", links=self._step_traces):
+            # A heartbeat belongs to no trace.
+            traceparent = current_traceparent() if self._step_traces else ""
+            session.publisher.publish(session.learner, session.merge.position, now_ms=session.now_ms(), traceparent=traceparent)
+        self._step_traces.clear()
+        if session.publisher.refusal and not self._paused:
+            _log.error("learning is paused: repair the cause, then resume (TrainerService.ResumeLearning), or restart from a checkpoint")
+            self._paused = True
+        self._unpublished_ms += session.accepted_at_ms
+        session.accepted_at_ms.clear()
+
+    def _poll_publisher(self) -> None:
+        publisher = self._session.publisher
+        if not publisher.is_idle and publisher.poll(self._session.learner) and not publisher.refusal:
+            now_ms = self._session.now_ms()
+            for accepted_at_ms in self._unpublished_ms:
+                self._lag_ms.record(now_ms - accepted_at_ms)
+            self._unpublished_ms.clear()
+
+    def _watch_control(self) -> None:
+        try:
+            self._session.check_ownership()
+        except Unavailable as error:
+            _log.warning("control.v1 cannot be read, looking again at the next interval: %s", error)
+
+    def _start_checkpoint(self) -> None:
+        """Cut here, and write in the other thread. Nothing new: nothing to write."""
+        offsets = self._session.merge.position.offsets
+        if offsets == self._checkpointed_offsets or self._session.publisher.refusal:
+            return
+        checkpoint = self._session.cut()
+        self._writing = self._writer.submit(self._write, checkpoint)
+        self._checkpointed_offsets = offsets
+
+    def _write(self, checkpoint: Checkpoint) -> str:
+        # A record that was set aside lies below the checkpoint's offsets: it must not be lost with this process.
+        self._dead_letters.flush()
+        return self._session.stores.checkpoints.write(checkpoint, now_ms=self._session.now_ms())
+
+    def _collect_written(self) -> None:
+        if self._writing is None or not self._writing.done():
+            return
+        writing, self._writing = self._writing, None
+        try:
+            self._last_checkpoint = writing.result()
+        except (Unavailable, CorruptArtifact) as error:
+            self._checkpointed_offsets = []
+            _log.error("the checkpoint was not written, trying again at the next interval: %s", error)
+
+    def _await_writer(self) -> None:
+        if self._writing is not None:
+            self._writing.exception()
+            self._collect_written()
+
+    def _note_checkpoint(self, url: str, checkpoint: Checkpoint) -> None:
+        self._last_checkpoint, self._checkpointed_offsets = url, checkpoint.cut.position.offsets
+        self._refresh()
+
+    def _finish(self) -> None:
+        """Publish what was learned and leave a checkpoint, so that the next start repeats nothing. An absent broker is no reason to hang."""
+        session = self._session
+        self._await_writer()
+        try:
+            session.check_ownership()
+            session.publisher.flush(session.learner, _FINAL_FLUSH_MS)
+            self._publish()
+            session.publisher.flush(session.learner, _FINAL_FLUSH_MS)
+            self._write(session.cut())
+        except (Unavailable, CorruptArtifact) as error:
+            _log.warning("stopped without a last checkpoint; the next start repeats what came after the one before: %s", error)
+
+    def _refresh(self, prequential: Mapping[str, Prequential] | None = None) -> None:
+        self._status = self._snapshot(self._status.prequential if prequential is None else prequential)
+
+    def _snapshot(self, prequential: Mapping[str, Prequential]) -> Status:
+        session = self._session
+        position = session.merge.position
+        return Status(
+            lineage_id=session.lineage_id,
+            base_id=session.publisher.base_id,
+            epoch=session.epoch,
+            seq=session.publisher.seq,
+            source_offsets=tuple(position.offsets),
+            watermark_ms=position.watermark_ms,
+            counters=session.counters,
+            paused=self._paused,
+            publishing_refused=session.publisher.refusal,
+            table_rows={name: len(table) for name, table in session.learner.tables.items()},
+            last_checkpoint=self._last_checkpoint,
+            prequential=prequential,
+        )
