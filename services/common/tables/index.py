@@ -51,15 +51,15 @@ def home_cell(key: np.int64, num_cells: int) -> np.int64:
 @kernel
 def find_one(words: Int64s, key: np.int64, home: np.int64) -> np.int64:
     """Return the slot of `key`, or MISSING."""
-    mask = words.size // 2 - 1
-    cell = home
-    while True:
+    num_cells = words.size // 2
+    for probe in range(num_cells):
+        cell = (home + probe) & (num_cells - 1)
         state = load_acquire(words, 2 * cell + 1)
         if state == _EMPTY:
-            return np.int64(MISSING)
+            break
         if state != _DELETED and words[2 * cell] == key:
             return np.int64(state - 1)
-        cell = (cell + 1) & mask
+    return np.int64(MISSING)
 
 
 @kernel
