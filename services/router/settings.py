@@ -35,7 +35,7 @@ class RouterSettings(KafkaSettings, BaseServiceSettings):
     """Most answers kept (about 20 KB each at 100 items); the oldest go first."""
     exposure_buffer: int = Field(10_000, ge=1)
     """Most exposures that wait in memory; more are dropped and counted."""
-    flush_interval_ms: int = Field(20, ge=0)
+    flush_interval_ms: int = Field(50, ge=0)
     """Exposures are gathered for so long before they are sent to Kafka together."""
     delivery_timeout_ms: int = Field(3_000, ge=100)
     """Kafka counts as away when it has not acknowledged for so long; exposures then go to the spool."""
