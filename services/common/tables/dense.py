@@ -97,7 +97,7 @@ class _Layout:
 
     def __init__(self, folder: Path) -> None:
         """Read the layout. Raises FileNotFoundError or CorruptArtifact."""
-        raw = (folder / _LAYOUT_FILE).read_text()
+        raw = (folder / _LAYOUT_FILE).read_bytes()
         try:
             self.shapes = {str(name): tuple(int(axis) for axis in shape) for name, shape in json.loads(raw)}
         except (ValueError, TypeError) as error:

@@ -277,7 +277,7 @@ def remove_other_generations(directory: Path) -> None:
 def _retire_leniently(folder: Path) -> None:
     try:
         Control(folder, writable=True).retire()
-    except (CorruptArtifact, ValueError):
+    except CorruptArtifact:
         # Its writer died before the block was whole: nobody can have opened it.
         return
 

@@ -173,8 +173,16 @@ def _entries(layout: _Layout) -> tuple[Int64s, Int64s]:
 
 
 def map_words(path: Path, *, writable: bool) -> Int64s:
-    """Return the file at `path` as int64 words, shared with all processes that map it. Raises FileNotFoundError."""
+    """Return the file at `path` as int64 words, shared with all processes that map it.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        CorruptArtifact: it is empty, or does not end at a word.
+    """
     with path.open("r+b" if writable else "rb") as file:
+        num_bytes = os.fstat(file.fileno()).st_size
+        if num_bytes == 0 or num_bytes % WORD_BYTES:
+            raise CorruptArtifact(f"{path} has {num_bytes} bytes: truncated")
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ)
     return np.frombuffer(mapped, np.int64)
 
@@ -223,7 +231,10 @@ class MappedTableReader:
 
     def ids(self) -> Int64s:
         """Return the ids present, ascending. Those that come or go during the call may be there or not."""
-        return np.unique(_entries(self._layout)[0])
+        ids = np.sort(_entries(self._layout)[0])
+        # An id that was removed and came back during the call may have been met twice.
+        distinct: Int64s = ids[np.append(True, ids[1:] != ids[:-1])[: ids.size]]
+        return distinct
 
 
 class MappedTableWriter:
