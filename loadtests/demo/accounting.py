@@ -9,10 +9,10 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 
-from kafka import KafkaConsumer, TopicPartition
 from tunemesh.events.v1 import dead_letter_pb2
 from tunemesh.samples.v1 import sample_pb2
 
+from services.common.kafka import assigned_consumer
 from services.common.topics import FEEDBACK, SAMPLES
 
 ORPHAN = "orphan"
@@ -68,24 +68,20 @@ def account(kafka: str, acknowledged: Iterable[str]) -> Accounting:
 
 
 def read_all(kafka: str, topic: str) -> Iterator[bytes]:
-    """Yield the values of a topic from its beginning to the end offsets of now. Raises TimeoutError after two minutes."""
+    """Yield the values of a topic from its beginning to the end offsets of now.
+
+    Raises:
+        Unavailable: no broker, or no such topic.
+        TimeoutError: the end was not reached within two minutes.
+    """
     deadline = time.monotonic() + _READ_LIMIT_S
-    consumer = KafkaConsumer(bootstrap_servers=kafka, enable_auto_commit=False, auto_offset_reset="earliest")
+    consumer = assigned_consumer(kafka, topic, start="beginning", client_id="demo-accounting")
     try:
-        partitions = [TopicPartition(topic, p) for p in sorted(consumer.partitions_for_topic(topic) or ())]
-        ends = consumer.end_offsets(partitions)
-        begins = consumer.beginning_offsets(partitions)
-        open_partitions = {tp for tp in partitions if ends[tp] > begins[tp]}
-        consumer.assign(partitions)
-        consumer.seek_to_beginning(*partitions)
-        while open_partitions:
+        ends = consumer.end_offsets(sorted(consumer.assignment()))
+        while any(consumer.position(partition) < end for partition, end in ends.items()):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{topic}: not read to its end within {_READ_LIMIT_S:.0f} s; is the broker at {kafka} overloaded?")
-            batches = consumer.poll(timeout_ms=1000, max_records=2000)
-            for tp, records in batches.items():
-                for record in records:
-                    if record.offset < ends[tp]:
-                        yield record.value
-            open_partitions = {tp for tp in open_partitions if consumer.position(tp) < ends[tp]}
+            for partition, records in consumer.poll(timeout_ms=500).items():
+                yield from (record.value for record in records if record.offset < ends[partition])
     finally:
         consumer.close()

@@ -6,19 +6,22 @@ Knows nothing of processes, plots or confidence intervals; it leaves a list of o
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 from tritonclient.utils import InferenceServerException
 from tunemesh.events.v1 import feedback_pb2
 from tunemesh.router.v1 import router_service_pb2 as router_pb2
 
 from loadtests.demo.client import MeshClient
-from loadtests.demo.plan import Block, CandidateSampler, OnlineBaselines, Rating, Session
+from loadtests.demo.plan import GAP_CAP_S, Block, Session
 from loadtests.demo.probe import FreshnessProbe, RowState
-from loadtests.metrics import ndcg_at_10
+from loadtests.metrics import OnlineCounters, ndcg_of_target
+from loadtests.movielens import CandidateDrawer, Rating
 
 LIKE_STARS = 4.0
 OPEN_EVERY = 50  # events per open recommendation
@@ -63,8 +66,8 @@ class Replay:
         self,
         client: MeshClient,
         probe: FreshnessProbe,
-        sampler: CandidateSampler,
-        baselines: OnlineBaselines,
+        candidates: CandidateDrawer,
+        counters: OnlineCounters,
         *,
         speed: float,
         active: int,
@@ -72,8 +75,9 @@ class Replay:
         settle_s: float = 10.0,
     ) -> None:
         """`speed` divides every gap; a rating older than `settle_s` must have reached the seen-item filter."""
-        self._client, self._probe, self._sampler, self._baselines = client, probe, sampler, baselines
+        self._client, self._probe, self._candidates, self._counters = client, probe, candidates, counters
         self._speed, self._active, self._max_events, self._settle_s = speed, active, max_events, settle_s
+        self._entry = random.Random(0)
         self._calls = asyncio.Semaphore(24)
         self._followers: set[asyncio.Task[None]] = set()
         self._started = self._reported = 0
@@ -85,9 +89,12 @@ class Replay:
         queue = iter(sessions)
 
         async def play_next() -> None:
+            # Users enter spread over one gap, so that they do not march in step; each successor waits a whole one.
+            await asyncio.sleep(self._entry.uniform(0.0, GAP_CAP_S) / self._speed)
             for session in queue:
                 if not await self._play(session):
                     return
+                await asyncio.sleep(GAP_CAP_S / self._speed)
 
         async with asyncio.TaskGroup() as group:
             for _ in range(self._active):
@@ -108,14 +115,14 @@ class Replay:
         answers = await asyncio.gather(*(self._score(rating) for rating in block.ratings))
         await asyncio.gather(*(self._report(r, a) for r, a in zip(block.ratings, answers, strict=True) if a is not None))
         for rating in block.ratings:
-            self._sampler.mark_rated(rating.user_id, rating.item_id)
-            self._baselines.add(rating)
+            self._candidates.rated(rating)
+            self._counters.add(rating.user_id, rating.item_id, float(rating.stars >= LIKE_STARS))
             self._rated_at[(rating.user_id, rating.item_id)] = time.monotonic()
 
     async def _score(self, rating: Rating) -> Outcome | None:
-        candidates = self._sampler.draw(rating)
-        means = self._baselines.mean_score(rating.user_id, rating.item_id)
-        popularity_ndcg = ndcg_at_10({item: self._baselines.popularity(item) for item in candidates}, rating.item_id)
+        candidates = self._candidates.draw(rating)
+        means = self._counters.like_score(rating.user_id, rating.item_id)
+        popularity_ndcg = ndcg_of_target(self._counters.popularity(candidates), candidates.index(rating.item_id))
         async with self._calls:
             response = await self._client.recommend(
                 rating.user_id, candidates, limit=len(candidates), idempotency_key=f"demo/{rating.user_id}/{rating.item_id}"
@@ -136,8 +143,9 @@ class Replay:
         like: float | None = None
         if tasks and not response.degraded_reason:
             interact_at, like_at = tasks.index("interact"), tasks.index("like")
-            ndcg = ndcg_at_10({item.item_id: item.task_scores[interact_at] for item in response.items}, rating.item_id)
-            like = next(item.task_scores[like_at] for item in response.items if item.item_id == rating.item_id)
+            target = [item.item_id for item in response.items].index(rating.item_id)
+            ndcg = ndcg_of_target(np.array([item.task_scores[interact_at] for item in response.items]), target)
+            like = response.items[target].task_scores[like_at]
             self.log.last_version = response.model_version
         return Outcome(
             request_id=response.request_id,
