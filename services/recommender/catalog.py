@@ -116,7 +116,7 @@ class CatalogFollower:
                 self._follow()
             except (Unavailable, KafkaError) as error:
                 # An offset out of range is among these: the broker lost or trimmed its log, so the whole topic is read again.
-                _log.warning("%s cannot be followed and is read again in %.0f s: %s", self._topic, _RETRY_S, error)
+                _log.warning("%s cannot be followed and is read again in %.0f s: %s", self._topic, _RETRY_S, str(error))
                 self._stop.wait(_RETRY_S)
 
     def _follow(self) -> None:

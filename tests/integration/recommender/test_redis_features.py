@@ -167,6 +167,7 @@ async def test_a_dead_redis_is_left_alone_for_a_while_and_used_again_afterwards(
         nonlocal connections
         connections += 1
         writer.close()
+        await writer.wait_closed()
 
     server = await asyncio.start_server(answer_once, "127.0.0.1", port)
     async with server:
@@ -181,9 +182,13 @@ async def test_a_dead_redis_is_left_alone_for_a_while_and_used_again_afterwards(
 
 
 async def test_a_redis_that_hangs_counts_as_failed_within_its_time(clock):
+    closed = asyncio.Event()
+
     async def hang(reader, writer):
         await reader.read()
         writer.close()
+        await writer.wait_closed()
+        closed.set()
 
     server = await asyncio.start_server(hang, "127.0.0.1", 0)
     async with server:
@@ -195,3 +200,4 @@ async def test_a_redis_that_hangs_counts_as_failed_within_its_time(clock):
             await store.read("7", ["10"])
         assert asyncio.get_running_loop().time() - started < 0.4
         await store.close()
+        await closed.wait()
