@@ -247,9 +247,8 @@ class Router:
             answer = await self._answer(query, deadline_s)
         except BaseException as error:
             # The others must not be cancelled because the first caller went away: they are told to try again.
-            future.set_exception(
-                error if isinstance(error, Exception) else Unavailable("the first attempt with this key was cancelled; retry")
-            )
+            gone = Unavailable("the first attempt with this idempotency_key was cancelled; retry with the same key")
+            future.set_exception(error if isinstance(error, Exception) else gone)
             future.exception()
             raise
         finally:

@@ -6,6 +6,7 @@ Knows nothing about exposures.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import itertools
 import os
@@ -102,6 +103,8 @@ class Spool:
             os.fsync(self._writer.fileno())
         except OSError:
             # Half of it may be there; what comes later goes to a new segment, out of reach of the damage.
+            with contextlib.suppress(OSError):  # closing flushes, and fails again; the first failure is the one to report
+                self._close_writer()
             self._writer = None
             raise
         self._sizes[self._segments[-1]] += len(data)
