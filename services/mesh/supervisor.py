@@ -69,7 +69,8 @@ class Supervised:
                 backoff_s = self._settings.backoff_initial_ms / 1000
             self._become("backoff", f"{_ending(code)}; starts again in {backoff_s:.1f} s")
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), backoff_s)
+                async with asyncio.timeout(backoff_s):
+                    await self._stopping.wait()
             backoff_s = min(2 * backoff_s, self._settings.backoff_max_ms / 1000)
         self._become("stopped", "")
 
@@ -278,9 +279,10 @@ class Supervisor:
                 one.hurry()
 
     async def _change(self, timeout_s: float) -> None:
-        changed = self._changed
+        # Not wait_for: before Python 3.12 it loses a cancellation that comes together with the event.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(changed.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._changed.wait()
 
     def _publish(self) -> None:
         self._folder.write(self._state)
@@ -331,7 +333,8 @@ async def _succeeds(ready: Ready, process: Process) -> bool:
         start_new_session=True,
     )
     try:
-        return await asyncio.wait_for(child.wait(), ready.timeout_s) == 0
+        async with asyncio.timeout(ready.timeout_s):
+            return await child.wait() == 0
     except TimeoutError:
         return False
     finally:

@@ -1,0 +1,284 @@
+"""The runner on small made-up meshes: real processes, real signals."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from services.common.errors import ConfigurationError
+from services.mesh.embedded import free_port
+from services.mesh.environments import REPOSITORY_ROOT
+from services.mesh.mesh import Mesh
+from services.mesh.plan import RUN_DIR_VARIABLE
+from services.mesh.settings import MeshSettings
+from services.mesh.state import ProcessId, RunFolder
+
+pytestmark = pytest.mark.integration
+
+# Listens on its port, leaves a note of each start and end, and starts a child of its own when asked.
+DUMMY = """
+import os, pathlib, signal, socket, subprocess, sys, time
+name, port = sys.argv[1], int(os.environ.get("DUMMY_PORT", "0"))
+notes = pathlib.Path(sys.argv[2])
+def note(text):
+    with notes.open("a") as file:
+        file.write(f"{name} {text}\\n")
+note("start")
+if "grandchild" in sys.argv:
+    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+if "stubborn" in sys.argv:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+else:
+    def end(*_):
+        note("end")
+        sys.exit(0)
+    signal.signal(signal.SIGTERM, end)
+if "misconfigured" in sys.argv:
+    print("configuration error: TUNEMESH_DUMMY_X=7: must be less than 5", file=sys.stderr)
+    sys.exit(2)
+server = socket.create_server(("127.0.0.1", port))
+while True:
+    time.sleep(0.05)
+"""
+
+SERVICE = """
+  {name}:
+    image: dummy:1
+    command: ["python", "dummy.py", "{name}", "{notes}"{words}]
+    restart: {restart}
+    stop_grace_period: 2s
+    environment: {{ DUMMY_PORT: "7000" }}
+    depends_on: {{{depends_on}}}
+    healthcheck: {{ test: ["CMD", "python", "-c", "import socket; socket.create_connection(('127.0.0.1', {port})).close()"], interval: 1s }}
+    x-tunemesh: {{ env: light, ports: {{ 7000: DUMMY_PORT }} }}
+"""
+
+
+class Dummies:
+    """Writes compose files of dummy services and makes meshes of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.notes = folder, folder / "notes.txt"
+        (folder / "dummy.py").write_text(DUMMY)
+        self.made: list[Mesh] = []
+
+    def mesh(self, *services: str, **settings: int) -> Mesh:
+        (self.folder / "compose.yml").write_text("services:" + "".join(services))
+        quick = {"backoff_initial_ms": 100, "backoff_max_ms": 400, "start_timeout_ms": 20_000} | settings
+        mesh = Mesh(self.folder / "compose.yml", run_dir=self.folder / "run", settings=MeshSettings(**quick))
+        self.made.append(mesh)
+        return mesh
+
+    def service(self, name: str, *words: str, port: int | None = None, after: str = "", restart: str = "always") -> str:
+        """A service on a port of its own; `${NAME_PORT:-…}` is what moves it, so that the mesh knows the default."""
+        port = port or free_port()
+        variable = f"{name.upper()}_PORT"
+        text = SERVICE.format(
+            name=name,
+            notes=self.notes,
+            words="".join(f', "{word}"' for word in words),
+            restart=restart,
+            depends_on=f"{after}: {{condition: service_healthy}}" if after else "",
+            port=port,
+        )
+        text = text.replace('DUMMY_PORT: "7000"', f'DUMMY_PORT: "${{{variable}:-{port}}}"').replace("7000: DUMMY_PORT", f"7000: {variable}")
+        return text + f'    ports: ["127.0.0.1:${{{variable}:-{port}}}:7000"]\n'
+
+    def lines(self) -> list[str]:
+        return self.notes.read_text().splitlines() if self.notes.exists() else []
+
+    def remaining(self) -> list[int]:
+        return RunFolder(self.folder / "run").processes(RUN_DIR_VARIABLE)
+
+
+@pytest.fixture
+def dummies(tmp_path: Path) -> Iterator[Dummies]:
+    made = Dummies(tmp_path)
+    yield made
+    for mesh in made.made:
+        mesh.down()
+    assert made.remaining() == []
+
+
+def eventually(condition: Callable[[], bool], timeout_s: float = 10.0) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return condition()
+
+
+def test_services_start_after_what_they_depend_on_and_stop_before_it(dummies: Dummies) -> None:
+    mesh = dummies.mesh(dummies.service("second", after="first"), dummies.service("first"))
+    mesh.up()
+    assert {name: one.state for name, one in mesh.services().items()} == {"first": "healthy", "second": "healthy"}
+    mesh.down()
+    assert dummies.lines() == ["first start", "second start", "second end", "first end"]
+    assert mesh.state().phase == "down"
+
+
+def test_a_killed_service_is_started_again_and_counted(dummies: Dummies) -> None:
+    mesh = dummies.mesh(dummies.service("one"), dummies.service("two"))
+    mesh.up()
+    before = mesh.pids()
+    os.kill(before["one"], signal.SIGKILL)
+    assert eventually(lambda: mesh.restarts()["one"] == 1 and mesh.services()["one"].state == "healthy")
+    after = mesh.pids()
+    assert after["one"] != before["one"]
+    assert after["two"] == before["two"]
+    assert mesh.restarts() == {"one": 1, "two": 0}
+    assert mesh.failures() == {}
+
+
+def test_a_service_that_dies_again_and_again_is_started_ever_more_slowly(dummies: Dummies) -> None:
+    mesh = dummies.mesh(dummies.service("one"))
+    mesh.up()
+    started = time.monotonic()
+    for restart in range(1, 4):
+        os.kill(mesh.pids()["one"], signal.SIGKILL)
+        assert eventually(lambda restart=restart: mesh.restarts()["one"] == restart and "one" in mesh.pids())
+    assert time.monotonic() - started > 0.1 + 0.2 + 0.4
+
+
+def test_a_taken_port_names_the_port_the_service_its_holder_and_the_variable(dummies: Dummies) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        mesh = dummies.mesh(dummies.service("fine"), dummies.service("unlucky", port=port, after="fine"))
+        with pytest.raises(ConfigurationError) as caught:
+            mesh.up()
+    message = str(caught.value)
+    assert f"port {port} of unlucky is already taken (by pid {os.getpid()}" in message
+    assert "set UNLUCKY_PORT to a free port" in message
+    assert "\n" not in message
+    assert dummies.remaining() == []
+
+
+def test_a_misconfigured_service_fails_the_start_with_its_own_line_and_is_not_tried_again(dummies: Dummies) -> None:
+    mesh = dummies.mesh(dummies.service("fine"), dummies.service("wrong", "misconfigured"))
+    with pytest.raises(ConfigurationError, match="wrong: configuration error: TUNEMESH_DUMMY_X=7: must be less than 5"):
+        mesh.up()
+    assert dummies.lines().count("wrong start") == 1
+    assert mesh.state().phase == "failed"
+
+
+def test_a_service_that_ignores_sigterm_is_killed_with_its_children_after_its_grace(dummies: Dummies) -> None:
+    mesh = dummies.mesh(dummies.service("one", "stubborn", "grandchild"))
+    mesh.up()
+    assert len(dummies.remaining()) == 2  # the service and its child
+    started = time.monotonic()
+    mesh.down()
+    assert 1.5 < time.monotonic() - started < 6
+    assert dummies.remaining() == []
+
+
+def test_a_killed_supervisor_takes_its_services_along_and_the_next_start_clears_the_rest(dummies: Dummies) -> None:
+    mesh = dummies.mesh(dummies.service("one", "grandchild"))
+    mesh.up()
+    service = mesh.pids()["one"]
+    os.kill(mesh.state().supervisor_pid, signal.SIGKILL)
+    assert eventually(lambda: ProcessId.of(service) is None)
+    assert mesh.state().phase == "down"
+    orphans = dummies.remaining()
+    assert len(orphans) == 1  # the service's own child
+    again = dummies.mesh(dummies.service("one", port=int(mesh.address("one").rpartition(":")[2])))
+    again.up()
+    assert all(ProcessId.of(pid) is None for pid in orphans)
+    assert again.services()["one"].state == "healthy"
+
+
+def test_a_mesh_ends_with_its_owner(dummies: Dummies) -> None:
+    mesh = dummies.mesh(dummies.service("one"))
+    script = f"""
+import time
+from pathlib import Path
+from services.mesh.mesh import Mesh
+mesh = Mesh(Path({str(dummies.folder / "compose.yml")!r}), run_dir=Path({str(dummies.folder / "run")!r}))
+mesh.up()
+print("up", flush=True)
+time.sleep(600)
+"""
+    owner = subprocess.Popen([sys.executable, "-c", script], cwd=REPOSITORY_ROOT, stdout=subprocess.PIPE, text=True)
+    assert owner.stdout is not None
+    with owner.stdout:
+        assert owner.stdout.readline() == "up\n"
+        owner.kill()
+        owner.wait()
+    assert eventually(lambda: dummies.remaining() == [] and not mesh.folder.is_up())
+
+
+def test_ctrl_c_during_the_foreground_run_stops_every_process(dummies: Dummies) -> None:
+    mesh = dummies.mesh(dummies.service("one", "grandchild"), dummies.service("two", after="one"))
+    argv = [sys.executable, "-m", "services.mesh", "up", "--foreground", "--file", str(dummies.folder / "compose.yml")]
+    command = subprocess.Popen([*argv, "--run-dir", str(dummies.folder / "run")], cwd=REPOSITORY_ROOT, stdout=subprocess.PIPE, text=True)
+    assert command.stdout is not None
+    with command.stdout:
+        assert any("the mesh is up" in line for line in command.stdout)
+        command.send_signal(signal.SIGINT)
+        assert command.wait(timeout=20) == 130
+    assert dummies.remaining() == []
+    assert mesh.state().phase == "down"
+
+
+def test_ctrl_c_during_the_start_stops_what_was_started(dummies: Dummies) -> None:
+    never = (
+        dummies.service("never")
+        .replace("python dummy.py", "python dummy.py")
+        .replace("create_connection(('127.0.0.1', ", "create_connection(('127.0.0.1', 1 + 0 * ")
+    )
+    dummies.mesh(dummies.service("one"), never)
+    argv = [
+        sys.executable,
+        "-m",
+        "services.mesh",
+        "up",
+        "--file",
+        str(dummies.folder / "compose.yml"),
+        "--run-dir",
+        str(dummies.folder / "run"),
+    ]
+    command = subprocess.Popen(argv, cwd=REPOSITORY_ROOT, stdout=subprocess.PIPE, text=True)
+    assert command.stdout is not None
+    with command.stdout:
+        assert any("one" in line and "healthy" in line for line in command.stdout)
+        command.send_signal(signal.SIGINT)
+        assert command.wait(timeout=20) == 130
+    assert dummies.remaining() == []
+
+
+def test_a_second_mesh_in_the_same_folder_is_refused_and_the_first_stays(dummies: Dummies) -> None:
+    mesh = dummies.mesh(dummies.service("one"))
+    mesh.up()
+    with pytest.raises(ConfigurationError, match="a mesh is already up in"):
+        Mesh(dummies.folder / "compose.yml", run_dir=dummies.folder / "run").up()
+    assert mesh.services()["one"].state == "healthy"
+
+
+def test_up_status_logs_and_down_work_from_the_command_line(dummies: Dummies) -> None:
+    dummies.mesh(dummies.service("one"))
+
+    def tunemesh(*words: str) -> subprocess.CompletedProcess[str]:
+        place = ["--file", str(dummies.folder / "compose.yml"), "--run-dir", str(dummies.folder / "run")]
+        argv = [sys.executable, "-m", "services.mesh", words[0], *place, *words[1:]]
+        return subprocess.run(argv, cwd=REPOSITORY_ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+    up = tunemesh("up")
+    assert up.returncode == 0, up.stderr
+    status = tunemesh("status")
+    assert status.returncode == 0
+    assert "mesh: up" in status.stdout
+    assert "healthy" in status.stdout
+    (dummies.folder / "run" / "logs" / "one.log").write_text("said something\n")
+    assert "said something" in tunemesh("logs", "one").stdout
+    unknown = tunemesh("logs", "nobody")
+    assert unknown.returncode == 2
+    assert "there is no log of 'nobody'; there are: one, supervisor" in unknown.stderr
+    assert tunemesh("down").stdout == "stopped\n"
+    assert tunemesh("down").stdout == "the mesh is not up\n"
+    assert tunemesh("status").returncode == 1
