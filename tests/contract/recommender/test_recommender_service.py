@@ -1,0 +1,181 @@
+"""RecommenderService over a real gRPC server with fake collaborators, and the process itself with nothing to talk to."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+
+import grpc
+import grpc.aio
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tunemesh.recommender.v1 import recommender_service_pb2 as pb
+from tunemesh.recommender.v1 import recommender_service_pb2_grpc as pb_grpc
+
+from services.common import exposure_block, telemetry
+from services.common.grpc_server import GrpcServer
+from services.mesh.embedded import free_port
+from services.mesh.environments import REPOSITORY_ROOT
+from services.recommender.server import grpc_servicer
+from services.recommender.servicer import RecommenderServicer
+from services.recommender.settings import RecommenderSettings
+from tests.recommender_fakes import SPEC, Fixture
+
+MAX_CANDIDATES = 5
+
+
+@pytest.fixture
+def fixture() -> Fixture:
+    return Fixture()
+
+
+@pytest.fixture
+async def stub(fixture) -> AsyncIterator[pb_grpc.RecommenderServiceStub]:
+    silent = telemetry.disabled("recommender")
+    implementation = RecommenderServicer(fixture.core(), SPEC, silent, max_candidates=MAX_CANDIDATES)
+    server = GrpcServer(RecommenderSettings(port=0), silent, [grpc_servicer(implementation)])
+    port = await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield pb_grpc.RecommenderServiceStub(channel)
+    await server.drain()
+
+
+async def status_of(call) -> tuple[grpc.StatusCode, str]:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value.code(), caught.value.details()
+
+
+async def test_a_whole_answer_fills_every_field(stub):
+    response = await stub.Recommend(pb.RecommendRequest(user_id="7", candidates=["5", "900", "30"], limit=2))
+    assert [item.item_id for item in response.items] == ["900", "30"]
+    assert response.items[0].score > response.items[1].score
+    assert list(response.items[0].reasons) == ["candidate", "cold_start"]
+    assert list(response.items[0].task_scores) == pytest.approx([0.9, 0.9])
+    assert list(response.task_names) == ["interact", "like"]
+    assert (response.model_version, response.seq_min, response.seq_max) == ("3.42", 41, 42)
+    assert response.degraded_reason == ""
+    assert response.schema_hash == SPEC.schema_hash
+    assert len(exposure_block.decode(response.features_block, SPEC)) == 2
+
+
+async def test_without_the_ranker_the_answer_says_so_and_names_no_version(stub, fixture):
+    fixture.ranker.is_down = True
+    response = await stub.Recommend(pb.RecommendRequest(user_id="7", candidates=["5", "900"], limit=9))
+    assert response.degraded_reason == "ranker_unavailable"
+    assert response.model_version == "" and not response.items[0].task_scores
+    assert response.features_block
+
+
+async def test_without_features_and_ranker_both_are_named_and_nothing_is_logged(stub, fixture):
+    fixture.ranker.is_down = fixture.features.is_down = True
+    response = await stub.Recommend(pb.RecommendRequest(user_id="7", candidates=["5", "900"], limit=9))
+    assert response.degraded_reason == "features_unavailable,ranker_unavailable"
+    assert response.features_block == b""
+    assert [item.item_id for item in response.items] == ["5", "900"]
+
+
+async def test_an_unknown_user_and_unknown_items_are_answered(stub):
+    response = await stub.Recommend(pb.RecommendRequest(user_id="nobody ❤", candidates=["no such item"], limit=1))
+    assert [item.item_id for item in response.items] == ["no such item"] and response.degraded_reason == ""
+
+
+async def test_an_open_request_with_nothing_to_recall_is_an_empty_answer(stub):
+    response = await stub.Recommend(pb.RecommendRequest(user_id="7", limit=3))
+    assert not response.items and response.degraded_reason == ""
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (pb.RecommendRequest(candidates=["1"], limit=1), "user_id: is empty"),
+        (pb.RecommendRequest(user_id="x" * 129, candidates=["1"], limit=1), "user_id: 129 bytes, at most 128 are allowed"),
+        (pb.RecommendRequest(user_id="7", candidates=["1", "1"], limit=1), "candidates: an item is named twice"),
+        (pb.RecommendRequest(user_id="7", candidates=["1", ""], limit=1), "candidates[1]: is empty"),
+        (pb.RecommendRequest(user_id="7", candidates=list("123456"), limit=1), "candidates: 6 given, at most 5 are allowed"),
+        (pb.RecommendRequest(user_id="7", candidates=["1"]), "limit: must be at least 1"),
+    ],
+)
+async def test_a_request_that_breaks_the_contract_is_an_invalid_argument(stub, request_, message):
+    assert await status_of(stub.Recommend(request_)) == (grpc.StatusCode.INVALID_ARGUMENT, message)
+
+
+async def test_the_callers_deadline_reaches_the_ranker(stub, fixture):
+    loop = asyncio.get_running_loop()
+    before = loop.time()
+    await stub.Recommend(pb.RecommendRequest(user_id="7", candidates=["1"], limit=1), timeout=3.0)
+    assert before + 2.0 < fixture.ranker.deadlines[0] < loop.time() + 3.0
+
+
+async def test_an_unexpected_error_is_internal_and_leaks_nothing(stub, fixture):
+    def explode(key: int) -> float:
+        raise ZeroDivisionError("secret")
+
+    fixture.ranker.score_of = explode
+    code, details = await status_of(stub.Recommend(pb.RecommendRequest(user_id="7", candidates=["1"], limit=1)))
+    assert code == grpc.StatusCode.INTERNAL and "secret" not in details
+
+
+def start(**variables: str) -> subprocess.Popen[str]:
+    env = {**os.environ, "TUNEMESH_TELEMETRY_DIR": variables.pop("telemetry_dir", "build/telemetry"), **variables}
+    return subprocess.Popen(
+        [sys.executable, "-m", "services.recommender"],
+        env=env,
+        cwd=REPOSITORY_ROOT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("TUNEMESH_RECOMMENDER_RULES_PATH", "no/such/rules.yaml", "rules no/such/rules.yaml: cannot be read"),
+        ("TUNEMESH_FEATURE_SPEC", "no/such/spec.yaml", "feature spec no/such/spec.yaml: cannot be read"),
+        ("TUNEMESH_RECOMMENDER_MAX_CANDIDATES", "many", "TUNEMESH_RECOMMENDER_MAX_CANDIDATES=many"),
+        ("TUNEMESH_RECOMMENDER_MAX_CANDIDATE", "5", "did you mean TUNEMESH_RECOMMENDER_MAX_CANDIDATES?"),
+        ("REDIS_URL", "carrier-pigeon://x", "REDIS_URL=carrier-pigeon://x"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_and_exit_code_2(variable, value, said):
+    process = start(**{variable: value})
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    last = errors.strip().splitlines()[-1]
+    assert last.startswith("configuration error: ") and said in last
+    assert "Traceback" not in errors
+
+
+async def serving(health: health_pb2_grpc.HealthStub) -> None:
+    """Wait until the service says that it serves; the test's own time limit ends a wait in vain."""
+    request = health_pb2.HealthCheckRequest(service="tunemesh.recommender.v1.RecommenderService")
+    while (await health.Check(request, timeout=5.0)).status != health_pb2.HealthCheckResponse.SERVING:
+        await asyncio.sleep(0.05)
+
+
+async def test_the_process_answers_degraded_when_nothing_else_runs_and_ends_on_sigterm(tmp_path):
+    port, closed = free_port(), free_port()
+    process = start(
+        telemetry_dir=str(tmp_path),
+        TUNEMESH_RECOMMENDER_PORT=str(port),
+        TUNEMESH_RECOMMENDER_CATALOG_WAIT_MS="100",
+        TUNEMESH_TABLES_DIR=str(tmp_path / "tables"),
+        KAFKA_BOOTSTRAP_SERVERS=f"127.0.0.1:{closed}",
+        REDIS_URL=f"redis://127.0.0.1:{closed}/0",
+        TRITON_URL=f"127.0.0.1:{closed}",
+    )
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            request = pb.RecommendRequest(user_id="7", candidates=["5", "900"], limit=9)
+            response = await pb_grpc.RecommenderServiceStub(channel).Recommend(request, timeout=30.0, wait_for_ready=True)
+            await serving(health_pb2_grpc.HealthStub(channel))
+        assert response.degraded_reason == "catalog_unavailable,features_unavailable,ranker_unavailable"
+        assert [item.item_id for item in response.items] == ["5", "900"]
+    finally:
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 0, errors
+    assert "Traceback" not in errors
