@@ -6,7 +6,9 @@ TUNEMESH_TEST_BROKER=kafka with KAFKA_HOME runs every broker fixture on Apache K
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -18,6 +20,7 @@ from services.mesh.environments import REPOSITORY_ROOT, Environments
 from services.mesh.topics import create_topics
 
 ENVIRONMENTS = Environments.of_repository()
+HAS_TORCH = importlib.util.find_spec("torch") is not None
 
 
 class Broker:
@@ -77,6 +80,16 @@ class TritonServer:
     def stop(self) -> None:
         self._server.stop()
         embedded.remove_shared_memory(self._grpc_port)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not even import modules of the other environment: those wholly marked `ml` in light, all that name no `ml` mark in ml."""
+    if collection_path.suffix != ".py" or not collection_path.name.startswith("test_"):
+        return None
+    text = collection_path.read_text(encoding="utf-8")
+    if HAS_TORCH:
+        return True if config.option.markexpr == "ml" and "mark.ml" not in text else None
+    return True if re.search(r"^pytestmark = .*mark\.ml\b", text, flags=re.MULTILINE) else None
 
 
 def _kafka_home() -> Path | None:
