@@ -1,0 +1,106 @@
+"""The stated subset of compose: what it reads, and the one line that it says about everything else."""
+
+from pathlib import Path
+
+import pytest
+
+from services.common.errors import ConfigurationError
+from services.mesh.compose import Compose, Mount, load_compose, selected, start_order
+
+FULL = """
+name: example
+x-common: &common { image: "example:1", restart: unless-stopped }
+services:
+  store:
+    image: store:1
+    x-tunemesh: { embedded: redis, ports: { 6379: STORE_PORT }, external: STORE_URL }
+  web:
+    <<: *common
+    command: ["python", "-m", "web", "--price=$$5"]
+    environment: { STORE: "${STORE_URL:-store:6379}", WORKERS: 2 }
+    depends_on: { store: { condition: service_healthy } }
+    healthcheck: { test: ["CMD", "true"], interval: 1m30s, timeout: 500ms }
+    volumes: ["data:/var/data", "./conf:/etc/conf:ro"]
+    stop_grace_period: 3s
+    x-tunemesh: { env: light, ports: { 80: WEB_PORT } }
+  extra:
+    image: extra:1
+    profiles: [extra]
+volumes: { data: {} }
+"""
+
+
+def read(tmp_path: Path, text: str, **environ: str) -> Compose:
+    (tmp_path / "docker-compose.yml").write_text(text)
+    return load_compose(tmp_path / "docker-compose.yml", environ)
+
+
+def test_a_service_is_read_with_its_variables_put_in(tmp_path: Path) -> None:
+    web = read(tmp_path, FULL).services["web"]
+    assert web.command == ("python", "-m", "web", "--price=$5")
+    assert web.environment == {"STORE": "store:6379", "WORKERS": "2"}
+    assert web.healthcheck is not None
+    assert (web.healthcheck.interval_s, web.healthcheck.timeout_s, web.stop_grace_s) == (90.0, 0.5, 3.0)
+    assert web.volumes == (
+        Mount(source="data", target="/var/data", is_named=True),
+        Mount(source="./conf", target="/etc/conf", is_named=False),
+    )
+    assert (web.image, web.restart) == ("example:1", "unless-stopped")
+
+
+def test_the_users_variable_wins_over_the_default_and_an_empty_one_does_not(tmp_path: Path) -> None:
+    assert read(tmp_path, FULL, STORE_URL="redis://elsewhere").services["web"].environment["STORE"] == "redis://elsewhere"
+    assert read(tmp_path, FULL, STORE_URL="").services["web"].environment["STORE"] == "store:6379"
+
+
+def test_services_with_a_profile_are_left_out_and_named_ones_bring_their_dependencies(tmp_path: Path) -> None:
+    compose = read(tmp_path, FULL)
+    assert list(selected(compose)) == ["store", "web"]
+    assert list(selected(compose, ("store",))) == ["store"]
+    assert list(selected(compose, ("web",))) == ["store", "web"]
+    with pytest.raises(ConfigurationError, match=r"services\.extra: has no x-tunemesh block"):
+        selected(compose, ("extra",))
+    with pytest.raises(ConfigurationError, match="has no service 'nobody'; it has store, web, extra"):
+        selected(compose, ("nobody",))
+
+
+def test_the_start_order_puts_dependencies_first_and_refuses_a_circle(tmp_path: Path) -> None:
+    assert start_order(selected(read(tmp_path, FULL))) == ["store", "web"]
+    circle = FULL.replace("image: store:1", "image: store:1\n    depends_on: { web: { condition: service_started } }")
+    with pytest.raises(ConfigurationError, match="circle among store, web"):
+        start_order(selected(read(tmp_path, circle)))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("stop_grace_period: 3s", "stop_signal: 3s", "services.web.stop_signal: unknown key 'stop_signal'; here the runner reads"),
+        ("name: example", "networks: {}", "docker-compose.yml: networks: unknown key"),
+        ('{ test: ["CMD", "true"],', '{ test: ["CMD", "true"], disable: true,', "services.web.healthcheck.disable: unknown key"),
+        ('["CMD", "true"]', '"true"', "services.web.healthcheck.test: must be a list of words"),
+        ("env: light,", "env: heavy,", "x-tunemesh.env: must be one of light, ml, not 'heavy'"),
+        ("env: light,", "env: light, embedded: redis,", "needs exactly one of env"),
+        ("{ 80: WEB_PORT }", "{ web: WEB_PORT }", "maps a port number to a variable"),
+        ("condition: service_healthy", "condition: soon", "depends_on.store.condition: must be one of"),
+        ("{ store: {", "{ shop: {", "depends_on: there is no service 'shop'"),
+        ("data:/var/data", "date:/var/data", "volume 'date' is not declared"),
+        ("1m30s", "soon", "'soon' is no duration"),
+        ("${STORE_URL:-store:6379}", "${STORE_URL}", "variable STORE_URL is not set"),
+        ("${STORE_URL:-store:6379}", "${STORE_URL-x}", "is no reference"),
+        ("WORKERS: 2", "WORKERS: true", "must be text or a number, not True; put it in quotes"),
+        ('["python", "-m", "web", "--price=$$5"]', "python -m web", "services.web.command: must be a list of words"),
+        ("unless-stopped", "sometimes", "services.web.restart: must be one of no, always"),
+        ("services:", "services: [", "is no YAML"),
+    ],
+)
+def test_whatever_lies_outside_the_subset_is_one_line_that_names_the_place(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert old in FULL
+    with pytest.raises(ConfigurationError) as caught:
+        read(tmp_path, FULL.replace(old, new))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_says_where_it_was_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"absent.yml does not exist: run from the repository's root"):
+        load_compose(tmp_path / "absent.yml", {})
