@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from services.common.errors import InvalidInput
 from services.common.feature_spec import FeatureSpec, LabelThreshold
 
@@ -50,3 +53,10 @@ def keep_negative(sample_id: int, rate: float) -> bool:
     mixed = (sample_id * 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
     mixed = ((mixed ^ (mixed >> 32)) * 0xD6E8FEB86659FD93) & 0xFFFFFFFFFFFFFFFF
     return (mixed >> 11) < rate * (1 << 53)
+
+
+def keep_negatives(sample_ids_N: npt.NDArray[np.uint64], rate: float) -> npt.NDArray[np.bool_]:
+    """Return `keep_negative` of each id, bool [N]."""
+    mixed_N = sample_ids_N * np.uint64(0x9E3779B97F4A7C15)
+    mixed_N = (mixed_N ^ (mixed_N >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
+    return (mixed_N >> np.uint64(11)).astype(np.float64) < rate * (1 << 53)

@@ -24,8 +24,8 @@ from dataclasses import dataclass, field
 
 from services.common import dead_letters
 from services.common.feature_spec import FeatureSpec
-from services.common.ids import sample_id
-from services.common.labels import keep_negative, labels_for, negative_labels
+from services.common.ids import sample_id, sample_ids
+from services.common.labels import keep_negative, keep_negatives, labels_for, negative_labels
 from streams.joiner.model import (
     Cut,
     DeadLetter,
@@ -92,10 +92,12 @@ class _Log:
 
 @dataclass(slots=True)
 class _Request:
-    """One exposure and what is known about it. `answers` counts the distinct feedback per item id."""
+    """One exposure and what is known about it. `answers` counts the distinct feedback per item id; `last_copy` is the offset of its last
+    repetition."""
 
     exposure: Exposure
     offset: int
+    last_copy: int
     window_end_ms: int
     expires_ms: int
     cost_bytes: int
@@ -113,6 +115,7 @@ class _Held:
     """A retired request with feedback that stands above the committed exposures: it would be read again."""
 
     offset: int
+    last_copy: int
     first_feedback: int
     last_feedback: int
 
@@ -195,7 +198,9 @@ class JoinerPartition:
             detail = f"features of schema {exposure.schema_hash or '(none)'}, this joiner has {self._spec.schema_hash}"
             self.counts[dead_letters.SCHEMA_MISMATCH] += 1
             return [DeadLetter(record, dead_letters.SCHEMA_MISMATCH, detail)]
-        if exposure.request_id in self._requests:
+        repeated = self._requests.get(exposure.request_id)
+        if repeated is not None:
+            repeated.last_copy = record.offset
             self.counts["duplicate_exposures"] += 1
             return []
         self.counts["exposures"] += 1
@@ -252,6 +257,7 @@ class JoinerPartition:
         request = _Request(
             exposure=exposure,
             offset=offset,
+            last_copy=offset,
             window_end_ms=window_end_ms,
             expires_ms=window_end_ms + self._config.late_horizon_ms,
             cost_bytes=len(exposure.features_block) + 8 * len(exposure.item_ids) + _REQUEST_OVERHEAD_BYTES,
@@ -308,6 +314,9 @@ class JoinerPartition:
         identity = sample_id(request.exposure.request_id, request.exposure.item_ids[row], 0)
         if not keep_negative(identity, self._keep_rate):
             return None
+        return self._as_negative(identity, row)
+
+    def _as_negative(self, identity: int, row: int) -> Sample:
         return Sample(identity, row, 0, self._negative_labels, self._keep_rate, False, None)
 
     def _close_due(self) -> list[Emission]:
@@ -323,9 +332,10 @@ class JoinerPartition:
         request.is_closed = True
         if not request.has_negatives:
             return []
-        answers = request.answers
-        unanswered = [row for row, item_id in enumerate(request.exposure.item_ids) if item_id not in answers]
-        samples = tuple(sample for row in unanswered if (sample := self._negative(request, row)) is not None)
+        item_ids, answers = request.exposure.item_ids, request.answers
+        identities_N = sample_ids(request.exposure.request_id, item_ids, 0)
+        rows = keep_negatives(identities_N, self._keep_rate).nonzero()[0].tolist()
+        samples = tuple(self._as_negative(int(identities_N[row]), row) for row in rows if item_ids[row] not in answers)
         if not samples:
             return []
         self.counts["negatives"] += len(samples)
@@ -345,7 +355,7 @@ class JoinerPartition:
         if self._by_idempotency.get(key) is request:
             del self._by_idempotency[key]
         if request.first_feedback is not None:
-            self._held.append(_Held(request.offset, request.first_feedback, request.last_feedback))
+            self._held.append(_Held(request.offset, request.last_copy, request.first_feedback, request.last_feedback))
 
     def _shed(self) -> list[Emission]:
         """Make room: the oldest requests are closed and retired before their time, then the oldest waiting feedback is given up on."""
@@ -390,8 +400,11 @@ class JoinerPartition:
         oldest = next(iter(self._requests.values()), None)
         exposure_floor = self._exposures.next_offset if oldest is None else oldest.offset
         exposure_floor = min([exposure_floor, *(held.offset for held in self._held if held.last_feedback >= position)])
+        for held in sorted(self._held, key=lambda held: held.offset, reverse=True):
+            if held.offset < exposure_floor <= held.last_copy:
+                exposure_floor = held.offset  # else its repetition would be taken for a new request
         # Whatever is read again, retired or not, must be read again with all its feedback: revisions are counted anew.
-        self._held = [held for held in self._held if held.offset >= exposure_floor]
+        self._held = [held for held in self._held if held.last_copy >= exposure_floor]
         while self._first_feedbacks and self._first_feedbacks[0][2].is_retired:
             heapq.heappop(self._first_feedbacks)
         feedback_floor = min([position, *(held.first_feedback for held in self._held)])

@@ -1,0 +1,174 @@
+"""Between the wire and the joiner's values: parses and checks what is read, builds what is written. No I/O, no clock."""
+
+from __future__ import annotations
+
+import math
+import sys
+from functools import lru_cache
+
+from tunemesh.events.v1 import dead_letter_pb2, exposure_pb2, feedback_pb2
+from tunemesh.samples.v1 import sample_pb2
+
+from services.common import exposure_block, telemetry
+from services.common.dead_letters import dead_letter
+from services.common.envelope import MalformedRecord, parse_value
+from services.common.errors import CorruptArtifact
+from services.common.labels import Label
+from streams.joiner.model import Cut, DeadLetter, Exposure, Feedback, Record, SampleGroup
+
+_MAX_ID_BYTES = 128
+# A sender's clock may run ahead by so much; a record from later than that would hold everything that waits for its time.
+_MAX_AHEAD_MS = 300_000
+
+
+def read_exposure(record: Record, schema_hash: str, now_ms: int) -> Exposure:
+    """Return the exposure in a record of exposures.v1.
+
+    Args:
+        record: as read.
+        schema_hash: of this process; a block of that schema is checked against the items, a foreign one is left to the join.
+        now_ms: wall clock.
+    Raises:
+        MalformedRecord: it cannot be parsed, or a field breaks the contract.
+    """
+    message = parse_value(record.value, record.headers, exposure_pb2.Exposure)
+    _check_id("request_id", message.request_id)
+    _check_id("user_id", message.user_id)
+    _check_time("exposed_at_ms", message.exposed_at_ms, now_ms)
+    # Item ids recur in every exposure: sharing the strings halves the memory of a pending request.
+    item_ids = tuple(map(sys.intern, message.item_ids))
+    if not item_ids:
+        raise MalformedRecord("item_ids is empty")
+    if message.propensities and len(message.propensities) != len(item_ids):
+        raise MalformedRecord(f"{len(message.propensities)} propensities for {len(item_ids)} items")
+    block = message.features_block
+    if block and message.schema_hash == schema_hash:
+        _check_block(block, schema_hash, len(item_ids))
+    return Exposure(
+        request_id=message.request_id,
+        user_id=message.user_id,
+        exposed_at_ms=message.exposed_at_ms,
+        item_ids=item_ids,
+        features_block=block,
+        schema_hash=message.schema_hash,
+        propensities=tuple(message.propensities),
+        model_version=message.model_version,
+        variant=message.variant,
+        idempotency_key=message.idempotency_key,
+        traceparent=telemetry.traceparent_of(record.headers),
+    )
+
+
+def read_feedback(record: Record, now_ms: int) -> Feedback:
+    """Return the feedback in a record of feedback.v1.
+
+    Raises:
+        MalformedRecord: it cannot be parsed, or a field breaks the contract.
+    """
+    message = parse_value(record.value, record.headers, feedback_pb2.Feedback)
+    for name in ("feedback_id", "request_id", "user_id", "item_id"):
+        _check_id(name, getattr(message, name))
+    _check_time("accepted_at_ms", message.accepted_at_ms, now_ms)
+    if not math.isfinite(message.value):
+        raise MalformedRecord(f"value is {message.value}, not a finite number")
+    return Feedback(
+        feedback_id=message.feedback_id,
+        request_id=message.request_id,
+        user_id=message.user_id,
+        item_id=message.item_id,
+        kind=message.kind,
+        value=message.value,
+        accepted_at_ms=message.accepted_at_ms,
+        traceparent=telemetry.traceparent_of(record.headers),
+    )
+
+
+def write_group(group: SampleGroup) -> bytes:
+    """Return the SampleRecord of a group; its block has one row per sample."""
+    exposure = group.exposure
+    record = sample_pb2.SampleRecord()
+    message = record.group
+    message.request_id = exposure.request_id
+    message.user_id = exposure.user_id
+    message.exposed_at_ms = exposure.exposed_at_ms
+    message.model_version = exposure.model_version
+    message.variant = exposure.variant
+    message.schema_hash = exposure.schema_hash
+    message.features_block = exposure_block.select(exposure.features_block, [sample.row for sample in group.samples])
+    for sample in group.samples:
+        written = message.samples.add()
+        written.CopyFrom(_template(sample.labels, sample.keep_rate))
+        written.sample_id = sample.sample_id
+        written.item_id = exposure.item_ids[sample.row]
+        if exposure.propensities:
+            written.propensity = exposure.propensities[sample.row]
+        if sample.feedback is not None:
+            written.revision = sample.revision
+            written.retracts_negative = sample.retracts_negative
+            written.feedback_id = sample.feedback.feedback_id
+            written.accepted_at_ms = sample.feedback.accepted_at_ms
+    return record.SerializeToString()
+
+
+@lru_cache(256)
+def _template(labels: tuple[Label, ...], keep_rate: float) -> sample_pb2.Sample:
+    """Return the part that samples with the same labels share: copying it takes a quarter of the time that building it takes."""
+    written = [sample_pb2.TaskLabel(task=label.task, value=label.value) for label in labels]
+    return sample_pb2.Sample(labels=written, keep_rate=keep_rate, propensity=1.0)
+
+
+def write_tick(cut: Cut) -> bytes:
+    """Return the SampleRecord of a tick."""
+    tick = sample_pb2.Tick(tick=cut.tick, watermark_ms=cut.watermark_ms, feedback_position=cut.feedback_position)
+    return sample_pb2.SampleRecord(tick=tick).SerializeToString()
+
+
+def read_tick(value: bytes | None) -> sample_pb2.Tick | None:
+    """Return the tick in a record of samples.v1, or None when it is something else."""
+    try:
+        message = parse_value(value, None, sample_pb2.SampleRecord)
+    except MalformedRecord:
+        return None  # whoever reads samples sets it aside; here only ticks are looked for
+    return message.tick if message.WhichOneof("record") == "tick" else None
+
+
+def write_dead_letter(letter: DeadLetter, now_ms: int) -> dead_letter_pb2.DeadLetter:
+    """Return the record for the dead-letter topic."""
+    record = letter.record
+    return dead_letter(
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+        reason=letter.reason,
+        detail=letter.detail,
+        key=record.key,
+        value=record.value,
+        headers=record.headers,
+        failed_at_ms=now_ms,
+        feedback_id=letter.feedback_id,
+    )
+
+
+def _check_id(name: str, value: str) -> None:
+    if not value:
+        raise MalformedRecord(f"{name} is empty")
+    if len(value) > _MAX_ID_BYTES or len(value.encode()) > _MAX_ID_BYTES:
+        raise MalformedRecord(f"{name} is longer than {_MAX_ID_BYTES} bytes")
+
+
+def _check_time(name: str, value_ms: int, now_ms: int) -> None:
+    if value_ms <= 0:
+        raise MalformedRecord(f"{name} is {value_ms}, not a time in Unix milliseconds")
+    if value_ms > now_ms + _MAX_AHEAD_MS:
+        raise MalformedRecord(f"{name} is {value_ms - now_ms} ms in the future: check the sender's clock")
+
+
+def _check_block(block: bytes, schema_hash: str, num_items: int) -> None:
+    try:
+        found, rows = exposure_block.schema_hash(block), exposure_block.num_items(block)
+    except CorruptArtifact as error:
+        raise MalformedRecord(f"features_block: {error}") from error
+    if found != schema_hash:
+        raise MalformedRecord(f"features_block is of schema {found}, the exposure says {schema_hash}")
+    if rows != num_items:
+        raise MalformedRecord(f"features_block has {rows} rows for {num_items} items")

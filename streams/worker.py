@@ -1,0 +1,136 @@
+"""Runs a Faust app inside a process of the mesh: its settings, its start, and an end that is never silent.
+
+Faust is given no tables, no web server and no topics to create: states are rebuilt from the logs or kept in Redis. Two things about
+Faust 0.15 that the streams rely on, both from its source:
+
+- acknowledging records out of order may commit past an unacknowledged one while the group has no committed offset yet
+  (`Consumer._new_offset`). So the streams acknowledge in the order of offsets only.
+- only Faust's own assignor gives equal partitions of all topics to one worker; it is used when `table_standby_replicas` > 0
+  (`AIOKafkaConsumerThread._create_worker_consumer`).
+
+Knows no topic and no event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import faust
+from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Transport
+
+from services.common.errors import Unavailable
+
+_POLL_S = 0.2
+_RETRY_S = 1.0
+_COMMIT_INTERVAL_S = 1.0
+_FETCH_WAIT_MS = 40
+
+_log = logging.getLogger(__name__)
+
+
+class StreamFailed(Exception):
+    """The stream cannot go on. A new process starts again from the committed offsets."""
+
+
+class _ConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc, unused-ignore] # Faust's types are not read
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        """Faust fixes 1500 ms, and the embedded broker (Tansu 0.6) answers a waiting fetch only after half of it, new records or not."""
+        consumer = super()._create_worker_consumer(transport)
+        consumer._fetch_max_wait_ms = _FETCH_WAIT_MS
+        return consumer
+
+
+class _Consumer(Consumer):  # type: ignore[misc, unused-ignore]
+    def _new_consumer_thread(self) -> Any:
+        return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+
+class _Transport(Transport):  # type: ignore[misc, unused-ignore]
+    Consumer = _Consumer
+
+
+class _App(faust.App):  # type: ignore[misc, unused-ignore]
+    def _create_directories(self) -> None:
+        """No tables, so no folder for them (Faust would make one in the working directory)."""
+
+    def _new_transport(self) -> Any:
+        return _Transport(self.conf.broker_consumer, self)
+
+
+def new_app(app_id: str, *, bootstrap_servers: str, worker_id: str, session_timeout_ms: int) -> Any:
+    """Return a Faust app that is part of the consumer group `app_id`.
+
+    Args:
+        app_id: the group; it holds the committed offsets.
+        bootstrap_servers: comma-separated host:port list.
+        worker_id: static membership: a worker that comes back under its old name gets its partitions without waiting for the old one
+            to time out.
+        session_timeout_ms: a silent worker loses its partitions after it.
+    """
+    for name in ("faust", "mode", "aiokafka"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    session_s = session_timeout_ms / 1e3
+    return _App(
+        app_id,
+        broker=[f"aiokafka://{server}" for server in bootstrap_servers.split(",")],
+        autodiscover=False,
+        broker_commit_interval=_COMMIT_INTERVAL_S,
+        broker_heartbeat_interval=session_s / 4,
+        broker_max_poll_records=1_000,
+        broker_session_timeout=session_s,
+        consumer_auto_offset_reset="earliest",
+        consumer_group_instance_id=f"{app_id}-{worker_id}",
+        key_serializer="raw",
+        store="memory://",
+        stream_wait_empty=False,  # records stay unacknowledged on purpose
+        table_standby_replicas=1,
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        value_serializer="raw",
+        web_enabled=False,
+    )
+
+
+def raw_topic(app: Any, name: str) -> Any:
+    """Return a topic of the app whose keys and values are bytes."""
+    return app.topic(name, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
+
+
+async def run_until_failure(app: Any, *background: asyncio.Task[None]) -> None:
+    """Start the app and return only by an exception: the app's crash, or the end of a background task. Cancel it to stop.
+
+    Raises:
+        StreamFailed: with the cause.
+    """
+    await app.start()
+    while True:
+        if app.should_stop:
+            raise StreamFailed(f"the stream app stopped: {app.crash_reason!r}") from app.crash_reason
+        for task in background:
+            if task.done():
+                cause = None if task.cancelled() else task.exception()
+                raise StreamFailed(f"{task.get_name()} ended: {cause!r}") from cause
+        await asyncio.sleep(_POLL_S)
+
+
+async def when_available(what: str, attempt: Callable[[], Awaitable[None]], *, timeout_s: float = 60.0) -> None:
+    """Repeat `attempt` while it raises Unavailable, for at most `timeout_s`.
+
+    Raises:
+        Unavailable: as the last attempt did.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            await attempt()
+        except Unavailable as error:
+            if time.monotonic() > deadline:
+                raise
+            _log.warning("waiting for %s: %s", what, error)
+            await asyncio.sleep(_RETRY_S)
+        else:
+            return
