@@ -1,0 +1,393 @@
+"""The updater's loop on a log in memory: crashes, gaps, epochs, lost histories; readers see the trainer's rows at the end."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from tunemesh.events.v1 import delta_pb2
+from tunemesh.events.v1.delta_pb2 import BasePointer, Delta, DeltaHeader
+
+from services.common.delta import DeltaBody, TableDelta, chunk, encode_body
+from services.common.errors import CorruptArtifact, Unavailable
+from services.common.tables.generation import Applied
+from services.common.tables.reader import ModelReader, TableNotReady
+from services.common.tables.writer import ModelWriter, TableImage
+from services.common.telemetry import disabled
+from services.recommender.updater.core import Follower, HistoryLost, Identity
+from services.recommender.updater.worker import Base, DeltaRecord, Timing, Updater
+
+DIM = 2
+NOTHING = np.empty(0, np.int64)
+
+
+class FakeBroker:
+    """What a broker and an artifact store hold; `connect` meets worker.Feed, `load_base` its base loader."""
+
+    def __init__(self) -> None:
+        self.lineage = "l1"
+        self.first_offset = 0
+        self.log: list[Delta | None] = []
+        self.pointers: list[BasePointer] = []
+        self.bases: dict[str, Base | Exception] = {}
+        self.reports: list[Applied] = []
+        self.is_away = False
+        self.num_connections = 0
+
+    def connect(self) -> FakeFeed:
+        if self.is_away:
+            raise Unavailable("no broker")
+        self.num_connections += 1
+        return FakeFeed(self)
+
+    def load_base(self, pointer: BasePointer) -> Base:
+        base = self.bases[pointer.base_id]
+        if isinstance(base, Exception):
+            raise base
+        return base
+
+
+class FakeFeed:
+    def __init__(self, broker: FakeBroker) -> None:
+        self._broker = broker
+        self._offset = 0
+        self._num_bases = 0
+
+    def lineage_id(self) -> str:
+        return self._broker.lineage
+
+    def new_bases(self) -> list[BasePointer]:
+        self._answer()
+        fresh = self._broker.pointers[self._num_bases :]
+        self._num_bases += len(fresh)
+        return fresh
+
+    def seek(self, offset: int) -> None:
+        self._offset = offset
+
+    def deltas(self, timeout_ms: int) -> list[DeltaRecord]:
+        self._answer()
+        broker = self._broker
+        end = broker.first_offset + len(broker.log)
+        if not broker.first_offset <= self._offset <= end:
+            raise HistoryLost(f"offset {self._offset} is out of range")
+        records = [DeltaRecord(offset, broker.log[offset - broker.first_offset], "") for offset in range(self._offset, end)]
+        self._offset = end
+        if not records:
+            time.sleep(timeout_ms / 1e3)
+        return records
+
+    def check_history(self) -> None:
+        if self._broker.first_offset + len(self._broker.log) < self._offset:
+            raise HistoryLost("the log is shorter than it was")
+
+    def report(self, applied: Applied) -> None:
+        self._broker.reports.append(applied)
+
+    def close(self) -> None:
+        pass
+
+    def _answer(self) -> None:
+        if self._broker.is_away:
+            raise Unavailable("the broker went away")
+
+
+class FakeTrainer:
+    """Publishes bases and deltas as the trainer does; `rows` is what it has learned."""
+
+    def __init__(self, broker: FakeBroker) -> None:
+        self.broker = broker
+        self.epoch, self.seq, self.base_id = 1, -1, ""
+        self.rows: dict[int, float] = {}
+
+    def publish_base(self, base_id: str, *, error: Exception | None = None) -> None:
+        broker = self.broker
+        end = broker.first_offset + len(broker.log)
+        ids = np.array(sorted(self.rows), np.int64)
+        rows = np.array([[self.rows[id_]] * DIM for id_ in ids.tolist()], np.float32).reshape(ids.size, DIM)
+        applied = Applied(epoch=self.epoch, seq=self.seq, watermark_ms=1000 + self.seq, base_id=base_id, delta_offset=end)
+        weights = {"w": np.zeros(3, np.float32)}
+        broker.bases[base_id] = error or Base({"user": TableImage(ids, rows, np.zeros(DIM, np.float32))}, weights, applied)
+        fields = {"model": "ranker", "schema_hash": "s", "lineage_id": broker.lineage, "delta_offsets": [end]}
+        broker.pointers.append(BasePointer(base_id=base_id, epoch=self.epoch, seq=self.seq, **fields))
+        self.base_id = base_id
+
+    def delta(self, changed: dict[int, float] | None = None, gone=(), **fields) -> list[Delta]:
+        """Return the next delta's records without appending them."""
+        changed = changed or {}
+        self.rows = {id_: value for id_, value in (self.rows | changed).items() if id_ not in gone}
+        ids = np.array(sorted(changed), np.int64)
+        rows = np.array([[changed[id_]] * DIM for id_ in ids.tolist()], np.float32).reshape(ids.size, DIM)
+        body = DeltaBody({"user": TableDelta(ids, rows, np.array(sorted(gone), np.int64))}, {"w": np.full(3, self.seq + 1, np.float32)})
+        self.seq += 1
+        values = {
+            "model": "ranker",
+            "schema_hash": "s",
+            "lineage_id": self.broker.lineage,
+            "epoch": self.epoch,
+            "seq": self.seq,
+            "prev_seq": self.seq - 1,
+            "base_id": self.base_id,
+            "watermark_ms": 1000 + self.seq,
+            "dtype": delta_pb2.ROW_DTYPE_FP32,
+        }
+        return chunk(DeltaHeader(**values | fields), encode_body(body, delta_pb2.ROW_DTYPE_FP32), max_bytes=30)
+
+    def publish(self, changed: dict[int, float] | None = None, gone=(), **fields) -> list[Delta]:
+        records = self.delta(changed, gone, **fields)
+        self.broker.log.extend(records)
+        return records
+
+    def claim_next_epoch(self) -> None:
+        self.epoch, self.seq = self.epoch + 1, -1
+
+
+class Running:
+    """An updater in a thread."""
+
+    def __init__(self, broker: FakeBroker, directory) -> None:
+        self.broker, self.directory = broker, directory
+        self.ready = threading.Event()
+        self._stop = threading.Event()
+        self.writer = ModelWriter(directory, "s")
+        self.updater = Updater(
+            Follower(Identity(model="ranker", schema_hash="s")),
+            self.writer,
+            broker.connect,
+            broker.load_base,
+            timing=Timing(poll_s=0.002, report_s=0.01, retry_s=0.01),
+            telemetry=disabled(),
+            on_ready=self.ready.set,
+        )
+        self._thread = threading.Thread(target=self.updater.run, args=(self._stop,))
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+        self.writer.close()
+
+    def eventually(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 20
+        while not condition():
+            assert time.monotonic() < deadline, "it did not come to that in 20 s"
+            time.sleep(0.005)
+
+    def has(self, trainer: FakeTrainer) -> bool:
+        """Whether a reader sees just what the trainer has learned."""
+        try:
+            reader = ModelReader(self.directory, "s")
+        except TableNotReady:
+            return False
+        ids, rows = reader.iter_rows("user")
+        at = reader.status()
+        return (at.epoch, at.seq) == (trainer.epoch, trainer.seq) and dict(
+            zip(ids.tolist(), rows[:, 0].tolist(), strict=True)
+        ) == trainer.rows
+
+
+@pytest.fixture
+def broker() -> FakeBroker:
+    return FakeBroker()
+
+
+@pytest.fixture
+def trainer(broker) -> FakeTrainer:
+    trainer = FakeTrainer(broker)
+    trainer.rows = {1: 1.0, 2: 2.0}
+    return trainer
+
+
+@pytest.fixture
+def start(broker, tmp_path):
+    started: list[Running] = []
+
+    def run() -> Running:
+        started.append(Running(broker, tmp_path))
+        return started[-1]
+
+    yield run
+    for each in started:
+        if each._thread.is_alive():
+            each.stop()
+
+
+def test_bases_and_deltas_reach_the_readers(trainer, start):
+    running = start()
+    time.sleep(0.05)
+    assert not running.ready.is_set()
+    trainer.publish_base("b1")
+    trainer.publish({1: 5.0, 3: 3.0})
+    trainer.publish({}, gone=[2])
+    running.eventually(lambda: running.has(trainer))
+    assert running.ready.is_set()
+    assert trainer.rows == {1: 5.0, 3: 3.0}
+    running.eventually(lambda: running.broker.reports and running.broker.reports[-1].watermark_ms == 1001)
+
+
+def test_a_restart_goes_on_where_the_tables_are_without_loading_the_base_again(broker, trainer, start):
+    trainer.publish_base("b1")
+    trainer.publish({1: 5.0})
+    running = start()
+    running.eventually(lambda: running.has(trainer))
+    running.stop()
+    broker.bases["b1"] = CorruptArtifact("must not be read")
+    trainer.publish({2: 7.0})
+    running = start()
+    running.eventually(lambda: running.has(trainer))
+
+
+def test_a_repeated_delta_changes_nothing(broker, trainer, start):
+    trainer.publish_base("b1")
+    records = trainer.publish({1: 5.0, 3: 3.0})
+    broker.log.extend(records[:1])
+    broker.log.extend(records)
+    trainer.publish({4: 4.0})
+    running = start()
+    running.eventually(lambda: running.has(trainer))
+
+
+def test_a_gap_waits_for_a_base_and_old_rows_are_served_meanwhile(broker, trainer, start):
+    trainer.publish_base("b1")
+    trainer.publish({1: 5.0})
+    running = start()
+    running.eventually(lambda: running.has(trainer))
+    trainer.delta({1: 6.0})
+    trainer.publish({3: 3.0})
+    running.eventually(lambda: bool(running.updater._follower.blocked))
+    reader = ModelReader(running.directory, "s")
+    assert reader.status().seq == 0
+    np.testing.assert_array_equal(reader.read({"user": np.array([1, 3])}).rows["user"][:, 0], [5.0, 0.0])
+    trainer.publish_base("b2")
+    trainer.publish({4: 4.0})
+    running.eventually(lambda: running.has(trainer))
+
+
+def test_a_damaged_delta_is_refused_and_recovered_from_by_the_next_base(broker, trainer, start):
+    trainer.publish_base("b1")
+    damaged = trainer.delta({1: 9.0})
+    damaged[0].body = b"\xff" * len(damaged[0].body)
+    broker.log.extend(damaged)
+    broker.log.append(None)
+    trainer.publish({3: 3.0})
+    running = start()
+    running.eventually(lambda: bool(running.updater._follower.blocked))
+    assert ModelReader(running.directory, "s").status().seq == -1
+    trainer.publish_base("b2")
+    running.eventually(lambda: running.has(trainer))
+
+
+def test_a_new_epoch_goes_on_in_place_and_shuts_the_old_trainer_out(broker, trainer, start):
+    trainer.publish_base("b1")
+    trainer.publish({1: 5.0})
+    zombie = FakeTrainer(broker)
+    zombie.seq, zombie.base_id = trainer.seq, "b1"
+    trainer.claim_next_epoch()
+    trainer.publish({2: 8.0})
+    zombie.publish({1: 666.0})
+    trainer.publish({3: 3.0})
+    running = start()
+    running.eventually(lambda: running.has(trainer))
+    assert trainer.rows[1] == 5.0
+
+
+def test_a_new_epoch_with_a_base_of_its_own_is_loaded(trainer, start):
+    trainer.publish_base("b1")
+    trainer.publish({1: 5.0})
+    running = start()
+    running.eventually(lambda: running.has(trainer))
+    trainer.claim_next_epoch()
+    trainer.rows = {9: 9.0}
+    trainer.publish_base("b2")
+    trainer.publish({10: 10.0})
+    running.eventually(lambda: running.has(trainer))
+
+
+def test_a_useless_base_is_refused_and_the_one_before_is_used(broker, trainer, start):
+    trainer.publish_base("b1")
+    trainer.publish({1: 5.0})
+    trainer.publish_base("b2", error=CorruptArtifact("rows.npy is damaged"))
+    running = start()
+    running.eventually(lambda: running.has(trainer))
+    assert ModelReader(running.directory, "s").status().base_id == "b1"
+
+
+def test_a_store_that_does_not_answer_is_tried_again(broker, trainer, start):
+    trainer.publish_base("b1", error=Unavailable("store away"))
+    running = start()
+    running.eventually(lambda: broker.num_connections > 3)
+    trainer.publish_base("b1")
+    running.eventually(lambda: running.has(trainer))
+
+
+def test_a_broker_that_goes_away_is_waited_for(broker, trainer, start):
+    trainer.publish_base("b1")
+    running = start()
+    running.eventually(lambda: running.has(trainer))
+    broker.is_away = True
+    trainer.publish({3: 3.0})
+    time.sleep(0.05)
+    assert not running.has(trainer)
+    broker.is_away = False
+    running.eventually(lambda: running.has(trainer))
+
+
+def test_deltas_deleted_before_they_were_read_are_noticed(broker, trainer, start):
+    trainer.publish_base("b1")
+    trainer.publish({1: 5.0})
+    running = start()
+    running.eventually(lambda: running.has(trainer))
+    running.stop()
+    trainer.publish({1: 6.0})
+    broker.first_offset, broker.log = broker.first_offset + len(broker.log), []
+    trainer.publish({3: 3.0})
+    running = start()
+    running.eventually(lambda: bool(running.updater._follower.blocked))
+    trainer.publish_base("b2")
+    running.eventually(lambda: running.has(trainer))
+
+
+def test_a_broker_that_lost_its_data_is_noticed_and_not_believed(broker, trainer, start):
+    trainer.publish_base("b1")
+    trainer.publish({1: 5.0})
+    running = start()
+    running.eventually(lambda: running.has(trainer))
+    broker.log, broker.pointers, broker.lineage = [], [], ""
+    running.eventually(lambda: running.updater._follower.applied is None)
+    assert ModelReader(running.directory, "s").status().seq == 0
+    broker.lineage = "l2"
+    trainer.claim_next_epoch()
+    trainer.rows = {7: 7.0}
+    trainer.publish_base("b2")
+    trainer.publish({8: 8.0})
+    running.eventually(lambda: running.has(trainer))
+
+
+def test_tables_of_another_lineage_are_not_gone_on_from(broker, trainer, start):
+    trainer.publish_base("b1")
+    trainer.publish({1: 5.0})
+    running = start()
+    running.eventually(lambda: running.has(trainer))
+    running.stop()
+    broker.log, broker.pointers, broker.lineage = [], [], "l2"
+    trainer.rows = {7: 7.0}
+    trainer.publish_base("b1")
+    running = start()
+    running.eventually(lambda: running.has(trainer))
+
+
+def test_a_delta_that_does_not_fit_the_tables_is_refused(broker, trainer, start):
+    trainer.publish_base("b1")
+    trainer.publish({1: 5.0})
+    body = DeltaBody({"film": TableDelta(np.array([1]), np.ones((1, DIM), np.float32), NOTHING)})
+    (foreign,) = trainer.delta()[:1]
+    header = foreign.header
+    broker.log.extend(chunk(header, encode_body(body, header.dtype)))
+    running = start()
+    running.eventually(lambda: running.ready.is_set() and ModelReader(running.directory, "s").status().seq == 0)
+    trainer.publish({2: 2.5})
+    running.eventually(lambda: "a delta is missing" in running.updater._follower.blocked)
