@@ -1,0 +1,136 @@
+"""Rules of the house that a reader relies on: imports, function length, the wheel, and the tables that README repeats."""
+
+import ast
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from services.common.topics import ALL, WITH_DLQ
+from services.mesh.environments import REPOSITORY_ROOT, Environments
+
+MAX_FUNCTION_LINES = 70
+OWN_CODE = ("services", "streams", "loadtests", "model_repo", "tests")
+
+
+def python_files(*folders: str) -> list[Path]:
+    return [path for folder in folders for path in sorted((REPOSITORY_ROOT / folder).rglob("*.py"))]
+
+
+def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
+    tool = Environments.of_repository().light / "bin" / "lint-imports"
+    return subprocess.run([str(tool), "--no-cache"], cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A copy of the code, in which a test may break a rule."""
+    for path in [REPOSITORY_ROOT / "pyproject.toml", *python_files("services", "streams")]:
+        target = tmp_path / path.relative_to(REPOSITORY_ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    return tmp_path
+
+
+def test_the_import_rules_hold() -> None:
+    done = lint_imports(REPOSITORY_ROOT)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "rule"),
+    [
+        ("services/router/core.py", "import grpc", "Cores are pure"),
+        ("services/router/core.py", "from tunemesh.router.v1 import router_service_pb2", "Cores are pure"),
+        ("streams/joiner/core.py", "import faust", "Cores are pure"),
+        ("services/router/adapters.py", "from services.recommender import settings", "never each other"),
+        ("streams/joiner/adapters.py", "from services.trainer import settings", "never each other"),
+        ("services/common/ids.py", "from services.router import settings", "shared kernel imports no service"),
+        ("services/recommender/core.py", "import torch", "Only the trainer and the network import torch"),
+        ("services/trainer/worker.py", "import aiokafka", "The ml environment"),
+    ],
+)
+def test_a_planted_violation_breaks_its_rule(copy: Path, file: str, line: str, rule: str) -> None:
+    with (copy / file).open("a") as module:
+        module.write(f"\n{line}\n")
+    done = lint_imports(copy)
+    assert done.returncode != 0
+    assert re.search(rf"{rule}.* BROKEN", done.stdout), done.stdout
+
+
+def test_no_function_is_longer_than_its_readers_memory() -> None:
+    long = []
+    for path in python_files(*OWN_CODE):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                if lines > MAX_FUNCTION_LINES:
+                    long.append(f"{path.relative_to(REPOSITORY_ROOT)}:{node.lineno} {node.name}: {lines} lines")
+    assert long == []
+
+
+def test_every_package_imports_from_the_wheel(tmp_path: Path) -> None:
+    """An editable path hides a file that the wheel lacks; images install the wheel."""
+    build = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--wheel-dir",
+        str(tmp_path),
+        str(REPOSITORY_ROOT),
+    ]
+    done = subprocess.run(build, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    [wheel] = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        archive.extractall(tmp_path / "installed")
+    assert "tunemesh/py.typed" in names
+    assert {path.relative_to(REPOSITORY_ROOT).as_posix() for path in python_files("services", "streams")} <= names
+    modules = [
+        "services.mesh.__main__",
+        "services.common.topics",
+        "tunemesh.router.v1.router_service_pb2_grpc",
+        "tunemesh.events.v1.delta_pb2",
+    ]
+    installed = tmp_path / "installed"
+    script = f"""
+import sys
+sys.path[:] = [{str(installed)!r}] + [path for path in sys.path if "site-packages" in path or {str(REPOSITORY_ROOT)!r} not in path]
+{"".join(f"import {module};" for module in modules)}
+print(services.mesh.__file__)
+"""
+    ran = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.strip().startswith(str(installed))
+
+
+def topic_rows() -> dict[str, dict[str, str]]:
+    """The rows of README's topic table by topic name: the table whose header begins with `topic`."""
+    rows: dict[str, dict[str, str]] = {}
+    header: list[str] = []
+    for line in (REPOSITORY_ROOT / "README.md").read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip().strip("`") for cell in line.strip().strip("|").split("|")]
+        if not line.lstrip().startswith("|"):
+            header = []
+        elif cells[0].lower() == "topic":
+            header = [cell.lower() for cell in cells]
+        elif header and not set(cells[0]) <= set("-: "):
+            rows[cells[0]] = dict(zip(header, cells, strict=True))
+    return rows
+
+
+def test_the_topic_table_of_readme_is_the_one_in_code() -> None:
+    rows = topic_rows()
+    assert set(rows) - {"<topic>.dlq.v1"} == {topic.name for topic in ALL}
+    for topic in ALL:
+        row = rows[topic.name]
+        assert (row["key"], row["value"], row["partitions"], row["cleanup"]) == (topic.key, topic.value, topic.partitioning, topic.cleanup)
+        assert row["dlq"] == (topic.dlq if topic in WITH_DLQ else "-")
