@@ -1,0 +1,121 @@
+"""Writer and readers in processes of their own; kill -9 of the writer at any point. No reader ever sees a wrong row."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from services.common.errors import Unavailable
+from services.common.tables.reader import ModelReader
+from services.common.tables.writer import ModelWriter
+from tests.faults import mapped_table_process as table_process
+
+ROOT = Path(__file__).parents[2]
+PROCESS = [sys.executable, "-m", "tests.faults.mapped_table_process"]
+
+
+@contextmanager
+def started(*arguments: object) -> Iterator[subprocess.Popen[str]]:
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'protos' / 'gen'}"}
+    with subprocess.Popen([*PROCESS, *map(str, arguments)], stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                os.kill(process.pid, signal.SIGKILL)
+
+
+def first_line(process: subprocess.Popen[str]) -> list[str]:
+    assert process.stdout is not None
+    return process.stdout.readline().split()
+
+
+def test_readers_beside_a_busy_writer_see_whole_rows_of_at_most_two_neighbouring_deltas(tmp_path):
+    with started("write", tmp_path) as writer:
+        assert first_line(writer)[0] == "rebuilt"
+        with started("read", tmp_path, 4) as one, started("read", tmp_path, 4) as other:
+            for reader in (one, other):
+                output, _ = reader.communicate(timeout=60)
+                assert reader.returncode == 0
+                num_reads, num_deltas = map(int, output.split())
+                assert num_reads > 100
+                assert num_deltas > 20
+    # The tables grew, and the generations before are gone.
+    (generation,) = tmp_path.glob("gen-*")
+    assert int(generation.name.removeprefix("gen-")) > 1
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_writer_killed_again_and_again_never_shows_a_wrong_row(tmp_path, seed):
+    delays = random.Random(seed)
+    outcomes = []
+    reader: ModelReader | None = None
+    for _ in range(5):
+        with started("write", tmp_path) as writer:
+            outcomes.append(first_line(writer)[0])
+            reader = reader or ModelReader(tmp_path, table_process.SCHEMA)
+            end = time.monotonic() + delays.uniform(0.01, 0.2)
+            while time.monotonic() < end:
+                table_process.check_once(reader)
+            os.kill(writer.pid, signal.SIGKILL)
+            writer.wait()
+        # Without a writer a row or the control block may be half-written; then the reader says so.
+        for _ in range(20):
+            try:
+                table_process.check_once(reader)
+            except Unavailable:
+                break
+    assert outcomes[0] == "rebuilt"
+    # A writer that does nothing but write is nearly always killed half-way.
+    assert "rebuilt" in outcomes[1:]
+
+
+@pytest.mark.parametrize("death", ["die-between-tables", "die-in-row", "die-in-control"])
+def test_a_delta_half_applied_is_noticed_by_the_next_writer_and_built_again(tmp_path, death):
+    with started("write", tmp_path, death) as writer:
+        assert first_line(writer) == ["rebuilt", "0"]
+        writer.wait(60)
+        assert writer.returncode == -signal.SIGKILL
+    reader = ModelReader(tmp_path, table_process.SCHEMA) if death != "die-in-control" else None
+    if reader is not None:
+        untouched = {"user": np.array([3, 4, 5])}
+        rows = reader.read(untouched).rows["user"]
+        assert np.all(rows == rows[:, :1])
+        assert np.all(np.isin(rows[:, 0], [-1, table_process.DEADLY - 1, table_process.DEADLY]))
+    if death == "die-in-row":
+        assert reader is not None
+        with pytest.raises(Unavailable, match="row of id 3 is being written"):
+            reader.read({"item": np.array([4, table_process.IN_BOTH])})
+    if death == "die-in-control":
+        with pytest.raises(Unavailable, match="its writer died"):
+            ModelReader(tmp_path, table_process.SCHEMA)
+    successor = ModelWriter(tmp_path, table_process.SCHEMA)
+    assert successor.applied is None
+    table_process.build(successor, 7)
+    assert table_process.check_once(reader or ModelReader(tmp_path, table_process.SCHEMA)) == 7
+
+
+def test_a_writer_killed_between_deltas_leaves_tables_to_go_on_from(tmp_path):
+    writer = ModelWriter(tmp_path, table_process.SCHEMA)
+    table_process.build(writer, 3)
+    writer.close()
+    with started("write", tmp_path) as process:
+        assert first_line(process) == ["resumed", "3"]
+
+
+def test_two_writers_cannot_run_at_once(tmp_path):
+    with started("write", tmp_path) as writer:
+        first_line(writer)
+        with started("write", tmp_path) as second:
+            assert first_line(second) == []
+            assert second.wait(30) != 0
