@@ -128,3 +128,5 @@ class ServiceProcess:
     def __exit__(self, *_: object) -> None:
         if self._process.poll() is None:
             self.kill()
+        if self._process.stderr is not None:
+            self._process.stderr.close()

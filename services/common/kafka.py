@@ -40,7 +40,8 @@ def assigned_consumer(
         bootstrap_servers: comma-separated host:port list.
         topic: its name.
         partitions: None means all that exist now.
-        start: "beginning", "end", or the next offset per partition (partitions that are absent from it start at their beginning).
+        start: "beginning", "end" (on the embedded broker: somewhere in the last batch, see `end_offsets`), or the next offset per
+            partition (partitions that are absent from it start at their beginning).
         client_id: shown in the broker's log.
         bootstrap_timeout_ms: how long to look for the broker, and for the topic.
         overrides: further kafka-python consumer settings.
@@ -104,22 +105,55 @@ def _partitions_of(consumer: KafkaConsumer, topic: str, timeout_ms: int) -> set[
         time.sleep(0.1)
 
 
+def end_offsets(consumer: KafkaConsumer, timeout_ms: int = 10_000) -> dict[TopicPartition, int]:
+    """Return the next offset of each assigned partition. Use it in place of the consumer's own `end_offsets`.
+
+    The embedded broker (Tansu 0.6) answers ListOffsets with the FIRST offset of the last batch plus one, which is below the position of
+    whoever has read that batch; its fetch answers are right. So what the last fetch said counts too, and a consumer that has fetched
+    nothing yet fetches the last batch once (its positions are restored).
+
+    Raises:
+        Unavailable: the broker did not answer in time.
+    """
+    partitions = sorted(consumer.assignment())
+    claimed: dict[TopicPartition, int] = consumer.end_offsets(partitions)
+    unfetched = {partition for partition in partitions if claimed[partition] > 0 and consumer.highwater(partition) is None}
+    if unfetched:
+        _fetch_last_batches(consumer, {partition: claimed[partition] - 1 for partition in unfetched}, timeout_ms)
+    return {partition: max(claimed[partition], consumer.highwater(partition) or 0) for partition in partitions}
+
+
+def _fetch_last_batches(consumer: KafkaConsumer, offsets: Mapping[TopicPartition, int], timeout_ms: int) -> None:
+    positions = {partition: consumer.position(partition) for partition in consumer.assignment()}
+    deadline = time.monotonic() + timeout_ms / 1000
+    for partition, offset in offsets.items():
+        consumer.seek(partition, offset)
+    try:
+        while any(consumer.highwater(partition) is None for partition in offsets):
+            if time.monotonic() > deadline:
+                raise Unavailable(f"the end of {next(iter(offsets)).topic} could not be fetched in {timeout_ms} ms")
+            consumer.poll(timeout_ms=_FETCH_WAIT_MS)
+    finally:
+        for partition, position in positions.items():
+            consumer.seek(partition, position)
+
+
 def drain_to_end(consumer: KafkaConsumer, timeout_ms: int = 30_000) -> list[Any]:
     """Return every record from the consumer's positions up to the ends that its partitions have now, in offset order per partition.
+
+    What is appended meanwhile may be among them.
 
     Raises:
         Unavailable: the end was not reached in time.
     """
-    ends: dict[TopicPartition, int] = consumer.end_offsets(list(consumer.assignment()))
+    ends = end_offsets(consumer, timeout_ms)
     deadline = time.monotonic() + timeout_ms / 1000
     records: list[Any] = []
-    behind = {partition for partition, end in ends.items() if consumer.position(partition) < end}
-    while behind:
+    while behind := [at for at, end in ends.items() if consumer.position(at) < max(end, consumer.highwater(at) or 0)]:
         if time.monotonic() > deadline:
-            raise Unavailable(f"the end of {sorted(behind)[0].topic} was not reached in {timeout_ms} ms")
-        for partition, batch in consumer.poll(timeout_ms=_FETCH_WAIT_MS).items():
-            records.extend(record for record in batch if record.offset < ends[partition])
-        behind = {partition for partition in behind if consumer.position(partition) < ends[partition]}
+            raise Unavailable(f"the end of {behind[0].topic} was not reached in {timeout_ms} ms")
+        for batch in consumer.poll(timeout_ms=_FETCH_WAIT_MS).values():
+            records.extend(batch)
     return records
 
 
