@@ -21,7 +21,7 @@ from tunemesh.events.v1.delta_pb2 import BasePointer, Delta
 from services.common.dead_letters import dead_letter_headers
 from services.common.envelope import Headers, headers_for
 from services.common.errors import Unavailable
-from services.common.kafka import assigned_consumer, drain_to_end, durable_producer
+from services.common.kafka import assigned_consumer, drain_to_end, durable_producer, end_offsets
 from services.trainer.publisher import PendingAppend
 from services.trainer.session import HistoryLost
 
@@ -139,7 +139,7 @@ class KafkaControlLog:
             Unavailable: the end was not reached.
         """
         with _translated(f"reading {self._topic}"):
-            end = self._consumer.end_offsets([self._partition])[self._partition]
+            end = end_offsets(self._consumer)[self._partition]
             if end < self._consumer.position(self._partition):
                 raise HistoryLost(f"{self._topic} ends at offset {end}, and had been read to {self._consumer.position(self._partition)}")
             records = drain_to_end(self._consumer)
@@ -287,5 +287,5 @@ class KafkaDeadLetters:
 
 
 def _ranges(consumer: KafkaConsumer, partitions: Sequence[TopicPartition]) -> list[tuple[int, int]]:
-    first, end = consumer.beginning_offsets(list(partitions)), consumer.end_offsets(list(partitions))
+    first, end = consumer.beginning_offsets(list(partitions)), end_offsets(consumer)
     return [(int(first[partition]), int(end[partition])) for partition in partitions]

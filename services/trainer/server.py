@@ -18,7 +18,7 @@ from tunemesh.events.v1 import delta_pb2
 from tunemesh.trainer.v1 import trainer_service_pb2, trainer_service_pb2_grpc
 
 from services.common.artifacts import Arrays
-from services.common.errors import Unavailable
+from services.common.errors import CorruptArtifact, Unavailable
 from services.common.feature_spec import FeatureSpec
 from services.common.grpc_server import GrpcServer, Servicer, serve
 from services.common.ids import uuid7
@@ -230,6 +230,6 @@ async def run(settings: TrainerSettings) -> None:
     )
     try:
         await serve([registered], settings, telemetry, on_drain=stop, main=work, serving=False)
-    except (Fenced, HistoryLost, Unavailable) as error:
+    except (CorruptArtifact, Fenced, HistoryLost, Unavailable) as error:
         _log.error("the trainer stops: %s", error)
         raise SystemExit(1) from None

@@ -28,7 +28,7 @@ from services.common.errors import CorruptArtifact, Unavailable
 from services.common.tables.index import Int64s
 from services.trainer.control import ControlState
 from services.trainer.dedup import DedupWindow
-from services.trainer.gate import GateLimits
+from services.trainer.gate import GateLimits, refusal
 from services.trainer.merge import TickMerge
 from services.trainer.owner import ControlOwner
 from services.trainer.plan import Cut, Found, OnLineageChange, Plan, plan_start
@@ -192,14 +192,25 @@ class Session:
         The checkpoint comes first: a restart must not fall behind what a replica may have loaded.
 
         Raises:
+            CorruptArtifact: the gate refuses it.
             Unavailable: the broker or the store did not answer. The base may be half there; publish another.
         """
         self.publisher.flush(self.learner, _ACKNOWLEDGE_TIMEOUT_MS)
+        checkpoint = self._cut_for_base()
+        self.stores.checkpoints.write(checkpoint, now_ms=self.now_ms())
+        return self._write_base(checkpoint)
+
+    def _cut_for_base(self) -> Checkpoint:
+        """Return a cut that names the base that is about to be made of it, unless the gate refuses it."""
         self.num_bases += 1
         checkpoint = self.cut()
         checkpoint = replace(checkpoint, cut=replace(checkpoint.cut, base_id=base_name(self.epoch, self.num_bases)))
-        self.stores.checkpoints.write(checkpoint, now_ms=self.now_ms())
-        return self._write_base(checkpoint)
+        arrays = checkpoint.arrays
+        rows = {name: arrays[f"table/{name}/rows"] for name in self.learner.tables}
+        reason = refusal(rows, {name: array for name, array in arrays.items() if name.startswith("dense/")}, self.config.limits)
+        if reason:
+            raise CorruptArtifact(f"the gate refuses base {checkpoint.cut.base_id}: {reason}")
+        return checkpoint
 
     def _write_base(self, checkpoint: Checkpoint) -> BasePointer:
         cut = checkpoint.cut
@@ -217,6 +228,7 @@ class Session:
             created_at_ms=self.now_ms(),
         )
         self.logs.bases.append(pointer)
+        self.stores.bases.prune()
         self.publisher.base_id = cut.base_id
         _log.info("published %s (%s), deltas continue behind %d.%d", cut.base_id, artifact.url, self.epoch, self.publisher.seq)
         return pointer
@@ -240,9 +252,7 @@ class Session:
     def begin_with_base(self) -> None:
         """Publish the base that this epoch begins with; nothing that was to be published before matters any more."""
         self.publisher.next_offset = self.logs.deltas.range()[1]
-        self.num_bases += 1
-        checkpoint = self.cut()
-        self._write_base(replace(checkpoint, cut=replace(checkpoint.cut, base_id=base_name(self.epoch, self.num_bases))))
+        self._write_base(self._cut_for_base())
         for table in self.learner.tables.values():
             table.ack_touched(table.take_touched().token)
         # A restart from an older checkpoint would find a base that it does not know, and begin with yet another one.

@@ -155,9 +155,11 @@ class BaseStore:
             created_at_ms=now_ms,
         )
         arrays = {name: array for name, array in checkpoint.arrays.items() if _is_replicas(name)}
-        artifact = write_artifact(posixpath.join(self.url, cut.base_id), manifest, arrays)
+        return write_artifact(posixpath.join(self.url, cut.base_id), manifest, arrays)
+
+    def prune(self) -> None:
+        """Delete what is older than the newest `keep`. Call it once the newest is announced: until then replicas load an older one."""
         _prune(self.url, self._keep)
-        return artifact
 
 
 def read_initial_base(url: str, *, schema_hash: str, variable: str) -> Arrays:

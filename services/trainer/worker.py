@@ -19,7 +19,7 @@ from tunemesh.events.v1.dead_letter_pb2 import DeadLetter
 
 from services.common.dead_letters import dead_letter
 from services.common.envelope import Headers
-from services.common.errors import CorruptArtifact, Unavailable
+from services.common.errors import Conflict, CorruptArtifact, Unavailable
 from services.common.feature_spec import FeatureSpec
 from services.common.telemetry import Telemetry, current_traceparent
 from services.trainer.merge import UnusableRecord
@@ -209,9 +209,11 @@ class RankerWorker:
         """Write a checkpoint and return when it is durable.
 
         Raises:
-            CorruptArtifact: a weight is NaN or infinite.
+            Conflict: the gate refuses what was learned; a restart should find what was learned before.
             Unavailable: the store cannot be written.
         """
+        if self._session.publisher.refusal:
+            raise Conflict(f"no checkpoint of weights that the gate refuses: {self._session.publisher.refusal}")
         self._await_writer()
         checkpoint, state_hash = self._session.cut(), self._session.learner.state_hash()
         url = self._write(checkpoint)
@@ -328,7 +330,8 @@ class RankerWorker:
         if not publisher.is_idle and publisher.poll(self._session.learner) and not publisher.refusal:
             now_ms = self._session.now_ms()
             for accepted_at_ms in self._unpublished_ms:
-                self._lag_ms.record(now_ms - accepted_at_ms)
+                # Below zero when the clock of whoever accepted it is ahead.
+                self._lag_ms.record(max(now_ms - accepted_at_ms, 0))
             self._unpublished_ms.clear()
 
     def _watch_control(self) -> None:
@@ -371,7 +374,7 @@ class RankerWorker:
         self._refresh()
 
     def _finish(self) -> None:
-        """Publish what was learned and leave a checkpoint, so that the next start repeats nothing. An absent broker is no reason to hang."""
+        """Publish what was learned and leave a checkpoint, so that the next start repeats nothing. Never hangs on an absent broker."""
         session = self._session
         self._await_writer()
         try:
@@ -379,7 +382,8 @@ class RankerWorker:
             session.publisher.flush(session.learner, _FINAL_FLUSH_MS)
             self._publish()
             session.publisher.flush(session.learner, _FINAL_FLUSH_MS)
-            self._write(session.cut())
+            if not session.publisher.refusal:
+                self._write(session.cut())
         except (Unavailable, CorruptArtifact) as error:
             _log.warning("stopped without a last checkpoint; the next start repeats what came after the one before: %s", error)
 

@@ -1,0 +1,290 @@
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from services.common.errors import ConfigurationError
+from services.trainer.control import ControlState
+from services.trainer.samples import parse_record
+from services.trainer.session import Fenced, HistoryLost
+from tests.trainer_fakes import (
+    SPEC,
+    Crash,
+    FakeBroker,
+    FakeControlLog,
+    FakeLearner,
+    Faults,
+    Life,
+    bootstrapped_now,
+    broker_with,
+    sample_log,
+    start,
+)
+
+
+def publish(life: Life) -> None:
+    session = life.session
+    session.publisher.publish(session.learner, session.merge.position, now_ms=7, traceparent="")
+    session.publisher.poll(session.learner)
+
+
+def read_some(life: Life) -> bool:
+    for record in life.samples.poll(0):
+        life.session.merge.push(record.partition, parse_record(SPEC, record.offset, record.value, record.headers))
+    return any(position < end for position, (_, end) in zip(life.samples.positions, life.samples.ranges(), strict=True))
+
+
+def learn(life: Life, source: random.Random, *, max_batches: int = 10**9) -> None:
+    """Learn to the end of the log, or max_batches, with deltas, checkpoints and bases at random moments."""
+    session, more, num_batches = life.session, True, 0
+    while more:
+        more = read_some(life)
+        while num_batches < max_batches and (batch := session.merge.next_batch()) is not None:
+            num_batches += 1
+            session.learn(batch)
+            if source.random() < 0.3:
+                publish(life)
+            if source.random() < 0.1:
+                session.stores.checkpoints.write(session.cut(), now_ms=7)
+            if source.random() < 0.02:
+                session.publish_base()
+        if num_batches == max_batches:
+            return
+    publish(life)
+
+
+def uninterrupted_hash(seed: int) -> str:
+    life = start(broker_with(sample_log(seed)))
+    learn(life, random.Random(0))
+    return life.learner.state_hash()
+
+
+def test_the_state_does_not_depend_on_when_things_are_polled_published_or_written() -> None:
+    hashes = set()
+    for seed in range(6):
+        life = start(broker_with(sample_log(1)), source=random.Random(seed))
+        learn(life, random.Random(seed))
+        hashes.add(life.learner.state_hash())
+    assert len(hashes) == 1
+
+
+def test_a_repeated_sample_is_learned_once() -> None:
+    life = start(broker_with(sample_log(1)))
+    learn(life, random.Random(0))
+    assert life.session.counters.duplicates_skipped > 0
+    assert life.session.counters.samples_trained > 150
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_after_crashes_at_random_writes_weights_and_replicas_equal_those_of_an_uninterrupted_run(seed: int) -> None:
+    source = random.Random(seed)
+    broker = broker_with(sample_log(seed))
+    for _ in range(12):
+        faults = Faults(countdown=source.choice([*range(1, 12), source.randrange(12, 60)]), after=source.random() < 0.5)
+        try:
+            learn(start(broker, faults=faults, source=source), source)
+        except Crash:
+            continue
+    life = start(broker)
+    learn(life, source)
+    assert life.learner.state_hash() == uninterrupted_hash(seed)
+    assert broker.replica.equals(life.learner)
+    assert bootstrapped_now(broker).equals(life.learner)
+    epochs = [record.epoch_claim.epoch for record in broker.control if record.WhichOneof("value") == "epoch_claim"]
+    assert epochs == sorted(set(epochs))
+
+
+def test_a_crash_at_each_single_write_of_a_short_life_changes_nothing() -> None:
+    expected = uninterrupted_hash(3)
+    probe = Faults()
+    life = start(broker_with(sample_log(3)), faults=probe)
+    learn(life, random.Random(5), max_batches=12)
+    assert probe.num_operations > 12
+    for countdown in range(1, probe.num_operations + 1):
+        for after in (False, True):
+            broker = broker_with(sample_log(3))
+            with pytest.raises(Crash):
+                learn(start(broker, faults=Faults(countdown=countdown, after=after)), random.Random(5), max_batches=12)
+            life = start(broker)
+            learn(life, random.Random(6))
+            assert life.learner.state_hash() == expected, (countdown, after)
+            assert broker.replica.equals(life.learner), (countdown, after)
+            assert bootstrapped_now(broker).equals(life.learner), (countdown, after)
+
+
+def test_what_a_zombie_published_after_the_cut_is_published_again_or_taken_back() -> None:
+    broker = broker_with(sample_log(2))
+    zombie = start(broker)
+    learn(zombie, random.Random(9), max_batches=20)
+    successor = start(broker)
+    zombie.learner.step([])
+    zombie.learner.tables["user"].slots_for_update(np.array([-5], np.int64))
+    publish(zombie)
+    assert broker.replica.equals(successor.learner)
+    assert not broker.replica.equals(zombie.learner)
+    with pytest.raises(Fenced, match="epoch 2 of ranker was claimed"):
+        zombie.session.check_ownership()
+    successor.session.check_ownership()
+
+
+def test_a_zombie_that_publishes_between_the_claim_and_the_fence_is_taken_back() -> None:
+    broker = broker_with(sample_log(2))
+    zombie = start(broker)
+    learn(zombie, random.Random(9), max_batches=20)
+
+    append = FakeControlLog.append
+
+    def append_then_let_the_zombie_publish(self: FakeControlLog, record: object) -> int:
+        offset = append(self, record)  # type: ignore[arg-type]
+        zombie.learner.tables["user"].slots_for_update(np.array([-5], np.int64))
+        publish(zombie)
+        return offset
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FakeControlLog, "append", append_then_let_the_zombie_publish)
+        successor = start(broker)
+    assert -5 in followed_until(broker, successor.session.epoch)
+    assert broker.replica.equals(successor.learner)
+
+
+def followed_until(broker: FakeBroker, epoch: int) -> set[int]:
+    """User ids that older epochs published."""
+    from services.common.delta import Reassembler
+
+    reassembler, ids = Reassembler(), set()
+    for record in broker.deltas:
+        complete = reassembler.add(record)
+        if complete is not None and complete.header.epoch < epoch and complete.body:
+            ids.update(complete.decode().tables["user"].ids.tolist())
+    return ids
+
+
+def test_the_first_start_gives_the_broker_a_lineage_and_begins_with_a_base() -> None:
+    broker = broker_with(sample_log(1))
+    life = start(broker)
+    subjects = [record.subject for record in broker.control]
+    assert subjects == ["lineage", "epoch/ranker"]
+    assert broker.control[1].epoch_claim.continues_from == "checkpoint-000001-000001"
+    assert (broker.bases[0].epoch, broker.bases[0].seq, list(broker.bases[0].delta_offsets)) == (1, -1, [0])
+    assert life.session.publisher.base_id == "base-000001-000001"
+
+
+def test_a_learner_without_checkpoints_begins_with_the_initial_base() -> None:
+    trained = FakeLearner()
+    trained.steps = 5
+    trained.tables["user"].slots_for_update(np.array([77], np.int64))
+    broker = broker_with(sample_log(1))
+    life = start(broker, initial=trained.state_arrays())
+    assert life.learner.state_hash() == trained.state_hash()
+    assert bootstrapped_now(broker).rows["user"].keys() == {77}
+    publish(life)
+    assert not broker.deltas[0].header.heartbeat or broker.deltas[0].body == b""
+
+
+def test_a_continued_epoch_begins_without_a_new_base() -> None:
+    broker = broker_with(sample_log(1))
+    learn(start(broker), random.Random(1), max_batches=10)
+    life = start(broker)
+    assert len(broker.bases) == len({pointer.epoch for pointer in broker.bases}) == 1
+    assert life.session.epoch == 2
+    fences = [record.header for record in broker.deltas if record.header.epoch == 2]
+    assert (fences[0].seq, fences[0].prev_seq, fences[0].heartbeat) == (0, -1, True)
+
+
+def test_deltas_that_retention_removed_make_a_new_base() -> None:
+    broker = broker_with(sample_log(1))
+    learn(start(broker), random.Random(1), max_batches=20)
+    broker.first_delta_offset = len(broker.deltas)
+    broker.deltas.append(broker.deltas[-1])
+    life = start(broker)
+    learn(life, random.Random(2))
+    assert broker.bases[-1].epoch == 2
+    assert bootstrapped_now(broker).equals(life.learner)
+
+
+def test_a_damaged_delta_behind_the_cut_makes_a_new_base() -> None:
+    broker = broker_with(sample_log(1))
+    life = start(broker)
+    learn(life, random.Random(1), max_batches=20)
+    broken = broker.deltas[-1]
+    broken.header.body_crc32c ^= 1
+    life = start(broker)
+    assert broker.bases[-1].epoch == 2
+    assert bootstrapped_now(broker).equals(life.learner) or not broker.deltas[broker.bases[-1].delta_offsets[0] :]
+
+
+def test_another_broker_is_refused_and_can_be_adopted_with_the_weights_kept() -> None:
+    first = broker_with(sample_log(1))
+    life = start(first)
+    learn(life, random.Random(1))
+    life.session.stores.checkpoints.write(life.session.cut(), now_ms=7)
+    other = broker_with(sample_log(4), first.disk)
+    with pytest.raises(ConfigurationError, match="has no lineage"):
+        start(other)
+    assert not other.control and not other.deltas
+    adopted = start(other, config={"on_lineage_change": "adopt"})
+    assert adopted.learner.state_hash() == life.learner.state_hash()
+    assert adopted.session.merge.position.offsets == [0, 0]
+    assert adopted.session.epoch == 2
+    assert bootstrapped_now(other).rows.keys() == {"user", "item"}
+    learn(adopted, random.Random(2))
+    again = start(other)
+    assert again.session.lineage_id == adopted.session.lineage_id
+    learn(again, random.Random(3))
+    assert again.learner.state_hash() == adopted.learner.state_hash()
+    assert other.replica.equals(again.learner)
+
+
+def test_a_crash_while_adopting_still_ends_with_a_base_for_the_replicas() -> None:
+    for countdown in range(1, 6):
+        for after in (False, True):
+            first = broker_with(sample_log(1))
+            other = broker_with(sample_log(4), first.disk)
+            life = start(first)
+            learn(life, random.Random(1), max_batches=20)
+            life.session.stores.checkpoints.write(life.session.cut(), now_ms=7)
+            with pytest.raises(Crash):
+                start(other, config={"on_lineage_change": "adopt"}, faults=Faults(countdown=countdown, after=after))
+            adopted = start(other, config={"on_lineage_change": "adopt"})
+            learn(adopted, random.Random(2))
+            assert other.replica.equals(adopted.learner), (countdown, after)
+
+
+def test_a_broker_whose_control_log_shrank_is_noticed_while_running() -> None:
+    broker = broker_with(sample_log(1))
+    life = start(broker)
+    broker.control.clear()
+    with pytest.raises(HistoryLost):
+        life.session.check_ownership()
+
+
+def test_another_lineage_is_noticed_while_running() -> None:
+    broker = broker_with(sample_log(1))
+    life = start(broker)
+    state = ControlState()
+    state.apply(broker.control[0])
+    broker.control.append(state.lineage_change("OTHER", now_ms=1, actor="x"))
+    with pytest.raises(HistoryLost, match="OTHER"):
+        life.session.check_ownership()
+
+
+def test_a_base_in_the_middle_serves_new_replicas_and_is_not_needed_by_old_ones() -> None:
+    broker = broker_with(sample_log(1))
+    life = start(broker)
+    learn(life, random.Random(1), max_batches=20)
+    pointer = life.session.publish_base()
+    assert (pointer.epoch, pointer.seq) == (1, life.session.publisher.seq)
+    learn(life, random.Random(2))
+    assert broker.replica.equals(life.learner)
+    assert bootstrapped_now(broker).equals(life.learner)
+
+
+def test_the_window_of_ids_survives_a_restart() -> None:
+    broker = broker_with(sample_log(1))
+    life = start(broker)
+    learn(life, random.Random(1))
+    life.session.stores.checkpoints.write(life.session.cut(), now_ms=7)
+    again = start(broker)
+    assert (again.session.dedup.to_array() == life.session.dedup.to_array()).all()
+    assert again.session.counters == replace(life.session.counters)

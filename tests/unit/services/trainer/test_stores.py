@@ -1,0 +1,122 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from services.common.artifacts import list_artifacts, read_artifact, read_manifest
+from services.common.errors import ConfigurationError, CorruptArtifact
+from services.trainer.merge import PartitionPosition, Position
+from services.trainer.plan import Cut
+from services.trainer.stores import BaseStore, Checkpoint, CheckpointStore, Counters, base_name, checkpoint_name, read_initial_base
+from tests.trainer_fakes import FakeLearner
+
+
+def checkpoint(number: int = 1, epoch: int = 2) -> Checkpoint:
+    learner = FakeLearner()
+    learner.tables["user"].slots_for_update(np.array([5, -7], np.int64))
+    return Checkpoint(
+        cut=Cut(
+            name=checkpoint_name(epoch, number),
+            lineage_id="L",
+            epoch=epoch,
+            base_id=base_name(1, 1),
+            position=Position((PartitionPosition(10, 3, 300), PartitionPosition(20, 4, 250))),
+            delta_offset=17,
+        ),
+        seq=8,
+        counters=Counters(samples_trained=100, duplicates_skipped=2, unusable_skipped=1),
+        arrays=learner.state_arrays(),
+        dedup_ids=np.array([1, 2**64 - 1], np.uint64),
+    )
+
+
+def store(folder: Path, schema_hash: str = "s", keep: int = 2) -> CheckpointStore:
+    return CheckpointStore(str(folder), model="ranker", schema_hash=schema_hash, keep=keep)
+
+
+def test_an_empty_folder_has_no_checkpoint(tmp_path: Path) -> None:
+    assert store(tmp_path).newest() is None
+
+
+def test_a_checkpoint_is_read_as_it_was_written(tmp_path: Path) -> None:
+    written = checkpoint()
+    url = store(tmp_path).write(written, now_ms=5)
+    read = store(tmp_path).newest()
+    assert read is not None
+    assert (read.cut, read.seq, read.counters) == (written.cut, written.seq, written.counters)
+    assert read.dedup_ids.tolist() == [1, 2**64 - 1]
+    assert read.arrays.keys() == written.arrays.keys()
+    assert all((read.arrays[name] == array).all() for name, array in written.arrays.items())
+    manifest = read_manifest(url).manifest
+    assert (manifest.source_offsets, manifest.watermark_ms, manifest.lineage_id) == ((10, 20), 250, "L")
+
+
+def test_the_newest_is_of_the_highest_epoch_and_older_ones_are_deleted(tmp_path: Path) -> None:
+    for epoch, number in ((1, 9), (2, 1), (10, 1), (2, 2)):
+        store(tmp_path).write(checkpoint(number, epoch), now_ms=5)
+    newest = store(tmp_path).newest()
+    assert newest is not None and newest.cut.name == checkpoint_name(10, 1)
+    assert len(list_artifacts(store(tmp_path).url)) == 2
+
+
+def test_a_damaged_checkpoint_is_left_out_for_an_older_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store(tmp_path).write(checkpoint(1), now_ms=5)
+    newest = Path(store(tmp_path).write(checkpoint(2), now_ms=5))
+    damaged = newest / "arrays" / "table" / "user" / "rows.npy"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    read = store(tmp_path).newest()
+    assert read is not None and read.cut.name == checkpoint_name(2, 1)
+    assert "rows.npy" in caplog.text and "truncated" in caplog.text
+
+
+def test_when_every_checkpoint_is_damaged_the_start_is_refused(tmp_path: Path) -> None:
+    url = Path(store(tmp_path).write(checkpoint(1), now_ms=5))
+    (url / "arrays" / "dense" / "w.npy").unlink()
+    with pytest.raises(ConfigurationError, match=r"none of the 1 checkpoints in .* is sound .*dense/w\.npy is missing"):
+        store(tmp_path).newest()
+
+
+def test_a_checkpoint_of_another_feature_spec_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    store(tmp_path).write(checkpoint(), now_ms=5)
+    with pytest.raises(ConfigurationError, match=r"feature spec s, this trainer has other: restore .*TUNEMESH_ARTIFACTS_URL"):
+        store(tmp_path, schema_hash="other").newest()
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf])
+def test_nan_reaches_neither_checkpoint_nor_base(tmp_path: Path, poison: float) -> None:
+    sick = checkpoint()
+    sick = replace(sick, arrays={**sick.arrays, "dense/w": np.array([poison], np.float32)})
+    with pytest.raises(CorruptArtifact, match="dense/w holds NaN or infinity"):
+        store(tmp_path).write(sick, now_ms=5)
+    with pytest.raises(CorruptArtifact, match="dense/w holds NaN or infinity"):
+        BaseStore(str(tmp_path), model="ranker", schema_hash="s", keep=3).write(sick, epoch=2, seq=1, now_ms=5)
+    assert store(tmp_path).newest() is None
+
+
+def test_a_base_holds_what_replicas_need_and_nothing_else(tmp_path: Path) -> None:
+    bases = BaseStore(str(tmp_path), model="ranker", schema_hash="s", keep=2)
+    artifact = bases.write(checkpoint(), epoch=3, seq=-1, now_ms=5)
+    manifest, arrays = read_artifact(artifact.url, expect_schema_hash="s", expect_lineage="L")
+    assert (manifest.kind, manifest.epoch, manifest.seq) == ("base", 3, -1)
+    assert sorted(arrays) == sorted(
+        ["dense/w", *(f"table/{table}/{part}" for table in ("user", "item") for part in ("ids", "rows", "default_row"))]
+    )
+
+
+def test_bases_are_deleted_only_when_asked(tmp_path: Path) -> None:
+    bases = BaseStore(str(tmp_path), model="ranker", schema_hash="s", keep=2)
+    for number in range(1, 5):
+        written = checkpoint()
+        bases.write(replace(written, cut=replace(written.cut, base_id=base_name(1, number))), epoch=1, seq=0, now_ms=5)
+    assert len(list_artifacts(bases.url)) == 4
+    bases.prune()
+    assert [url.rsplit("/", 1)[1] for url in list_artifacts(bases.url)] == [base_name(1, 3), base_name(1, 4)]
+
+
+def test_an_initial_base_that_is_missing_or_foreign_names_the_variable(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"^TUNEMESH_X=.*no READY artifact"):
+        read_initial_base(str(tmp_path / "nowhere"), schema_hash="s", variable="TUNEMESH_X")
+    artifact = BaseStore(str(tmp_path), model="ranker", schema_hash="foreign", keep=2).write(checkpoint(), epoch=0, seq=-1, now_ms=5)
+    with pytest.raises(ConfigurationError, match=r"^TUNEMESH_X=.*schema 'foreign' is foreign"):
+        read_initial_base(artifact.url, schema_hash="s", variable="TUNEMESH_X")

@@ -1,0 +1,205 @@
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+from tunemesh.samples.v1.sample_pb2 import SampleRecord, Tick
+
+from services.common import telemetry
+from services.common.errors import Conflict, CorruptArtifact, Unavailable
+from services.trainer.session import Fenced
+from services.trainer.worker import Prequential, RankerWorker, WorkerConfig
+from tests.trainer_fakes import SPEC, FakeBroker, FakeDeadLetters, FakeRecord, Life, broker_with, group, sample_log, start
+
+QUICK = WorkerConfig(samples_topic="samples.v1", publish_interval_ms=20, checkpoint_interval_ms=30)
+SELDOM = WorkerConfig(samples_topic="samples.v1", publish_interval_ms=20, checkpoint_interval_ms=10**9)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, "waited 20 s in vain"
+        time.sleep(0.005)
+
+
+class Running:
+    def __init__(self, life: Life, worker: RankerWorker) -> None:
+        self.life, self.worker = life, worker
+        self.error: BaseException | None = None
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.worker.run()
+        except BaseException as error:  # noqa: BLE001 - the test looks at it
+            self.error = error
+
+    def join(self) -> None:
+        self.thread.join(20)
+        assert not self.thread.is_alive()
+
+
+@contextmanager
+def running(broker: FakeBroker, config: WorkerConfig = QUICK, **start_arguments: Any) -> Iterator[Running]:
+    life = start(broker, **start_arguments)
+    prequential: Callable[[], Mapping[str, Prequential]] = lambda: {"like": Prequential(auc=0.7, log_loss=0.5)}  # noqa: E731
+    worker = RankerWorker(
+        life.session, SPEC, life.samples, FakeDeadLetters(broker), config, telemetry.disabled("trainer"), prequential=prequential
+    )
+    run = Running(life, worker)
+    yield run
+    worker.stop()
+    run.join()
+
+
+def ends(broker: FakeBroker) -> tuple[int, ...]:
+    return tuple(len(log) for log in broker.samples)
+
+
+def test_it_learns_publishes_and_checkpoints_until_it_is_stopped() -> None:
+    broker = broker_with(sample_log(1))
+    with running(broker) as run:
+        until(lambda: run.worker.status.source_offsets == ends(broker))
+        until(lambda: broker.replica.watermark_ms == run.worker.status.watermark_ms > 0)
+        until(lambda: run.worker.status.last_checkpoint != "")
+        status = run.worker.status
+        assert (status.epoch, status.paused, status.publishing_refused) == (1, False, "")
+        assert status.counters.samples_trained > 100
+        assert status.prequential["like"].auc == 0.7
+        assert status.table_rows["user"] > 0
+    assert run.error is None
+    assert broker.replica.equals(run.life.learner)
+    newest = max(broker.disk.checkpoints)
+    assert broker.disk.checkpoints[newest][0].cut.position.offsets == list(ends(broker))
+
+
+def test_a_stop_leaves_nothing_to_learn_again() -> None:
+    broker = broker_with(sample_log(1))
+    with running(broker, SELDOM) as run:
+        until(lambda: run.worker.status.source_offsets == ends(broker))
+    again = start(broker)
+    assert again.learner.state_hash() == run.life.learner.state_hash()
+    assert again.session.merge.position.offsets == list(ends(broker))
+
+
+def test_records_that_cannot_be_used_are_set_aside_and_learning_goes_on() -> None:
+    logs = sample_log(1)
+    broker = broker_with(logs)
+    log = broker.samples[0]
+    bad = group(10_000, "u", ["1"], positive=True)
+    bad.schema_hash = "other"
+    log += [
+        FakeRecord(0, len(log), b"\xff\xff", b"key", [("traceparent", b"00-t")]),
+        FakeRecord(0, len(log) + 1, SampleRecord(group=bad).SerializeToString()),
+        FakeRecord(0, len(log) + 2, SampleRecord(tick=Tick(tick=10**6, watermark_ms=1)).SerializeToString()),
+    ]
+    broker.samples[1].append(FakeRecord(1, len(broker.samples[1]), SampleRecord(tick=Tick(tick=10**6, watermark_ms=1)).SerializeToString()))
+    with running(broker) as run:
+        until(lambda: run.worker.status.source_offsets == ends(broker))
+    first, second = broker.dead_letters
+    assert (first.source_topic, first.source_partition, first.source_offset) == ("samples.v1", 0, len(logs[0]))
+    assert (first.reason, first.value, first.key, first.headers["traceparent"]) == ("malformed", b"\xff\xff", b"key", b"00-t")
+    assert second.reason == "schema_mismatch"
+    assert run.worker.status.counters.unusable_skipped == 2
+
+
+def test_a_pause_stops_learning_but_not_heartbeats() -> None:
+    broker = broker_with([[], []])
+    with running(broker) as run:
+        run.worker.submit(run.worker.pause).result(5)
+        for partition, log in enumerate(sample_log(1)):
+            broker.samples[partition] += [FakeRecord(partition, offset, record.SerializeToString()) for offset, record in enumerate(log)]
+        num_deltas = len(broker.deltas)
+        until(lambda: len(broker.deltas) > num_deltas + 2)
+        assert run.worker.status.paused
+        assert run.worker.status.source_offsets == (0, 0)
+        assert broker.deltas[-1].header.heartbeat
+        run.worker.submit(run.worker.resume).result(5)
+        until(lambda: run.worker.status.source_offsets == ends(broker))
+
+
+def test_a_checkpoint_on_demand_is_durable_and_names_its_state() -> None:
+    broker = broker_with(sample_log(1))
+    with running(broker, SELDOM) as run:
+        until(lambda: run.worker.status.source_offsets == ends(broker))
+        written = run.worker.submit(run.worker.write_checkpoint).result(5)
+    assert written.url in broker.disk.checkpoints
+    assert written.source_offsets == ends(broker)
+    assert written.state_hash == run.life.learner.state_hash()
+
+
+def test_a_base_on_demand_is_announced() -> None:
+    broker = broker_with(sample_log(1))
+    with running(broker) as run:
+        base_id, uri = run.worker.submit(run.worker.publish_base).result(5)
+    assert (broker.bases[-1].base_id, broker.bases[-1].uri) == (base_id, uri)
+    assert len(broker.bases) == 2
+
+
+def test_a_refusal_of_the_gate_pauses_learning_and_keeps_replicas_as_they_are() -> None:
+    broker = broker_with(sample_log(1))
+    with running(broker) as run:
+        until(lambda: run.worker.status.source_offsets == ends(broker))
+        until(lambda: broker.deltas[-1].header.heartbeat)
+        watermark_ms = broker.replica.watermark_ms
+
+        def poison() -> None:
+            run.life.learner.dense[0] = np.nan
+            run.life.learner.steps += 1
+
+        run.worker.submit(poison).result(5)
+        until(lambda: run.worker.status.paused)
+        assert "NaN" in run.worker.status.publishing_refused
+        with pytest.raises(Conflict, match="NaN"):
+            run.worker.submit(run.worker.write_checkpoint).result(5)
+        with pytest.raises(CorruptArtifact, match="the gate refuses base"):
+            run.worker.submit(run.worker.publish_base).result(5)
+        num_checkpoints = len(broker.disk.checkpoints)
+        until(lambda: broker.replica.seq > 5)
+        assert broker.replica.watermark_ms == watermark_ms
+        assert broker.replica.dense is not None and np.isfinite(broker.replica.dense).all()
+    assert run.error is None
+    assert len(broker.disk.checkpoints) == num_checkpoints
+
+
+def test_a_trainer_that_was_superseded_ends_and_writes_nothing_more() -> None:
+    broker = broker_with(sample_log(1))
+    with running(broker) as run:
+        until(lambda: run.worker.status.source_offsets == ends(broker))
+        successor = start(broker)
+        run.join()
+        assert isinstance(run.error, Fenced)
+        written = len(broker.deltas), len(broker.disk.checkpoints)
+        time.sleep(0.1)
+        assert (len(broker.deltas), len(broker.disk.checkpoints)) == written
+        assert successor.session.epoch == 2
+        with pytest.raises(Unavailable, match="stopping"):
+            run.worker.submit(run.worker.pause)
+
+
+def test_an_error_of_the_learner_ends_the_worker() -> None:
+    broker = broker_with(sample_log(1))
+    life = start(broker)
+    life.learner.step = lambda groups: 1 / 0  # type: ignore[method-assign,assignment]
+    worker = RankerWorker(life.session, SPEC, life.samples, FakeDeadLetters(broker), QUICK, telemetry.disabled("trainer"), prequential=dict)
+    run = Running(life, worker)
+    run.join()
+    assert isinstance(run.error, ZeroDivisionError)
+
+
+def test_a_partition_far_ahead_of_the_others_is_held_back() -> None:
+    logs = sample_log(1)
+    far = SampleRecord(group=group(1, "u", ["1"], positive=True)).SerializeToString()
+    ahead = [FakeRecord(0, offset, far) for offset in range(4_100)]
+    broker = broker_with(logs)
+    broker.samples[0] = ahead
+    broker.samples[1] = []
+    # Without a tick on partition 0 only whole batches of it are learned, and partition 1 waits.
+    broker.samples[0][0] = FakeRecord(0, 0, SampleRecord(tick=Tick(tick=5, watermark_ms=5)).SerializeToString())
+    with running(broker, SELDOM) as run:
+        until(lambda: run.life.samples.held == {0})
+        assert run.worker.status.source_offsets == (1, 0)
