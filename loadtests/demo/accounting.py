@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from tunemesh.events.v1 import dead_letter_pb2
 from tunemesh.samples.v1 import sample_pb2
 
-from services.common.kafka import assigned_consumer
+from services.common.kafka import assigned_consumer, end_offsets
 from services.common.topics import FEEDBACK, SAMPLES
 
 ORPHAN = "orphan"
@@ -77,7 +77,7 @@ def read_all(kafka: str, topic: str) -> Iterator[bytes]:
     deadline = time.monotonic() + _READ_LIMIT_S
     consumer = assigned_consumer(kafka, topic, start="beginning", client_id="demo-accounting")
     try:
-        ends = consumer.end_offsets(sorted(consumer.assignment()))
+        ends = end_offsets(consumer)
         while any(consumer.position(partition) < end for partition, end in ends.items()):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{topic}: not read to its end within {_READ_LIMIT_S:.0f} s; is the broker at {kafka} overloaded?")

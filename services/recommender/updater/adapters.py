@@ -18,7 +18,7 @@ from tunemesh.events.v1.delta_pb2 import BasePointer, Delta, ReplicaStatus
 from services.common.artifacts import Arrays, read_artifact
 from services.common.envelope import headers_for
 from services.common.errors import CorruptArtifact, Unavailable
-from services.common.kafka import assigned_consumer, drain_to_end, durable_producer, read_compacted
+from services.common.kafka import assigned_consumer, drain_to_end, durable_producer, end_offsets, read_compacted
 from services.common.tables.generation import Applied
 from services.common.tables.writer import TableImage
 from services.common.telemetry import traceparent_of
@@ -101,7 +101,7 @@ class KafkaFeed:
     def check_history(self) -> None:
         """See Feed."""
         with _translated(RANKER_DELTAS.name):
-            end = self._deltas.end_offsets([self._partition])[self._partition]
+            end = end_offsets(self._deltas)[self._partition]
         if end < self._position:
             raise HistoryLost(f"{RANKER_DELTAS.name} ends at offset {end}, but was read up to {self._position}: the broker lost its data")
 
