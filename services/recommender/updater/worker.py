@@ -65,8 +65,8 @@ class Feed(Protocol):
     def deltas(self, timeout_ms: int) -> Sequence[DeltaRecord]:
         """Return the next records, waiting at most so long. Raises HistoryLost if the position is out of range."""
 
-    def check_history(self) -> None:
-        """Raise HistoryLost if the log ends before the position."""
+    def seems_shorter(self) -> bool:
+        """Return whether the log ends before the position: perhaps the broker lost its data."""
 
     def report(self, applied: Applied) -> None:
         """Tell replicas.v1, without waiting."""
@@ -171,13 +171,11 @@ class Updater:
     def _every_interval(self, feed: Feed) -> bool:
         """Report, and look after the broker's history; return whether it is still the same one."""
         applied = self._follower.applied
-        if self._met_other_lineage or not self._follower.is_following:
+        if self._met_other_lineage or not self._follower.is_following or feed.seems_shorter():
             self._met_other_lineage = False
             if feed.lineage_id() != self._follower.lineage_id:
                 _log.warning("the broker's lineage changed, beginning anew")
                 return False
-        if self._follower.is_following:
-            feed.check_history()
         if applied is not None:
             feed.report(applied)
         return True

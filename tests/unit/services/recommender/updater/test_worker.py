@@ -35,6 +35,7 @@ class FakeBroker:
         self.bases: dict[str, Base | Exception] = {}
         self.reports: list[Applied] = []
         self.is_away = False
+        self.says_shorter = False
         self.num_connections = 0
 
     def connect(self) -> FakeFeed:
@@ -80,9 +81,8 @@ class FakeFeed:
             time.sleep(timeout_ms / 1e3)
         return records
 
-    def check_history(self) -> None:
-        if self._broker.first_offset + len(self._broker.log) < self._offset:
-            raise HistoryLost("the log is shorter than it was")
+    def seems_shorter(self) -> bool:
+        return self._broker.says_shorter or self._broker.first_offset + len(self._broker.log) < self._offset
 
     def report(self, applied: Applied) -> None:
         self._broker.reports.append(applied)
@@ -365,6 +365,17 @@ def test_a_broker_that_lost_its_data_is_noticed_and_not_believed(broker, trainer
     trainer.publish_base("b2")
     trainer.publish({8: 8.0})
     running.eventually(lambda: running.has(trainer))
+
+
+def test_a_broker_that_only_says_that_its_log_is_shorter_is_followed_on(broker, trainer, start):
+    broker.says_shorter = True
+    trainer.publish_base("b1")
+    running = start()
+    running.eventually(lambda: running.has(trainer))
+    time.sleep(0.05)
+    trainer.publish({1: 5.0})
+    running.eventually(lambda: running.has(trainer))
+    assert broker.num_connections == 1
 
 
 def test_tables_of_another_lineage_are_not_gone_on_from(broker, trainer, start):
