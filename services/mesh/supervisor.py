@@ -99,7 +99,7 @@ class Supervised:
     async def _live(self) -> int:
         """Spawn the process, watch its health until it ends, kill what is left of its group, and return its exit code."""
         process = self.process
-        self._prepare()
+        self._clear_shared_memory()
         log = self._folder.log(process.name)
         with log.open("ab") as output:
             child = await asyncio.create_subprocess_exec(
@@ -122,12 +122,13 @@ class Supervised:
             return await child.wait()
         finally:
             kill(child.pid, signal.SIGKILL, group=True)
+            self._clear_shared_memory()
             watch.cancel()
             await asyncio.gather(watch, return_exceptions=True)
             self._child = None
 
-    def _prepare(self) -> None:
-        """Clear what a killed predecessor may have left behind."""
+    def _clear_shared_memory(self) -> None:
+        """Remove what a killed Triton leaves in /dev/shm."""
         if self.process.ready.kind == "triton":
             for port in self.process.ports.values():
                 embedded.remove_shared_memory(port)
@@ -162,6 +163,11 @@ class Supervised:
                 found = "unhealthy" if self.state.state in ("healthy", "not_serving", "unhealthy") else "starting"
             if found != self.state.state:
                 self._become(found, "")
+            if ready.kind == "triton" and _has_dead_child(self.state.pid):
+                # Triton goes on calling itself ready, fails every request and never starts the stub again.
+                _log.warning("%s lost the process of a model: killed, to be started again", self.process.name)
+                kill(self.state.pid, signal.SIGKILL, group=True)
+                return
             await asyncio.sleep(0.2 if found == "starting" else ready.interval_s)
 
     async def _wait_for_ports(self) -> str:
@@ -362,6 +368,13 @@ def _holder(port: int) -> str:
     except psutil.Error:
         _log.debug("may not see who holds port %d", port)
     return ""
+
+
+def _has_dead_child(pid: int) -> bool:
+    try:
+        return any(child.status() == psutil.STATUS_ZOMBIE for child in psutil.Process(pid).children())
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _ending(code: int) -> str:

@@ -4,13 +4,16 @@ import os
 import signal
 import socket
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from kafka import KafkaConsumer
 
 from services.common.topics import ALL
+from services.mesh import embedded
 from services.mesh.mesh import Mesh
 from services.mesh.settings import MeshSettings
 
@@ -116,3 +119,58 @@ def test_a_durable_broker_of_the_mesh_keeps_its_topics_and_the_volumes_over_a_re
     again.up()
     assert redis(again.address("redis"), "GET", "k") == b"$1\r\nv\r\n"
     assert "12 were there already" in again.log_path("topics").read_text()
+
+
+ADDER = """
+import numpy as np
+import triton_python_backend_utils as pb
+
+class TritonPythonModel:
+    def execute(self, requests):
+        inputs = [np.from_dlpack(pb.get_input_tensor_by_name(request, "X")).copy() for request in requests]
+        return [pb.InferenceResponse([pb.Tensor.from_dlpack("Y", x + 1.0)]) for x in inputs]
+"""
+ADDER_CONFIG = """
+name: "adder"
+backend: "python"
+input [ { name: "X" data_type: TYPE_FP32 dims: [ -1 ] } ]
+output [ { name: "Y" data_type: TYPE_FP32 dims: [ -1 ] } ]
+"""
+TRITON_ONLY = """
+services:
+  triton:
+    image: example:1.0
+    restart: always
+    command: ["tritonserver", "--model-repository=/models", "--load-model=adder"]
+    volumes: ["./models:/models:ro"]
+    x-tunemesh: { embedded: triton, ports: { 8000: TUNEMESH_TRITON_HTTP_PORT, 8001: TUNEMESH_TRITON_GRPC_PORT } }
+"""
+
+
+def infer(address: str) -> bool:
+    body = b'{"inputs":[{"name":"X","shape":[2],"datatype":"FP32","data":[1.0,2.0]}]}'
+    try:
+        with urllib.request.urlopen(f"http://{address}/v2/models/adder/infer", data=body, timeout=10) as answer:
+            return b'"data":[2.0,3.0]' in answer.read()
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("victim", ["the server", "a model's process"])
+def test_triton_serves_again_after_the_kill_of(victim: str, tmp_path: Path) -> None:
+    version = tmp_path / "models" / "adder" / "1"
+    version.mkdir(parents=True)
+    (version / "model.py").write_text(ADDER)
+    (version.parent / "config.pbtxt").write_text(ADDER_CONFIG)
+    (tmp_path / "docker-compose.yml").write_text(TRITON_ONLY)
+    with Mesh(tmp_path / "docker-compose.yml", run_dir=tmp_path / "run", free_ports=True) as mesh:
+        mesh.up()
+        assert infer(mesh.address("triton", 8000))
+        server = psutil.Process(mesh.pids()["triton"])
+        [stub] = server.children()
+        (server if victim == "the server" else stub).kill()
+        assert eventually(lambda: mesh.restarts()["triton"] == 1 and mesh.services()["triton"].state == "healthy", timeout_s=30)
+        assert infer(mesh.address("triton", 8000))
+        assert not stub.is_running()
+        prefix = embedded.shared_memory_prefix(int(mesh.address("triton", 8001).rpartition(":")[2]))
+    assert list(Path("/dev/shm").glob(f"{prefix}*")) == []
