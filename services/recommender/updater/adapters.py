@@ -12,8 +12,9 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from kafka import TopicPartition
 from kafka.errors import KafkaError, OffsetOutOfRangeError
+from tunemesh.events.v1 import delta_pb2
 from tunemesh.events.v1.control_pb2 import ControlRecord
-from tunemesh.events.v1.delta_pb2 import BasePointer, Delta, ReplicaStatus
+from tunemesh.events.v1.delta_pb2 import Delta, ReplicaStatus
 
 from services.common.artifacts import Arrays, read_artifact
 from services.common.envelope import headers_for
@@ -23,7 +24,7 @@ from services.common.tables.generation import Applied
 from services.common.tables.writer import TableImage
 from services.common.telemetry import traceparent_of
 from services.common.topics import CONTROL, RANKER_BASES, RANKER_DELTAS, REPLICAS
-from services.recommender.updater.core import HistoryLost
+from services.recommender.updater.core import BasePointer, HistoryLost
 from services.recommender.updater.worker import Base, DeltaRecord
 
 _log = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ class KafkaFeed:
         record = newest.get(_LINEAGE_SUBJECT)
         return ControlRecord.FromString(record.value).lineage.lineage_id if record is not None else ""
 
-    def new_bases(self) -> list[BasePointer]:
+    def new_bases(self) -> list[delta_pb2.BasePointer]:
         """See Feed. The first call reads the topic to its end. Records that cannot be parsed are logged and left out."""
         with _translated(RANKER_BASES.name):
             if self._has_read_bases:
@@ -80,7 +81,7 @@ class KafkaFeed:
         pointers = []
         for record in records:
             try:
-                pointers.append(BasePointer.FromString(record.value or b""))
+                pointers.append(delta_pb2.BasePointer.FromString(record.value or b""))
             except DecodeError as error:
                 _log.error("%s: the record at offset %d cannot be parsed: %s", RANKER_BASES.name, record.offset, error)
         return pointers

@@ -12,14 +12,58 @@ The rules:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-
-from tunemesh.events.v1.delta_pb2 import BasePointer, DeltaHeader
+from typing import Protocol
 
 from services.common.tables.generation import Applied
 
 NO_SEQ = -1
+
+
+class DeltaHeader(Protocol):
+    """What is looked at of a delta; tunemesh.events.v1.DeltaHeader has it."""
+
+    @property
+    def model(self) -> str: ...  # noqa: D102
+    @property
+    def schema_hash(self) -> str: ...  # noqa: D102
+    @property
+    def lineage_id(self) -> str: ...  # noqa: D102
+    @property
+    def epoch(self) -> int: ...  # noqa: D102
+    @property
+    def shard(self) -> int: ...  # noqa: D102
+    @property
+    def seq(self) -> int: ...  # noqa: D102
+    @property
+    def prev_seq(self) -> int: ...  # noqa: D102
+    @property
+    def base_id(self) -> str: ...  # noqa: D102
+
+
+class BasePointer(Protocol):
+    """What is looked at of an announced base; tunemesh.events.v1.BasePointer has it."""
+
+    @property
+    def model(self) -> str: ...  # noqa: D102
+    @property
+    def base_id(self) -> str: ...  # noqa: D102
+    @property
+    def uri(self) -> str: ...  # noqa: D102
+    @property
+    def schema_hash(self) -> str: ...  # noqa: D102
+    @property
+    def lineage_id(self) -> str: ...  # noqa: D102
+    @property
+    def epoch(self) -> int: ...  # noqa: D102
+    @property
+    def seq(self) -> int: ...  # noqa: D102
+    @property
+    def delta_offsets(self) -> Sequence[int]: ...  # noqa: D102
+    @property
+    def manifest_crc32c(self) -> int: ...  # noqa: D102
 
 
 class HistoryLost(Exception):

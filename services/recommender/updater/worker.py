@@ -14,14 +14,14 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from tunemesh.events.v1.delta_pb2 import BasePointer, Delta
+from tunemesh.events.v1.delta_pb2 import Delta
 
 from services.common.delta import CompleteDelta, DeltaBody, Reassembler
 from services.common.errors import CorruptArtifact, NotFound, Unavailable
 from services.common.tables.generation import Applied
 from services.common.tables.writer import ModelWriter, TableImage
 from services.common.telemetry import Telemetry
-from services.recommender.updater.core import Follower, HistoryLost, Outcome
+from services.recommender.updater.core import BasePointer, Follower, HistoryLost, Outcome
 
 _log = logging.getLogger(__name__)
 
