@@ -71,7 +71,7 @@ def new_app(app_id: str, *, bootstrap_servers: str, worker_id: str, session_time
             to time out.
         session_timeout_ms: a silent worker loses its partitions after it.
     """
-    for name in ("faust", "mode", "aiokafka"):
+    for name in ("faust", "mode", "aiokafka", __name__):  # Faust's services log under the module of their class
         logging.getLogger(name).setLevel(logging.WARNING)
     session_s = session_timeout_ms / 1e3
     return _App(
@@ -98,6 +98,33 @@ def new_app(app_id: str, *, bootstrap_servers: str, worker_id: str, session_time
 def raw_topic(app: Any, name: str) -> Any:
     """Return a topic of the app whose keys and values are bytes."""
     return app.topic(name, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
+
+
+def fatal(app: Any, agent: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
+    """Wrap an agent so that its failure ends the process.
+
+    Faust would start the agent again behind the record that it failed on, which loses the record.
+    """
+
+    async def guarded(stream: Any) -> None:
+        try:
+            await agent(stream)
+        except Exception as error:
+            await app.crash(error)
+            raise
+
+    return guarded
+
+
+def crash_on_failure(app: Any) -> Callable[[asyncio.Task[Any]], None]:
+    """Return a done-callback for tasks whose failure ends the process."""
+
+    def check(task: asyncio.Task[Any]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("%s failed", task.get_name(), exc_info=error)
+            app.loop.create_task(app.crash(error))
+
+    return check
 
 
 async def run_until_failure(app: Any, *background: asyncio.Task[None]) -> None:

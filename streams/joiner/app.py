@@ -13,12 +13,13 @@ from aiokafka.partitioner import murmur2
 from services.common.feature_spec import FeatureSpec
 from services.common.grpc_server import GrpcServer
 from services.common.telemetry import Telemetry
-from services.common.topics import EXPOSURES, FEEDBACK
+from services.common.topics import EXPOSURES, FEEDBACK, SAMPLES
 from streams import worker
-from streams.joiner.adapters import LogReader, OrderedProducer
+from streams.joiner.adapters import OrderedProducer, read_resume
 from streams.joiner.core import JoinConfig, JoinerPartition
 from streams.joiner.runtime import PartitionRuntime, wall_clock_ms
 from streams.joiner.settings import JoinerSettings
+from streams.logs import LogReader
 
 APP_ID = "tunemesh-joiner"
 _REPORT_INTERVAL_MS = 30_000
@@ -76,22 +77,10 @@ class Joiner:
                 if runtime is not None:
                     await runtime.take_feedback(event.message)
 
-        self._app.agent(worker.raw_topic(self._app, EXPOSURES.name), name="joiner.exposures")(self._fatal(exposures))
-        self._app.agent(worker.raw_topic(self._app, FEEDBACK.name), name="joiner.feedback")(self._fatal(feedback))
-        self._app.on_partitions_revoked.connect(self._on_revoked, weak=False)
-        self._app.on_partitions_assigned.connect(self._on_assigned, weak=False)
-
-    def _fatal(self, agent: Any) -> Any:
-        """Faust restarts an agent that fails and goes on behind the record that it failed on; here that would lose the record."""
-
-        async def guarded(stream: Any) -> None:
-            try:
-                await agent(stream)
-            except Exception as error:
-                await self._app.crash(error)
-                raise
-
-        return guarded
+        self._app.agent(worker.raw_topic(self._app, EXPOSURES.name), name="joiner.exposures")(worker.fatal(self._app, exposures))
+        self._app.agent(worker.raw_topic(self._app, FEEDBACK.name), name="joiner.feedback")(worker.fatal(self._app, feedback))
+        self._app.on_partitions_revoked.connect(self._on_revoked)
+        self._app.on_partitions_assigned.connect(self._on_assigned)
 
     async def run(self, server: GrpcServer) -> None:
         """Join until cancelled.
@@ -111,7 +100,8 @@ class Joiner:
 
     async def _connect(self) -> None:
         await self._reader.start()
-        await self._reader.check_partitions(self._settings.user_partitions)
+        await self._reader.check_partitions([topic.name for topic in (EXPOSURES, FEEDBACK, SAMPLES)], self._settings.user_partitions)
+        await self._reader.check_partitions([EXPOSURES.dlq, FEEDBACK.dlq])
         await self._producer.start()
 
     async def stop(self) -> None:
@@ -135,27 +125,22 @@ class Joiner:
     async def _on_assigned(self, _app: Any, assigned: Any, **_: Any) -> None:
         for partition in sorted({at.partition for at in assigned if at.topic in (EXPOSURES.name, FEEDBACK.name)}):
             task = asyncio.create_task(self._open(partition), name=f"opening partition {partition}")
-            task.add_done_callback(self._crash_on_failure)
+            task.add_done_callback(worker.crash_on_failure(self._app))
             self._partitions[partition] = task
 
     async def _open(self, partition: int) -> PartitionRuntime:
-        resume = await self._reader.resume(partition)
+        resume = await read_resume(self._reader, partition)
         joiner = JoinerPartition(partition, self._spec, self._config, self._partition_of, resume)
         runtime = PartitionRuntime(
             partition, joiner, self._spec.schema_hash, self._producer, self._telemetry, lambda message: message.ack(self._app.consumer)
         )
         writer = asyncio.create_task(runtime.write(), name=f"writing partition {partition}")
-        writer.add_done_callback(self._crash_on_failure)
+        writer.add_done_callback(worker.crash_on_failure(self._app))
         self._writers[partition] = writer
         _log.info("partition %d taken up: %s", partition, resume)
         if self._server is not None and all(task.done() or task is asyncio.current_task() for task in self._partitions.values()):
             await self._server.set_serving(True)
         return runtime
-
-    def _crash_on_failure(self, task: asyncio.Task[Any]) -> None:
-        if not task.cancelled() and task.exception() is not None:
-            _log.error("%s failed", task.get_name(), exc_info=task.exception())
-            self._app.loop.create_task(self._app.crash(task.exception()))
 
     async def _runtime_of(self, message: Any) -> PartitionRuntime | None:
         """Return the runtime of the message's partition, once it is open; None when the message is from before a rebalance."""

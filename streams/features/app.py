@@ -1,0 +1,228 @@
+"""The feature stream's wiring: the Faust app with its agent, and one worker per partition that gathers acts, applies and writes them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections import deque
+from typing import Any
+
+from aiokafka.partitioner import murmur2
+from opentelemetry.metrics import Observation
+from tunemesh.events.v1 import feedback_pb2
+
+from services.common.envelope import MalformedRecord, parse_value
+from services.common.errors import ConfigurationError, Unavailable
+from services.common.feature_spec import FeatureSpec
+from services.common.features import Interaction
+from services.common.grpc_server import GrpcServer
+from services.common.settings import variable_of
+from services.common.telemetry import Telemetry
+from services.common.topics import CATALOG, FEEDBACK
+from streams import worker
+from streams.features.catalog import CatalogFollower
+from streams.features.core import Act, FeaturePartition
+from streams.features.settings import FeaturesSettings
+from streams.features.store import FeatureStore
+from streams.logs import LogReader
+
+APP_ID = "tunemesh-features"
+_MAX_GATHERED = 5_000
+_WAIT_S = 0.02
+_RETRY_S = 0.5
+_MAX_ID_BYTES = 128
+
+_log = logging.getLogger(__name__)
+
+
+class PartitionWorker:
+    """Gathers the messages of one partition and writes them, batch by batch; acknowledges what is in Redis."""
+
+    def __init__(self, partition: int, settings: FeaturesSettings, store: FeatureStore, catalog: CatalogFollower, ack: Any) -> None:
+        """`ack` acknowledges one message of the stream."""
+        self.num_applied = 0
+        self._partition = partition
+        self._settings = settings
+        self._store = store
+        self._catalog = catalog
+        self._ack = ack
+        self._gathered: deque[Any] = deque()
+
+    async def take(self, message: Any) -> None:
+        """Add one message; waits while too many are waiting."""
+        while len(self._gathered) >= _MAX_GATHERED:
+            await asyncio.sleep(_WAIT_S)
+        self._gathered.append(message)
+
+    async def run(self, reducer: FeaturePartition) -> None:
+        """Write what is gathered, for ever."""
+        await self._catalog.ready.wait()
+        while True:
+            await asyncio.sleep(self._settings.flush_interval_ms / 1e3)
+            while self._gathered:
+                batch = [self._gathered.popleft() for _ in range(min(len(self._gathered), self._settings.max_batch))]
+                await self._write(reducer, batch)
+
+    async def _write(self, reducer: FeaturePartition, batch: list[Any]) -> None:
+        acts = [act for message in batch if (act := self._act_of(message)) is not None and not reducer.is_applied(act.offset)]
+        if acts:
+            users = [act.interaction.user_id for act in acts]
+            items = [act.interaction.item_id for act in acts]
+            await _patiently(lambda: self._store.load(self._partition, reducer, users, items))
+            for act in acts:
+                self.num_applied += reducer.apply(act, self._catalog.categories_of(act.interaction.item_id))
+            changes = reducer.take_changes()
+            if changes:
+                await _patiently(lambda: self._store.save(self._partition, reducer, changes))
+            reducer.cache.trim(self._settings.cached_states)
+        for message in batch:
+            self._ack(message)
+
+    def _act_of(self, message: Any) -> Act | None:
+        """Return the act in a message; None when it is unusable or misplaced: the joiner sets those aside, or forwards them here."""
+        try:
+            feedback = parse_value(message.value, tuple(message.headers or ()), feedback_pb2.Feedback)
+        except MalformedRecord:
+            return None
+        ids = (feedback.feedback_id, feedback.user_id, feedback.item_id)
+        if not all(0 < len(text.encode()) <= _MAX_ID_BYTES for text in ids) or not math.isfinite(feedback.value):
+            return None
+        if (murmur2(feedback.user_id.encode()) & 0x7FFFFFFF) % self._settings.user_partitions != self._partition:
+            return None
+        time_ms = feedback.original_time_ms or feedback.accepted_at_ms
+        interaction = Interaction(feedback.user_id, feedback.item_id, feedback.kind, feedback.value, time_ms)
+        return Act(message.offset, feedback.feedback_id, interaction)
+
+
+async def _patiently(attempt: Any) -> None:
+    """Repeat a call while Redis does not answer: what is not written is not acknowledged, so there is nothing to lose but time."""
+    is_first = True
+    while True:
+        try:
+            await attempt()
+        except Unavailable as error:
+            if is_first:
+                _log.warning("waiting: %s", error)
+                is_first = False
+            await asyncio.sleep(_RETRY_S)
+        else:
+            return
+
+
+class FeatureStream:
+    """The whole process: `run` it, and `stop` it afterwards."""
+
+    def __init__(self, settings: FeaturesSettings, telemetry: Telemetry) -> None:
+        """Reads the feature spec; connects nothing.
+
+        Raises:
+            ConfigurationError: the feature spec is missing or wrong, or the Redis URL is malformed.
+        """
+        self._settings = settings
+        self._spec = FeatureSpec.load(settings.feature_spec_path)
+        try:
+            self._store = FeatureStore(settings.redis_url, self._spec, settings.user_partitions)
+        except ValueError as error:
+            raise ConfigurationError(f"{variable_of(settings, 'redis_url')}: {error}") from error
+        self._catalog = CatalogFollower()
+        self._reader = LogReader(settings.kafka_bootstrap_servers, APP_ID)
+        self._app = worker.new_app(
+            APP_ID,
+            bootstrap_servers=settings.kafka_bootstrap_servers,
+            worker_id=settings.worker_id,
+            session_timeout_ms=settings.session_timeout_ms,
+        )
+        self._workers: dict[int, PartitionWorker] = {}
+        self._running: dict[int, asyncio.Task[None]] = {}
+        self._server: GrpcServer | None = None
+        telemetry.meter.create_observable_counter("features.acts_applied", callbacks=[self._observe], description="Acts applied.")
+        self._num_applied_before = 0
+        self._add_agent()
+
+    def _observe(self, _: Any) -> list[Any]:
+        return [Observation(self._num_applied_before + sum(each.num_applied for each in list(self._workers.values())))]
+
+    def _add_agent(self) -> None:
+        async def feedback(stream: Any) -> None:
+            async for event in stream.noack().events():
+                message = event.message
+                taker = self._workers.get(message.partition)
+                if taker is not None and message.generation_id == self._app.consumer_generation_id:
+                    await taker.take(message)
+
+        self._app.agent(worker.raw_topic(self._app, FEEDBACK.name), name="features.feedback")(worker.fatal(self._app, feedback))
+        self._app.on_partitions_revoked.connect(self._on_revoked)
+        self._app.on_partitions_assigned.connect(self._on_assigned)
+
+    async def run(self, server: GrpcServer) -> None:
+        """Keep the features up to date until cancelled.
+
+        Raises:
+            Unavailable: Kafka, a topic or Redis is not there, even after a while.
+            ConfigurationError: the topics are not partitioned as configured, or Redis holds the features of another broker's history.
+            StreamFailed: something broke; the next process takes up from the committed offsets.
+        """
+        self._server = server
+        await worker.when_available("Kafka", self._connect)
+        await worker.when_available("Redis", self._store.ping)
+        await self._check_history()
+        following = asyncio.create_task(self._catalog.follow(self._reader), name="following the catalogue")
+        try:
+            await worker.run_until_failure(self._app, following)
+        finally:
+            following.cancel()
+
+    async def _connect(self) -> None:
+        await self._reader.start()
+        await self._reader.check_partitions([FEEDBACK.name], self._settings.user_partitions)
+        await self._reader.check_partitions([CATALOG.name])
+
+    async def _check_history(self) -> None:
+        """States that are ahead of the log were made from another log: every act would count as known, silently."""
+        for partition in range(self._settings.user_partitions):
+            reducer = await self._store.open(partition)
+            end = await self._reader.last_end(FEEDBACK.name, partition)
+            if reducer.global_state.last_offset >= end:
+                raise ConfigurationError(
+                    f"Redis (REDIS_URL) holds features up to offset {reducer.global_state.last_offset} of "
+                    f"{FEEDBACK.name}[{partition}], which ends at {end}: the broker lost its data or is another one; "
+                    "empty that Redis (and run the backfill again), or set REDIS_URL to one of this broker's"
+                )
+
+    async def stop(self) -> None:
+        """Leave the group and close the connections. What is not acknowledged is read again by the next process."""
+        await self._on_revoked(self._app, ())
+        await self._app.stop()
+        await self._reader.stop()
+        await self._store.close()
+
+    async def _on_revoked(self, _app: Any, _revoked: Any, **_: Any) -> None:
+        """Every rebalance takes all partitions away; a write that is under way is cut short, and Redis takes it whole or not."""
+        for task in self._running.values():
+            task.cancel()
+        if self._running:
+            await asyncio.wait(self._running.values(), timeout=1.0)
+        self._num_applied_before += sum(each.num_applied for each in self._workers.values())
+        self._running.clear()
+        self._workers.clear()
+
+    async def _on_assigned(self, _app: Any, assigned: Any, **_: Any) -> None:
+        for partition in sorted({at.partition for at in assigned if at.topic == FEEDBACK.name}):
+            taker = PartitionWorker(partition, self._settings, self._store, self._catalog, lambda message: message.ack(self._app.consumer))
+            self._workers[partition] = taker
+            task = asyncio.create_task(self._work(partition, taker), name=f"features of partition {partition}")
+            task.add_done_callback(worker.crash_on_failure(self._app))
+            self._running[partition] = task
+        if self._server is not None:
+            await self._server.set_serving(True)
+
+    async def _work(self, partition: int, taker: PartitionWorker) -> None:
+        opened: list[FeaturePartition] = []
+
+        async def open_partition() -> None:
+            opened.append(await self._store.open(partition))
+
+        await _patiently(open_partition)
+        _log.info("partition %d taken up after offset %d", partition, opened[0].global_state.last_offset)
+        await taker.run(opened[0])

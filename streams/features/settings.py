@@ -1,0 +1,27 @@
+"""Settings of the feature stream and of its backfill."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from services.common.settings import BaseServiceSettings, FeatureSpecSettings, KafkaSettings, RedisSettings
+
+
+class FeaturesSettings(KafkaSettings, RedisSettings, FeatureSpecSettings, BaseServiceSettings):
+    """Environment prefix TUNEMESH_FEATURES_."""
+
+    model_config = SettingsConfigDict(env_prefix="TUNEMESH_FEATURES_")
+
+    port: int = Field(50057, ge=0, le=65535)
+    """Port of the health server."""
+    worker_id: str = Field("0", min_length=1, max_length=64)
+    """Name of this worker among the feature workers; keep it over restarts, and let no two running workers share it."""
+    flush_interval_ms: int = Field(50, ge=1, le=1_000)
+    """Acts are gathered for so long before they are written to Redis together."""
+    max_batch: int = Field(500, ge=1)
+    """Most acts written together."""
+    cached_states: int = Field(50_000, ge=1_000)
+    """States of each kind (users, items, neighbour lists) kept in memory per partition, so that they are not read again."""
+    session_timeout_ms: int = Field(6_000, ge=1_000)
+    """A worker that is silent for so long loses its partitions to the others."""

@@ -1,0 +1,163 @@
+"""Questions about Kafka's logs that a stream asks beside its consumer: where they end, what a group committed, what their tail holds.
+
+Knows no topic and no event.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import KafkaError
+from aiokafka.structs import TopicPartition
+
+from services.common.errors import ConfigurationError, Unavailable
+
+_TAIL_RECORDS = 500
+_POLL_MS = 200
+_FETCH_WAIT_MS = 40
+_TIMEOUT_S = 30.0
+
+FoundT = TypeVar("FoundT")
+
+_log = logging.getLogger(__name__)
+
+
+class LogReader:
+    """Asks a broker. A member of no group, assigned nothing; `group` is only the one whose commits it tells."""
+
+    def __init__(self, bootstrap_servers: str, group: str) -> None:
+        """Nothing is connected before `start`."""
+        self._bootstrap = bootstrap_servers
+        self._group = group
+        self._asking: AIOKafkaConsumer | None = None
+
+    def new_consumer(self, group: str | None = None) -> AIOKafkaConsumer:
+        """Return a consumer that is to be started and assigned; it never commits and never jumps."""
+        return AIOKafkaConsumer(
+            bootstrap_servers=self._bootstrap,
+            client_id=f"{self._group}-reader",
+            group_id=group,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            fetch_max_wait_ms=_FETCH_WAIT_MS,
+            request_timeout_ms=10_000,
+        )
+
+    async def start(self) -> None:
+        """Connect; does nothing when it is connected.
+
+        Raises:
+            Unavailable: no broker.
+        """
+        if self._asking is not None:
+            return
+        consumer = self.new_consumer(self._group)
+        try:
+            await consumer.start()
+        except (KafkaError, OSError) as error:
+            await consumer.stop()
+            raise Unavailable(f"no Kafka broker at {self._bootstrap} (KAFKA_BOOTSTRAP_SERVERS): {error!r}") from error
+        self._asking = consumer
+
+    async def stop(self) -> None:
+        """Close."""
+        if self._asking is not None:
+            await self._asking.stop()
+
+    @property
+    def _consumer(self) -> AIOKafkaConsumer:
+        assert self._asking is not None, "asked before start"
+        return self._asking
+
+    async def check_partitions(self, topics: Sequence[str], num_partitions: int | None = None) -> None:
+        """Check that topics exist and, when a number is given, that they have so many partitions.
+
+        Raises:
+            Unavailable: a topic does not exist.
+            ConfigurationError: a topic has another number of partitions.
+        """
+        existing = await self._consumer.topics()
+        for topic in topics:
+            found = self._consumer.partitions_for_topic(topic) if topic in existing else None
+            if not found:
+                raise Unavailable(f"topic {topic} does not exist at {self._bootstrap}: create the topics first (`tunemesh topics`)")
+            if num_partitions is not None and len(found) != num_partitions:
+                raise ConfigurationError(
+                    f"topic {topic} has {len(found)} partition(s), TUNEMESH_USER_PARTITIONS is {num_partitions}: make them equal"
+                )
+
+    async def ends(self, partitions: Sequence[tuple[str, int]]) -> dict[tuple[str, int], int]:
+        """Return the ends of the partitions as the broker tells them now, or nothing when it does not answer.
+
+        The embedded broker (Tansu 0.6) tells the first offset of the last batch plus one: too little once that batch has been read in
+        part. `last_end` reads the batch.
+        """
+        try:
+            found = await self._consumer.end_offsets([TopicPartition(topic, partition) for topic, partition in partitions])
+        except KafkaError as error:
+            _log.warning("the ends of the logs could not be had: %r", error)
+            return {}
+        return {(at.topic, at.partition): offset for at, offset in found.items()}
+
+    async def start_offset(self, topic: str, partition: int) -> int:
+        """Return where the group takes the partition up: its commit, or the log's beginning when that is later or nothing is committed."""
+        at = TopicPartition(topic, partition)
+        committed: int | None = await self._consumer.committed(at)
+        beginning: int = (await self._consumer.beginning_offsets([at]))[at]
+        return beginning if committed is None else max(beginning, committed)
+
+    async def last_end(self, topic: str, partition: int) -> int:
+        """Return the end of a partition, exactly."""
+        consumer, at = await self._assigned(topic, partition)
+        try:
+            beginning, end = await _bounds(consumer, at)
+            if end > beginning:
+                await _newest(consumer, at, end - 1, end, lambda _: None)
+            return max(end, consumer.highwater(at) or 0)
+        finally:
+            await consumer.stop()
+
+    async def find_last(self, topic: str, partition: int, find: Callable[[Any], FoundT | None]) -> FoundT | None:
+        """Return what `find` makes of the newest record for which it does not return None; reads backwards in strides."""
+        consumer, at = await self._assigned(topic, partition)
+        try:
+            beginning, end = await _bounds(consumer, at)
+            start = end
+            while start > beginning:
+                start = max(beginning, start - _TAIL_RECORDS)
+                newest = await _newest(consumer, at, start, end, find)
+                if newest is not None:
+                    return newest
+            return None
+        finally:
+            await consumer.stop()
+
+    async def _assigned(self, topic: str, partition: int) -> tuple[AIOKafkaConsumer, TopicPartition]:
+        consumer, at = self.new_consumer(), TopicPartition(topic, partition)
+        await consumer.start()
+        consumer.assign([at])
+        return consumer, at
+
+
+async def _bounds(consumer: AIOKafkaConsumer, at: TopicPartition) -> tuple[int, int]:
+    return (await consumer.beginning_offsets([at]))[at], (await consumer.end_offsets([at]))[at]
+
+
+async def _newest(
+    consumer: AIOKafkaConsumer, at: TopicPartition, start: int, end: int, find: Callable[[Any], FoundT | None]
+) -> FoundT | None:
+    """Read from `start` to `end`, or to the end that the fetches tell if that is further."""
+    consumer.seek(at, start)
+    newest = None
+    deadline = time.monotonic() + _TIMEOUT_S
+    while await consumer.position(at) < max(end, consumer.highwater(at) or 0):
+        if time.monotonic() > deadline:
+            raise Unavailable(f"{at.topic}[{at.partition}] could not be read from {start} to {end} within {_TIMEOUT_S:.0f} s")
+        for record in (await consumer.getmany(at, timeout_ms=_POLL_MS)).get(at, ()):
+            found = find(record)
+            newest = newest if found is None else found
+    return newest
