@@ -27,10 +27,10 @@ lock: setup ## write the lock files from what is installed (after `.venv/ENV/bin
 		  .venv/$$name/bin/python -m pip --disable-pip-version-check freeze --all 2> /dev/null | grep -v '^pip==' | sed 's/+cpu$$//'; } > requirements-$$name.lock; \
 	done; rm -f $(LIGHT)/.installed-* $(ML)/.installed-*; touch "$(LIGHT)/.installed-$$(sha256sum requirements-light.lock | cut -c1-16)" "$(ML)/.installed-$$(sha256sum requirements-ml.lock | cut -c1-16)"
 
-$(LIGHT_STAMP): requirements-light.lock
+$(LIGHT_STAMP):
 	@$(call make_env,$(LIGHT),light)
 
-$(ML_STAMP): requirements-ml.lock
+$(ML_STAMP):
 	@$(call make_env,$(ML),ml)
 
 # $(1) the folder, $(2) the environment's name. The locks are complete, hence --no-deps; the pins of the two environments conflict with

@@ -10,7 +10,10 @@ from services.mesh.environments import REPOSITORY_ROOT
 
 
 def make(target: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["make", target], cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    # The environment counts as set up: a test must never set up the real one from a copy.
+    return subprocess.run(
+        ["make", target, "LIGHT_STAMP=.venv/light/bin/python"], cwd=folder, capture_output=True, text=True, timeout=120, check=False
+    )
 
 
 @pytest.fixture
