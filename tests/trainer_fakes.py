@@ -85,7 +85,12 @@ class FakeBroker:
     disk: FakeDisk = field(default_factory=FakeDisk)
 
     def __post_init__(self) -> None:
-        self.replica = Follower(self.disk)
+        self.replica = Follower(self.read_base)
+
+    def read_base(self, pointer: BasePointer) -> Mapping[str, NDArray[Any]]:
+        checkpoint, epoch, seq = self.disk.bases[pointer.uri]
+        assert (epoch, seq, checkpoint.cut.lineage_id) == (pointer.epoch, pointer.seq, pointer.lineage_id)
+        return checkpoint.arrays
 
 
 class FakeSamples:
@@ -276,12 +281,12 @@ class FakeLearner:
 class Follower:
     """A replica: applies bases and deltas in the order in which they were written, by the rules of epochs and sequence numbers."""
 
-    disk: FakeDisk
+    read_base: Callable[[BasePointer], Mapping[str, NDArray[Any]]]
     epoch: int = 0
     seq: int = -1
     base_id: str = ""
     rows: dict[str, dict[int, NDArray[np.float32]]] = field(default_factory=dict)
-    dense: NDArray[np.float32] | None = None
+    dense: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     watermark_ms: int = 0
     _reassembler: Reassembler = field(default_factory=Reassembler)
 
@@ -293,13 +298,12 @@ class Follower:
             self.base_id = pointer.base_id
 
     def load(self, pointer: BasePointer) -> None:
-        checkpoint, epoch, seq = self.disk.bases[pointer.uri]
-        assert (epoch, seq, checkpoint.cut.lineage_id) == (pointer.epoch, pointer.seq, pointer.lineage_id)
+        arrays = self.read_base(pointer)
         self.epoch, self.seq, self.base_id = pointer.epoch, pointer.seq, pointer.base_id
         for name in SPEC.table_dims:
-            ids, rows = checkpoint.arrays[f"table/{name}/ids"], checkpoint.arrays[f"table/{name}/rows"]
+            ids, rows = arrays[f"table/{name}/ids"], arrays[f"table/{name}/rows"]
             self.rows[name] = dict(zip(ids.tolist(), rows, strict=True))
-        self.dense = checkpoint.arrays["dense/w"]
+        self.dense = {name.removeprefix("dense/"): array for name, array in arrays.items() if name.startswith("dense/")}
 
     def see_delta(self, record: Delta) -> None:
         complete = self._reassembler.add(record)
@@ -323,22 +327,21 @@ class Follower:
             for id_ in table.tombstones.tolist():
                 mine.pop(id_, None)
         if body.dense is not None:
-            self.dense = body.dense["w"]
+            self.dense = dict(body.dense)
 
-    def equals(self, learner: FakeLearner) -> bool:
-        for name, table in learner.tables.items():
-            ids = table.ids()
-            mine = self.rows.get(name, {})
-            if sorted(mine) != ids.tolist() or not all(
-                (mine[i] == row).all() for i, row in zip(ids.tolist(), table.lookup(ids), strict=True)
-            ):
+    def equals(self, arrays: Mapping[str, NDArray[Any]]) -> bool:
+        """Return whether rows and dense weights are those of a learner's state, bit for bit."""
+        for name in SPEC.table_dims:
+            ids, mine = arrays[f"table/{name}/ids"].tolist(), self.rows.get(name, {})
+            if sorted(mine) != ids or not all((mine[id_] == row).all() for id_, row in zip(ids, arrays[f"table/{name}/rows"], strict=True)):
                 return False
-        return self.dense is not None and bool((self.dense == learner.dense).all())
+        dense = {name.removeprefix("dense/"): array for name, array in arrays.items() if name.startswith("dense/")}
+        return dense.keys() == self.dense.keys() and all((array == self.dense[name]).all() for name, array in dense.items())
 
 
 def bootstrapped_now(broker: FakeBroker) -> Follower:
     """A replica that starts after everything was written."""
-    follower = Follower(broker.disk)
+    follower = Follower(broker.read_base)
     follower.load(broker.bases[-1])
     for record in broker.deltas[broker.bases[-1].delta_offsets[0] :]:
         follower.see_delta(record)

@@ -28,6 +28,8 @@ from services.trainer.session import HistoryLost
 SOURCE = "/tunemesh/trainer"
 _CLIENT_ID = "tunemesh-trainer"
 _DELIVERY_TIMEOUT_MS = 10_000
+# The embedded broker answers a position behind its end with nothing, for ever, where Kafka says that it is out of range.
+_QUIET_BEFORE_CHECK_S = 2.0
 
 
 @contextmanager
@@ -71,6 +73,7 @@ class KafkaSamples:
             bootstrap_servers, topic, range(num_partitions), start="beginning", client_id=_CLIENT_ID
         )
         self._held: set[int] = set()
+        self._heard_at = time.monotonic()
 
     def ranges(self) -> list[tuple[int, int]]:
         """Return [first offset, next offset) per partition."""
@@ -100,11 +103,22 @@ class KafkaSamples:
         """
         with _translated(f"reading {self._topic}"):
             polled: Mapping[TopicPartition, list[Any]] = self._consumer.poll(timeout_ms=timeout_ms)
+            if polled:
+                self._heard_at = time.monotonic()
+            elif time.monotonic() - self._heard_at > _QUIET_BEFORE_CHECK_S:
+                self._heard_at = time.monotonic()
+                self._check_positions()
         return [
             RawSample(partition.partition, record.offset, record.key, record.value, record.headers)
             for partition, records in polled.items()
             for record in records
         ]
+
+    def _check_positions(self) -> None:
+        for partition, (first, end) in zip(self._partitions, self.ranges(), strict=True):
+            position = self._consumer.position(partition)
+            if not first <= position <= end:
+                raise HistoryLost(f"{self._topic}[{partition.partition}] holds offsets {first} to {end}, and was being read at {position}")
 
     def close(self) -> None:
         """Disconnect."""
@@ -191,6 +205,9 @@ class KafkaDeltaLog:
             HistoryLost: they are no longer there.
         """
         with self._reader() as (consumer, partition):
+            held = _ranges(consumer, [partition])[0]
+            if first < held[0] or end > held[1]:
+                raise HistoryLost(f"{self._topic} holds offsets {held[0]} to {held[1]}, and {first} to {end} are wanted")
             consumer.seek(partition, first)
             records = drain_to_end(consumer)
         return [Delta.FromString(record.value) for record in records if record.offset < end]

@@ -196,6 +196,15 @@ def initial_arrays(settings: TrainerSettings, spec: FeatureSpec) -> Arrays | Non
     return read_initial_base(settings.initial_base, schema_hash=spec.schema_hash, variable=variable_of(settings, "initial_base"))
 
 
+def servicer_of(implementation: TrainerServicer) -> Servicer:
+    """Return what the gRPC server needs to know of the service."""
+    return Servicer(
+        descriptor=trainer_service_pb2.DESCRIPTOR.services_by_name["TrainerService"],
+        implementation=implementation,
+        register=trainer_service_pb2_grpc.add_TrainerServiceServicer_to_server,
+    )
+
+
 async def run(settings: TrainerSettings) -> None:
     """Serve until SIGTERM, or until the worker cannot go on.
 
@@ -223,13 +232,8 @@ async def run(settings: TrainerSettings) -> None:
         for thread in threads:
             await asyncio.to_thread(thread.stop, settings.drain_grace_ms / 1e3 + 10)
 
-    registered = Servicer(
-        descriptor=trainer_service_pb2.DESCRIPTOR.services_by_name["TrainerService"],
-        implementation=servicer,
-        register=trainer_service_pb2_grpc.add_TrainerServiceServicer_to_server,
-    )
     try:
-        await serve([registered], settings, telemetry, on_drain=stop, main=work, serving=False)
+        await serve([servicer_of(servicer)], settings, telemetry, on_drain=stop, main=work, serving=False)
     except (CorruptArtifact, Fenced, HistoryLost, Unavailable) as error:
         _log.error("the trainer stops: %s", error)
         raise SystemExit(1) from None

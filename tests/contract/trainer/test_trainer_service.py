@@ -1,0 +1,179 @@
+"""TrainerService over real gRPC: a real worker on logs in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import grpc
+import grpc.aio
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tunemesh.trainer.v1 import trainer_service_pb2 as pb
+from tunemesh.trainer.v1 import trainer_service_pb2_grpc
+
+from services.common import telemetry
+from services.common.grpc_server import GrpcServer
+from services.trainer.server import servicer_of
+from services.trainer.servicer import TrainerServicer
+from services.trainer.settings import TrainerSettings
+from services.trainer.worker import Prequential, RankerWorker, WorkerConfig
+from tests.trainer_fakes import SPEC, FakeBroker, FakeDeadLetters, FakeLearner, broker_with, sample_log, start
+
+
+@dataclass
+class Service:
+    stub: trainer_service_pb2_grpc.TrainerServiceStub
+    learner: FakeLearner
+    broker: FakeBroker
+    worker: RankerWorker
+
+    async def status(self) -> pb.GetStatusResponse:
+        response: pb.GetStatusResponse = await self.stub.GetStatus(pb.GetStatusRequest())
+        return response
+
+
+@pytest.fixture
+async def service() -> AsyncIterator[Service]:
+    broker = broker_with(sample_log(1))
+    life = start(broker)
+    worker = RankerWorker(
+        life.session,
+        SPEC,
+        life.samples,
+        FakeDeadLetters(broker),
+        WorkerConfig(samples_topic="samples.v1", publish_interval_ms=20, checkpoint_interval_ms=10**9),
+        telemetry.disabled("trainer"),
+        prequential=lambda: {"like": Prequential(auc=0.75, log_loss=0.5)},
+    )
+    servicer = TrainerServicer(model=SPEC.model, schema_hash=SPEC.schema_hash)
+    server = GrpcServer(TrainerSettings(port=0), telemetry.disabled("trainer"), [servicer_of(servicer)])
+    port = await server.start(serving=False)
+    channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
+    running = asyncio.create_task(asyncio.to_thread(worker.run))
+    servicer.attach(worker, life.session.logs.owner)
+    yield Service(trainer_service_pb2_grpc.TrainerServiceStub(channel), life.learner, broker, worker)
+    worker.stop()
+    await running
+    await channel.close()
+    await server.drain()
+
+
+async def learned_all(service: Service) -> pb.GetStatusResponse:
+    ends = [len(log) for log in service.broker.samples]
+    async with asyncio.timeout(20):
+        while list((status := await service.status()).source_offsets) != ends or "like" not in status.prequential_auc:
+            await asyncio.sleep(0.01)
+    return status
+
+
+async def test_status_shows_what_was_learned(service: Service) -> None:
+    status = await learned_all(service)
+    assert (status.model, status.schema_hash, status.epoch) == (SPEC.model, SPEC.schema_hash, 1)
+    assert status.lineage_id == service.broker.control[0].lineage.lineage_id
+    assert status.base_id == service.broker.bases[0].base_id
+    assert status.samples_trained > 100
+    assert status.duplicates_skipped > 0
+    assert status.watermark_ms == 115_000
+    assert status.prequential_auc["like"] == 0.75
+    assert status.prequential_log_loss["like"] == 0.5
+    assert set(status.table_rows) == {"user", "item"}
+    assert not status.paused and not status.publishing_refused
+
+
+async def test_pause_and_resume_may_be_repeated(service: Service) -> None:
+    for _ in range(2):
+        await service.stub.PauseLearning(pb.PauseLearningRequest())
+        assert (await service.status()).paused
+    for _ in range(2):
+        await service.stub.ResumeLearning(pb.ResumeLearningRequest())
+        assert not (await service.status()).paused
+
+
+async def test_equal_offsets_give_equal_state_hashes(service: Service) -> None:
+    await learned_all(service)
+    first = await service.stub.WriteCheckpoint(pb.WriteCheckpointRequest())
+    second = await service.stub.WriteCheckpoint(pb.WriteCheckpointRequest())
+    assert first.state_hash == second.state_hash != ""
+    assert first.checkpoint != second.checkpoint
+    assert list(first.source_offsets) == [len(log) for log in service.broker.samples]
+
+
+async def test_a_base_is_announced_under_the_id_that_the_caller_gets(service: Service) -> None:
+    response = await service.stub.PublishBase(pb.PublishBaseRequest())
+    assert (response.base_id, response.uri) == (service.broker.bases[-1].base_id, service.broker.bases[-1].uri)
+
+
+async def test_aliases_move_by_compare_and_set(service: Service) -> None:
+    stub = service.stub
+    with pytest.raises(grpc.aio.AioRpcError) as missing:
+        await stub.GetAlias(pb.GetAliasRequest(alias="ranker/production"))
+    assert missing.value.code() == grpc.StatusCode.NOT_FOUND
+    set_one = pb.SetAliasRequest(alias="ranker/production", target="base-1", expected_version=0, actor="ci")
+    assert (await stub.SetAlias(set_one)).version == 1
+    with pytest.raises(grpc.aio.AioRpcError) as conflict:
+        await stub.SetAlias(set_one)
+    assert conflict.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+    assert "version 1, not 0" in conflict.value.details()
+    assert (
+        await stub.SetAlias(pb.SetAliasRequest(alias="ranker/production", target="base-2", expected_version=1, actor="ci"))
+    ).version == 2
+    alias = await stub.GetAlias(pb.GetAliasRequest(alias="ranker/production"))
+    assert (alias.target, alias.version) == ("base-2", 2)
+    assert service.broker.control[-1].actor == "ci"
+
+
+@pytest.mark.parametrize("field", ["alias", "target", "actor"])
+async def test_an_alias_with_an_empty_or_long_name_is_invalid(service: Service, field: str) -> None:
+    for value in ("", "x" * 257):
+        request = pb.SetAliasRequest(**{"alias": "a", "target": "t", "actor": "x", field: value})
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await service.stub.SetAlias(request)
+        assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert refused.value.details().startswith(field)
+
+
+async def test_a_checkpoint_of_weights_that_the_gate_refuses_is_a_failed_precondition(service: Service) -> None:
+    status = await learned_all(service)
+    assert status.epoch == 1
+
+    def poison() -> None:
+        service.learner.dense[0] = np.nan
+        service.learner.steps += 1
+
+    await asyncio.wrap_future(service.worker.submit(poison))
+    async with asyncio.timeout(20):
+        while not (status := await service.status()).publishing_refused:
+            await asyncio.sleep(0.01)
+    assert status.paused and "NaN" in status.publishing_refused
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await service.stub.WriteCheckpoint(pb.WriteCheckpointRequest())
+    assert refused.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+
+
+async def test_before_the_epoch_has_begun_calls_are_unavailable_and_health_is_not_serving() -> None:
+    unattached = servicer_of(TrainerServicer(model=SPEC.model, schema_hash=SPEC.schema_hash))
+    server = GrpcServer(TrainerSettings(port=0), telemetry.disabled("trainer"), [unattached])
+    port = await server.start(serving=False)
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stub = trainer_service_pb2_grpc.TrainerServiceStub(channel)
+        for call, request in (
+            (stub.GetStatus, pb.GetStatusRequest()),
+            (stub.PauseLearning, pb.PauseLearningRequest()),
+            (stub.GetAlias, pb.GetAliasRequest(alias="a")),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await call(request)
+            assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
+        health = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+        assert health.status == health_pb2.HealthCheckResponse.NOT_SERVING
+    await server.drain()
+
+
+async def test_after_the_worker_ended_commands_are_unavailable(service: Service) -> None:
+    service.worker.stop()
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await service.stub.PauseLearning(pb.PauseLearningRequest())
+    assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
