@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import shutil
 import signal
 import socket
@@ -34,6 +35,7 @@ _log = logging.getLogger("mesh")
 _LAUNCHER = Path(__file__).with_name("launch.py")
 _PORT_WAIT_S = 5.0
 _POLL_S = 0.1
+_CONFIGURATION_ERROR = re.compile(r"configuration error: [^\\\n]*")
 
 
 class Supervised:
@@ -140,7 +142,7 @@ class Supervised:
             self._become("stopped", "")
         elif self.process.in_memory_broker:
             self._become("failed", f"{_ending(code)}; its log was in memory and is lost: stop the mesh (make down) and start it again")
-        elif code == EXIT_BAD_CONFIGURATION:
+        elif code == EXIT_BAD_CONFIGURATION or (code > 0 and _CONFIGURATION_ERROR.match(self._last_words())):
             self._become("failed", self._last_words())
         elif code == 0 and restart in ("no", "on-failure"):
             self._become("done", "")
@@ -188,7 +190,10 @@ class Supervised:
     def _last_words(self) -> str:
         with self._folder.log(self.process.name).open("rb") as log:
             log.seek(max(0, log.seek(0, 2) - 4096))
-            return embedded.last_line(log.read().decode(errors="replace"))
+            tail = log.read().decode(errors="replace")
+        # Triton wraps what a model raised into lines of its own.
+        wrapped = _CONFIGURATION_ERROR.search(tail)
+        return wrapped[0] if wrapped else embedded.last_line(tail)
 
     def _become(self, state: State, message: str) -> None:
         self.state.state, self.state.message, self.state.since_ms = state, message, _now_ms()
@@ -323,8 +328,12 @@ def prepare_folder(folder: RunFolder, *, forget_volumes: bool) -> None:
     if forget_volumes and (folder.path / "volumes").exists():
         shutil.rmtree(folder.path / "volumes.previous", ignore_errors=True)
         (folder.path / "volumes").rename(folder.path / "volumes.previous")
-    for name in ("volumes", "logs"):
+    shutil.rmtree(folder.path / "logs.previous", ignore_errors=True)
+    for name in ("volumes", "logs", "logs.previous"):
         (folder.path / name).mkdir(parents=True, exist_ok=True)
+    for log in folder.logs.glob("*.log"):
+        if log != folder.log("supervisor"):  # this process writes to it already
+            log.rename(folder.path / "logs.previous" / log.name)
 
 
 async def _succeeds(ready: Ready, process: Process) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from services.common.topics import ALL, WITH_DLQ
+from services.common.topics import ALL
 from services.mesh.environments import REPOSITORY_ROOT, Environments
 
 MAX_FUNCTION_LINES = 70
@@ -129,8 +129,7 @@ def topic_rows() -> dict[str, dict[str, str]]:
 
 def test_the_topic_table_of_readme_is_the_one_in_code() -> None:
     rows = topic_rows()
-    assert set(rows) - {"<topic>.dlq.v1"} == {topic.name for topic in ALL}
+    assert set(rows) == {topic.name for topic in ALL}
     for topic in ALL:
         row = rows[topic.name]
-        assert (row["key"], row["value"], row["partitions"], row["cleanup"]) == (topic.key, topic.value, topic.partitioning, topic.cleanup)
-        assert row["dlq"] == (topic.dlq if topic in WITH_DLQ else "-")
+        assert (row["key"], row["value"], row["cleanup"]) == (topic.key, topic.value, topic.cleanup)

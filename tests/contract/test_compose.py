@@ -15,9 +15,10 @@ from pydantic_settings import BaseSettings
 
 from services.common import settings as common_settings
 from services.common.errors import ConfigurationError
-from services.common.settings import EXIT_BAD_CONFIGURATION, declared_variables
+from services.common.settings import EXIT_BAD_CONFIGURATION, declared_variables, load_settings
 from services.mesh.compose import CONTAINER_ONLY, HONOURED, Compose, Service, load_compose, selected
 from services.mesh.environments import REPOSITORY_ROOT, Environments
+from services.mesh.mesh import Mesh
 from services.mesh.plan import Planner, Process
 from services.mesh.settings import MeshSettings, TopicsSettings
 
@@ -201,6 +202,17 @@ def test_every_service_answers_a_wrong_value_with_one_line_and_exit_code_2(proce
     with ThreadPoolExecutor(max_workers=2) as pool:
         wrong = [message for messages in pool.map(lambda pair: errors_of(*pair), pairs) for message in messages]
     assert wrong == []
+
+
+def test_the_ranker_answers_a_wrong_value_with_one_line_and_ends_triton(tmp_path: Path) -> None:
+    settings = load_settings(MeshSettings)
+    env = {"TUNEMESH_TELEMETRY_SAMPLE_RATIO": "many"}
+    mesh = Mesh(run_dir=tmp_path, env=env, services=("triton",), free_ports=True, settings=settings)
+    with pytest.raises(ConfigurationError) as caught:
+        mesh.up()
+    assert "triton: configuration error: TUNEMESH_TELEMETRY_SAMPLE_RATIO=many: input should be a valid number" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert mesh.restarts() == {"triton": 0}
 
 
 def test_an_embedded_server_answers_a_wrong_port_with_one_line_before_anything_starts(tmp_path: Path) -> None:

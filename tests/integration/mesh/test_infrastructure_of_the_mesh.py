@@ -96,6 +96,7 @@ def test_a_new_in_memory_broker_puts_aside_what_was_derived_from_the_old_one(mak
     again.up()
     assert redis(again.address("redis"), "GET", "k") == b"$-1\r\n"
     assert list((again.folder.path / "volumes.previous" / "redis").glob("appendonly*"))
+    assert (again.folder.path / "logs.previous" / "topics.log").exists()
 
 
 def test_a_broker_outside_the_mesh_is_used_and_none_is_started(make: Callable[..., Mesh], fresh_broker) -> None:
