@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from tunemesh.events.v1 import dead_letter_pb2
 from tunemesh.samples.v1 import sample_pb2
 
-from services.common.kafka import assigned_consumer, end_offsets, end_offsets
+from services.common.kafka import assigned_consumer, end_offsets
 from services.common.topics import FEEDBACK, SAMPLES
 
 ORPHAN = "orphan"
