@@ -15,8 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from services.common.errors import Unavailable
-from services.common.tables.reader import ModelReader
+from services.common.tables.reader import ModelReader, TableNotReady
 from services.common.tables.writer import ModelWriter
 from tests.faults import mapped_table_process as table_process
 
@@ -43,7 +42,7 @@ def first_line(process: subprocess.Popen[str]) -> list[str]:
 def test_readers_beside_a_busy_writer_see_whole_rows_of_at_most_two_neighbouring_deltas(tmp_path):
     with started("write", tmp_path) as writer:
         assert first_line(writer)[0] == "rebuilt"
-        with started("read", tmp_path, 4) as one, started("read", tmp_path, 4) as other:
+        with started("read", tmp_path, 3) as one, started("read", tmp_path, 3) as other:
             for reader in (one, other):
                 output, _ = reader.communicate(timeout=60)
                 assert reader.returncode == 0
@@ -73,7 +72,7 @@ def test_a_writer_killed_again_and_again_never_shows_a_wrong_row(tmp_path, seed)
         for _ in range(20):
             try:
                 table_process.check_once(reader)
-            except Unavailable:
+            except TableNotReady:
                 break
     # Later ones go on from a whole generation or build another: what readers see tells that either was right.
     assert outcomes[0] == "rebuilt"
@@ -94,10 +93,10 @@ def test_a_delta_half_applied_is_noticed_by_the_next_writer_and_built_again(tmp_
         assert np.all(np.isin(rows[:, 0], [-1, table_process.DEADLY - 1, table_process.DEADLY]))
     if death == "die-in-row":
         assert reader is not None
-        with pytest.raises(Unavailable, match="row of id 3 is being written"):
+        with pytest.raises(TableNotReady, match="row of id 3 is being written"):
             reader.read({"item": np.array([4, table_process.IN_BOTH])})
     if death == "die-in-control":
-        with pytest.raises(Unavailable, match="its writer died"):
+        with pytest.raises(TableNotReady, match="its writer died"):
             ModelReader(tmp_path, table_process.SCHEMA)
     successor = ModelWriter(tmp_path, table_process.SCHEMA)
     assert successor.applied is None

@@ -33,7 +33,7 @@ _BEFORE_FIRST_SEQ = -1
 
 
 class TableNotReady(Unavailable):
-    """No base has been applied on this host yet. Retrying later helps."""
+    """The tables of this host cannot be read now: no base was applied yet, or their writer died half-way. Retrying later helps."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,8 +89,8 @@ class ModelReader:
 
         Raises:
             KeyError: there is no such table.
-            Unavailable: the writer died in the middle of a row or of its control block; it is well again when the next writer has built
-                a generation. Retrying helps.
+            TableNotReady: the writer died in the middle of a row or of its control block; it is well again when the next writer has built
+                a generation.
         """
         arrays = {name: np.ascontiguousarray(array, np.int64) for name, array in ids.items()}
         return self._patiently(lambda opened: _read_once(opened, arrays))
@@ -99,7 +99,7 @@ class ModelReader:
         """Return the dense weights; the same object until they change.
 
         Raises:
-            Unavailable: as `read`.
+            TableNotReady: as `read`.
         """
         return self._patiently(lambda opened: opened.dense.read())
 
@@ -110,13 +110,13 @@ class ModelReader:
 
         Raises:
             KeyError: there is no such table.
-            Unavailable: as `read`.
+            TableNotReady: as `read`.
         """
         return self._patiently(lambda opened: _scan(opened.tables[table]))
 
     def status(self) -> Applied:
-        """Return what is applied. Raises Unavailable as `read`."""
-        return self._current().control.progress().applied
+        """Return what is applied. Raises TableNotReady as `read`."""
+        return self._patiently(lambda opened: opened.control.progress().applied)
 
     def _patiently(self, attempt: Callable[[_Opened], T | None]) -> T:
         """Repeat `attempt` until it gives something; a row that is being written is worth a short wait."""
@@ -129,9 +129,11 @@ class ModelReader:
                     return result
             except RowBusy as error:
                 reason = str(error)
+            except Unavailable as error:
+                raise TableNotReady(str(error)) from error
             deadline = deadline or time.monotonic() + _PATIENCE_S
             if time.monotonic() > deadline:
-                raise Unavailable(f"no consistent read of {self._directory} in {_PATIENCE_S} s: {reason}")
+                raise TableNotReady(f"no consistent read of {self._directory} in {_PATIENCE_S} s: {reason}")
             time.sleep(_PAUSE_S)
 
     def _current(self) -> _Opened:

@@ -47,7 +47,7 @@ class IndexAgainstDict(RuleBasedStateMachine):
 
 
 TestIndexAgainstDict = IndexAgainstDict.TestCase
-TestIndexAgainstDict.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+TestIndexAgainstDict.settings = settings(max_examples=50, stateful_step_count=25, deadline=None)
 
 
 def test_churn_does_not_grow_the_index():

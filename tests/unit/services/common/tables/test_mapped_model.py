@@ -112,7 +112,7 @@ class ModelAgainstDict(RuleBasedStateMachine):
 
 TestModelAgainstDict = ModelAgainstDict.TestCase
 TestModelAgainstDict.settings = settings(
-    max_examples=20, stateful_step_count=20, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=15, stateful_step_count=15, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 
 
