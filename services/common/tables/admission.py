@@ -149,6 +149,15 @@ def _bloom_get(cells_HC: Int64s, ids: Int64s, counts: Int64s) -> None:
             counts[i] = min(counts[i], cells_HC[h, _bloom_cell(ids[i], h, num_cells)])
 
 
+@kernel
+def _bloom_forget(cells_HC: Int64s, ids: Int64s) -> None:
+    """One by one: taking the first off changes what the filter believes of the next."""
+    count = np.empty(1, np.int64)
+    for i in range(ids.size):
+        _bloom_get(cells_HC, ids[i : i + 1], count)
+        _bloom_add(cells_HC, ids[i : i + 1], -count)
+
+
 class BloomCounter:
     """A counting Bloom filter. It does not know when an id was last seen, so it expires nothing.
 
@@ -174,10 +183,7 @@ class BloomCounter:
 
     def forget(self, ids: Int64s) -> None:
         """See OccurrenceCounter. Takes off what the filter believes, so ids that share all cells may lose counts."""
-        for i in range(ids.size):
-            one = ids[i : i + 1]
-            # One by one: taking the first off changes what the filter believes of the next.
-            _bloom_add(self._cells_HC, one, -self.get(one))
+        _bloom_forget(self._cells_HC, ids)
 
     def expire(self, last_step_kept: int) -> None:
         """See OccurrenceCounter."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from services.common.errors import CorruptArtifact, Unavailable
 from services.common.tables.dense import DenseReader, DenseView
-from services.common.tables.generation import Applied, Control, current_generation
+from services.common.tables.generation import Applied, Control, boot_id, current_generation
 from services.common.tables.index import Int64s
 from services.common.tables.mapped import MappedTableReader, RowBusy
 from services.common.tables.writer import TABLE_FILE_PREFIX
@@ -152,6 +152,8 @@ class ModelReader:
             except FileNotFoundError:
                 # The writer moved on between the two looks.
                 continue
+            if opened.control.boot_id != boot_id():
+                raise TableNotReady(f"the tables in {folder} are from before the system's last start: the updater will build them again")
             if not opened.control.is_retired:
                 return opened
         raise TableNotReady(f"the tables in {self._directory} change faster than they can be opened, or lack files")

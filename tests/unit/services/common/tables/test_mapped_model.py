@@ -175,8 +175,11 @@ def test_a_writer_of_another_schema_builds_again(tmp_path):
     assert ModelWriter(tmp_path, "other").applied is None
 
 
-def test_tables_from_before_the_systems_last_start_are_built_again(tmp_path, monkeypatch):
+def test_tables_from_before_the_systems_last_start_are_not_read_and_built_again(tmp_path, monkeypatch):
     built(tmp_path).close()
+    monkeypatch.setattr("services.common.tables.reader.boot_id", lambda: "another start")
+    with pytest.raises(TableNotReady, match="before the system's last start"):
+        ModelReader(tmp_path, "schema")
     monkeypatch.setattr("services.common.tables.writer.boot_id", lambda: "another start")
     assert ModelWriter(tmp_path, "schema").applied is None
 

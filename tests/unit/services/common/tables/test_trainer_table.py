@@ -255,6 +255,16 @@ def test_a_bloom_filter_admits_no_id_too_late_and_few_too_early():
     assert np.count_nonzero(subject.slots_for_update(once) >= 0) < 0.03 * once.size
 
 
+def test_an_evicted_id_counts_from_zero_again_in_a_bloom_filter_too():
+    admission = Admission(filter_freq=2, max_element_size=1000)
+    subject = table(admission=admission, eviction=Eviction(steps_to_live=0))
+    subject.count(int64s([5, 5]))
+    assert subject.slots_for_update(int64s([5])).tolist() == [0]
+    subject.evict(1)
+    subject.count(int64s([5]))
+    assert subject.slots_for_update(int64s([5])).tolist() == [-1]
+
+
 def test_default_value_is_read_by_unknown_and_unadmitted_ids():
     subject = table(admission=Admission(filter_freq=2), default_value=0.25)
     subject.count(int64s([1]))
