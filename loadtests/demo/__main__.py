@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import os
 import signal
 import sys
 import time
@@ -104,7 +105,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         data = base.load(base_events=options.base_events)
     with phases("base", f"the ranker on the first {len(data.base):,} ratings (kept for the next run)"):
         base_folder, reused = base.train_or_reuse(data, out / "cache", log=out / "train.log", epochs=options.base_epochs)
-    env = _MESH_ENV | {
+    env = {name: os.environ.get(name, value) for name, value in _MESH_ENV.items()} | {
         "TUNEMESH_TRAINER_INITIAL_BASE": str(base_folder),
         "TUNEMESH_TRAINER_ON_LINEAGE_CHANGE": "adopt",
         "TUNEMESH_TELEMETRY_DIR": str(out / "telemetry"),
@@ -289,7 +290,7 @@ class _Live:
         log, counts = replay.log, client.counts
         status = await self._trainer.refresh()
         await self._trainer.close()
-        placed = await asyncio.to_thread(account, self._kafka, log.acknowledged)
+        placed = await asyncio.to_thread(account, self._kafka, log.acknowledged, [outcome.request_id for outcome in log.outcomes])
         scored = report.side_by_side(log.outcomes, self._frozen.by_request, self._data.known_users)
         parts = {name: scored.subset(rows) for name, rows in (("known", scored.known), ("new", ~scored.known))}
         report.plot(scored, probe.log.seconds, self._out / "report.png")

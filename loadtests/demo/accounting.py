@@ -9,11 +9,11 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 
-from tunemesh.events.v1 import dead_letter_pb2
+from tunemesh.events.v1 import dead_letter_pb2, exposure_pb2
 from tunemesh.samples.v1 import sample_pb2
 
 from services.common.kafka import assigned_consumer, end_offsets
-from services.common.topics import FEEDBACK, SAMPLES
+from services.common.topics import EXPOSURES, FEEDBACK, SAMPLES
 
 ORPHAN = "orphan"
 _READ_LIMIT_S = 120.0
@@ -30,15 +30,19 @@ class Accounting:
     missing: int
     samples: int
     repeated_samples: int  # records that a restarted joiner wrote again; the trainer skips them
+    exposures_not_logged: int  # answers whose exposure a killed router had not flushed yet; orphans can be no more than these
 
     def as_dict(self) -> dict[str, int]:
         """Return the counts by name."""
         return asdict(self)
 
 
-def account(kafka: str, acknowledged: Iterable[str]) -> Accounting:
-    """Read samples.v1 and feedback.v1's dead letters and place every id."""
+def account(kafka: str, acknowledged: Iterable[str], request_ids: Iterable[str]) -> Accounting:
+    """Read samples.v1, feedback.v1's dead letters and exposures.v1, and place every acknowledged feedback id and every answer."""
     wanted = set(acknowledged)
+    unlogged = set(request_ids)
+    for value in read_all(kafka, EXPOSURES.name):
+        unlogged.discard(exposure_pb2.Exposure.FromString(value).request_id)
     sampled: set[str] = set()
     sample_ids: set[int] = set()
     total = 0
@@ -64,6 +68,7 @@ def account(kafka: str, acknowledged: Iterable[str]) -> Accounting:
         missing=len(wanted) - len(in_samples) - len(in_dlq) - len(orphans),
         samples=len(sample_ids),
         repeated_samples=total - len(sample_ids),
+        exposures_not_logged=len(unlogged),
     )
 
 

@@ -1,0 +1,65 @@
+"""Runs the demo in small as a user would, in a process of its own, and reads what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from services.mesh.environments import REPOSITORY_ROOT
+from services.mesh.state import MeshState, RunFolder
+
+_SMALL_BASE = ("--base-events", "6000", "--base-epochs", "1")
+
+
+class DemoRun:
+    """One demo process on free ports, its output in `out`."""
+
+    def __init__(self, out: Path, *options: str, sample_ratio: float = 1.0) -> None:
+        """Start it."""
+        self.out = out
+        self._log = out / "demo.log"
+        env = os.environ | {"TUNEMESH_TELEMETRY_SAMPLE_RATIO": str(sample_ratio), "PYTHONUNBUFFERED": "1"}
+        command: Sequence[str] = (sys.executable, "-m", "loadtests.demo", "--free-ports", "--out", str(out), *_SMALL_BASE, *options)
+        out.mkdir(parents=True, exist_ok=True)
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(command, cwd=REPOSITORY_ROOT, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def __enter__(self) -> DemoRun:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End it, and with it all that it started."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(timeout=60)
+
+    @property
+    def said(self) -> str:
+        """Everything that it printed."""
+        return self._log.read_text(errors="replace")
+
+    def mesh(self) -> MeshState | None:
+        """What the runner says, None before it has started."""
+        return RunFolder(self.out / "mesh").read()
+
+    def wait_for_replay(self, *, events: int, timeout_s: float) -> None:
+        """Return when the frozen copy has scored some events: traffic flows."""
+        deadline = time.monotonic() + timeout_s
+        scored = self.out / "frozen.jsonl"
+        while not scored.exists() or scored.read_bytes().count(b"\n") < events:
+            assert self.process.poll() is None, f"the demo ended before its replay:\n{self.said}"
+            assert time.monotonic() < deadline, f"no replay after {timeout_s} s:\n{self.said}"
+            time.sleep(0.3)
+
+    def report(self, *, timeout_s: float) -> dict[str, Any]:
+        """Wait for its end, which must be a good one, and return report.json."""
+        assert self.process.wait(timeout=timeout_s) == 0, self.said
+        report: dict[str, Any] = json.loads((self.out / "report.json").read_text())
+        return report
