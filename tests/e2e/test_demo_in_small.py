@@ -62,7 +62,8 @@ def test_open_recommendations_recall_and_leave_out_what_was_seen(finished):
 
 def test_one_trace_runs_from_the_router_to_triton(finished):
     spans = read_spans(finished[0] / "telemetry")
-    edges = {(parent["service"], child["service"]) for child in spans for parent in _parents(spans, child)}
+    by_id = {(span["trace_id"], span["span_id"]): span for span in spans}
+    edges = {(_caller(by_id, span), span["service"]) for span in spans}
     assert ("router", "recommender") in edges
     assert ("recommender", "triton") in edges
 
@@ -71,31 +72,20 @@ def test_feedback_can_be_followed_to_the_rows_of_the_replica(finished):
     """feedback -> joiner by parent; joiner -> trainer step -> delta -> updater by links, where batches merge."""
     spans = read_spans(finished[0] / "telemetry")
     joins = [span for span in spans if span["service"] == "joiner"]
-    assert any(parent["service"] == "feedback_collector" for join in joins for parent in _parents(spans, join))
+    by_id = {(span["trace_id"], span["span_id"]): span for span in spans}
+    assert any(_caller(by_id, join) == "feedback_collector" for join in joins)
     steps = _linked_to(spans, joins, name="trainer.step")
     deltas = _linked_to(spans, steps, name="trainer.publish_delta")
     assert steps and deltas
     assert _linked_to(spans, deltas, name="delta.apply")
 
 
-def _parents(spans, child):
-    """The nearest ancestors of other services."""
-    by_id = _index(spans)
+def _caller(by_id, child):
+    """The service of the nearest ancestor in another service, None when there is none."""
     span = child
-    while span is not None and span["parent_id"]:
+    while span is not None and span["service"] == child["service"]:
         span = by_id.get((span["trace_id"], span["parent_id"]))
-        if span is not None and span["service"] != child["service"]:
-            return [span]
-    return []
-
-
-_indices: dict[int, dict] = {}
-
-
-def _index(spans):
-    if id(spans) not in _indices:
-        _indices[id(spans)] = {(span["trace_id"], span["span_id"]): span for span in spans}
-    return _indices[id(spans)]
+    return span["service"] if span is not None else None
 
 
 def _linked_to(spans, targets, *, name):
