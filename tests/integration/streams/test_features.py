@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from services.common.kafka import assigned_consumer
 from services.common.recall_state import Popularity, pack_counts
 from streams.features.core import MAX_POPULAR, Act, FeaturePartition
 from streams.features.store import popularity_counts_key, recent_ids_key
-from tests.integration.streams.traffic import PARTITIONS, SPEC, SPEC_PATH, Process, Traffic
+from tests.integration.streams.traffic import PARTITIONS, SESSION_TIMEOUT_MS, SPEC, SPEC_PATH, Process, Traffic
 
 pytestmark = pytest.mark.integration
 GENRES = ("drama", "war", "comedy", "crime")
@@ -54,6 +55,7 @@ def env(fresh_broker, redis_url: str, tmp_path: Path) -> dict[str, str]:
         "TUNEMESH_USER_PARTITIONS": str(PARTITIONS),
         "TUNEMESH_TELEMETRY_DIR": str(tmp_path / "telemetry"),
         "TUNEMESH_FEATURES_PORT": "0",
+        "TUNEMESH_FEATURES_SESSION_TIMEOUT_MS": SESSION_TIMEOUT_MS,
     }
 
 
@@ -123,8 +125,6 @@ def state_in_redis(url: str) -> dict[str, object]:
 
 def wait_until_applied(url: str, bootstrap: str, process: Process) -> None:
     ends = [records[-1].offset for records in log_of(bootstrap)]
-    import time
-
     deadline = time.monotonic() + 40.0
     with Redis.from_url(url) as redis:
         while True:
@@ -136,9 +136,7 @@ def wait_until_applied(url: str, bootstrap: str, process: Process) -> None:
             time.sleep(0.1)
 
 
-def test_redis_holds_what_the_pure_reducers_make_of_the_log_however_often_the_worker_is_killed(
-    traffic, features, redis_url, fresh_broker
-) -> None:
+def test_redis_equals_the_pure_reducers_over_the_log_however_often_the_worker_is_killed(traffic, features, redis_url, fresh_broker) -> None:
     processes = [features()]
     lives = [2.0, 3.0, 1.5]
     born = 0.0

@@ -89,13 +89,8 @@ def test_states_that_went_through_bytes_and_a_new_process_continue_as_if_nothing
 
 
 def restarted(old: FeaturePartition) -> FeaturePartition:
-    changes_ids = list(old._recent.items())
-    fresh = FeaturePartition(
-        SPEC,
-        GlobalState.from_bytes(old.global_state.to_bytes()),
-        Popularity(old.popularity.half_life_events, dict(old.popularity.counts)),
-        changes_ids,
-    )
+    popularity = Popularity(old.popularity.half_life_events, dict(old.popularity.counts))
+    fresh = FeaturePartition(SPEC, GlobalState.from_bytes(old.global_state.to_bytes()), popularity, list(old._recent.items()))
     fresh.cache.users = {name: UserState.from_bytes(SPEC, state.to_bytes()) for name, state in old.cache.users.items()}
     fresh.cache.items = {name: ItemState.from_bytes(SPEC, state.to_bytes(SPEC)) for name, state in old.cache.items.items()}
     fresh.cache.neighbours = {name: type(state).from_bytes(state.to_bytes(), state.limit) for name, state in old.cache.neighbours.items()}
