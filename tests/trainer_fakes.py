@@ -26,6 +26,7 @@ from services.common.ids import entity_key, sample_id
 from services.common.tables.trainer_table import Eviction, TrainerTable
 from services.trainer.gate import GateLimits
 from services.trainer.owner import ControlOwner
+from services.trainer.prequential import TaskQuality
 from services.trainer.session import HistoryLost, Logs, Session, SessionConfig, Stores, open_session
 from services.trainer.stores import BaseStore, Checkpoint, CheckpointStore
 
@@ -136,19 +137,23 @@ class FakeControlLog:
 
 
 @dataclass
-class Acknowledged:
+class Acknowledgement:
+    """Comes when it has been asked for often enough."""
+
     offset: int
+    num_polls: int
 
     def next_offset(self) -> int | None:
-        return self.offset
+        self.num_polls -= 1
+        return None if self.num_polls >= 0 else self.offset
 
     def wait(self, timeout_ms: int) -> None:
-        pass
+        self.num_polls = 0
 
 
 class FakeDeltaLog:
-    def __init__(self, broker: FakeBroker, faults: Faults) -> None:
-        self.broker, self.faults = broker, faults
+    def __init__(self, broker: FakeBroker, faults: Faults, source: random.Random | None = None) -> None:
+        self.broker, self.faults, self.source = broker, faults, source or random.Random(0)
 
     def range(self) -> tuple[int, int]:
         return self.broker.first_delta_offset, len(self.broker.deltas)
@@ -158,10 +163,10 @@ class FakeDeltaLog:
             raise HistoryLost("ranker.deltas.v1 begins later")
         return self.broker.deltas[first:end]
 
-    def append(self, chunks: Sequence[Delta], traceparent: str) -> Acknowledged:
+    def append(self, chunks: Sequence[Delta], traceparent: str) -> Acknowledgement:
         for part in chunks:
             self.faults.around(lambda part=part: self._write(Delta.FromString(part.SerializeToString())))
-        return Acknowledged(len(self.broker.deltas))
+        return Acknowledgement(len(self.broker.deltas), self.source.choice([0, 0, 1, 5]))
 
     def _write(self, part: Delta) -> None:
         self.broker.deltas.append(part)
@@ -261,6 +266,9 @@ class FakeLearner:
 
     def dense_state(self) -> dict[str, NDArray[np.float32]]:
         return {"w": self.dense.copy()}
+
+    def prequential(self) -> Mapping[str, TaskQuality]:
+        return {"like": TaskQuality(num_samples=10, auc=0.75, log_loss=0.5, calibration=1.0)}
 
     def state_arrays(self) -> dict[str, NDArray[Any]]:
         state = {"dense/w": self.dense.copy(), "learner/steps": np.array([self.steps])}
@@ -447,8 +455,8 @@ def start(
     }
     owner = ControlOwner(FakeControlLog(broker, faults), actor="test", now_ms=lambda: 7)
     session = open_session(
-        learner,
-        Logs(samples=samples, deltas=FakeDeltaLog(broker, faults), bases=FakeBaseLog(broker, faults), owner=owner),
+        lambda: learner,
+        Logs(samples=samples, deltas=FakeDeltaLog(broker, faults, source), bases=FakeBaseLog(broker, faults), owner=owner),
         Stores(checkpoints=FakeCheckpoints(broker.disk, faults), bases=FakeBases(broker.disk, faults)),
         SessionConfig(**fields),
         now_ms=lambda: 7,

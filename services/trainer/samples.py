@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tunemesh.samples.v1.sample_pb2 import Sample, SampleGroup, SampleRecord
 
 from services.common import exposure_block
-from services.common.dead_letters import MALFORMED, SCHEMA_MISMATCH
+from services.common.dead_letter_reasons import MALFORMED, SCHEMA_MISMATCH
 from services.common.envelope import Headers, MalformedRecord, header, parse_value
 from services.common.errors import CorruptArtifact
 from services.common.feature_spec import FeatureSpec

@@ -31,7 +31,7 @@ from services.trainer.servicer import TrainerServicer
 from services.trainer.session import Fenced, HistoryLost, Learner, Logs, SessionConfig, Stores, open_session
 from services.trainer.settings import TrainerSettings
 from services.trainer.stores import BaseStore, CheckpointStore, read_initial_base
-from services.trainer.worker import Prequential, RankerWorker, WorkerConfig
+from services.trainer.worker import RankerWorker, WorkerConfig
 
 _log = logging.getLogger(__name__)
 
@@ -100,7 +100,6 @@ class WorkerThread:
 
     def _work(self) -> None:
         settings, spec = self._settings, self._spec
-        learner, prequential = make_learner(spec)
         producer = make_producer(settings.kafka_bootstrap_servers)
         samples = KafkaSamples(settings.kafka_bootstrap_servers, settings.samples_topic, settings.user_partitions)
         actor = f"trainer/{os.uname().nodename}/{os.getpid()}"
@@ -108,7 +107,7 @@ class WorkerThread:
         owner = ControlOwner(control_log, actor=actor, now_ms=now_ms)
         try:
             session = open_session(
-                learner,
+                lambda: make_learner(spec),
                 make_logs(settings, samples, owner, producer),
                 make_stores(settings, spec),
                 session_config(settings, spec, actor),
@@ -117,7 +116,7 @@ class WorkerThread:
                 initial_arrays=lambda: initial_arrays(settings, spec),
             )
             dead_letters = KafkaDeadLetters(settings.dead_letters_topic, producer)
-            worker = RankerWorker(session, spec, samples, dead_letters, worker_config(settings), self._telemetry, prequential=prequential)
+            worker = RankerWorker(session, spec, samples, dead_letters, worker_config(settings), self._telemetry)
             self._worker = worker
             if self._stopping.is_set():
                 return
@@ -129,16 +128,15 @@ class WorkerThread:
             producer.close(timeout=1)
 
 
-def make_learner(spec: FeatureSpec) -> tuple[Learner, Callable[[], Mapping[str, Prequential]]]:
-    """Return the learner, and how to ask for its prequential quality. Imports torch, which takes seconds."""
+def make_learner(spec: FeatureSpec) -> Learner:
+    """Return an untrained learner. Imports torch, which takes seconds."""
     import torch
 
     from services.trainer import learner as learning
 
     # One thread: the order of floating-point sums, and so every bit of the weights, must not depend on the machine.
     torch.set_num_threads(1)
-    learner = learning.Learner(spec, learning.LearnerConfig())
-    return learner, lambda: {}
+    return learning.Learner(spec, learning.LearnerConfig())
 
 
 def make_logs(settings: TrainerSettings, samples: KafkaSamples, owner: ControlOwner, producer: KafkaProducer) -> Logs:

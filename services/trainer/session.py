@@ -32,6 +32,7 @@ from services.trainer.gate import GateLimits, refusal
 from services.trainer.merge import TickMerge
 from services.trainer.owner import ControlOwner
 from services.trainer.plan import Cut, Found, OnLineageChange, Plan, plan_start
+from services.trainer.prequential import TaskQuality
 from services.trainer.publisher import DeltaLog, DeltaPublisher, Identity, Published
 from services.trainer.samples import Learnable, without_repeats
 from services.trainer.stores import BaseStore, Checkpoint, CheckpointStore, Counters, base_name, checkpoint_name
@@ -54,6 +55,9 @@ class Learner(Published, Protocol):
 
     def step(self, groups: Sequence[SampleGroup]) -> object:
         """Learn one micro-batch."""
+
+    def prequential(self) -> Mapping[str, TaskQuality]:
+        """Return how good the scores of the latest samples were before they were learned, by task."""
 
     def state_arrays(self) -> dict[str, NDArray[Any]]:
         """Return copies of the whole state."""
@@ -281,7 +285,7 @@ class Session:
 
 
 def open_session(
-    learner: Learner,
+    make_learner: Callable[[], Learner],
     logs: Logs,
     stores: Stores,
     config: SessionConfig,
@@ -293,7 +297,7 @@ def open_session(
     """Begin an epoch; when this returns, replicas have what the learner has, and `learn` may begin.
 
     Args:
-        learner: fresh; its state is replaced when there is one to continue.
+        make_learner: returns a fresh one; called when it is clear that the start is not refused, since it takes seconds to load torch.
         logs: the broker's side.
         stores: the artifacts' side.
         config: see SessionConfig.
@@ -308,6 +312,7 @@ def open_session(
     logs.owner.sync()
     plan = _plan(checkpoint, logs, stores, config, new_lineage_id)
     _log.info("%s", plan.note)
+    learner = make_learner()
     dedup = DedupWindow(config.dedup_window_samples)
     if checkpoint is not None:
         learner.load_state_arrays(checkpoint.arrays)

@@ -23,6 +23,7 @@ from services.common.errors import Conflict, CorruptArtifact, Unavailable
 from services.common.feature_spec import FeatureSpec
 from services.common.telemetry import Telemetry, current_traceparent
 from services.trainer.merge import UnusableRecord
+from services.trainer.prequential import TaskQuality
 from services.trainer.samples import Learnable, UnusableSample, parse_record
 from services.trainer.session import Session
 from services.trainer.stores import Checkpoint, Counters
@@ -73,14 +74,6 @@ class DeadLetters(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prequential:
-    """How good the model was on samples before it learned them; NaN where there was too little to tell."""
-
-    auc: float
-    log_loss: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """What the control API shows. A snapshot."""
 
@@ -95,7 +88,7 @@ class Status:
     publishing_refused: str
     table_rows: Mapping[str, int]
     last_checkpoint: str
-    prequential: Mapping[str, Prequential] = field(default_factory=dict)
+    prequential: Mapping[str, TaskQuality] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,8 +120,6 @@ class RankerWorker:
         dead_letters: DeadLetters,
         config: WorkerConfig,
         telemetry: Telemetry,
-        *,
-        prequential: Callable[[], Mapping[str, Prequential]],
     ) -> None:
         """Nothing happens before `run`.
 
@@ -139,7 +130,6 @@ class RankerWorker:
             dead_letters: where unusable samples go.
             config: the pace.
             telemetry: of this process.
-            prequential: asks the learner, by task; called in the worker's thread.
         """
         self._session = session
         self._spec = spec
@@ -147,7 +137,6 @@ class RankerWorker:
         self._dead_letters = dead_letters
         self._config = config
         self._telemetry = telemetry
-        self._prequential = prequential
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
@@ -302,7 +291,7 @@ class RankerWorker:
             self._next_publish = max(self._next_publish + self._config.publish_interval_ms / 1e3, now)
             self._watch_control()
             self._publish()
-            self._refresh(self._prequential())
+            self._refresh(self._session.learner.prequential())
         self._collect_written()
         if now >= self._next_checkpoint and self._writing is None:
             self._next_checkpoint = now + self._config.checkpoint_interval_ms / 1e3
@@ -387,10 +376,10 @@ class RankerWorker:
         except (Unavailable, CorruptArtifact) as error:
             _log.warning("stopped without a last checkpoint; the next start repeats what came after the one before: %s", error)
 
-    def _refresh(self, prequential: Mapping[str, Prequential] | None = None) -> None:
+    def _refresh(self, prequential: Mapping[str, TaskQuality] | None = None) -> None:
         self._status = self._snapshot(self._status.prequential if prequential is None else prequential)
 
-    def _snapshot(self, prequential: Mapping[str, Prequential]) -> Status:
+    def _snapshot(self, prequential: Mapping[str, TaskQuality]) -> Status:
         session = self._session
         position = session.merge.position
         return Status(

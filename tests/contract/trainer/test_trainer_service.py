@@ -19,7 +19,7 @@ from services.common.grpc_server import GrpcServer
 from services.trainer.server import servicer_of
 from services.trainer.servicer import TrainerServicer
 from services.trainer.settings import TrainerSettings
-from services.trainer.worker import Prequential, RankerWorker, WorkerConfig
+from services.trainer.worker import RankerWorker, WorkerConfig
 from tests.trainer_fakes import SPEC, FakeBroker, FakeDeadLetters, FakeLearner, broker_with, sample_log, start
 
 
@@ -46,7 +46,6 @@ async def service() -> AsyncIterator[Service]:
         FakeDeadLetters(broker),
         WorkerConfig(samples_topic="samples.v1", publish_interval_ms=20, checkpoint_interval_ms=10**9),
         telemetry.disabled("trainer"),
-        prequential=lambda: {"like": Prequential(auc=0.75, log_loss=0.5)},
     )
     servicer = TrainerServicer(model=SPEC.model, schema_hash=SPEC.schema_hash)
     server = GrpcServer(TrainerSettings(port=0), telemetry.disabled("trainer"), [servicer_of(servicer)])

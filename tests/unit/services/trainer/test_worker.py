@@ -1,6 +1,6 @@
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,7 +11,7 @@ from tunemesh.samples.v1.sample_pb2 import SampleRecord, Tick
 from services.common import telemetry
 from services.common.errors import Conflict, CorruptArtifact, Unavailable
 from services.trainer.session import Fenced
-from services.trainer.worker import Prequential, RankerWorker, WorkerConfig
+from services.trainer.worker import RankerWorker, WorkerConfig
 from tests.trainer_fakes import SPEC, FakeBroker, FakeDeadLetters, FakeRecord, Life, broker_with, group, sample_log, start
 
 QUICK = WorkerConfig(samples_topic="samples.v1", publish_interval_ms=20, checkpoint_interval_ms=30)
@@ -46,10 +46,7 @@ class Running:
 @contextmanager
 def running(broker: FakeBroker, config: WorkerConfig = QUICK, **start_arguments: Any) -> Iterator[Running]:
     life = start(broker, **start_arguments)
-    prequential: Callable[[], Mapping[str, Prequential]] = lambda: {"like": Prequential(auc=0.7, log_loss=0.5)}  # noqa: E731
-    worker = RankerWorker(
-        life.session, SPEC, life.samples, FakeDeadLetters(broker), config, telemetry.disabled("trainer"), prequential=prequential
-    )
+    worker = RankerWorker(life.session, SPEC, life.samples, FakeDeadLetters(broker), config, telemetry.disabled("trainer"))
     run = Running(life, worker)
     yield run
     worker.stop()
@@ -69,7 +66,7 @@ def test_it_learns_publishes_and_checkpoints_until_it_is_stopped() -> None:
         status = run.worker.status
         assert (status.epoch, status.paused, status.publishing_refused) == (1, False, "")
         assert status.counters.samples_trained > 100
-        assert status.prequential["like"].auc == 0.7
+        assert status.prequential["like"].auc == 0.75
         assert status.table_rows["user"] > 0
     assert run.error is None
     assert broker.replica.equals(run.life.learner.state_arrays())
@@ -185,7 +182,7 @@ def test_an_error_of_the_learner_ends_the_worker() -> None:
     broker = broker_with(sample_log(1))
     life = start(broker)
     life.learner.step = lambda groups: 1 / 0  # type: ignore[method-assign,assignment]
-    worker = RankerWorker(life.session, SPEC, life.samples, FakeDeadLetters(broker), QUICK, telemetry.disabled("trainer"), prequential=dict)
+    worker = RankerWorker(life.session, SPEC, life.samples, FakeDeadLetters(broker), QUICK, telemetry.disabled("trainer"))
     run = Running(life, worker)
     run.join()
     assert isinstance(run.error, ZeroDivisionError)
