@@ -12,16 +12,6 @@ from tunemesh.events.v1 import dead_letter_pb2
 
 from services.common import envelope
 
-# The reasons that this mesh writes. Machine-readable, so readers may rely on them.
-MALFORMED = "malformed"
-ORPHAN = "orphan"
-ITEM_NOT_EXPOSED = "item_not_exposed"
-UNKNOWN_KIND = "unknown_kind"
-SCHEMA_MISMATCH = "schema_mismatch"
-TOO_LATE = "too_late"
-USER_MISMATCH = "user_mismatch"
-NO_FEATURES = "no_features"
-
 # A dead letter carries its record whole, up to this: with headers and key it must stay under a broker's default limit of 1 MB.
 MAX_VALUE_BYTES = 900_000
 
@@ -45,7 +35,7 @@ def dead_letter(
         topic: where the record was read.
         partition: of that topic.
         offset: of the record.
-        reason: one of this module's constants.
+        reason: one of `services.common.dead_letter_reasons`.
         detail: for people: what was wrong and, where there is one, what to do.
         key: the record's key.
         value: the record's value.

@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from services.common import dead_letters
+from services.common import dead_letter_reasons as reasons
 from services.common.feature_spec import FeatureSpec
 from services.common.ids import sample_id, sample_ids
 from services.common.labels import keep_negative, keep_negatives, labels_for, negative_labels
@@ -179,11 +179,11 @@ class JoinerPartition:
 
     def on_malformed_exposure(self, record: Record, detail: str) -> list[Emission]:
         """Set an unreadable exposure aside."""
-        return [DeadLetter(record, dead_letters.MALFORMED, detail)] if self._exposures.advance(record.offset) else []
+        return [DeadLetter(record, reasons.MALFORMED, detail)] if self._exposures.advance(record.offset) else []
 
     def on_malformed_feedback(self, record: Record, detail: str) -> list[Emission]:
         """Set unreadable feedback aside."""
-        return self._set_aside(record, dead_letters.MALFORMED, detail) if self._feedback.advance(record.offset) else []
+        return self._set_aside(record, reasons.MALFORMED, detail) if self._feedback.advance(record.offset) else []
 
     def on_exposure(self, exposure: Exposure, record: Record) -> list[Emission]:
         """Take one exposure in, and join the feedback that waited for it."""
@@ -196,8 +196,8 @@ class JoinerPartition:
         self._exposures.max_time_ms = max(self._exposures.max_time_ms, exposure.exposed_at_ms)
         if exposure.features_block and exposure.schema_hash != self._spec.schema_hash:
             detail = f"features of schema {exposure.schema_hash or '(none)'}, this joiner has {self._spec.schema_hash}"
-            self.counts[dead_letters.SCHEMA_MISMATCH] += 1
-            return [DeadLetter(record, dead_letters.SCHEMA_MISMATCH, detail)]
+            self.counts[reasons.SCHEMA_MISMATCH] += 1
+            return [DeadLetter(record, reasons.SCHEMA_MISMATCH, detail)]
         repeated = self._requests.get(exposure.request_id)
         if repeated is not None:
             repeated.last_copy = record.offset
@@ -224,7 +224,7 @@ class JoinerPartition:
         self._feedback.max_time_ms = max(self._feedback.max_time_ms, feedback.accepted_at_ms)
         if feedback.kind not in self._spec.kinds:
             detail = f"kind {feedback.kind!r} is not in the feature spec (known: {', '.join(sorted(self._spec.kinds))})"
-            return self._set_aside(record, dead_letters.UNKNOWN_KIND, detail, feedback.feedback_id)
+            return self._set_aside(record, reasons.UNKNOWN_KIND, detail, feedback.feedback_id)
         request = self._requests.get(feedback.request_id)
         if request is not None:
             return self._join(request, feedback, record)
@@ -386,7 +386,7 @@ class JoinerPartition:
         offsets.remove(offset)
         if not offsets:
             del self._waiting_of[feedback.request_id]
-        return self._set_aside(record, dead_letters.ORPHAN, detail, feedback.feedback_id)
+        return self._set_aside(record, reasons.ORPHAN, detail, feedback.feedback_id)
 
     def _set_aside(self, record: Record, reason: str, detail: str, feedback_id: str = "") -> list[Emission]:
         if record.offset < self._resume.feedback_position:
@@ -423,11 +423,11 @@ def _refusal(request: _Request, feedback: Feedback) -> tuple[str, str] | None:
     """Return (reason, detail) when the feedback cannot be joined with this request."""
     exposure = request.exposure
     if feedback.user_id != exposure.user_id:
-        return dead_letters.USER_MISMATCH, "its request was another user's"
+        return reasons.USER_MISMATCH, "its request was another user's"
     if feedback.item_id not in exposure.item_ids:
-        return dead_letters.ITEM_NOT_EXPOSED, f"item {feedback.item_id!r} was not among the {len(exposure.item_ids)} shown"
+        return reasons.ITEM_NOT_EXPOSED, f"item {feedback.item_id!r} was not among the {len(exposure.item_ids)} shown"
     if not exposure.features_block:
-        return dead_letters.NO_FEATURES, "its request was answered without features, so there is nothing to learn from"
+        return reasons.NO_FEATURES, "its request was answered without features, so there is nothing to learn from"
     if feedback.accepted_at_ms >= request.expires_ms:
-        return dead_letters.TOO_LATE, f"accepted {feedback.accepted_at_ms - exposure.exposed_at_ms} ms after its exposure"
+        return reasons.TOO_LATE, f"accepted {feedback.accepted_at_ms - exposure.exposed_at_ms} ms after its exposure"
     return None

@@ -3,7 +3,7 @@ import json
 import pytest
 from tunemesh.events.v1 import dead_letter_pb2, feedback_pb2
 
-from services.common import dead_letters, envelope
+from services.common import dead_letter_reasons, dead_letters, envelope
 
 FEEDBACK = feedback_pb2.Feedback(
     feedback_id="f1", request_id="r1", user_id="u1", item_id="42", kind="rating", value=4.5, accepted_at_ms=1_700_000_000_123
@@ -70,7 +70,7 @@ def test_a_value_that_cannot_be_read_says_why(raw, headers, reason) -> None:
 def test_a_dead_letter_keeps_the_whole_record_and_its_trace() -> None:
     headers = envelope.headers_for("t", "/s", traceparent="00-ab-cd-01")
     letter = dead_letters.dead_letter(
-        topic="feedback.v1", partition=1, offset=7, reason=dead_letters.ORPHAN, detail="no exposure", key=b"u1", value=b"\x00raw",
+        topic="feedback.v1", partition=1, offset=7, reason=dead_letter_reasons.ORPHAN, detail="no exposure", key=b"u1", value=b"\x00raw",
         headers=headers, failed_at_ms=5, feedback_id="f1",
     )  # fmt: skip
     again = dead_letter_pb2.DeadLetter.FromString(letter.SerializeToString())

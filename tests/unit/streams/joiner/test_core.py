@@ -2,7 +2,7 @@ from collections import Counter
 
 import pytest
 
-from services.common import dead_letters
+from services.common import dead_letter_reasons
 from services.common.feature_spec import FeatureSpec
 from services.common.ids import sample_id
 from services.common.labels import keep_negative
@@ -202,7 +202,7 @@ def test_feedback_without_an_exposure_becomes_an_orphan_after_the_window() -> No
     assert bench.tick(at=1_000 + WINDOW + ALLOWANCE - 1).emissions == []
     letter = only(bench.tick(at=1_000 + WINDOW + ALLOWANCE).emissions)
     assert isinstance(letter, DeadLetter)
-    assert (letter.reason, letter.feedback_id, letter.record.value) == (dead_letters.ORPHAN, "f0", b"raw feedback")
+    assert (letter.reason, letter.feedback_id, letter.record.value) == (dead_letter_reasons.ORPHAN, "f0", b"raw feedback")
 
 
 def test_feedback_is_no_orphan_while_exposures_are_still_to_be_read() -> None:
@@ -215,10 +215,10 @@ def test_feedback_is_no_orphan_while_exposures_are_still_to_be_read() -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"item_id": "never shown"}, dead_letters.ITEM_NOT_EXPOSED),
-        ({"kind": "sneeze"}, dead_letters.UNKNOWN_KIND),
-        ({"user_id": "u2"}, dead_letters.USER_MISMATCH),
-        ({"at": WINDOW + HORIZON}, dead_letters.TOO_LATE),
+        ({"item_id": "never shown"}, dead_letter_reasons.ITEM_NOT_EXPOSED),
+        ({"kind": "sneeze"}, dead_letter_reasons.UNKNOWN_KIND),
+        ({"user_id": "u2"}, dead_letter_reasons.USER_MISMATCH),
+        ({"at": WINDOW + HORIZON}, dead_letter_reasons.TOO_LATE),
     ],
 )
 def test_feedback_that_cannot_be_joined_is_set_aside_with_its_reason(changes, reason) -> None:
@@ -233,20 +233,20 @@ def test_feedback_that_cannot_be_joined_is_set_aside_with_its_reason(changes, re
 def test_feedback_on_an_answer_without_features_is_set_aside_and_gives_no_negatives() -> None:
     bench = Bench()
     bench.expose(features_block=b"", schema_hash="")
-    assert only(bench.answer()).reason == dead_letters.NO_FEATURES
+    assert only(bench.answer()).reason == dead_letter_reasons.NO_FEATURES
     assert bench.tick(at=WINDOW + ALLOWANCE).emissions == []
 
 
 def test_an_exposure_of_another_feature_spec_is_set_aside() -> None:
     letter = only(Bench().expose(schema_hash="0123456789abcdef"))
-    assert letter.reason == dead_letters.SCHEMA_MISMATCH
+    assert letter.reason == dead_letter_reasons.SCHEMA_MISMATCH
     assert SPEC.schema_hash in letter.detail and "0123456789abcdef" in letter.detail
 
 
 def test_malformed_records_are_set_aside_and_stepped_over() -> None:
     bench = Bench()
     record = Record("feedback.v1", 0, 0, None, b"\xff", ())
-    assert only(bench.joiner.on_malformed_feedback(record, "not Protobuf")).reason == dead_letters.MALFORMED
+    assert only(bench.joiner.on_malformed_feedback(record, "not Protobuf")).reason == dead_letter_reasons.MALFORMED
     assert only(bench.joiner.on_malformed_exposure(record._replace(topic="exposures.v1"), "not Protobuf")).detail == "not Protobuf"
     bench.feedback = bench.exposures = 1
     cut = bench.tick(at=0).cut
@@ -335,7 +335,7 @@ def test_a_full_memory_retires_the_oldest_requests_first_and_counts_them() -> No
     assert only(bench.answer(request_id="r4")).samples[0].revision == 1
     bench.answer(request_id="r0")
     reasons = Counter(letter.reason for letter in bench.tick(at=5 * WINDOW).emissions if isinstance(letter, DeadLetter))
-    assert reasons == {dead_letters.ORPHAN: 1}
+    assert reasons == {dead_letter_reasons.ORPHAN: 1}
 
 
 def test_a_full_memory_of_waiting_feedback_gives_up_on_the_oldest() -> None:

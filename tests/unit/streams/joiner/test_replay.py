@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from services.common import dead_letters
+from services.common import dead_letter_reasons
 from services.common.ids import sample_id
 from services.common.labels import keep_negative, labels_for
 from streams.joiner.core import JoinConfig, JoinerPartition
@@ -137,11 +137,11 @@ def expected(world: World) -> tuple[dict[int, Sample], dict[str, str]]:
     for _, act in world.feedback:
         exposure = exposures.get(act.request_id)
         if exposure is None:
-            aside[act.feedback_id] = dead_letters.ORPHAN
+            aside[act.feedback_id] = dead_letter_reasons.ORPHAN
         elif act.item_id not in exposure.item_ids:
-            aside[act.feedback_id] = dead_letters.ITEM_NOT_EXPOSED
+            aside[act.feedback_id] = dead_letter_reasons.ITEM_NOT_EXPOSED
         elif act.accepted_at_ms >= exposure.exposed_at_ms + WINDOW + HORIZON:
-            aside[act.feedback_id] = dead_letters.TOO_LATE
+            aside[act.feedback_id] = dead_letter_reasons.TOO_LATE
         elif act.feedback_id not in seen:
             seen.add(act.feedback_id)
             revision = counts[(act.request_id, act.item_id)] = counts.get((act.request_id, act.item_id), 0) + 1
@@ -179,7 +179,7 @@ def check(world: World) -> None:
     letters = {item.feedback_id: item.reason for _, item in world.written if isinstance(item, DeadLetter)}
     # After its request is retired, feedback that is too late can only be seen as an orphan: which of the two depends on timing.
     letters = {
-        name: aside[name] if reason == dead_letters.ORPHAN and aside.get(name) == dead_letters.TOO_LATE else reason
+        name: aside[name] if reason == dead_letter_reasons.ORPHAN and aside.get(name) == dead_letter_reasons.TOO_LATE else reason
         for name, reason in letters.items()
     }
     assert letters == aside

@@ -1,0 +1,12 @@
+"""Why a record went to its dead-letter topic: a word that readers may rely on. Imports nothing, so cores may use it."""
+
+from __future__ import annotations
+
+MALFORMED = "malformed"
+ORPHAN = "orphan"
+ITEM_NOT_EXPOSED = "item_not_exposed"
+UNKNOWN_KIND = "unknown_kind"
+SCHEMA_MISMATCH = "schema_mismatch"
+TOO_LATE = "too_late"
+USER_MISMATCH = "user_mismatch"
+NO_FEATURES = "no_features"
