@@ -7,7 +7,7 @@ Shapes: N items, T tasks.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -25,6 +25,8 @@ from services.recommender.rules import Rules, diversified
 Float32Array = npt.NDArray[np.float32]
 
 MAX_ID_BYTES = 128
+
+_CANDIDATE = ("candidate",)
 
 FEATURES_UNAVAILABLE = "features_unavailable"
 RANKER_UNAVAILABLE = "ranker_unavailable"
@@ -66,8 +68,10 @@ class Query:
         if limit < 1:
             raise InvalidQuery("limit: must be at least 1")
         _check_id("user_id", user_id)
-        for position, item_id in enumerate(candidates):
-            _check_id(f"candidates[{position}]", item_id)
+        # A character takes up to 4 bytes, so most lists are settled by their longest id; only the others are looked at one by one.
+        if not all(candidates) or 4 * max(map(len, candidates), default=0) > MAX_ID_BYTES:
+            for position, item_id in enumerate(candidates):
+                _check_id(f"candidates[{position}]", item_id)
         if len(set(candidates)) != len(candidates):
             raise InvalidQuery("candidates: an item is named twice")
         return cls(user_id=user_id, candidates=tuple(candidates), limit=limit, deadline_s=deadline_s)
@@ -76,8 +80,7 @@ class Query:
 def _check_id(what: str, value: str) -> None:
     if not value:
         raise InvalidQuery(f"{what}: is empty")
-    # A character takes up to 4 bytes, so most ids are settled by their length.
-    if 4 * len(value) > MAX_ID_BYTES and len(value.encode()) > MAX_ID_BYTES:
+    if len(value.encode()) > MAX_ID_BYTES:
         raise InvalidQuery(f"{what}: {len(value.encode())} bytes, at most {MAX_ID_BYTES} are allowed")
 
 
@@ -101,7 +104,7 @@ class Scores:
 
 
 class RankedItem(NamedTuple):
-    """One item of the answer; see tunemesh.common.v1.RankedItem."""
+    """One item of the answer; fields as in tunemesh.common.v1.RankedItem."""
 
     item_id: str
     score: float
@@ -201,18 +204,20 @@ class Recommender:
         """
         degraded: list[str] = [] if self._catalog.is_ready else [CATALOG_UNAVAILABLE]
         is_open = not query.candidates
+        reasons: Mapping[str, Sequence[str]]
         if is_open:
             reasons = await self._recall(query.user_id, degraded)
+        elif self._rules.exclude_any:
+            reasons = {item_id: _CANDIDATE for item_id in query.candidates if self._allows(item_id)}
         else:
-            reasons = {item_id: ["candidate"] for item_id in query.candidates if self._allows(item_id)}
+            reasons = dict.fromkeys(query.candidates, _CANDIDATE)
         item_ids = list(reasons)
         if not item_ids:
             return Answer(items=(), version=None, degraded=tuple(degraded), features_block=b"")
         categories = [self._catalog.categories(item_id) for item_id in item_ids]
         state = await self._online_state(query.user_id, item_ids, degraded)
-        block = exposure_block.encode(
-            build_features(self._spec, query.user_id, state.user, state.items, categories, state.total), self._spec.schema_hash
-        )
+        features = build_features(self._spec, query.user_id, state.user, state.items, categories, state.total)
+        block = exposure_block.encode(features, self._spec.schema_hash)
         scored = await self._score(query, item_ids, block, degraded)
         rank_N = popularity(state.items) if scored is None else self._spec.blended(scored.scores_NT)
         order: Sequence[int] = np.argsort(-rank_N, kind="stable").tolist()
@@ -227,7 +232,9 @@ class Recommender:
         items = [
             RankedItem(item_ids[row], scores[row], task_scores[row], _with_cold_start(reasons[item_ids[row]], is_new[row])) for row in order
         ]
-        logged = b"" if FEATURES_UNAVAILABLE in degraded else exposure_block.select(block, order)
+        logged = b""
+        if FEATURES_UNAVAILABLE not in degraded:
+            logged = exposure_block.encode(replace(features, items_NF=features.items_NF[order]), self._spec.schema_hash)
         return Answer(items=tuple(items), version=scored, degraded=tuple(degraded), features_block=logged)
 
     def _allows(self, item_id: str) -> bool:

@@ -66,6 +66,11 @@ class Rules:
             within_top=diversity.within_top if diversity else 0,
         )
 
+    @property
+    def exclude_any(self) -> bool:
+        """Whether there is an item that may not be returned."""
+        return bool(self.exclude_items or self.exclude_categories)
+
     def allows(self, item_id: str, categories: Sequence[str]) -> bool:
         """Whether the item may be returned at all."""
         return item_id not in self.exclude_items and (not self.exclude_categories or self.exclude_categories.isdisjoint(categories))

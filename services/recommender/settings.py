@@ -42,7 +42,7 @@ class RecommenderSettings(BaseServiceSettings, KafkaSettings, RedisSettings, Tri
     """Most items that one recall channel proposes."""
     recall_total: int = Field(150, ge=1)
     """Most recalled items that are ranked."""
-    recall_seeds: int = Field(10, ge=1)
+    recall_seeds: int = Field(5, ge=1)
     """The user's latest items whose neighbours are recalled."""
     cold_start_pool: int = Field(200, ge=0)
     """The newest items of the catalogue, of which each user is offered some."""

@@ -52,7 +52,7 @@ async def test_a_known_item_is_no_cold_start():
     fixture = Fixture()
     fixture.features.rate("1", "30", 4.0)
     answer = await fixture.core().recommend(query(candidates=["30", "31"]))
-    assert {item.item_id: item.reasons for item in answer.items} == {"30": ["candidate"], "31": ["candidate", "cold_start"]}
+    assert {item.item_id: list(item.reasons) for item in answer.items} == {"30": ["candidate"], "31": ["candidate", "cold_start"]}
 
 
 async def test_without_features_the_ranker_still_scores_but_nothing_is_logged_for_learning():
