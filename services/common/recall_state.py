@@ -18,6 +18,11 @@ _COUNT = struct.Struct("<f")
 
 Counted = tuple[str, float]
 
+# An item is a neighbour of the user's latest items; each co-occurrence changes two lists of at most this many.
+CO_OCCURRENCE_DEPTH = 5
+MAX_NEIGHBOURS = 50
+MAX_POPULAR = 200
+
 
 def pack_counts(counts: Iterable[Counted]) -> bytes:
     """Pack (item id, count) pairs, order kept; counts are rounded to float32."""

@@ -1,0 +1,154 @@
+"""The ranking network: one torch definition for the trainer and the Triton backend. Rows come in as inputs; it owns the dense part.
+
+Inside: attention of every candidate over the user's history (DIN), cross layers (DCNv2) and an MLP per task, and an explicit dot product
+of user and item, which nearest-neighbour recall repeats without the network. It knows no ids, tables, labels or optimizers.
+
+Shapes: G users, B samples (each belongs to one user), L history length, D row dimension, T tasks, U user features, F item features,
+C = D - T content dimensions (the first T of every row are that task's bias).
+Sources: Zhou et al. 2018 (DIN), Wang et al. 2021 (DCNv2), Ma et al. 2018 (ESMM).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from services.common.errors import CorruptArtifact
+from services.common.feature_spec import FeatureSpec
+from services.common.features import USER_FEATURES, item_feature_names
+from services.common.ranking.inputs import RankerInputs
+
+Float32Array = npt.NDArray[np.float32]
+Precision = Literal["auto", "fp32", "bf16"]
+
+ATTENTION_DIM = 16
+HIDDEN = (64, 32)
+
+
+class Rows(NamedTuple):
+    """Embedding rows that belong to a RankerInputs."""
+
+    user_GD: Tensor
+    item_BD: Tensor
+    history_GLD: Tensor
+
+
+class Tower(nn.Module):
+    """One task's own cross layers and MLP; returns a logit."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.cross = nn.ModuleList(nn.Linear(width, width) for _ in range(2))
+        self.hidden = nn.ModuleList([nn.Linear(width, HIDDEN[0]), nn.Linear(HIDDEN[0], HIDDEN[1])])
+        self.out = nn.Linear(width + HIDDEN[1], 1)
+
+    def forward(self, x0_BX: Tensor) -> Tensor:
+        """Return logits [B] of inputs [B, X]."""
+        crossed_BX = x0_BX
+        for layer in self.cross:
+            crossed_BX = torch.addcmul(crossed_BX, x0_BX, layer(crossed_BX))
+        deep = x0_BX
+        for layer in self.hidden:
+            deep = functional.relu(layer(deep))
+        return self.out(torch.cat([crossed_BX, deep], dim=1)).squeeze(1)
+
+
+class RankerNetwork(nn.Module):
+    """The dense part. Two networks of the same spec and seed are equal."""
+
+    def __init__(self, spec: FeatureSpec, seed: int = 0) -> None:
+        super().__init__()
+        self.num_tasks = len(spec.tasks)
+        dim = spec.tables.item.dim
+        content = dim - self.num_tasks
+        self.query = nn.Linear(content, ATTENTION_DIM, bias=False)
+        self.key = nn.Linear(content + 1, ATTENTION_DIM, bias=False)
+        self.null_score = nn.Parameter(torch.zeros(1))
+        width = 7 * content + len(USER_FEATURES) + len(item_feature_names(spec)) + 2
+        self.towers = nn.ModuleList(Tower(width) for _ in range(self.num_tasks))
+        self.dot_scale = nn.Parameter(torch.ones(self.num_tasks))
+        _initialise(self, seed)
+
+    def forward(self, inputs: RankerInputs, rows: Rows) -> Tensor:
+        """Return logits [B, T]; their sigmoid is the calibrated probability of each task."""
+        group_B = torch.from_numpy(inputs.group_B)
+        mask_GL = torch.from_numpy(inputs.history_mask_GL)
+        centred_GL = (torch.from_numpy(inputs.history_values_GL) - 0.5) * mask_GL
+        bias = self.num_tasks
+        user_GC, item_BC, history_GLC = rows.user_GD[:, bias:], rows.item_BD[:, bias:], rows.history_GLD[..., bias:]
+        num_G1 = mask_GL.sum(dim=1, keepdim=True).clamp(min=1.0)
+        history_mean_GC = (history_GLC * mask_GL.unsqueeze(2)).sum(dim=1) / num_G1
+        liked_mean_GC = (history_GLC * centred_GL.unsqueeze(2)).sum(dim=1) / num_G1
+        weights_BL = self._attention(item_BC, history_GLC, centred_GL, mask_GL, group_B)
+        history_BLC, centred_BL = history_GLC[group_B], centred_GL[group_B]
+        pooled_BC = torch.einsum("bl,blc->bc", weights_BL, history_BLC)
+        similar_value_B1 = (weights_BL * centred_BL).sum(dim=1, keepdim=True)
+        user_BC, mean_BC, liked_BC = user_GC[group_B], history_mean_GC[group_B], liked_mean_GC[group_B]
+        x0_BX = torch.cat(
+            [
+                user_BC,
+                item_BC,
+                pooled_BC,
+                user_BC * item_BC,
+                pooled_BC * item_BC,
+                mean_BC * item_BC,
+                liked_BC * item_BC,
+                similar_value_B1,
+                weights_BL.sum(dim=1, keepdim=True),
+                torch.from_numpy(inputs.user_GU)[group_B],
+                torch.from_numpy(inputs.items_BF),
+            ],
+            dim=1,
+        )
+        deep_BT = torch.stack([tower(x0_BX) for tower in self.towers], dim=1)
+        dot_B1 = ((user_BC + mean_BC) * item_BC).sum(dim=1, keepdim=True)
+        return deep_BT + self.dot_scale * dot_B1 + rows.user_GD[group_B, :bias] + rows.item_BD[:, :bias]
+
+    def _attention(self, item_BC: Tensor, history_GLC: Tensor, centred_GL: Tensor, mask_GL: Tensor, group_B: Tensor) -> Tensor:
+        """Return weights [B, L] over the history. A learned null entry takes its share, so that nothing similar gives nothing."""
+        keys_GLA = self.key(torch.cat([history_GLC, centred_GL.unsqueeze(2)], dim=2))
+        scores_BL = torch.einsum("ba,bla->bl", self.query(item_BC), keys_GLA[group_B]) / ATTENTION_DIM**0.5
+        scores_BL = scores_BL.masked_fill(mask_GL[group_B] == 0, float("-inf"))
+        null_B1 = self.null_score.expand(len(scores_BL), 1)
+        return torch.softmax(torch.cat([scores_BL, null_B1], dim=1), dim=1)[:, :-1]
+
+    def state(self) -> dict[str, Float32Array]:
+        """Return copies of the weights by name."""
+        return {name: value.detach().float().numpy().copy() for name, value in self.state_dict().items()}
+
+    def load(self, tensors: Mapping[str, Float32Array]) -> None:
+        """Replace the weights by what `state` returned.
+
+        Raises:
+            CorruptArtifact: a name or shape is not this network's.
+        """
+        own = self.state_dict()
+        if own.keys() != tensors.keys():
+            raise CorruptArtifact(f"dense weights: names differ from this network's: {sorted(own.keys() ^ tensors.keys())}")
+        for name, value in tensors.items():
+            if own[name].shape != value.shape:
+                raise CorruptArtifact(f"dense weights: {name} has shape {value.shape}, want {tuple(own[name].shape)}")
+        with torch.no_grad():
+            for name, value in tensors.items():
+                own[name].copy_(torch.tensor(value))
+
+
+def _initialise(network: nn.Module, seed: int) -> None:
+    """Set all weights from a generator of their own, whatever torch's global one did before."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.Linear):
+                module.weight.normal_(0.0, module.in_features**-0.5, generator=generator)
+                if module.bias is not None:
+                    module.bias.zero_()
+            if isinstance(module, Tower):
+                for layer in module.cross:
+                    layer.weight.mul_(0.1)
+                module.out.weight.mul_(0.1)

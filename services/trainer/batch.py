@@ -1,0 +1,248 @@
+"""Batch training from recorded events: the same reducers, labels, blocks and learner steps as the stream, only faster.
+
+Every event becomes an exposure (the item that was chosen and others that the user had not chosen yet), its features are built from the
+states as a service would have had them then, and the resulting sample group goes through `Learner.step`. A pass is one replay of the
+stream: no event is learned before it has been predicted from the past alone, and user rows are as fresh as they are in service, so the
+network learns how far to trust rows that are learned live. Knows nothing about Kafka, Redis (but for the keys of packed states) or files.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from tunemesh.samples.v1.sample_pb2 import Sample, SampleGroup, TaskLabel
+
+from services.common import exposure_block, features
+from services.common.feature_spec import FeatureSpec
+from services.common.features import BASE_PARTIAL, Features, GlobalState, Interaction, ItemState, UserState
+from services.common.ids import sample_id
+from services.common.labels import keep_negative, labels_for, negative_labels
+from services.common.recall_state import CO_OCCURRENCE_DEPTH, MAX_NEIGHBOURS, MAX_POPULAR, Neighbours, Popularity, pack_counts, pack_ids
+from services.common.sessions import overlay
+
+NUM_OTHERS = 99
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """An event in the order of a replay; events of one block happen together: all are predicted before any of them is known."""
+
+    interaction: Interaction
+    block: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchConfig:
+    """How a recorded history is replayed."""
+
+    epochs: int = 1
+    """Passes. Each starts with empty states and, so that rows never know the future, with an empty user table."""
+    events_per_step: int = 64
+    """Events of one learner step."""
+    active_users: int = 100
+    """Sessions overlaid at once, as in a busy service; 0 keeps the order of time."""
+    gap_cap_s: float = 20.0
+    """Longest gap within an overlaid session."""
+    feature_lag_events: int = 30
+    """States are this many events behind, as they are in service."""
+    seed: int = 0
+    """Of the order of entry and of the candidates."""
+
+
+class FeatureStates:
+    """All online states of one history, in memory: what the stream app keeps in Redis, as the one partial of the base."""
+
+    def __init__(self, spec: FeatureSpec, categories: Mapping[str, Sequence[str]]) -> None:
+        """`categories` are the catalogue's, by item id; items may be missing."""
+        self._spec = spec
+        self._categories = categories
+        self._global = GlobalState()
+        self._users: dict[str, UserState] = {}
+        self._items: dict[str, ItemState] = {}
+        self._item_bytes: dict[str, bytes] = {}
+        self._seen: dict[str, dict[str, None]] = {}
+        self._popularity = Popularity(spec.counters.half_lives_events[0])
+        self._neighbours: dict[str, Neighbours] = {}
+
+    def apply(self, interaction: Interaction) -> None:
+        """Take one act in."""
+        spec, user_id, item_id = self._spec, interaction.user_id, interaction.item_id
+        categories = self._categories.get(item_id, ())
+        user = self._users.setdefault(user_id, UserState())
+        self._note_neighbours(item_id, [entry.item_id for entry in user.history[:CO_OCCURRENCE_DEPTH]])
+        user.apply(spec, interaction, categories, features.NO_OFFSET)
+        self._global.apply(spec, interaction, categories, features.NO_OFFSET)
+        item = self._items.setdefault(item_id, ItemState())
+        item.apply(spec, interaction, self._global.clock, features.NO_OFFSET)
+        self._item_bytes[item_id] = item.to_bytes(spec)
+        self._popularity.add(item_id, self._global.clock)
+        self._seen.setdefault(user_id, {})[item_id] = None
+
+    def _note_neighbours(self, item_id: str, earlier: Sequence[str]) -> None:
+        for other in dict.fromkeys(earlier):
+            if other != item_id:
+                self._neighbours.setdefault(item_id, Neighbours(MAX_NEIGHBOURS)).add(other)
+                self._neighbours.setdefault(other, Neighbours(MAX_NEIGHBOURS)).add(item_id)
+
+    def features(self, user_id: str, item_ids: Sequence[str]) -> Features:
+        """Return the features of a request made now."""
+        packed_N = [self._item_bytes.get(item_id) for item_id in item_ids]
+        return features.build_features(
+            self._spec,
+            user_id,
+            self._users.get(user_id),
+            features.merge_item_bytes(self._spec, [packed_N], [self._global]),
+            [self._categories.get(item_id, ()) for item_id in item_ids],
+            self._global,
+        )
+
+    def records(self) -> Iterator[tuple[str, bytes]]:
+        """Return all states as (Redis key, packed value), as services.common.features names them; seen sets are packed ids."""
+        for user_id, user in self._users.items():
+            yield features.user_key(user_id), user.to_bytes()
+            yield features.seen_key(user_id), pack_ids(self._seen[user_id])
+        for item_id, packed in self._item_bytes.items():
+            yield features.item_key(item_id, BASE_PARTIAL), packed
+        for item_id, near in self._neighbours.items():
+            yield features.neighbours_key(item_id, BASE_PARTIAL), near.to_bytes()
+        yield features.global_key(BASE_PARTIAL), self._global.to_bytes()
+        yield features.popular_key(BASE_PARTIAL), pack_counts(self._popularity.top(self._global.clock, MAX_POPULAR))
+
+
+class BatchLearner(Protocol):
+    """The part of services.trainer.learner.Learner that batch training uses."""
+
+    def step(self, groups: Sequence[SampleGroup]) -> Any:
+        """Learn one micro-batch; returns StepStats."""
+
+    def forget_users(self) -> None:
+        """Empty the user table."""
+
+
+@dataclass(slots=True)
+class EpochStats:
+    """Losses of one pass, each taken before the sample was learned."""
+
+    num_events: int = 0
+    loss_by_task: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+
+
+def replay_order(interactions: Sequence[Interaction], config: BatchConfig) -> list[Placed]:
+    """Return the events, given in the order of time, in the order in which they are learned."""
+    users = [interaction.user_id for interaction in interactions]
+    seconds = [interaction.time_ms // 1000 for interaction in interactions]
+    if config.active_users:
+        places = overlay(users, seconds, active=config.active_users, gap_cap_s=config.gap_cap_s, seed=config.seed)
+        return [Placed(interactions[place.event], place.block) for place in places]
+    placed, block = [], -1
+    for index, interaction in enumerate(interactions):
+        if index == 0 or (users[index], seconds[index]) != (users[index - 1], seconds[index - 1]):
+            block += 1
+        placed.append(Placed(interaction, block))
+    return placed
+
+
+def replay(
+    spec: FeatureSpec, placed: Sequence[Placed], item_ids: Sequence[str], states: FeatureStates, config: BatchConfig, epoch: int
+) -> Iterator[SampleGroup]:
+    """Yield one sample group per event, in order; `states` contain every event when the iterator ends.
+
+    Args:
+        item_ids: the catalogue that candidates are drawn from.
+    """
+    chosen: dict[str, set[str]] = {}
+    behind: deque[Interaction] = deque()
+    start = 0
+    while start < len(placed):
+        end = start + 1
+        while end < len(placed) and placed[end].block == placed[start].block:
+            end += 1
+        while len(behind) > config.feature_lag_events:
+            states.apply(behind.popleft())
+        block = [event.interaction for event in placed[start:end]]
+        mine = chosen.setdefault(block[0].user_id, set())
+        for index, interaction in enumerate(block, start):
+            rng = np.random.default_rng((config.seed, epoch, index))
+            others = draw_others(rng, item_ids, mine | {interaction.item_id}, NUM_OTHERS)
+            yield sample_group(spec, states, interaction, others, request_id=f"base:{epoch}:{index}")
+        mine.update(interaction.item_id for interaction in block)
+        behind.extend(block)
+        start = end
+    for interaction in behind:
+        states.apply(interaction)
+
+
+def draw_others(rng: np.random.Generator, item_ids: Sequence[str], excluded: set[str], count: int) -> list[str]:
+    """Return up to `count` distinct items outside `excluded`, uniformly."""
+    free = len(item_ids) - len(excluded)
+    if free <= 2 * count:
+        left = [item_id for item_id in item_ids if item_id not in excluded]
+        return [left[position] for position in rng.permutation(len(left))[:count]]
+    drawn: dict[str, None] = {}
+    while len(drawn) < count:
+        for position in rng.integers(len(item_ids), size=count).tolist():
+            if item_ids[position] not in excluded and len(drawn) < count:
+                drawn[item_ids[position]] = None
+    return list(drawn)
+
+
+def sample_group(
+    spec: FeatureSpec, states: FeatureStates, interaction: Interaction, others: Sequence[str], *, request_id: str
+) -> SampleGroup:
+    """Return what the joiner would make of an exposure of `others` and the chosen item: one positive and the kept negatives."""
+    ids = [sample_id(request_id, item_id, 0) for item_id in others]
+    rate = spec.negatives.keep_rate
+    kept = [(item_id, one) for item_id, one in zip(others, ids, strict=True) if keep_negative(one, rate)]
+    found = states.features(interaction.user_id, [interaction.item_id, *(item_id for item_id, _ in kept)])
+    positive = Sample(
+        sample_id=sample_id(request_id, interaction.item_id, 1),
+        item_id=interaction.item_id,
+        revision=1,
+        labels=[TaskLabel(task=task, value=value) for task, value in labels_for(spec, interaction.kind, interaction.value)],
+        keep_rate=1.0,
+    )
+    absent = [TaskLabel(task=task, value=value) for task, value in negative_labels(spec)]
+    negatives = [Sample(sample_id=one, item_id=item_id, labels=absent, keep_rate=rate) for item_id, one in kept]
+    return SampleGroup(
+        request_id=request_id,
+        user_id=interaction.user_id,
+        exposed_at_ms=interaction.time_ms,
+        schema_hash=spec.schema_hash,
+        features_block=exposure_block.encode(found, spec.schema_hash),
+        samples=[positive, *negatives],
+    )
+
+
+def train_epoch(
+    spec: FeatureSpec,
+    learner: BatchLearner,
+    placed: Sequence[Placed],
+    categories: Mapping[str, Sequence[str]],
+    config: BatchConfig,
+    epoch: int,
+) -> tuple[FeatureStates, EpochStats]:
+    """Replay all events once and learn from them; return the states at the end and the losses.
+
+    Args:
+        placed: see `replay_order`.
+        categories: of every item that may be shown, by id.
+    """
+    states = FeatureStates(spec, categories)
+    stats = EpochStats(loss_by_task=np.zeros(len(spec.tasks)))
+    if epoch > 0:
+        learner.forget_users()
+    waiting: list[SampleGroup] = []
+    for group in replay(spec, placed, list(categories), states, config, epoch):
+        waiting.append(group)
+        stats.num_events += 1
+        if len(waiting) == config.events_per_step:
+            stats.loss_by_task += learner.step(waiting).loss_by_task
+            waiting = []
+    if waiting:
+        stats.loss_by_task += learner.step(waiting).loss_by_task
+    return states, stats

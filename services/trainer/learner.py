@@ -1,0 +1,330 @@
+"""The learner: embedding tables, network and optimizers, one step per micro-batch. The same code trains the base and learns live.
+
+Deterministic: the same calls in the same order give the same bits (the process sets torch to one thread; there is no random stream, and
+dropout is a hash of sample ids). Knows nothing about Kafka, offsets, checkpoint files or publishing.
+
+Shapes: G groups, B samples, T tasks, U unique ids, D row dimension, L history length, P floats of the dense part.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+from tunemesh.samples.v1.sample_pb2 import SampleGroup
+
+from services.common import exposure_block
+from services.common.errors import CorruptArtifact
+from services.common.feature_spec import FeatureSpec, TableSpec
+from services.common.ids import entity_key
+from services.common.labels import keep_negative
+from services.common.ranking.inputs import Float32Array, Int64Array, RankerInputs, assemble
+from services.common.ranking.network import RankerNetwork, Rows
+from services.common.tables.admission import Admission
+from services.common.tables.trainer_table import Eviction, TrainerTable
+from services.trainer.prequential import PrequentialWindow, TaskQuality
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+_ADAM_BETAS = (0.9, 0.999)
+_EPSILON = 1e-8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnerConfig:
+    """How fast and how carefully to learn; the rates of rows, biases and dense part are their own (DESIGN.md, section 5)."""
+
+    user_rate: float = 0.1
+    """Adagrad rate of the content of user rows."""
+    item_rate: float = 0.05
+    """Adagrad rate of the content of item rows."""
+    bias_rate: float = 0.05
+    """Adagrad rate of the leading dimensions of rows: the task biases."""
+    dense_rate: float = 1e-3
+    """Adam rate of the network."""
+    init_scale: float = 0.01
+    """New rows are uniform in plus or minus this."""
+    accumulator_init: float = 0.01
+    """Adagrad's sum of squares starts here: larger makes a row's first steps smaller."""
+    user_dropout: float = 0.0
+    """Share of groups that learn without their user's row, so that the network can do without one. Meant for base training."""
+    loss_unit: float = 17.0
+    """Losses are summed over a batch and divided by this: the samples of one event, 1 positive and 16 negatives."""
+    evict_every_steps: int = 1000
+    """Eviction rules are applied this often."""
+    prequential_samples: int = 5000
+    """Labels per task over which the quality before training is reported."""
+    seed: int = 0
+    """Of initial weights and rows."""
+
+
+class StepStats(NamedTuple):
+    """What one step did.
+
+    Attributes:
+        num_samples: samples learned.
+        loss_by_task: sums over samples, in the order of the spec's tasks, before the step.
+        gradient_norm: of the dense part.
+    """
+
+    num_samples: int
+    loss_by_task: tuple[float, ...]
+    gradient_norm: float
+
+
+class _Batch(NamedTuple):
+    """Loss of a sample and task: ones * softplus(-z) + zeros * softplus(z), where z is the logit plus the task's shift."""
+
+    inputs: RankerInputs
+    ones_BT: Float32Array
+    zeros_BT: Float32Array
+    user_shown_G1: Float32Array
+
+
+class _Leaf(NamedTuple):
+    """The unique rows of one table that a step works on."""
+
+    table: TrainerTable
+    ids_U: Int64Array
+    slots_U: Int64Array
+    rows_UD: Tensor
+
+
+class Learner:
+    """All that learns. Not thread-safe.
+
+    Attributes:
+        tables: the embedding tables by name ("user", "item").
+        network: the dense part.
+        steps: micro-batches learned so far.
+    """
+
+    def __init__(self, spec: FeatureSpec, config: LearnerConfig | None = None) -> None:
+        """Make an untrained learner."""
+        self._spec = spec
+        self.config = config or LearnerConfig()
+        self.network = RankerNetwork(spec, self.config.seed)
+        self.tables = {
+            "user": self._make_table("user", spec.tables.user),
+            "item": self._make_table("item", spec.tables.item),
+        }
+        self.steps = 0
+        self._flat_P = _flatten(self.network)
+        self._first_moment_P = torch.zeros_like(self._flat_P)
+        self._second_moment_P = torch.zeros_like(self._flat_P)
+        # Unanswered items reach the learner thinned: their odds are too low by the keep rate, which this shift takes out of the logit.
+        self._shift_T = torch.tensor(
+            [-math.log(spec.negatives.keep_rate) if task.unanswered is not None else 0.0 for task in spec.tasks], dtype=torch.float32
+        )
+        self._prequential = PrequentialWindow(spec.task_names, self.config.prequential_samples)
+
+    def score(self, groups: Sequence[SampleGroup]) -> list[Float32Array]:
+        """Return per group float32 [samples, T]: calibrated probabilities under the present weights; learns nothing."""
+        batch = self._batch(groups)
+        with torch.inference_mode():
+            scores_BT: Float32Array = torch.sigmoid(self.network(batch.inputs, self._stored_rows(batch.inputs))).numpy()
+        return np.split(scores_BT, np.cumsum([len(group.samples) for group in groups])[:-1])
+
+    def step(self, groups: Sequence[SampleGroup]) -> StepStats:
+        """Learn one micro-batch, of at least one sample.
+
+        Raises:
+            CorruptArtifact: a features block is damaged or foreign; nothing was learned.
+        """
+        batch = self._batch(groups)
+        self.steps += 1
+        users, items, rows = self._leaves(batch)
+        logits_BT = self.network(batch.inputs, rows)
+        shifted_BT = logits_BT + self._shift_T
+        ones_BT, zeros_BT = torch.from_numpy(batch.ones_BT), torch.from_numpy(batch.zeros_BT)
+        loss_BT = ones_BT * functional.softplus(-shifted_BT) + zeros_BT * functional.softplus(shifted_BT)
+        parameters = list(self.network.parameters())
+        *dense, of_users, of_items = torch.autograd.grad(loss_BT.sum() / self.config.loss_unit, [*parameters, users.rows_UD, items.rows_UD])
+        gradient_P = torch.cat([gradient.reshape(-1) for gradient in dense])
+        self._adam(gradient_P)
+        self._adagrad(users, of_users.numpy(), self.config.user_rate)
+        self._adagrad(items, of_items.numpy(), self.config.item_rate)
+        if self.steps % self.config.evict_every_steps == 0:
+            for table in self.tables.values():
+                table.evict(self.steps)
+        self._prequential.add(torch.sigmoid(shifted_BT.detach()).numpy(), batch.ones_BT, batch.zeros_BT)
+        losses = tuple(float(loss) for loss in loss_BT.detach().sum(dim=0))
+        return StepStats(len(loss_BT), losses, float(gradient_P.norm()))
+
+    def forget_users(self) -> None:
+        """Empty the user table, as before the first event: a further pass over the same events must not know them from the last one."""
+        self.tables["user"] = self._make_table("user", self._spec.tables.user)
+
+    def prequential(self) -> Mapping[str, TaskQuality]:
+        """Return how good the scores of the latest samples were before they were learned, by task."""
+        return self._prequential.quality()
+
+    def dense_state(self) -> dict[str, Float32Array]:
+        """Return copies of the dense weights by parameter name."""
+        return self.network.state()
+
+    def state_arrays(self) -> Arrays:
+        """Return copies of the whole state: tables, dense weights (`dense/`), optimizer (`dense_opt/`) and the step count."""
+        state: Arrays = {f"dense/{name}": value for name, value in self.dense_state().items()}
+        state["dense_opt/first_moment"] = self._first_moment_P.numpy().copy()
+        state["dense_opt/second_moment"] = self._second_moment_P.numpy().copy()
+        state["learner/steps"] = np.array([self.steps], np.int64)
+        for table in self.tables.values():
+            state |= table.state_arrays()
+        return state
+
+    def load_state_arrays(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Replace the state by what `state_arrays` returned; arrays of other names are ignored.
+
+        Raises:
+            CorruptArtifact: an array is missing or does not fit.
+        """
+        try:
+            moments = [torch.tensor(arrays[f"dense_opt/{name}_moment"], dtype=torch.float32) for name in ("first", "second")]
+            steps = int(arrays["learner/steps"][0])
+        except KeyError as error:
+            raise CorruptArtifact(f"learner: the state has no array {error.args[0]}") from error
+        if any(moment.shape != self._flat_P.shape for moment in moments):
+            raise CorruptArtifact("learner: the optimizer's state is of another network")
+        self.network.load({name.removeprefix("dense/"): value for name, value in arrays.items() if name.startswith("dense/")})
+        for table in self.tables.values():
+            table.load_state_arrays(arrays)
+        self._first_moment_P, self._second_moment_P = moments
+        self.steps = steps
+
+    def state_hash(self) -> str:
+        """Return a hash of rows, optimizer state, counters and dense weights: equal iff learning would go on equally."""
+        digest = hashlib.blake2b(digest_size=16)
+        for table in self.tables.values():
+            digest.update(table.content_hash().encode())
+        for tensor_P in (self._flat_P, self._first_moment_P, self._second_moment_P):
+            digest.update(tensor_P.numpy().tobytes())
+        digest.update(str(self.steps).encode())
+        return digest.hexdigest()
+
+    def _make_table(self, name: str, spec: TableSpec) -> TrainerTable:
+        return TrainerTable(
+            name,
+            spec.dim,
+            admission=Admission(filter_freq=spec.admission.min_count),
+            eviction=Eviction(
+                steps_to_live=spec.eviction.steps_to_live,
+                l2_weight_threshold=spec.eviction.l2_weight_threshold,
+                max_rows=spec.eviction.max_rows,
+            ),
+            init_scale=self.config.init_scale,
+            accumulator_init=self.config.accumulator_init,
+            seed=self.config.seed,
+        )
+
+    def _batch(self, groups: Sequence[SampleGroup]) -> _Batch:
+        parts = []
+        for group in groups:
+            item_keys_N = np.asarray([entity_key(sample.item_id) for sample in group.samples], dtype=np.int64)
+            parts.append((exposure_block.decode(group.features_block, self._spec), item_keys_N))
+        inputs = assemble(self._spec, parts)
+        ones_BT, zeros_BT = _targets(self._spec, groups)
+        hidden = [_is_hidden(group, self.config.user_dropout) for group in groups]
+        return _Batch(inputs, ones_BT, zeros_BT, 1.0 - np.asarray(hidden, dtype=np.float32)[:, None])
+
+    def _stored_rows(self, inputs: RankerInputs) -> Rows:
+        items = self.tables["item"]
+        history_GLD = items.lookup(inputs.history_keys_GL.reshape(-1)).reshape(*inputs.history_keys_GL.shape, items.dim)
+        return Rows(
+            torch.from_numpy(self.tables["user"].lookup(inputs.user_keys_G)),
+            torch.from_numpy(items.lookup(inputs.item_keys_B)),
+            torch.from_numpy(history_GLD),
+        )
+
+    def _leaves(self, batch: _Batch) -> tuple[_Leaf, _Leaf, Rows]:
+        """Return the unique rows as autograd leaves, and the inputs' rows gathered from them. Creates rows of admitted ids."""
+        inputs = batch.inputs
+        real_GL = inputs.history_mask_GL > 0
+        user_ids_U, user_at_G = np.unique(inputs.user_keys_G, return_inverse=True)
+        item_ids_U, item_at = np.unique(np.concatenate([inputs.item_keys_B, inputs.history_keys_GL[real_GL]]), return_inverse=True)
+        users = self._leaf("user", user_ids_U, counted=inputs.user_keys_G)
+        items = self._leaf("item", item_ids_U, counted=inputs.item_keys_B)
+        num_samples = len(inputs.item_keys_B)
+        history_at_GL = np.zeros(real_GL.shape, dtype=np.int64)
+        history_at_GL[real_GL] = item_at[num_samples:]
+        rows = Rows(
+            users.rows_UD[torch.from_numpy(user_at_G)] * torch.from_numpy(batch.user_shown_G1),
+            items.rows_UD[torch.from_numpy(item_at[:num_samples])],
+            items.rows_UD[torch.from_numpy(history_at_GL)] * torch.from_numpy(inputs.history_mask_GL).unsqueeze(2),
+        )
+        return users, items, rows
+
+    def _leaf(self, name: str, ids_U: Int64Array, *, counted: Int64Array) -> _Leaf:
+        table = self.tables[name]
+        table.advance(self.steps)
+        table.count(counted)
+        slots_U = table.slots_for_update(ids_U)
+        rows_UD = table.rows[slots_U]
+        rows_UD[slots_U < 0] = table.default_row
+        return _Leaf(table, ids_U, slots_U, torch.from_numpy(rows_UD).requires_grad_(True))
+
+    def _adagrad(self, leaf: _Leaf, gradient_UD: Float32Array, rate: float) -> None:
+        """Move the admitted rows. Source: Duchi et al. 2011."""
+        admitted_U = leaf.slots_U >= 0
+        slots_U, gradient_UD = leaf.slots_U[admitted_U], gradient_UD[admitted_U]
+        rates_D = np.full(leaf.table.dim, rate, dtype=np.float32)
+        rates_D[: self._spec.num_reserved_dims] = self.config.bias_rate
+        squares_UD = leaf.table.accumulators[slots_U, 0] + gradient_UD * gradient_UD
+        leaf.table.accumulators[slots_U, 0] = squares_UD
+        leaf.table.rows[slots_U] -= rates_D * gradient_UD / (np.sqrt(squares_UD) + np.float32(_EPSILON))
+        leaf.table.mark_touched(leaf.ids_U[admitted_U])
+
+    def _adam(self, gradient_P: Tensor) -> None:
+        """Move the dense part. Source: Kingma and Ba 2015."""
+        first, second = _ADAM_BETAS
+        self._first_moment_P.mul_(first).add_(gradient_P, alpha=1.0 - first)
+        self._second_moment_P.mul_(second).addcmul_(gradient_P, gradient_P, value=1.0 - second)
+        rate = self.config.dense_rate / (1.0 - first**self.steps)
+        root_P = (self._second_moment_P / (1.0 - second**self.steps)).sqrt_().add_(_EPSILON)
+        self._flat_P.addcdiv_(self._first_moment_P, root_P, value=-rate)
+
+
+def _flatten(network: RankerNetwork) -> Tensor:
+    """Move the parameters into one tensor, float32 [P], and make them views of it: the optimizer then is a handful of operations."""
+    parameters = list(network.parameters())
+    flat_P = torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
+    at = 0
+    for parameter in parameters:
+        parameter.data = flat_P[at : at + parameter.numel()].view_as(parameter)
+        at += parameter.numel()
+    return flat_P
+
+
+def _targets(spec: FeatureSpec, groups: Sequence[SampleGroup]) -> tuple[Float32Array, Float32Array]:
+    """Return weights [B, T] of the losses towards 1 and towards 0; tasks without a label weigh nothing.
+
+    A late positive takes back the negative that went before it: its loss towards 0 weighs -1 (Ktena et al. 2019, fake negatives).
+    A negative kept at another rate than the spec's present one is weighted so that the shift of the logit remains right.
+    """
+    column = {name: index for index, name in enumerate(spec.task_names)}
+    taken_back = [index for index, task in enumerate(spec.tasks) if task.unanswered is not None]
+    num_samples = sum(len(group.samples) for group in groups)
+    ones_BT = np.zeros((num_samples, len(column)), dtype=np.float32)
+    zeros_BT = np.zeros_like(ones_BT)
+    samples = (sample for group in groups for sample in group.samples)
+    for row, sample in enumerate(samples):
+        weight = 1.0 if sample.revision else spec.negatives.keep_rate / sample.keep_rate
+        for label in sample.labels:
+            ones_BT[row, column[label.task]] = weight * label.value
+            zeros_BT[row, column[label.task]] = weight * (1.0 - label.value)
+        if sample.retracts_negative:
+            zeros_BT[row, taken_back] -= 1.0
+    return ones_BT, zeros_BT
+
+
+def _is_hidden(group: SampleGroup, rate: float) -> bool:
+    """Say whether a group learns without its user's row; a function of its first sample id, independent of which negatives were kept."""
+    return rate > 0 and keep_negative(group.samples[0].sample_id ^ 0x5DEECE66D, rate)
