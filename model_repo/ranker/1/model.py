@@ -34,7 +34,7 @@ from services.common.errors import ConfigurationError, CorruptArtifact, Unavaila
 from services.common.feature_spec import FeatureSpec
 from services.common.features import Features, GlobalState, build_features, merge_item_bytes
 from services.common.ranking.inputs import assemble
-from services.common.ranking.network import RankerNetwork, Rows
+from services.common.ranking.network import RankerNetwork, Rows, score
 from services.common.settings import ArtifactSettings, BaseServiceSettings, FeatureSpecSettings, load_settings
 from services.common.tables.dense import DenseView
 from services.common.tables.reader import ModelReader, ModelView, TableNotReady
@@ -62,7 +62,7 @@ class RankerSettings(BaseServiceSettings, FeatureSpecSettings, ArtifactSettings)
 class Scored:
     """One answer. scores_NT: float32 [N, T]; user_row_crc: crc32c of the row that was used."""
 
-    scores_NT: torch.Tensor
+    scores_NT: npt.NDArray[np.float32]
     view: ModelView
     user_row_crc: int
 
@@ -86,9 +86,7 @@ class Scorer:
         view = self._read(inputs.user_keys_G, np.concatenate([item_keys_N, inputs.history_keys_GL.ravel()]))
         user_GD, items_D = view.rows["user"], torch.from_numpy(view.rows["item"])
         rows = Rows(torch.from_numpy(user_GD), items_D[:num_items], items_D[num_items:].unsqueeze(0))
-        with torch.inference_mode():
-            scores_NT = torch.sigmoid(self._network(inputs, rows))
-        return Scored(scores_NT, view, crc32c.crc32c(user_GD.tobytes()))
+        return Scored(score(self._network, inputs, rows), view, crc32c.crc32c(user_GD.tobytes()))
 
     def warm_up(self) -> None:
         """Score nobody's items a few times, so that the first request does not pay for lazy initialisation."""
@@ -186,7 +184,7 @@ class TritonPythonModel:
             span.set_attribute("items", len(scored.scores_NT))
             span.set_attribute("model_version", f"{view.epoch}.{view.seq_max}")
         outputs = {
-            "SCORES": scored.scores_NT,
+            "SCORES": torch.from_numpy(scored.scores_NT),
             "VERSION": torch.tensor([view.epoch, view.seq_min, view.seq_max]),
             "WATERMARK_MS": torch.tensor([view.watermark_ms]),
             "USER_ROW_CRC": torch.tensor([scored.user_row_crc]),

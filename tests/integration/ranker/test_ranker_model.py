@@ -98,7 +98,7 @@ def expected_scores(tables, network, user_key: int) -> np.ndarray:
     import torch
 
     from services.common.ranking.inputs import assemble
-    from services.common.ranking.network import Rows
+    from services.common.ranking.network import Rows, score
 
     def rows(table: str, keys) -> torch.Tensor:
         image = tables[table]
@@ -107,8 +107,7 @@ def expected_scores(tables, network, user_key: int) -> np.ndarray:
 
     inputs = assemble(SPEC, [(FEATURES, np.array(ITEM_KEYS))])
     history = rows("item", inputs.history_keys_GL[0].tolist()).unsqueeze(0)
-    with torch.inference_mode():
-        return torch.sigmoid(network(inputs, Rows(rows("user", [user_key]), rows("item", ITEM_KEYS), history))).numpy()
+    return score(network, inputs, Rows(rows("user", [user_key]), rows("item", ITEM_KEYS), history))
 
 
 def applied(epoch: int, seq: int, watermark_ms: int):
