@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -50,8 +51,11 @@ SPEC_PATH = REPOSITORY_ROOT / "model_repo" / "ranker" / "feature_spec.yaml"
 _READY_LIMIT_S = 120.0
 _DRAIN_LIMIT_S = 120.0
 
-# The replay is sped up, so the join is too: users answer within seconds, not minutes.
+# The replay is sped up, so the join is too: users answer within seconds, not minutes. And a laptop that runs everything at once may be
+# slow for a moment: better a late answer than one without the ranker.
 _MESH_ENV = {
+    "TUNEMESH_RECOMMENDER_REDIS_TIMEOUT_MS": "1000",
+    "TUNEMESH_RECOMMENDER_TRITON_TIMEOUT_MS": "3000",
     "TUNEMESH_JOINER_WINDOW_MS": "2000",
     "TUNEMESH_JOINER_LATE_HORIZON_MS": "30000",
     "TUNEMESH_TRAINER_CHECKPOINT_INTERVAL_MS": "10000",
@@ -101,6 +105,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     phases = Phases(console)
     out: Path = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
+    # The clients' libraries log reconnects; the terminal is for the demo.
+    logging.basicConfig(filename=out / "client.log", filemode="w", format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True)
     with phases("prepare", "MovieLens-100K, split by time"):
         data = base.load(base_events=options.base_events)
     with phases("base", f"the ranker on the first {len(data.base):,} ratings (kept for the next run)"):
@@ -113,9 +119,12 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     with Mesh(env=env, run_dir=_run_dir(options, out), keep=options.keep, free_ports=options.free_ports) as mesh:
         with phases("start", "broker, Redis, Triton and the services, without Docker"):
             mesh.up()
-        live = _Live(options, out, data, base_folder, mesh, phases, console)
+
+        async def live() -> dict[str, Any]:  # gRPC channels belong to the loop that they are made in
+            return await _Live(options, out, data, base_folder, mesh, phases).run()
+
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            result = runner.run(live.run())
+            result = runner.run(live())
     result["base"] = {"events": len(data.base), "reused": reused}
     result["phases_s"] = phases.seconds
     report.write_json(result, out / "report.json")
@@ -132,11 +141,9 @@ def _run_dir(options: argparse.Namespace, out: Path) -> Path | None:
 class _Live:
     """The phases that need the running mesh."""
 
-    def __init__(
-        self, options: argparse.Namespace, out: Path, data: base.Data, base_folder: Path, mesh: Mesh, phases: Phases, console: Console
-    ) -> None:
+    def __init__(self, options: argparse.Namespace, out: Path, data: base.Data, base_folder: Path, mesh: Mesh, phases: Phases) -> None:
         self._options, self._out, self._data, self._base_folder = options, out, data, base_folder
-        self._mesh, self._phases, self._console = mesh, phases, console
+        self._mesh, self._phases = mesh, phases
         self._kafka = mesh.environment("router")["KAFKA_BOOTSTRAP_SERVERS"]
         self._trainer = TrainerWatch(mesh.address("trainer"))
         self._frozen = FrozenScores(out / "frozen.jsonl")

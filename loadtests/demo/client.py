@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 import grpc
-from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
 from tunemesh.events.v1 import feedback_pb2
 from tunemesh.feedback_collector.v1 import feedback_collector_service_pb2 as collector_pb2
 from tunemesh.feedback_collector.v1 import feedback_collector_service_pb2_grpc as collector_grpc
@@ -22,6 +20,8 @@ from tunemesh.router.v1 import router_service_pb2 as router_pb2
 from tunemesh.router.v1 import router_service_pb2_grpc as router_grpc
 
 from services.common.envelope import headers_for
+from services.common.errors import ConfigurationError, Overloaded, Unavailable
+from services.common.kafka_async import AsyncProducer, Record
 from services.common.topics import FEEDBACK
 
 T = TypeVar("T")
@@ -52,13 +52,15 @@ class MeshClient:
         self._channels = [grpc.aio.insecure_channel(address, options=options) for address in (router, collector)]
         self._router = router_grpc.RouterServiceStub(self._channels[0])
         self._collector = collector_grpc.FeedbackCollectorServiceStub(self._channels[1])
-        self._producer = AIOKafkaProducer(bootstrap_servers=kafka, acks="all", enable_idempotence=True, linger_ms=5)
+        self._producer = AsyncProducer(kafka, client_id="demo-producer")
+        self._kafka = kafka
         self._call_deadline_s = call_deadline_s
         self.counts = CallCounts()
 
     async def start(self) -> None:
-        """Connect the producer. Raises aiokafka's KafkaConnectionError when the broker is away."""
-        await self._producer.start()
+        """Connect the producer. Raises ConfigurationError when the broker is away."""
+        if not await self._producer.start(wait_s=10.0):
+            raise ConfigurationError(f"the broker at {self._kafka} cannot be reached")
 
     async def stop(self) -> None:
         """Flush and close."""
@@ -94,10 +96,10 @@ class MeshClient:
         """Write straight to feedback.v1, as a third-party event producer does; return accepted_at_ms, or None (failed)."""
         feedback.accepted_at_ms = time.time_ns() // 1_000_000
         value = feedback.SerializeToString()
-        headers = headers_for("tunemesh.events.v1.Feedback", "loadtests/demo")
+        headers = headers_for("tunemesh.events.v1.Feedback", "/loadtests/demo")
 
         async def call() -> int:
-            await self._producer.send_and_wait(FEEDBACK.name, value, key=feedback.user_id.encode(), headers=headers)
+            await self._producer.send([Record(FEEDBACK.name, feedback.user_id.encode(), value, headers)])
             return feedback.accepted_at_ms
 
         return await self._retry(call)
@@ -108,7 +110,7 @@ class MeshClient:
         while True:
             try:
                 result = await call()
-            except (grpc.aio.AioRpcError, KafkaError) as error:
+            except (grpc.aio.AioRpcError, Unavailable, Overloaded) as error:
                 self.counts.last_error = _describe(error)
                 final = isinstance(error, grpc.aio.AioRpcError) and error.code() not in _RETRYABLE
                 if final or time.monotonic() + backoff > deadline:
