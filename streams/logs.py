@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaConsumer
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
@@ -77,17 +78,24 @@ class LogReader:
         """Check that topics exist and, when a number is given, that they have so many partitions.
 
         Raises:
-            Unavailable: a topic does not exist.
+            Unavailable: no broker, or a topic does not exist.
             ConfigurationError: a topic has another number of partitions.
         """
-        existing = await self._consumer.topics()
+        admin = AIOKafkaAdminClient(bootstrap_servers=self._bootstrap, client_id=f"{self._group}-admin", request_timeout_ms=10_000)
+        try:
+            await admin.start()
+            described = await admin.describe_topics(list(topics))
+        except (KafkaError, OSError) as error:
+            raise Unavailable(f"no Kafka broker at {self._bootstrap} (KAFKA_BOOTSTRAP_SERVERS): {error!r}") from error
+        finally:
+            await admin.close()
+        found = {topic["topic"]: len(topic["partitions"]) for topic in described if topic["error_code"] == 0}
         for topic in topics:
-            found = self._consumer.partitions_for_topic(topic) if topic in existing else None
-            if not found:
+            if not found.get(topic):
                 raise Unavailable(f"topic {topic} does not exist at {self._bootstrap}: create the topics first (`tunemesh topics`)")
-            if num_partitions is not None and len(found) != num_partitions:
+            if num_partitions is not None and found[topic] != num_partitions:
                 raise ConfigurationError(
-                    f"topic {topic} has {len(found)} partition(s), TUNEMESH_USER_PARTITIONS is {num_partitions}: make them equal"
+                    f"topic {topic} has {found[topic]} partition(s), TUNEMESH_USER_PARTITIONS is {num_partitions}: make them equal"
                 )
 
     async def ends(self, partitions: Sequence[tuple[str, int]]) -> dict[tuple[str, int], int]:

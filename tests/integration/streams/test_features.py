@@ -25,7 +25,7 @@ from services.common.kafka import assigned_consumer
 from services.common.recall_state import Popularity, pack_counts
 from streams.features.core import MAX_POPULAR, Act, FeaturePartition
 from streams.features.store import popularity_counts_key, recent_ids_key
-from tests.integration.streams.traffic import PARTITIONS, SESSION_TIMEOUT_MS, SPEC, SPEC_PATH, Process, Traffic
+from tests.integration.streams.traffic import PARTITIONS, SPEC, SPEC_PATH, Process, Traffic
 
 pytestmark = pytest.mark.integration
 GENRES = ("drama", "war", "comedy", "crime")
@@ -55,7 +55,6 @@ def env(fresh_broker, redis_url: str, tmp_path: Path) -> dict[str, str]:
         "TUNEMESH_USER_PARTITIONS": str(PARTITIONS),
         "TUNEMESH_TELEMETRY_DIR": str(tmp_path / "telemetry"),
         "TUNEMESH_FEATURES_PORT": "0",
-        "TUNEMESH_FEATURES_SESSION_TIMEOUT_MS": SESSION_TIMEOUT_MS,
     }
 
 

@@ -13,7 +13,7 @@ from kafka.partitioner.default import murmur2
 from services.common import envelope, exposure_block
 from services.common.ids import sample_id
 from services.common.labels import keep_negative
-from tests.integration.streams.traffic import PARTITIONS, SESSION_TIMEOUT_MS, SPEC, SPEC_PATH, Process, Traffic, read_outcome
+from tests.integration.streams.traffic import PARTITIONS, SPEC, SPEC_PATH, Process, Traffic, read_outcome
 
 pytestmark = pytest.mark.integration
 WINDOW_MS, HORIZON_MS = 2_000, 3_500
@@ -29,7 +29,6 @@ def joiner(fresh_broker, mesh_topics, tmp_path: Path) -> Iterator[Callable[..., 
         "TUNEMESH_USER_PARTITIONS": str(PARTITIONS),
         "TUNEMESH_TELEMETRY_DIR": str(tmp_path / "telemetry"),
         "TUNEMESH_JOINER_PORT": "0",
-        "TUNEMESH_JOINER_SESSION_TIMEOUT_MS": SESSION_TIMEOUT_MS,
         "TUNEMESH_JOINER_WINDOW_MS": str(WINDOW_MS),
         "TUNEMESH_JOINER_LATE_HORIZON_MS": str(HORIZON_MS),
     }

@@ -28,8 +28,6 @@ REPOSITORY_ROOT = Path(__file__).parents[3]
 SPEC_PATH = REPOSITORY_ROOT / "model_repo" / "ranker" / "feature_spec.yaml"
 SPEC = FeatureSpec.load(SPEC_PATH)
 PARTITIONS = 2
-# The embedded broker lets a joining member wait for half of it, twice; Kafka refuses less than 6 s.
-SESSION_TIMEOUT_MS = "6000" if os.environ.get("TUNEMESH_TEST_BROKER") == "kafka" else "3000"
 
 
 class Process:
