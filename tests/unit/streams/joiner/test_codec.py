@@ -1,0 +1,119 @@
+import numpy as np
+import pytest
+from tunemesh.events.v1 import exposure_pb2, feedback_pb2
+from tunemesh.samples.v1 import sample_pb2
+
+from services.common import exposure_block
+from services.common.envelope import MalformedRecord
+from services.common.features import USER_FEATURES, Features, item_feature_names
+from services.common.labels import Label
+from streams.joiner import codec
+from streams.joiner.model import Cut, Record, Sample, SampleGroup
+from tests.unit.streams.joiner.test_core import SPEC, T0
+
+ITEMS = ["a", "b", "c"]
+
+
+def block(num_items: int = 3) -> bytes:
+    width = len(item_feature_names(SPEC))
+    rows = np.arange(num_items * width).reshape(num_items, width).astype(np.float16)
+    nothing = np.zeros(0, np.float16)
+    features = Features(7, np.zeros(0, np.int64), nothing, np.zeros(len(USER_FEATURES), np.float16), rows)
+    return exposure_block.encode(features, SPEC.schema_hash)
+
+
+def an_exposure(**changes) -> exposure_pb2.Exposure:
+    fields = {
+        "request_id": "r1", "user_id": "u1", "exposed_at_ms": T0, "item_ids": ITEMS, "features_block": block(),
+        "schema_hash": SPEC.schema_hash, "propensities": [0.5, 0.25, 1.0], "model_version": "3.14", "variant": "blue", "idempotency_key": "k",
+    }  # fmt: skip
+    return exposure_pb2.Exposure(**(fields | changes))
+
+
+def a_feedback(**changes) -> feedback_pb2.Feedback:
+    fields = {
+        "feedback_id": "f1", "request_id": "r1", "user_id": "u1", "item_id": "b", "kind": "rating", "value": 4.0, "accepted_at_ms": T0 + 5,
+    }  # fmt: skip
+    return feedback_pb2.Feedback(**(fields | changes))
+
+
+def record(message, *headers) -> Record:
+    return Record("t", 0, 0, b"u1", message.SerializeToString(), headers)
+
+
+def test_an_exposure_is_read_whole() -> None:
+    read = codec.read_exposure(record(an_exposure(), ("traceparent", b"00-a-b-01")), SPEC.schema_hash, T0)
+    assert (read.request_id, read.user_id, read.exposed_at_ms, read.item_ids) == ("r1", "u1", T0, ("a", "b", "c"))
+    assert (read.features_block, read.schema_hash, read.propensities) == (block(), SPEC.schema_hash, (0.5, 0.25, 1.0))
+    assert (read.model_version, read.variant, read.idempotency_key, read.traceparent) == ("3.14", "blue", "k", "00-a-b-01")
+
+
+def test_an_exposure_without_features_or_with_foreign_ones_is_read_all_the_same() -> None:
+    assert codec.read_exposure(record(an_exposure(features_block=b"", schema_hash="")), SPEC.schema_hash, T0).features_block == b""
+    assert codec.read_exposure(record(an_exposure(features_block=b"?", schema_hash="other")), SPEC.schema_hash, T0).schema_hash == "other"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"request_id": ""}, "request_id is empty"),
+        ({"user_id": "ü" * 65}, "user_id is longer than 128 bytes"),
+        ({"exposed_at_ms": 0}, "exposed_at_ms is 0"),
+        ({"exposed_at_ms": T0 + 3_600_000}, "3600000 ms in the future"),
+        ({"item_ids": []}, "item_ids is empty"),
+        ({"propensities": [1.0]}, "1 propensities for 3 items"),
+        ({"features_block": block(2)}, "2 rows for 3 items"),
+        ({"features_block": block()[:-1]}, "features_block"),
+    ],
+)
+def test_an_exposure_that_breaks_the_contract_says_how(changes, said) -> None:
+    with pytest.raises(MalformedRecord, match=said):
+        codec.read_exposure(record(an_exposure(**changes)), SPEC.schema_hash, T0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"feedback_id": ""}, "feedback_id is empty"),
+        ({"item_id": "x" * 129}, "item_id is longer"),
+        ({"accepted_at_ms": -1}, "accepted_at_ms is -1"),
+        ({"accepted_at_ms": T0 + 3_600_000}, "in the future"),
+        ({"value": float("nan")}, "nan"),
+        ({"value": float("-inf")}, "inf"),
+    ],
+)
+def test_feedback_that_breaks_the_contract_says_how(changes, said) -> None:
+    with pytest.raises(MalformedRecord, match=said):
+        codec.read_feedback(record(a_feedback(**changes)), T0)
+
+
+def test_a_group_is_written_with_one_feature_row_per_sample() -> None:
+    exposure = codec.read_exposure(record(an_exposure()), SPEC.schema_hash, T0)
+    feedback = codec.read_feedback(record(a_feedback()), T0)
+    negative = Sample(11, 2, 0, (Label("interact", 0.0),), 0.5, False, None)
+    positive = Sample(2**64 - 1, 1, 3, (Label("interact", 1.0), Label("like", 1.0)), 1.0, True, feedback)
+    group = sample_pb2.SampleRecord.FromString(codec.write_group(SampleGroup(exposure, (negative, positive), ""))).group
+    assert (group.request_id, group.user_id, group.exposed_at_ms, group.model_version, group.variant) == ("r1", "u1", T0, "3.14", "blue")
+    assert group.schema_hash == SPEC.schema_hash
+    first, second = group.samples
+    assert (first.sample_id, first.item_id, first.revision, first.feedback_id, first.accepted_at_ms) == (11, "c", 0, "", 0)
+    assert (first.keep_rate, first.retracts_negative, first.propensity) == (0.5, False, 1.0)
+    assert [(label.task, label.value) for label in first.labels] == [("interact", 0.0)]
+    assert (second.sample_id, second.item_id, second.revision, second.feedback_id, second.accepted_at_ms) == (
+        2**64 - 1,
+        "b",
+        3,
+        "f1",
+        T0 + 5,
+    )
+    assert (second.keep_rate, second.retracts_negative, second.propensity) == (1.0, True, 0.25)
+    rows = exposure_block.decode(block(), SPEC).items_NF
+    assert (exposure_block.decode(group.features_block, SPEC).items_NF == rows[[2, 1]]).all()
+
+
+def test_a_tick_is_written_and_found_again_among_other_records() -> None:
+    tick = codec.read_tick(codec.write_tick(Cut(7, 123, 45, 0, 0)))
+    assert tick is not None and (tick.tick, tick.watermark_ms, tick.feedback_position) == (7, 123, 45)
+    assert codec.read_tick(sample_pb2.SampleRecord(group=sample_pb2.SampleGroup(request_id="r")).SerializeToString()) is None
+    assert codec.read_tick(b"\xff\xff") is None
+    assert codec.read_tick(None) is None
