@@ -7,9 +7,11 @@ channel's items come from.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from services.common.features import GlobalState
 from services.common.recall_state import Counted, add_up
 
 
@@ -68,6 +70,21 @@ def similar_items(neighbours_by_seed: Sequence[tuple[str, Sequence[Counted]]], *
                 strongest[item_id] = (seed, count)
     best = add_up([neighbours for _, neighbours in neighbours_by_seed], limit + len(seeds))
     return [Proposal(item_id, f"similar_to:{strongest[item_id][0]}") for item_id, _ in best if item_id not in seeds][:limit]
+
+
+def popular_now(lists_P: Sequence[Sequence[Counted]], globals_P: Sequence[GlobalState | None], half_life_events: float) -> list[Counted]:
+    """Return the popular items of all partials, largest first.
+
+    Args:
+        lists_P: per partial, the base's first, decayed counts as of its last write. Partitions write all the time; the base's list
+            stays as it was, so it is brought up to date here, or yesterday's favourites would never leave.
+        globals_P: the GlobalStates of the same partials.
+        half_life_events: with which the counts were decayed.
+    """
+    live_acts = sum(state.tally.acts for state in globals_P[1:] if state is not None)
+    keep = math.exp2(-live_acts / half_life_events)
+    base = [(item_id, count * keep) for item_id, count in lists_P[0]]
+    return add_up([base, *lists_P[1:]], sum(map(len, lists_P)))
 
 
 def fresh_items(newest: Sequence[str], user_id: str, *, limit: int) -> list[Proposal]:

@@ -34,6 +34,7 @@ from services.common.features import (
 )
 from services.common.recall_state import Counted, add_up, unpack_counts
 from services.recommender.core import FeaturesUnavailable, OnlineState
+from services.recommender.recall import popular_now
 
 _CORRUPT_LOG_INTERVAL_S = 10.0
 _MAX_CONNECTIONS = 64
@@ -136,9 +137,9 @@ class RedisFeatureStore:
         """See core.FeatureStore."""
         now = self._clock()
         if self._popular is None or self._popular[0] <= now:
-            keys = [popular_key(partial) for partial in self._partials]
+            keys = [key(partial) for key in (popular_key, global_key) for partial in self._partials]
             values = await self._mget(keys)
-            self._popular = (now + self._ttl_s, self._added_up(values))
+            self._popular = (now + self._ttl_s, self._popular_now(values))
         return self._popular[1][:limit]
 
     async def neighbours(self, item_ids: Sequence[str]) -> Sequence[tuple[str, Sequence[Counted]]]:
@@ -173,6 +174,15 @@ class RedisFeatureStore:
     def _unpacked_globals(self, values: Sequence[bytes | None], now: float) -> tuple[float, list[GlobalState | None], GlobalState]:
         states = [GlobalState.from_bytes(value) if value is not None else None for value in values]
         return now + self._ttl_s, states, merge_globals(states)
+
+    def _popular_now(self, values: Sequence[bytes | None]) -> list[Counted]:
+        width = len(self._partials)
+        try:
+            lists = [unpack_counts(value or b"") for value in values[:width]]
+            totals = [GlobalState.from_bytes(value) if value is not None else None for value in values[width:]]
+        except CorruptArtifact as error:
+            raise self._corrupt(error) from error
+        return popular_now(lists, totals, self._spec.counters.half_lives_events[0])
 
     def _added_up(self, values: Sequence[bytes | None]) -> list[Counted]:
         try:

@@ -26,8 +26,8 @@ class RecommenderSettings(BaseServiceSettings, KafkaSettings, RedisSettings, Tri
     """Port of the gRPC server; 0 takes a free one."""
     max_candidates: int = Field(500, ge=1, le=10_000)
     """Most candidates in one request, and most items that recall hands to the ranker."""
-    rules_path: Path = Path("services/recommender/rules.yaml")
-    """The business-rules file."""
+    rules_path: Path = Path(__file__).with_name("rules.yaml")
+    """The business-rules file; the one beside this module by default."""
     item_cache_ttl_ms: int = Field(500, ge=0)
     """Item states and stream-wide counters are read from Redis at most this often; users are always read fresh."""
     item_cache_size: int = Field(50_000, ge=0)

@@ -1,4 +1,6 @@
-from services.recommender.recall import Proposal, fresh_items, merged, similar_items
+from services.common.features import GlobalState, Interaction
+from services.recommender.recall import Proposal, fresh_items, merged, popular_now, similar_items
+from tests.recommender_fakes import SPEC
 
 
 def channel(reason: str, *item_ids: str) -> list[Proposal]:
@@ -35,6 +37,15 @@ def test_similar_items_add_up_over_the_seeds_and_name_the_strongest_seed():
 def test_seeds_do_not_eat_up_the_limit_of_similar_items():
     found = similar_items([("s1", [("s2", 9.0), ("x", 1.0)]), ("s2", [("s1", 9.0)])], limit=1)
     assert [proposal.item_id for proposal in found] == ["x"]
+
+
+def test_popular_items_of_the_base_fade_with_every_live_act():
+    live = GlobalState()
+    for _ in range(100):
+        live.apply(SPEC, Interaction("u", "x", "rating", 3.0, 0), [], -1)
+    lists = [[("old", 8.0), ("both", 4.0)], [("new", 3.0), ("both", 1.0)], []]
+    assert popular_now(lists, [None, None, None], 100.0) == [("old", 8.0), ("both", 5.0), ("new", 3.0)]
+    assert popular_now(lists, [GlobalState(), live, None], 100.0) == [("old", 4.0), ("both", 3.0), ("new", 3.0)]
 
 
 def test_every_new_item_is_offered_to_somebody_and_a_user_always_gets_the_same():
