@@ -116,7 +116,13 @@ class LogReader:
         at = TopicPartition(topic, partition)
         committed: int | None = await self._consumer.committed(at)
         beginning: int = (await self._consumer.beginning_offsets([at]))[at]
-        return beginning if committed is None else max(beginning, committed)
+        if committed is None:
+            return beginning
+        if committed < beginning:
+            _log.error(
+                "%s[%d]: records %d to %d were deleted by the broker before they were read", topic, partition, committed, beginning - 1
+            )
+        return max(beginning, committed)
 
     async def last_end(self, topic: str, partition: int) -> int:
         """Return the end of a partition, exactly."""

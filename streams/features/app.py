@@ -166,7 +166,8 @@ class FeatureStream:
         self._server = server
         await worker.when_available("Kafka", self._connect)
         await worker.when_available("Redis", self._store.ping)
-        await self._check_history()
+        for partition in range(self._settings.user_partitions):
+            await self._check_history(partition, await self._store.open(partition))
         following = asyncio.create_task(self._catalog.follow(self._reader), name="following the catalogue")
         try:
             await worker.run_until_failure(self._app, following)
@@ -178,17 +179,15 @@ class FeatureStream:
         await self._reader.check_partitions([FEEDBACK.name], self._settings.user_partitions)
         await self._reader.check_partitions([CATALOG.name])
 
-    async def _check_history(self) -> None:
+    async def _check_history(self, partition: int, reducer: FeaturePartition) -> None:
         """States that are ahead of the log were made from another log: every act would count as known, silently."""
-        for partition in range(self._settings.user_partitions):
-            reducer = await self._store.open(partition)
-            end = await self._reader.last_end(FEEDBACK.name, partition)
-            if reducer.global_state.last_offset >= end:
-                raise ConfigurationError(
-                    f"Redis (REDIS_URL) holds features up to offset {reducer.global_state.last_offset} of "
-                    f"{FEEDBACK.name}[{partition}], which ends at {end}: the broker lost its data or is another one; "
-                    "empty that Redis (and run the backfill again), or set REDIS_URL to one of this broker's"
-                )
+        end = await self._reader.last_end(FEEDBACK.name, partition)
+        if reducer.global_state.last_offset >= end:
+            raise ConfigurationError(
+                f"Redis (REDIS_URL) holds features up to offset {reducer.global_state.last_offset} of "
+                f"{FEEDBACK.name}[{partition}], which ends at {end}: the broker lost its data or is another one; "
+                "empty that Redis (and run the backfill again), or set REDIS_URL to one of this broker's"
+            )
 
     async def stop(self) -> None:
         """Leave the group and close the connections. What is not acknowledged is read again by the next process."""
@@ -224,5 +223,6 @@ class FeatureStream:
             opened.append(await self._store.open(partition))
 
         await _patiently(open_partition)
+        await self._check_history(partition, opened[0])  # again: the broker may have lost its data since the start
         _log.info("partition %d taken up after offset %d", partition, opened[0].global_state.last_offset)
         await taker.run(opened[0])

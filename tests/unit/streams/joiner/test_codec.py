@@ -25,7 +25,8 @@ def block(num_items: int = 3) -> bytes:
 def an_exposure(**changes) -> exposure_pb2.Exposure:
     fields = {
         "request_id": "r1", "user_id": "u1", "exposed_at_ms": T0, "item_ids": ITEMS, "features_block": block(),
-        "schema_hash": SPEC.schema_hash, "propensities": [0.5, 0.25, 1.0], "model_version": "3.14", "variant": "blue", "idempotency_key": "k",
+        "schema_hash": SPEC.schema_hash, "propensities": [0.5, 0.25, 1.0],
+        "model_version": "3.14", "variant": "blue", "idempotency_key": "k",
     }  # fmt: skip
     return exposure_pb2.Exposure(**(fields | changes))
 
