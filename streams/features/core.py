@@ -13,12 +13,8 @@ from dataclasses import dataclass, field
 
 from services.common.feature_spec import FeatureSpec
 from services.common.features import GlobalState, Interaction, ItemState, UserState
-from services.common.recall_state import Neighbours, Popularity
+from services.common.recall_state import CO_OCCURRENCE_DEPTH, MAX_NEIGHBOURS, Neighbours, Popularity
 
-# An item is a neighbour of the user's latest items; each co-occurrence changes two lists of at most this many.
-CO_OCCURRENCE_DEPTH = 5
-MAX_NEIGHBOURS = 50
-MAX_POPULAR = 200
 # Feedback ids remembered per partition: a sender's retry comes within seconds.
 MAX_RECENT_IDS = 10_000
 

@@ -26,8 +26,8 @@ from services.common.features import (
     seen_key,
     user_key,
 )
-from services.common.recall_state import Neighbours, Popularity, pack_counts
-from streams.features.core import MAX_NEIGHBOURS, MAX_POPULAR, MAX_RECENT_IDS, Changes, FeaturePartition
+from services.common.recall_state import MAX_NEIGHBOURS, MAX_POPULAR, Neighbours, Popularity, pack_counts
+from streams.features.core import MAX_RECENT_IDS, Changes, FeaturePartition
 
 _POPULARITY = struct.Struct("<dd")
 

@@ -22,8 +22,8 @@ from services.common.features import (
     user_key,
 )
 from services.common.kafka import assigned_consumer
-from services.common.recall_state import Popularity, pack_counts
-from streams.features.core import MAX_POPULAR, Act, FeaturePartition
+from services.common.recall_state import MAX_POPULAR, Popularity, pack_counts
+from streams.features.core import Act, FeaturePartition
 from streams.features.store import popularity_counts_key, recent_ids_key
 from tests.integration.streams.traffic import PARTITIONS, SPEC, SPEC_PATH, Process, Traffic
 

@@ -175,7 +175,7 @@ def test_a_joiner_that_is_killed_again_and_again_loses_no_feedback_and_makes_no_
     assert outcome.joined == everybody
     check_against_plain_join(traffic, outcome)
     last = processes[-1].log.read_text()
-    assert all(f"exposures_start={start}" not in last for start in ("0,",)), "nothing was ever committed"
+    assert "exposures_start=0," not in last, "nothing was ever committed"
 
 
 def check_against_plain_join(traffic: Traffic, outcome) -> None:

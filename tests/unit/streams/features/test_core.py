@@ -3,8 +3,8 @@ import random
 import pytest
 
 from services.common.features import GlobalState, Interaction, ItemState, UserState
-from services.common.recall_state import Popularity
-from streams.features.core import CO_OCCURRENCE_DEPTH, MAX_RECENT_IDS, Act, FeaturePartition
+from services.common.recall_state import CO_OCCURRENCE_DEPTH, Popularity
+from streams.features.core import MAX_RECENT_IDS, Act, FeaturePartition
 from tests.unit.streams.joiner.test_core import SPEC
 
 CATEGORIES = {"a": ("drama",), "b": ("drama", "war"), "c": ()}
