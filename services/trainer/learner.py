@@ -27,7 +27,7 @@ from services.common.feature_spec import FeatureSpec, TableSpec
 from services.common.ids import entity_key
 from services.common.labels import keep_negative
 from services.common.ranking.inputs import Float32Array, Int64Array, RankerInputs, assemble
-from services.common.ranking.network import RankerNetwork, Rows
+from services.common.ranking.network import RankerNetwork, Rows, score
 from services.common.tables.admission import Admission
 from services.common.tables.trainer_table import Eviction, TrainerTable
 from services.trainer.prequential import PrequentialWindow, TaskQuality
@@ -129,9 +129,14 @@ class Learner:
     def score(self, groups: Sequence[SampleGroup]) -> list[Float32Array]:
         """Return per group float32 [samples, T]: calibrated probabilities under the present weights; learns nothing."""
         batch = self._batch(groups)
-        with torch.inference_mode():
-            scores_BT: Float32Array = torch.sigmoid(self.network(batch.inputs, self._stored_rows(batch.inputs))).numpy()
+        scores_BT = score(self.network, batch.inputs, self._stored_rows(batch.inputs), precision="fp32")
         return np.split(scores_BT, np.cumsum([len(group.samples) for group in groups])[:-1])
+
+    def score_block(self, block: bytes, item_ids: Sequence[str]) -> Float32Array:
+        """Return float32 [N, T]: calibrated probabilities of the items of an exposure block, as the ranker would give them."""
+        item_keys_N = np.asarray([entity_key(item_id) for item_id in item_ids], dtype=np.int64)
+        inputs = assemble(self._spec, [(exposure_block.decode(block, self._spec), item_keys_N)])
+        return score(self.network, inputs, self._stored_rows(inputs), precision="fp32")
 
     def step(self, groups: Sequence[SampleGroup]) -> StepStats:
         """Learn one micro-batch, of at least one sample.

@@ -33,7 +33,14 @@ class RankerInputs:
 
 
 def assemble(spec: FeatureSpec, groups: Sequence[tuple[Features, Int64Array]]) -> RankerInputs:
-    """Put groups side by side; each is its features and the table keys of its items, row for row."""
+    """Put groups side by side; each is its features and the table keys of its items, row for row.
+
+    Raises:
+        ValueError: a group has another number of items than rows of features.
+    """
+    for features, keys_N in groups:
+        if len(features) != len(keys_N):
+            raise ValueError(f"{len(keys_N)} items, but {len(features)} rows of features")
     num_groups, length = len(groups), spec.history.length
     history_keys_GL = np.zeros((num_groups, length), dtype=np.int64)
     history_values_GL = np.zeros((num_groups, length), dtype=np.float32)

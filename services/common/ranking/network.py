@@ -11,6 +11,7 @@ Sources: Zhou et al. 2018 (DIN), Wang et al. 2021 (DCNv2), Ma et al. 2018 (ESMM)
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -52,7 +53,7 @@ class Tower(nn.Module):
         """Return logits [B] of inputs [B, X]."""
         crossed_BX = x0_BX
         for layer in self.cross:
-            crossed_BX = torch.addcmul(crossed_BX, x0_BX, layer(crossed_BX))
+            crossed_BX = crossed_BX + x0_BX * layer(crossed_BX)
         deep = x0_BX
         for layer in self.hidden:
             deep = functional.relu(layer(deep))
@@ -137,6 +138,26 @@ class RankerNetwork(nn.Module):
         with torch.no_grad():
             for name, value in tensors.items():
                 own[name].copy_(torch.tensor(value))
+
+
+def score(network: RankerNetwork, inputs: RankerInputs, rows: Rows, *, precision: Precision = "auto") -> Float32Array:
+    """Return float32 [B, T]: calibrated probabilities.
+
+    Args:
+        precision: of the matrix products. "auto": bf16 where the CPU has instructions for it, else fp32; the sums of dot product and
+            biases, which decide between close items, are fp32 in any case.
+    """
+    use_bf16 = precision == "bf16" or (precision == "auto" and has_bf16())
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=use_bf16):
+        scores_BT: Float32Array = torch.sigmoid(network(inputs, rows).float()).numpy()
+    return scores_BT
+
+
+@lru_cache(maxsize=1)
+def has_bf16() -> bool:
+    """Say whether this CPU multiplies bf16 itself; elsewhere bf16 is emulated, which is slower than fp32."""
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def _initialise(network: nn.Module, seed: int) -> None:

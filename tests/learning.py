@@ -1,0 +1,62 @@
+"""Small made-up histories for tests of the learner; needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from tunemesh.samples.v1.sample_pb2 import Sample, SampleGroup, TaskLabel
+
+from services.common import exposure_block
+from services.common.feature_spec import FeatureSpec
+from services.common.features import Interaction
+from services.common.ids import sample_id
+from services.trainer.batch import BatchConfig, FeatureStates, replay, replay_order
+
+SPEC = FeatureSpec.load("model_repo/ranker/feature_spec.yaml")
+ITEMS = [str(item) for item in range(150)]
+CATEGORIES = {item: (("even", "odd")[int(item) % 2],) for item in ITEMS}
+
+
+def interactions(count: int, *, seed: int = 0, num_users: int = 20) -> list[Interaction]:
+    """Users choose popular items (low numbers) and like those of their own parity."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for index in range(count):
+        user = int(rng.integers(num_users))
+        item = int(min(149, rng.exponential(20)))
+        stars = 5.0 if (item + user) % 2 == 0 else 2.0
+        found.append(Interaction(f"u{user}", str(item), "rating", stars, index * 2000))
+    return found
+
+
+def groups(count: int, *, seed: int = 0) -> list[SampleGroup]:
+    """Return sample groups of a replay of `interactions`."""
+    config = BatchConfig(active_users=0, feature_lag_events=0)
+    states = FeatureStates(SPEC, CATEGORIES)
+    return list(replay(SPEC, replay_order(interactions(count, seed=seed), config), ITEMS, states, config, 0))
+
+
+def group_of(user_id: str, rows: Sequence[tuple[Sample, int]], block: bytes, request_id: str = "r") -> SampleGroup:
+    """Return a group of the samples, each with the row of the block that is its item's."""
+    return SampleGroup(
+        request_id=request_id,
+        user_id=user_id,
+        schema_hash=SPEC.schema_hash,
+        features_block=exposure_block.select(block, [row for _, row in rows]),
+        samples=[sample for sample, _ in rows],
+    )
+
+
+def sample(
+    item_id: str, interact: float, *, revision: int, keep_rate: float = 1.0, retracts: bool = False, request_id: str = "r"
+) -> Sample:
+    """Return a sample that speaks about interact alone."""
+    return Sample(
+        sample_id=sample_id(request_id, item_id, revision),
+        item_id=item_id,
+        revision=revision,
+        labels=[TaskLabel(task="interact", value=interact)],
+        keep_rate=keep_rate,
+        retracts_negative=retracts,
+    )
