@@ -137,7 +137,7 @@ def wait_until_applied(url: str, bootstrap: str, process: Process) -> None:
 
 def test_redis_equals_the_pure_reducers_over_the_log_however_often_the_worker_is_killed(traffic, features, redis_url, fresh_broker) -> None:
     processes = [features()]
-    lives = [2.0, 3.0, 1.5]
+    lives = [2.0, 3.0]
     born = 0.0
 
     def die(elapsed: float) -> None:
@@ -160,7 +160,7 @@ def test_redis_equals_the_pure_reducers_over_the_log_however_often_the_worker_is
         traffic.answer(traffic.expose(user_id=f"u{user}"))
     traffic.producer.flush()
     wait_until_applied(redis_url, fresh_broker.bootstrap, processes[-1])
-    assert len(processes) == 4
+    assert len(processes) == 3
     found, wanted = state_in_redis(redis_url), expected_state(fresh_broker.bootstrap)
     assert set(found) == set(wanted)
     assert [key for key in wanted if found[key] != wanted[key]] == []

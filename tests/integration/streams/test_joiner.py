@@ -144,7 +144,7 @@ def test_records_on_the_wrong_partition_are_forwarded_and_joined(fresh_broker, j
 def test_a_joiner_that_is_killed_again_and_again_loses_no_feedback_and_makes_no_sample_anew(fresh_broker, joiner, traffic) -> None:
     processes = [joiner()]
     # Seconds of life after taking its partitions up; None: killed while it still joins the group.
-    lives: list[float | None] = [3.0, None, 7.0, 9.0]
+    lives: list[float | None] = [3.0, None, 8.0]
     born = 0.0
 
     def die(elapsed: float) -> None:
@@ -160,7 +160,7 @@ def test_a_joiner_that_is_killed_again_and_again_loses_no_feedback_and_makes_no_
             born = elapsed
 
     traffic.run(120.0, per_second=60, tick=die, until=lambda: not lives and processes[-1].has_said("taken up", count=PARTITIONS))
-    assert len(processes) == 5
+    assert len(processes) == 4
     everybody = {feedback.feedback_id for feedback in traffic.feedback}
     num_requests = len(traffic.exposures)
 
