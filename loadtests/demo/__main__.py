@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,7 @@ ACTIVE_USERS = 100
 SPEC_PATH = REPOSITORY_ROOT / "model_repo" / "ranker" / "feature_spec.yaml"
 _READY_LIMIT_S = 120.0
 _DRAIN_LIMIT_S = 120.0
+_QUIET_S = 4.0
 
 # The replay is sped up, so the join is too: users answer within seconds, not minutes. And a laptop that runs everything at once may be
 # slow for a moment: better a late answer than one without the ranker.
@@ -284,14 +285,9 @@ class _Live:
             raise RuntimeError(
                 f"the trainer had not learned everything {_DRAIN_LIMIT_S:.0f} s after the replay (logs: {self._mesh.folder.logs})"
             )
-        deadline = time.monotonic() + _DRAIN_LIMIT_S
-        wanted = {outcome.request_id for outcome in replay.log.outcomes if outcome.live_like is not None}
-        while not wanted <= self._frozen.by_request.keys():
-            if time.monotonic() > deadline:
-                missing = len(wanted - self._frozen.by_request.keys())
-                raise RuntimeError(f"the frozen copy has not scored {missing} events; see {self._frozen_log}")
-            await asyncio.sleep(0.5)
-            self._frozen.refresh()
+        # The last windows close and their negatives are learned; and the frozen copy catches up.
+        await _quiet(lambda: self._trainer.last.samples_trained, self._trainer.refresh)
+        await _quiet(lambda: self._frozen.bytes_read, self._frozen.refresh)
 
     async def _report(self, replay: Replay, client: MeshClient, probe: FreshnessProbe) -> dict[str, Any]:
         log, counts = replay.log, client.counts
@@ -307,6 +303,7 @@ class _Live:
             "retried_rpcs": counts.retried,
             "recommend_ms": report.percentiles(counts.recommend_latency_ms),
             "event_to_learned_s": report.percentiles(probe.log.seconds) | {"probes": len(probe.log.seconds), "missed": probe.log.missed},
+            "events_not_compared": len(log.outcomes) - len(scored.users),
             **report.quality(scored),
             "by_user_kind": {name: report.quality(part) if len(set(part.users)) > 1 else None for name, part in parts.items()},
             "degraded_answers": log.degraded,
@@ -322,6 +319,19 @@ class _Live:
             "restarts": self._mesh.restarts(),
             "events_per_s": _rate([outcome.at_s for outcome in log.outcomes]),
         }
+
+
+async def _quiet(value: Callable[[], int], refresh: Callable[[], Awaitable[object]]) -> None:
+    """Return once a value has stood still for `_QUIET_S`, or after the drain's limit."""
+    deadline = time.monotonic() + _DRAIN_LIMIT_S
+    seen, since = -1, time.monotonic()
+    while time.monotonic() < deadline:
+        await refresh()
+        if value() != seen:
+            seen, since = value(), time.monotonic()
+        elif time.monotonic() - since >= _QUIET_S:
+            return
+        await asyncio.sleep(0.5)
 
 
 def _rate(times: list[float]) -> float:

@@ -27,18 +27,19 @@ class FrozenScores:
 
     def __init__(self, path: Path) -> None:
         """`path` may not exist yet."""
-        self._path, self._position = path, 0
+        self._path = path
+        self.bytes_read = 0
         self.by_request: dict[str, FrozenScore] = {}
 
-    def refresh(self) -> None:
+    async def refresh(self) -> None:
         """Read the complete lines that have come since the last call."""
         if not self._path.exists():
             return
         with self._path.open("rb") as file:
-            file.seek(self._position)
+            file.seek(self.bytes_read)
             data = file.read()
         complete = data[: data.rfind(b"\n") + 1]
-        self._position += len(complete)
+        self.bytes_read += len(complete)
         for line in complete.splitlines():
             row = json.loads(line)
             self.by_request[row["request_id"]] = FrozenScore(row["like"], row["ndcg"])
@@ -102,7 +103,7 @@ class Watch:
         while True:
             await asyncio.sleep(_EVERY_S)
             await self._trainer.refresh()
-            self._frozen.refresh()
+            await self._frozen.refresh()
             now, events = time.monotonic(), len(self._log.outcomes)
             self._progress.show(self._snapshot((events - before) / (now - last)))
             before, last = events, now

@@ -48,7 +48,8 @@ def test_each_acknowledged_feedback_is_in_samples_a_dead_letter_or_the_orphans(r
     placed = report["accounting"]
     assert placed["acknowledged"] == report["events_replayed"]
     assert placed["missing"] == 0
-    assert placed["in_dlq"] == 0
+    # An answer without features (Redis was down) teaches nothing: the feedback on it is set aside as such.
+    assert placed["in_dlq"] <= report["degraded_answers"].get("features_unavailable", 0)
 
 
 def test_there_are_no_more_orphans_than_exposures_that_the_router_had_not_flushed(report):
@@ -56,5 +57,5 @@ def test_there_are_no_more_orphans_than_exposures_that_the_router_had_not_flushe
     assert placed["orphans"] <= placed["exposures_not_logged"] <= 50
 
 
-def test_no_sample_is_trained_on_twice(report):
-    assert report["trainer"]["samples_trained"] <= report["accounting"]["samples"]
+def test_the_trainer_ends_with_each_sample_learned_once(report):
+    assert report["trainer"]["samples_trained"] == report["accounting"]["samples"]
