@@ -87,10 +87,9 @@ class RankerNetwork(nn.Module):
         history_mean_GC = (history_GLC * mask_GL.unsqueeze(2)).sum(dim=1) / num_G1
         liked_mean_GC = (history_GLC * centred_GL.unsqueeze(2)).sum(dim=1) / num_G1
         weights_BL = self._attention(item_BC, history_GLC, centred_GL, mask_GL, group_B)
-        history_BLC, centred_BL = history_GLC[group_B], centred_GL[group_B]
-        pooled_BC = torch.einsum("bl,blc->bc", weights_BL, history_BLC)
-        similar_value_B1 = (weights_BL * centred_BL).sum(dim=1, keepdim=True)
-        user_BC, mean_BC, liked_BC = user_GC[group_B], history_mean_GC[group_B], liked_mean_GC[group_B]
+        pooled_BV = _weighted_sums(weights_BL, torch.cat([history_GLC, centred_GL.unsqueeze(2)], dim=2), group_B)
+        pooled_BC, similar_value_B1 = pooled_BV[:, :-1], pooled_BV[:, -1:]
+        user_BC, mean_BC, liked_BC = (_of_samples(part_GC, group_B) for part_GC in (user_GC, history_mean_GC, liked_mean_GC))
         x0_BX = torch.cat(
             [
                 user_BC,
@@ -102,20 +101,20 @@ class RankerNetwork(nn.Module):
                 liked_BC * item_BC,
                 similar_value_B1,
                 weights_BL.sum(dim=1, keepdim=True),
-                torch.from_numpy(inputs.user_GU)[group_B],
+                _of_samples(torch.from_numpy(inputs.user_GU), group_B),
                 torch.from_numpy(inputs.items_BF),
             ],
             dim=1,
         )
         deep_BT = torch.stack([tower(x0_BX) for tower in self.towers], dim=1)
         dot_B1 = ((user_BC + mean_BC) * item_BC).sum(dim=1, keepdim=True)
-        return deep_BT + self.dot_scale * dot_B1 + rows.user_GD[group_B, :bias] + rows.item_BD[:, :bias]
+        return deep_BT + self.dot_scale * dot_B1 + _of_samples(rows.user_GD[:, :bias], group_B) + rows.item_BD[:, :bias]
 
     def _attention(self, item_BC: Tensor, history_GLC: Tensor, centred_GL: Tensor, mask_GL: Tensor, group_B: Tensor) -> Tensor:
         """Return weights [B, L] over the history. A learned null entry takes its share, so that nothing similar gives nothing."""
         keys_GLA = self.key(torch.cat([history_GLC, centred_GL.unsqueeze(2)], dim=2))
-        scores_BL = torch.einsum("ba,bla->bl", self.query(item_BC), keys_GLA[group_B]) / ATTENTION_DIM**0.5
-        scores_BL = scores_BL.masked_fill(mask_GL[group_B] == 0, float("-inf"))
+        scores_BL = _dot_products(self.query(item_BC), keys_GLA, group_B) / ATTENTION_DIM**0.5
+        scores_BL = scores_BL.masked_fill(_of_samples(mask_GL == 0, group_B), float("-inf"))
         null_B1 = self.null_score.expand(len(scores_BL), 1)
         return torch.softmax(torch.cat([scores_BL, null_B1], dim=1), dim=1)[:, :-1]
 
@@ -138,6 +137,28 @@ class RankerNetwork(nn.Module):
         with torch.no_grad():
             for name, value in tensors.items():
                 own[name].copy_(torch.tensor(value))
+
+
+# A request is one group: its user and history are the same for all samples and need not be copied to each.
+
+
+def _of_samples(part_G: Tensor, group_B: Tensor) -> Tensor:
+    """Return [B, ...]: of every sample the entry of its group."""
+    return part_G.expand(len(group_B), *part_G.shape[1:]) if len(part_G) == 1 else part_G[group_B]
+
+
+def _dot_products(query_BA: Tensor, keys_GLA: Tensor, group_B: Tensor) -> Tensor:
+    """Return [B, L]: every sample's query with the keys of its group."""
+    if len(keys_GLA) == 1:
+        return query_BA @ keys_GLA[0].t()
+    return torch.einsum("ba,bla->bl", query_BA, keys_GLA[group_B])
+
+
+def _weighted_sums(weights_BL: Tensor, values_GLV: Tensor, group_B: Tensor) -> Tensor:
+    """Return [B, V]: the sums of the values of a sample's group by the sample's weights."""
+    if len(values_GLV) == 1:
+        return weights_BL @ values_GLV[0]
+    return torch.einsum("bl,blv->bv", weights_BL, values_GLV[group_B])
 
 
 def score(network: RankerNetwork, inputs: RankerInputs, rows: Rows, *, precision: Precision = "auto") -> Float32Array:
