@@ -212,6 +212,8 @@ async def run(settings: TrainerSettings) -> None:
     """
     spec = FeatureSpec.load(settings.feature_spec_path)
     telemetry = configure("trainer", settings)
+    # Each connection is several lines at INFO, and reading a log back opens one.
+    logging.getLogger("kafka").setLevel(logging.WARNING)
     _log.info("settings: %s", redacted(settings))
     servicer = TrainerServicer(model=spec.model, schema_hash=spec.schema_hash)
     threads: list[WorkerThread] = []

@@ -23,8 +23,8 @@ class TrainerSettings(BaseServiceSettings, KafkaSettings, FeatureSpecSettings, A
     """fsspec URL of a base that `python -m services.trainer.train` wrote: a trainer without checkpoints begins there. Empty: untrained."""
     on_lineage_change: OnLineageChange = "refuse"
     """When the newest checkpoint and the broker do not belong together: refuse to start, or adopt: keep the weights, forget the offsets."""
-    batch_groups: int = Field(8, ge=1)
-    """Sample groups per micro-batch; less at the end of a tick."""
+    batch_groups: int = Field(16, ge=1)
+    """Sample groups per micro-batch, less at the end of a tick. An event makes two: its positive, and the negatives of its exposure."""
     dedup_window_samples: int = Field(2_000_000, ge=1)
     """Sample ids remembered: more than the joiner can emit within its window and late horizon, which is what it repeats after a crash."""
     publish_interval_ms: int = Field(1_000, ge=10)

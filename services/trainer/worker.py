@@ -34,6 +34,7 @@ _log = logging.getLogger(__name__)
 _MAX_BUFFERED = 4_000
 _POLL_MS = 50
 _FINAL_FLUSH_MS = 5_000
+_COMPLAINT_INTERVAL_S = 1.0
 
 Result = TypeVar("Result")
 
@@ -144,7 +145,7 @@ class RankerWorker:
         self._last_checkpoint = ""
         self._checkpointed_offsets: list[int] = []
         self._paused = False
-        self._next_publish = self._next_checkpoint = 0.0
+        self._next_publish = self._next_checkpoint = self._next_complaint = 0.0
         self._step_traces: list[str] = []
         self._unpublished_ms: list[int] = []
         meter = telemetry.meter
@@ -257,7 +258,11 @@ class RankerWorker:
 
     def _set_aside(self, record: RawSample, error: UnusableSample) -> None:
         topic = self._config.samples_topic
-        _log.warning("%s[%d] offset %d set aside (%s): %s", topic, record.partition, record.offset, error.reason, error)
+        now = time.monotonic()
+        if now >= self._next_complaint:
+            # A producer gone mad would fill the disk with log lines; the dead-letter topic has them all.
+            self._next_complaint = now + _COMPLAINT_INTERVAL_S
+            _log.warning("%s[%d] offset %d set aside (%s): %s", topic, record.partition, record.offset, error.reason, error)
         self._unusable_counter.add(1, {"reason": error.reason})
         self._session.note_unusable()
         self._dead_letters.send(

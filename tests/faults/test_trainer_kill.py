@@ -36,7 +36,7 @@ def kill_somewhere(env: dict[str, str], threshold: int, source: random.Random) -
     """Start, kill at about `threshold` records learned (0: while it starts), and return how far it had come."""
     with TrainerProcess(env) as trainer:
         if threshold == 0:
-            time.sleep(source.uniform(1.5, 6.0))
+            time.sleep(source.uniform(1.5, 5.0))
         else:
             trainer.until(lambda status: sum(status.source_offsets) >= threshold)
             time.sleep(source.uniform(0.0, 0.2))
@@ -48,20 +48,21 @@ def kill_somewhere(env: dict[str, str], threshold: int, source: random.Random) -
 def test_weights_and_replicas_after_ten_kills_equal_those_of_an_uninterrupted_run(
     kafka_bootstrap: str, topics: Callable[..., str], tmp_path: Path
 ) -> None:
-    logs = sample_log(17, num_ticks=60, groups_per_tick=8)
+    logs = sample_log(17, num_ticks=30, groups_per_tick=8)
     samples = topics("samples", partitions=2)
     ends = produce(kafka_bootstrap, samples, logs)
     whole, killed = Topics.create(topics, samples), Topics.create(topics, samples)
     expected = learn_to_the_end(environment(kafka_bootstrap, whole, tmp_path / "whole", 2, **QUICK), ends)
 
     env = environment(kafka_bootstrap, killed, tmp_path / "killed", 2, **QUICK)
-    source = random.Random(int.from_bytes(tmp_path.name.encode(), "little") % 1_000)
+    seed = time.time_ns() % 100_000
+    source = random.Random(seed)
     while_starting = set(source.sample(range(NUM_KILLS), 3))
     marks = sorted(source.uniform(0.02, 0.95) for _ in range(NUM_KILLS))
     progress = [kill_somewhere(env, 0 if number in while_starting else int(mark * sum(ends)), source) for number, mark in enumerate(marks)]
     result = learn_to_the_end(env, ends)
 
-    assert result.state_hash == expected.state_hash, f"killed at {progress} of {sum(ends)} records"
+    assert result.state_hash == expected.state_hash, f"seed {seed}: killed at {progress} of {sum(ends)} records"
     _, arrays = read_artifact(result.checkpoint, expect_schema_hash=None)
     bases = base_pointers(kafka_bootstrap, killed.bases)
     assert follow(kafka_bootstrap, killed, bases[0]).equals(arrays)
