@@ -506,16 +506,20 @@ def _item_columns(spec: FeatureSpec, items: ItemMatrix, global_: GlobalState, pr
 def _category_columns(state: UserState, user_mean: float, categories: Sequence[Sequence[str]], global_: GlobalState) -> Float64Array:
     names = sorted(set(chain.from_iterable(categories)))
     row_of = {name: row for row, name in enumerate(names)}
-    # One more row, of zeros, pads the items that have fewer categories than others.
-    taste_C3 = np.asarray([_taste(state, user_mean, name, global_) for name in names] + [(0.0, 0.0, 0.0)])
-    width = max(map(len, categories), default=0)
-    rows_NC = np.asarray([[row_of[name] for name in own] + [len(names)] * (width - len(own)) for own in categories], dtype=np.int64)
-    rows_NC = rows_NC.reshape(len(categories), width)
-    num_N = np.asarray([len(own) for own in categories], dtype=np.float64)
-    mean_N3 = taste_C3[rows_NC].sum(axis=1) / np.maximum(num_N, 1.0)[:, None]
-    lift_NC = np.where(rows_NC == len(names), -np.inf, taste_C3[rows_NC, 1])
-    lift_max_N = np.where(num_N > 0, lift_NC.max(axis=1, initial=-np.inf), 0.0)
-    return np.column_stack([mean_N3[:, 0], mean_N3[:, 1], lift_max_N, mean_N3[:, 2], 0.25 * num_N])
+    flat = np.fromiter((row_of[name] for own in categories for name in own), dtype=np.int64)
+    counts_N = np.fromiter(map(len, categories), dtype=np.int64, count=len(categories))
+    columns_N5 = np.zeros((len(categories), 5))
+    columns_N5[:, 4] = 0.25 * counts_N
+    if len(flat):
+        taste_F3 = np.asarray([_taste(state, user_mean, name, global_) for name in names])[flat]
+        filled_N = counts_N > 0
+        # Where each item's stretch of the flat list begins; items without categories have no stretch.
+        starts = (np.cumsum(counts_N) - counts_N)[filled_N]
+        means = np.add.reduceat(taste_F3, starts, axis=0) / counts_N[filled_N, None]
+        columns_N5[filled_N, :2] = means[:, :2]
+        columns_N5[filled_N, 2] = np.maximum.reduceat(taste_F3[:, 1], starts)
+        columns_N5[filled_N, 3] = means[:, 2]
+    return columns_N5
 
 
 def _taste(state: UserState, user_mean: float, category: str, global_: GlobalState) -> tuple[float, float, float]:
