@@ -159,13 +159,16 @@ class Supervised:
         ready = self.process.ready
         if ready.kind == "exit":
             return
+        dead_sightings = 0
         while True:
             found = await check(ready, self.process)
             if found is None:
                 found = "unhealthy" if self.state.state in ("healthy", "not_serving", "unhealthy") else "starting"
             if found != self.state.state:
                 self._become(found, "")
-            if ready.kind == "triton" and _has_dead_child(self.state.pid):
+            # Twice in a row: a model that loads has a short-lived child that is dead for a moment before it is waited for.
+            dead_sightings = dead_sightings + 1 if ready.kind == "triton" and _has_dead_child(self.state.pid) else 0
+            if found == "healthy" and dead_sightings >= 2:
                 # Triton goes on calling itself ready, fails every request and never starts the stub again.
                 _log.warning("%s lost the process of a model: killed, to be started again", self.process.name)
                 kill(self.state.pid, signal.SIGKILL, group=True)
