@@ -27,7 +27,7 @@ from services.common.errors import Unavailable
 _POLL_S = 0.2
 _RETRY_S = 1.0
 _COMMIT_INTERVAL_S = 1.0
-_FETCH_WAIT_MS = 40
+_FETCH_WAIT_MS = 100
 
 _log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -27,6 +27,8 @@ from services.common.ranking.inputs import assemble
 from services.common.ranking.network import RankerNetwork, Rows
 from services.common.topics import EXPOSURES, FEEDBACK
 
+_BATCH = 16
+
 Int64Array = npt.NDArray[np.int64]
 Float32Array = npt.NDArray[np.float32]
 
@@ -43,16 +45,19 @@ class FrozenRanker:
         self._network = RankerNetwork(spec).eval()
         self._network.load({name.removeprefix("dense/"): value for name, value in arrays.items() if name.startswith("dense/")})
 
-    def score(self, exposure: exposure_pb2.Exposure) -> Float32Array:
-        """Return float32 [N, T]: probabilities of the exposed items, in their order, from the logged features."""
-        features = exposure_block.decode(exposure.features_block, self._spec)
-        inputs = assemble(self._spec, [(features, np.array([entity_key(item) for item in exposure.item_ids], np.int64))])
+    def score(self, exposures: Sequence[exposure_pb2.Exposure]) -> list[Float32Array]:
+        """Return per exposure float32 [N, T]: probabilities of the exposed items, in their order, from the logged features."""
+        parts = []
+        for exposure in exposures:
+            keys_N = np.array([entity_key(item) for item in exposure.item_ids], np.int64)
+            parts.append((exposure_block.decode(exposure.features_block, self._spec), keys_N))
+        inputs = assemble(self._spec, parts)
         rows = Rows(
             self._rows("user", inputs.user_keys_G), self._rows("item", inputs.item_keys_B), self._rows("item", inputs.history_keys_GL)
         )
         with torch.inference_mode():
             scores: Float32Array = torch.sigmoid(self._network(inputs, rows)).numpy()
-        return scores
+        return np.split(scores, np.cumsum([len(exposure.item_ids) for exposure in exposures])[:-1])
 
     def _rows(self, table: str, keys: Int64Array) -> torch.Tensor:
         """Return the rows of `keys`; unknown ids read zeros, as in the live tables."""
@@ -72,6 +77,7 @@ class Evaluator:
         self._exposures: dict[str, exposure_pb2.Exposure] = {}
         self._answers: dict[str, str] = {}
         self._done: set[str] = set()
+        self._pairs: list[tuple[exposure_pb2.Exposure, str]] = []
 
     def on_exposure(self, exposure: exposure_pb2.Exposure) -> None:
         """Take an exposure; open recommendations and answers without features are not compared."""
@@ -81,39 +87,50 @@ class Evaluator:
         if item_id is None:
             self._exposures[exposure.request_id] = exposure
         else:
-            self._write(exposure, item_id)
+            self._meet(exposure, item_id)
 
     def on_feedback(self, feedback: feedback_pb2.Feedback) -> None:
         """Take a rating."""
         exposure = self._exposures.pop(feedback.request_id, None)
         if exposure is not None:
-            self._write(exposure, feedback.item_id)
+            self._meet(exposure, feedback.item_id)
         elif feedback.request_id not in self._done:
             self._answers[feedback.request_id] = feedback.item_id
 
-    def _write(self, exposure: exposure_pb2.Exposure, item_id: str) -> None:
+    def flush(self) -> None:
+        """Score the pairs that have met, several at once, and write their lines."""
+        while self._pairs:
+            batch, self._pairs = self._pairs[:_BATCH], self._pairs[_BATCH:]
+            for (exposure, item_id), scores_NT in zip(batch, self._ranker.score([exposure for exposure, _ in batch]), strict=True):
+                self._write(exposure, item_id, scores_NT.astype(np.float64))
+        self._out.flush()
+
+    def _meet(self, exposure: exposure_pb2.Exposure, item_id: str) -> None:
         self._done.add(exposure.request_id)
+        self._pairs.append((exposure, item_id))
+
+    def _write(self, exposure: exposure_pb2.Exposure, item_id: str, scores_NT: npt.NDArray[np.float64]) -> None:
         target = list(exposure.item_ids).index(item_id)
-        scores = self._ranker.score(exposure).astype(np.float64)
         row = {
             "request_id": exposure.request_id,
-            "like": float(scores[target, self._like]),
-            "ndcg": ndcg_of_target(scores[:, self._interact], target),
+            "like": float(scores_NT[target, self._like]),
+            "ndcg": ndcg_of_target(scores_NT[:, self._interact], target),
         }
         self._out.write(json.dumps(row) + "\n")
 
 
-def follow(kafka: str, evaluator: Evaluator, out: TextIO) -> None:
+def follow(kafka: str, evaluator: Evaluator) -> None:
     """Read both topics for ever."""
     consumers = {
-        topic.name: assigned_consumer(kafka, topic.name, start="beginning", client_id="demo-frozen") for topic in (EXPOSURES, FEEDBACK)
+        topic.name: assigned_consumer(kafka, topic.name, start="beginning", client_id="demo-frozen", fetch_max_wait_ms=1_000)
+        for topic in (EXPOSURES, FEEDBACK)
     }
     while True:
         for value in _poll(consumers[EXPOSURES.name]):
             evaluator.on_exposure(exposure_pb2.Exposure.FromString(value))
         for value in _poll(consumers[FEEDBACK.name]):
             evaluator.on_feedback(feedback_pb2.Feedback.FromString(value))
-        out.flush()
+        evaluator.flush()
 
 
 def _poll(consumer: object) -> Iterator[bytes]:
@@ -132,7 +149,7 @@ def main() -> None:
     spec = FeatureSpec.load(options.spec)
     # A second start begins again: lines that stand there already are written once more with the same numbers.
     with options.out.open("a", encoding="utf-8") as out:
-        follow(options.kafka, Evaluator(FrozenRanker(spec, options.base), spec, out), out)
+        follow(options.kafka, Evaluator(FrozenRanker(spec, options.base), spec, out))
 
 
 if __name__ == "__main__":

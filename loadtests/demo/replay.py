@@ -26,7 +26,7 @@ from loadtests.movielens import CandidateDrawer, Rating
 LIKE_STARS = 4.0
 OPEN_EVERY = 50  # events per open recommendation
 OPEN_LIMIT = 10
-PROBE_EVERY = 40  # events per freshness probe
+PROBE_EVERY = 100  # events per freshness probe
 
 
 @dataclass(slots=True)

@@ -19,6 +19,8 @@ from services.common.kafka import assigned_consumer, drain_to_end
 from services.common.topics import CATALOG
 
 _POLL_MS = 200
+# The catalogue changes rarely: an item may take this long to be known, and an idle topic costs the broker next to nothing.
+_FETCH_WAIT_MS = 1_000
 _RETRY_S = 1.0
 
 _log = logging.getLogger(__name__)
@@ -121,7 +123,12 @@ class CatalogFollower:
 
     def _follow(self) -> None:
         consumer = assigned_consumer(
-            self._bootstrap_servers, self._topic, start="beginning", client_id=self._client_id, bootstrap_timeout_ms=5_000
+            self._bootstrap_servers,
+            self._topic,
+            start="beginning",
+            client_id=self._client_id,
+            bootstrap_timeout_ms=5_000,
+            fetch_max_wait_ms=_FETCH_WAIT_MS,
         )
         try:
             started = time.monotonic()

@@ -50,11 +50,11 @@ class KafkaFeed:
         self._partition = TopicPartition(RANKER_DELTAS.name, shard)
         self._position = 0
         self._has_read_bases = False
-        self._deltas = self._consumer(RANKER_DELTAS.name, shard)
-        self._bases = self._consumer(RANKER_BASES.name, 0)
+        self._deltas = self._consumer(RANKER_DELTAS.name, shard, fetch_wait_ms=100)
+        self._bases = self._consumer(RANKER_BASES.name, 0, fetch_wait_ms=1_000)  # a base is rare and may be late
         self._producer = durable_producer(bootstrap_servers, client_id=_CLIENT_ID)
 
-    def _consumer(self, topic: str, partition: int) -> Any:
+    def _consumer(self, topic: str, partition: int, *, fetch_wait_ms: int) -> Any:
         return assigned_consumer(
             self._bootstrap_servers,
             topic,
@@ -62,6 +62,7 @@ class KafkaFeed:
             start="beginning",
             client_id=_CLIENT_ID,
             bootstrap_timeout_ms=_CONNECT_TIMEOUT_MS,
+            fetch_max_wait_ms=fetch_wait_ms,
         )
 
     def lineage_id(self) -> str:
