@@ -3,9 +3,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from services.common.tables.reader import TableNotReady
 
 from services.common.ids import entity_key
+from services.common.tables.reader import TableNotReady
 from services.recommender.nearest import EmbeddingRecall, Snapshot
 
 
