@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 
-from tunemesh.events.v1 import dead_letter_pb2, exposure_pb2
+from tunemesh.events.v1 import dead_letter_pb2, exposure_pb2, feedback_pb2
 from tunemesh.samples.v1 import sample_pb2
 
 from services.common.kafka import assigned_consumer, end_offsets
@@ -28,6 +28,7 @@ class Accounting:
     in_dlq: int
     orphans: int
     missing: int
+    missing_in_feedback_log: int  # of those missing, how many the broker no longer has although it acknowledged them
     samples: int
     repeated_samples: int  # records that a restarted joiner wrote again; the trainer skips them
     exposures_not_logged: int  # answers whose exposure a killed router had not flushed yet; orphans can be no more than these
@@ -57,15 +58,18 @@ def account(kafka: str, acknowledged: Iterable[str], request_ids: Iterable[str])
     for value in read_all(kafka, FEEDBACK.dlq):
         letter = dead_letter_pb2.DeadLetter.FromString(value)
         dead[letter.feedback_id] = letter.reason
+    logged = {feedback_pb2.Feedback.FromString(value).feedback_id for value in read_all(kafka, FEEDBACK.name)}
     in_samples = wanted & sampled
     orphans = {i for i in wanted - sampled if dead.get(i) == ORPHAN}
     in_dlq = {i for i in wanted - sampled if i in dead} - orphans
+    missing = wanted - in_samples - in_dlq - orphans
     return Accounting(
         acknowledged=len(wanted),
         in_samples=len(in_samples),
         in_dlq=len(in_dlq),
         orphans=len(orphans),
-        missing=len(wanted) - len(in_samples) - len(in_dlq) - len(orphans),
+        missing=len(missing),
+        missing_in_feedback_log=len(missing - logged),
         samples=len(sample_ids),
         repeated_samples=total - len(sample_ids),
         exposures_not_logged=len(unlogged),

@@ -20,6 +20,7 @@ from loadtests.demo.report import FrozenScore, side_by_side
 from loadtests.metrics import auc
 
 _EVERY_S = 2.0
+_WINDOW = 4_000  # latest events over which the live metrics are shown
 
 
 class FrozenScores:
@@ -132,9 +133,9 @@ class Watch:
         return snapshot
 
     def _quality(self) -> dict[str, str]:
-        scored = side_by_side(self._log.outcomes, self._frozen.by_request, set())
+        scored = side_by_side(self._log.outcomes[-_WINDOW:], self._frozen.by_request, set())
         if len(scored.users) < 100:
             return {}
         like = " / ".join(f"{auc(scored.liked, scores):.3f}" for scores in scored.like.values())
         ndcg = " / ".join(f"{values.mean():.3f}" for values in scored.ndcg.values())
-        return {"like AUC live/frozen/means": like, "NDCG@10 live/frozen/popularity": ndcg}
+        return {"latest: like AUC live/frozen/means": like, "NDCG@10 live/frozen/popularity": ndcg}

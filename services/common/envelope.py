@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TypeVar
 
 from google.protobuf import json_format
@@ -112,4 +113,9 @@ def _from_json(raw: bytes, message_class: type[MessageT]) -> MessageT:
 
 def _rfc3339(unix_ms: int) -> bytes:
     seconds, millis = divmod(unix_ms, 1000)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{millis:03d}Z".encode()
+    return f"{_rfc3339_second(seconds)}.{millis:03d}Z".encode()
+
+
+@lru_cache(maxsize=16)  # formatting a date takes longer than all other headers together, and many events share a second
+def _rfc3339_second(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"

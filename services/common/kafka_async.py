@@ -20,6 +20,8 @@ from services.common.errors import InvalidInput, Overloaded, Unavailable
 _MAX_RECORD_BYTES = 1_000_000
 # aiokafka's default of 16 KiB holds one exposure of 100 items: each would cost a request of its own.
 _MAX_BATCH_BYTES = 500_000
+# Concurrent sends within this time share one request; it is part of every acknowledgement's latency.
+_LINGER_MS = 5
 _RECONNECT_S = 0.5
 _ATTEMPTS_PER_LOG_LINE = 20
 _STOP_TIMEOUT_S = 10.0
@@ -195,6 +197,7 @@ class AsyncProducer:
             client_id=self._client_id,
             acks="all",
             enable_idempotence=idempotent,
+            linger_ms=_LINGER_MS,
             request_timeout_ms=int(self._timeout_s * 1e3),
             max_batch_size=_MAX_BATCH_BYTES,
             max_request_size=2 * _MAX_RECORD_BYTES,

@@ -1,4 +1,4 @@
-"""The `tunemesh` command: up, down, status, logs, topics (`python -m services.mesh --help`).
+"""The `tunemesh` command: up, down, status, logs, settings, topics (`python -m services.mesh --help`).
 
 Knows the command line and the terminal; `services.mesh.mesh` does the work.
 """
@@ -18,9 +18,10 @@ import psutil
 from services.common.errors import ConfigurationError, Unavailable
 from services.common.settings import exit_with_configuration_error, load_settings
 from services.mesh import supervisor
-from services.mesh.compose import start_order
+from services.mesh.compose import load_compose, start_order
 from services.mesh.mesh import Mesh, planner_for
 from services.mesh.settings import MeshSettings, TopicsSettings
+from services.mesh.settings_list import settings_of
 from services.mesh.state import MeshState, RunFolder, ServiceState
 from services.mesh.topics import create_topics, mesh_topic_configs, mesh_topic_partitions
 
@@ -131,6 +132,15 @@ def _topics(arguments: argparse.Namespace) -> int:
             return 0
 
 
+def _list_settings(arguments: argparse.Namespace) -> int:
+    compose = load_compose(_settings(arguments).compose_file, os.environ)
+    for module, settings in settings_of(compose.services.values()):
+        print(f"\n{module}")
+        for setting in settings:
+            print(f"  {setting.variable}={setting.default}\n      {setting.meaning}")
+    return 0
+
+
 def _supervise(arguments: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     settings = _settings(arguments)
@@ -173,6 +183,9 @@ def _parser() -> argparse.ArgumentParser:
     logs.set_defaults(run=_logs)
     topics = commands.add_parser("topics", help="create the topics (a job of compose)")
     topics.set_defaults(run=_topics)
+    commands.add_parser("settings", parents=[common], help="list every setting: variable, default, meaning").set_defaults(
+        run=_list_settings
+    )
     supervise = commands.add_parser("supervise", parents=[common], help="run the supervisor in this process (used by up)")
     supervise.add_argument("--owner", type=int, help="stop when this pid ends")
     supervise.add_argument("services", nargs="*")

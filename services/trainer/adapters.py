@@ -7,6 +7,7 @@ Every consumer runs with auto_offset_reset=none. Errors of the client library be
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -281,26 +282,41 @@ class KafkaBaseLog:
 
 
 class KafkaDeadLetters:
-    """The dead-letter topic of samples.v1."""
+    """The dead-letter topic of samples.v1. One thread sends, one flushes."""
 
     def __init__(self, topic: str, producer: KafkaProducer) -> None:
         """Nothing is connected but the producer."""
         self._topic = topic
         self._producer = producer
-        self._unacknowledged: list[Any] = []
+        self._unacknowledged: deque[tuple[DeadLetter, Any]] = deque()
 
     def send(self, letter: DeadLetter) -> None:
-        """Start writing the letter."""
-        with _translated(f"writing {self._topic}"):
-            headers = dead_letter_headers(letter, SOURCE)
-            self._unacknowledged.append(self._producer.send(self._topic, letter.SerializeToString(), letter.key or None, headers))
+        """Start writing the letter.
+
+        Raises:
+            Unavailable: the producer cannot take it.
+        """
+        self._unacknowledged.append((letter, self._send(letter)))
 
     def flush(self) -> None:
-        """Return when every letter has been acknowledged."""
+        """Return when every letter sent before has been acknowledged.
+
+        Raises:
+            Unavailable: one was not. It is sent again; flush again.
+        """
+        while self._unacknowledged:
+            letter, sent = self._unacknowledged[0]
+            try:
+                sent.get(timeout=2 * _DELIVERY_TIMEOUT_MS / 1e3)
+            except KafkaError as error:
+                self._unacknowledged[0] = letter, self._send(letter)
+                raise Unavailable(f"a dead letter was not written to {self._topic}: {error!r}") from error
+            self._unacknowledged.popleft()
+
+    def _send(self, letter: DeadLetter) -> Any:
+        headers = dead_letter_headers(letter, SOURCE)
         with _translated(f"writing {self._topic}"):
-            for future in self._unacknowledged:
-                future.get(timeout=2 * _DELIVERY_TIMEOUT_MS / 1e3)
-        self._unacknowledged.clear()
+            return self._producer.send(self._topic, letter.SerializeToString(), letter.key or None, headers)
 
 
 def _ranges(consumer: KafkaConsumer, partitions: Sequence[TopicPartition]) -> list[tuple[int, int]]:

@@ -249,7 +249,12 @@ class RankerWorker:
         num_partitions = len(merge.position.partitions)
         self._source.hold([partition for partition in range(num_partitions) if merge.buffered(partition) >= _MAX_BUFFERED])
         wait_ms = min(_POLL_MS, max(int((self._next_publish - time.monotonic()) * 1e3), 0))
-        for record in self._source.poll(wait_ms):
+        try:
+            records = self._source.poll(wait_ms)
+        except Unavailable as error:
+            _log.warning("samples cannot be read, trying again: %s", error)
+            return
+        for record in records:
             try:
                 merge.push(record.partition, parse_record(self._spec, record.offset, record.value, record.headers))
             except UnusableSample as error:

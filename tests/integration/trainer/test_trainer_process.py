@@ -14,6 +14,7 @@ from tunemesh.trainer.v1 import trainer_service_pb2 as pb
 
 from services.common.artifacts import read_artifact
 from services.common.telemetry import read_spans
+from services.mesh.topics import create_topics
 from services.trainer.adapters import KafkaDeltaLog
 from tests.trainer_fakes import sample_log
 from tests.trainer_process import Topics, TrainerProcess, base_pointers, environment, follow, produce
@@ -21,7 +22,7 @@ from tests.trainer_process import Topics, TrainerProcess, base_pointers, environ
 if TYPE_CHECKING:
     from tests.conftest import Broker
 
-pytestmark = [pytest.mark.integration, pytest.mark.ml]
+pytestmark = [pytest.mark.integration, pytest.mark.ml, pytest.mark.timeout(300)]
 
 NewTopics = Callable[..., str]
 TRACE_ID, SPAN_ID = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -119,8 +120,6 @@ def test_a_wrong_start_is_one_line_and_exit_code_2(kafka_bootstrap: str, topics:
 
 
 def test_a_broker_that_lost_its_data_stops_the_trainer_and_is_refused_by_the_next(fresh_broker: Broker, tmp_path: Path) -> None:
-    from services.mesh.topics import create_topics
-
     mine = Topics("samples", "control", "deltas", "bases", "dlq")
     partitions = {"samples": 2, "control": 1, "deltas": 1, "bases": 1, "dlq": 1}
     create_topics(fresh_broker.bootstrap, partitions)
@@ -142,6 +141,27 @@ def test_a_broker_that_lost_its_data_stops_the_trainer_and_is_refused_by_the_nex
         status = trainer.until(lambda status: True)
         assert (list(status.source_offsets), status.epoch) == ([0, 0], 2)
         assert status.table_rows["user"] > 0
+
+
+def test_a_durable_broker_may_be_away_for_a_while(durable_kafka: Broker, tmp_path: Path) -> None:
+    mine = Topics("samples", "control", "deltas", "bases", "dlq")
+    create_topics(durable_kafka.bootstrap, {"samples": 2, "control": 1, "deltas": 1, "bases": 1, "dlq": 1})
+    logs = sample_log(3)
+    produce(durable_kafka.bootstrap, "samples", [log[: len(log) // 2] for log in logs])
+    with TrainerProcess(environment(durable_kafka.bootstrap, mine, tmp_path, 2, publish_interval_ms=100)) as trainer:
+        trainer.until(lambda status: sum(status.source_offsets) > 0)
+        durable_kafka.kill()
+        time.sleep(12)
+        durable_kafka.start()
+        ends = produce(durable_kafka.bootstrap, "samples", [log[len(log) // 2 :] for log in logs])
+        status = trainer.until(lambda status: list(status.source_offsets) == ends, timeout_s=120)
+        assert status.epoch == 1
+        stub = trainer.stub()
+        assert stub is not None
+        written = stub.WriteCheckpoint(pb.WriteCheckpointRequest(), timeout=30)
+        assert trainer.terminate() == 0, trainer.log
+    (base,) = base_pointers(durable_kafka.bootstrap, mine.bases)
+    assert follow(durable_kafka.bootstrap, mine, base).equals(read_artifact(written.checkpoint, expect_schema_hash=None)[1])
 
 
 def test_without_a_broker_the_trainer_ends_with_one_line_and_code_1(tmp_path: Path) -> None:
