@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,25 +23,37 @@ class Gain:
     high: float
 
 
+class SortedScores:
+    """Scores of labelled events, sorted once, so that the AUC under many weightings costs no sort."""
+
+    def __init__(self, labels: FloatArray, scores: FloatArray) -> None:
+        """Both are [events]; labels are 0 or 1."""
+        self._order = np.argsort(scores, kind="stable")
+        self._labels = labels[self._order]
+        ordered = scores[self._order]
+        self._tie = np.concatenate([[0], np.cumsum(ordered[1:] != ordered[:-1])])
+
+    def auc(self, weights: FloatArray) -> float:
+        """Return the area under the ROC curve, ties counted half; NaN when a class is absent. weights: repetitions of each event."""
+        weight = weights[self._order]
+        positive = self._labels * weight
+        negative = weight - positive
+        total = positive.sum() * negative.sum()
+        if total == 0:
+            return float("nan")
+        positives = np.bincount(self._tie, positive)
+        negatives = np.bincount(self._tie, negative)
+        below = np.cumsum(negatives) - negatives
+        return float((positives * (below + 0.5 * negatives)).sum() / total)
+
+
 def auc(labels: FloatArray, scores: FloatArray, weights: FloatArray | None = None) -> float:
     """Return the area under the ROC curve, ties counted half; NaN when a class is absent.
 
     Args:
         weights: whole numbers >= 0, repetitions of each event (bootstrap); None means once each.
     """
-    order = np.argsort(scores, kind="stable")
-    weight = np.ones(len(labels)) if weights is None else weights[order]
-    positive = labels[order] * weight
-    negative = (1.0 - labels[order]) * weight
-    total = positive.sum() * negative.sum()
-    if total == 0:
-        return float("nan")
-    ordered = scores[order]
-    tie = np.concatenate([[0], np.cumsum(ordered[1:] != ordered[:-1])])
-    positives = np.bincount(tie, positive)
-    negatives = np.bincount(tie, negative)
-    below = np.cumsum(negatives) - negatives
-    return float((positives * (below + 0.5 * negatives)).sum() / total)
+    return SortedScores(labels, scores).auc(np.ones(len(labels)) if weights is None else weights)
 
 
 def ndcg_of_target(scores: FloatArray, target: int, k: int = 10) -> float:
@@ -50,25 +62,26 @@ def ndcg_of_target(scores: FloatArray, target: int, k: int = 10) -> float:
     return 1.0 / np.log2(above + 2.0) if above < k else 0.0
 
 
-def _bootstrap_weights(users: Sequence[str], rounds: int, seed: int) -> npt.NDArray[np.int64]:
-    """Return int64 [rounds, events]: how often each event's user was drawn."""
+def _bootstrap_weights(users: Sequence[str], rounds: int, seed: int) -> Iterator[FloatArray]:
+    """Yield `rounds` times float64 [events]: how often each event's user was drawn."""
     _, user_of_event = np.unique(np.asarray(users), return_inverse=True)
     num_users = int(user_of_event.max()) + 1
-    drawn = np.random.default_rng(seed).multinomial(num_users, np.full(num_users, 1.0 / num_users), size=rounds)
-    return drawn[:, user_of_event]
+    drawn = np.random.default_rng(seed).multinomial(num_users, np.full(num_users, 1.0 / num_users), size=rounds).astype(np.float64)
+    return (counts[user_of_event] for counts in drawn)
 
 
 def paired_gain(metric: Callable[[FloatArray], tuple[float, float]], users: Sequence[str], *, rounds: int = 1000, seed: int = 0) -> Gain:
     """Bootstrap by user: `metric` takes event weights and returns (better, worse) on that resample; both sides see the same users."""
     ours, theirs = metric(np.ones(len(users)))
-    differences = [a - b for a, b in (metric(weights.astype(np.float64)) for weights in _bootstrap_weights(users, rounds, seed))]
+    differences = [a - b for a, b in map(metric, _bootstrap_weights(users, rounds, seed))]
     low, high = np.nanpercentile(differences, [2.5, 97.5])
     return Gain(ours - theirs, float(low), float(high))
 
 
 def auc_gain(labels: FloatArray, ours: FloatArray, theirs: FloatArray, users: Sequence[str], *, rounds: int = 1000, seed: int = 0) -> Gain:
     """Return the gain in AUC of `ours` over `theirs`, paired by user."""
-    return paired_gain(lambda weights: (auc(labels, ours, weights), auc(labels, theirs, weights)), users, rounds=rounds, seed=seed)
+    better, worse = SortedScores(labels, ours), SortedScores(labels, theirs)
+    return paired_gain(lambda weights: (better.auc(weights), worse.auc(weights)), users, rounds=rounds, seed=seed)
 
 
 def mean_gain(ours: FloatArray, theirs: FloatArray, users: Sequence[str], *, rounds: int = 1000, seed: int = 0) -> Gain:

@@ -85,8 +85,8 @@ class Phases:
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     """Return the command line's options."""
     parser = argparse.ArgumentParser(prog="python -m loadtests.demo", description=__doc__.splitlines()[0])
-    parser.add_argument("--events", type=int, default=24_000, help="live ratings to replay (at most 40,000)")
-    parser.add_argument("--rate", type=float, default=120.0, help="ratings per second on average")
+    parser.add_argument("--events", type=int, default=20_000, help="live ratings to replay (at most 40,000)")
+    parser.add_argument("--rate", type=float, default=150.0, help="ratings per second on average")
     parser.add_argument("--out", type=Path, default=Path("build/demo"), help="folder of the report, the logs and the kept base")
     parser.add_argument("--keep", action="store_true", help="leave the mesh running; `make down` stops it")
     parser.add_argument("--free-ports", action="store_true", help="use ports that are free now, not the stated ones")
