@@ -114,7 +114,7 @@ class CandidateDrawer:
         rng = np.random.default_rng((self._seed, rating.index))
         rated = self._rated[rating.user_id]
         others: list[str] = []
-        for position in rng.permutation(len(self._item_ids)):
+        for position in rng.permutation(len(self._item_ids)).tolist():
             item_id = self._item_ids[position]
             if item_id != rating.item_id and item_id not in rated:
                 others.append(item_id)

@@ -26,12 +26,12 @@ from tritonclient.utils import InferenceServerException
 from tunemesh.catalog.v1 import catalog_item_pb2
 
 from loadtests.demo import base, report
-from loadtests.demo.accounting import account
+from loadtests.demo.accounting import Accounting, account
 from loadtests.demo.client import MeshClient
 from loadtests.demo.plan import sessions, speed_for
 from loadtests.demo.probe import FreshnessProbe
 from loadtests.demo.progress import Progress
-from loadtests.demo.replay import LIKE_STARS, Replay
+from loadtests.demo.replay import LIKE_STARS, Replay, ReplayLog
 from loadtests.demo.watch import FrozenScores, TrainerWatch, Watch
 from loadtests.metrics import OnlineCounters
 from loadtests.movielens import CandidateDrawer
@@ -51,12 +51,14 @@ SPEC_PATH = REPOSITORY_ROOT / "model_repo" / "ranker" / "feature_spec.yaml"
 _READY_LIMIT_S = 120.0
 _DRAIN_LIMIT_S = 120.0
 _QUIET_S = 4.0
+_ACCOUNT_TRIES = 5
 
 # The replay is sped up, so the join is too: users answer within seconds, not minutes. And a laptop that runs everything at once may be
 # slow for a moment: better a late answer than one without the ranker.
 _MESH_ENV = {
     "TUNEMESH_RECOMMENDER_REDIS_TIMEOUT_MS": "1000",
     "TUNEMESH_RECOMMENDER_TRITON_TIMEOUT_MS": "3000",
+    "TUNEMESH_RECOMMENDER_ITEM_CACHE_TTL_MS": "1000",
     "TUNEMESH_JOINER_WINDOW_MS": "2000",
     "TUNEMESH_JOINER_LATE_HORIZON_MS": "30000",
     "TUNEMESH_TRAINER_CHECKPOINT_INTERVAL_MS": "10000",
@@ -286,14 +288,26 @@ class _Live:
                 f"the trainer had not learned everything {_DRAIN_LIMIT_S:.0f} s after the replay (logs: {self._mesh.folder.logs})"
             )
         # The last windows close and their negatives are learned; and the frozen copy catches up.
-        await _quiet(lambda: self._trainer.last.samples_trained, self._trainer.refresh)
-        await _quiet(lambda: self._frozen.bytes_read, self._frozen.refresh)
+        await asyncio.gather(
+            _quiet(lambda: self._trainer.last.samples_trained, self._trainer.refresh),
+            _quiet(lambda: self._frozen.bytes_read, self._frozen.refresh),
+        )
+
+    async def _account(self, log: ReplayLog) -> Accounting:
+        """Place every acknowledged feedback; on a loaded machine the joiner may need another moment for the last ones."""
+        for _ in range(_ACCOUNT_TRIES):
+            placed = await asyncio.to_thread(account, self._kafka, log.acknowledged, [outcome.request_id for outcome in log.outcomes])
+            if not placed.missing:
+                break
+            await asyncio.sleep(_QUIET_S)
+            await _quiet(lambda: self._trainer.last.samples_trained, self._trainer.refresh)
+        return placed
 
     async def _report(self, replay: Replay, client: MeshClient, probe: FreshnessProbe) -> dict[str, Any]:
         log, counts = replay.log, client.counts
+        placed = await self._account(log)
         status = await self._trainer.refresh()
         await self._trainer.close()
-        placed = await asyncio.to_thread(account, self._kafka, log.acknowledged, [outcome.request_id for outcome in log.outcomes])
         scored = report.side_by_side(log.outcomes, self._frozen.by_request, self._data.known_users)
         parts = {name: scored.subset(rows) for name, rows in (("known", scored.known), ("new", ~scored.known))}
         report.plot(scored, probe.log.seconds, self._out / "report.png")

@@ -35,7 +35,7 @@ class Ready:
     kind: ReadyKind
     port: int = 0
     command: tuple[str, ...] = ()
-    interval_s: float = 1.0
+    interval_s: float = 3.0  # once it is ready; a death is seen at once, without asking
     timeout_s: float = 5.0
 
 

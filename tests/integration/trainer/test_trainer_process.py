@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tunemesh.trainer.v1 import trainer_service_pb2 as pb
 
 from services.common.artifacts import read_artifact
+from services.common.errors import ConfigurationError
 from services.common.telemetry import read_spans
 from services.mesh.topics import create_topics
 from services.trainer.adapters import KafkaDeltaLog
@@ -127,9 +128,7 @@ def test_a_broker_that_lost_its_data_stops_the_trainer_and_is_refused_by_the_nex
     env = environment(fresh_broker.bootstrap, mine, tmp_path, 2, publish_interval_ms=100, checkpoint_interval_ms=100)
     with TrainerProcess(env) as trainer:
         trainer.until(lambda status: list(status.source_offsets) == ends and status.last_checkpoint != "")
-        fresh_broker.kill()
-        fresh_broker.start()
-        create_topics(fresh_broker.bootstrap, partitions)
+        _lose_data(fresh_broker, partitions)
         if fresh_broker.is_durable:
             return
         assert trainer.wait(120) == 1, trainer.log
@@ -141,6 +140,19 @@ def test_a_broker_that_lost_its_data_stops_the_trainer_and_is_refused_by_the_nex
         status = trainer.until(lambda status: True)
         assert (list(status.source_offsets), status.epoch) == ([0, 0], 2)
         assert status.table_rows["user"] > 0
+
+
+def _lose_data(broker: Broker, partitions: dict[str, int]) -> None:
+    """Start the broker anew, without its data; again when a client's question made the embedded one create a topic in its own way first."""
+    for _ in range(5):
+        broker.kill()
+        broker.start()
+        try:
+            create_topics(broker.bootstrap, partitions)
+        except ConfigurationError:
+            continue
+        return
+    pytest.fail("a client was quicker than create_topics five times")
 
 
 def test_a_durable_broker_may_be_away_for_a_while(durable_kafka: Broker, tmp_path: Path) -> None:
