@@ -155,27 +155,6 @@ def _lose_data(broker: Broker, partitions: dict[str, int]) -> None:
     pytest.fail("a client was quicker than create_topics five times")
 
 
-def test_a_durable_broker_may_be_away_for_a_while(durable_kafka: Broker, tmp_path: Path) -> None:
-    mine = Topics("samples", "control", "deltas", "bases", "dlq")
-    create_topics(durable_kafka.bootstrap, {"samples": 2, "control": 1, "deltas": 1, "bases": 1, "dlq": 1})
-    logs = sample_log(3)
-    produce(durable_kafka.bootstrap, "samples", [log[: len(log) // 2] for log in logs])
-    with TrainerProcess(environment(durable_kafka.bootstrap, mine, tmp_path, 2, publish_interval_ms=100)) as trainer:
-        trainer.until(lambda status: sum(status.source_offsets) > 0)
-        durable_kafka.kill()
-        time.sleep(12)
-        durable_kafka.start()
-        ends = produce(durable_kafka.bootstrap, "samples", [log[len(log) // 2 :] for log in logs])
-        status = trainer.until(lambda status: list(status.source_offsets) == ends, timeout_s=120)
-        assert status.epoch == 1
-        stub = trainer.stub()
-        assert stub is not None
-        written = stub.WriteCheckpoint(pb.WriteCheckpointRequest(), timeout=30)
-        assert trainer.terminate() == 0, trainer.log
-    (base,) = base_pointers(durable_kafka.bootstrap, mine.bases)
-    assert follow(durable_kafka.bootstrap, mine, base).equals(read_artifact(written.checkpoint, expect_schema_hash=None)[1])
-
-
 def test_without_a_broker_the_trainer_ends_with_one_line_and_code_1(tmp_path: Path) -> None:
     nowhere = Topics("samples", "control", "deltas", "bases", "dlq")
     with TrainerProcess(environment("127.0.0.1:1", nowhere, tmp_path, 2)) as trainer:
