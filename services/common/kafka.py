@@ -19,6 +19,8 @@ Start = Literal["beginning", "end"] | Mapping[int, int]
 
 # The broker answers a fetch after at most this long when nothing new is there.
 _FETCH_WAIT_MS = 100
+# Below this many bytes it waits for more: a request costs a broker more than a record does.
+_FETCH_MIN_BYTES = 65_536
 
 
 def assigned_consumer(
@@ -56,6 +58,7 @@ def assigned_consumer(
         "auto_offset_reset": "none",
         "allow_auto_create_topics": False,
         "fetch_max_wait_ms": _FETCH_WAIT_MS,
+        "fetch_min_bytes": _FETCH_MIN_BYTES,
         "max_poll_records": 2_000,
         "reconnect_backoff_max_ms": 1_000,
         "bootstrap_timeout_ms": bootstrap_timeout_ms,

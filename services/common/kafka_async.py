@@ -21,7 +21,7 @@ _MAX_RECORD_BYTES = 1_000_000
 # aiokafka's default of 16 KiB holds one exposure of 100 items: each would cost a request of its own.
 _MAX_BATCH_BYTES = 500_000
 # Concurrent sends within this time share one request; it is part of every acknowledgement's latency.
-_LINGER_MS = 5
+_LINGER_MS = 20
 _RECONNECT_S = 0.5
 _ATTEMPTS_PER_LOG_LINE = 20
 _STOP_TIMEOUT_S = 10.0

@@ -48,7 +48,7 @@ class OrderedProducer:
             client_id=self._client_id,
             acks="all",
             enable_idempotence=idempotent,
-            linger_ms=25,  # a request to the broker costs more than the join of an event
+            linger_ms=50,  # a request to the broker costs more than the join of an event
             request_timeout_ms=_DELIVERY_TIMEOUT_MS,
             max_batch_size=256 * 1024,
             max_request_size=2 * 1024 * 1024,
