@@ -17,8 +17,8 @@ from services.common.errors import Unavailable
 
 Start = Literal["beginning", "end"] | Mapping[int, int]
 
-# The broker answers a fetch after at most this long when nothing new is there.
-_FETCH_WAIT_MS = 100
+# The broker answers a fetch after at most this long when too little is there; the embedded one after half of it.
+_FETCH_WAIT_MS = 200
 # Below this many bytes it waits for more: a request costs a broker more than a record does.
 _FETCH_MIN_BYTES = 65_536
 
