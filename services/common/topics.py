@@ -36,8 +36,31 @@ RANKER_DELTAS = Topic(name="ranker.deltas.v1", key="shard", value="tunemesh.even
 RANKER_BASES = Topic(name="ranker.bases.v1", key="model", value="tunemesh.events.v1.BasePointer", partitioning="single", cleanup="compact")
 REPLICAS = Topic(name="replicas.v1", key="replica_id", value="tunemesh.events.v1.ReplicaStatus", partitioning="single", cleanup="compact")
 CONTROL = Topic(name="control.v1", key="subject", value="tunemesh.events.v1.ControlRecord", partitioning="single", cleanup="compact")
+GENERATIONS = Topic(name="generations.v1", key="user_id", value="tunemesh.events.v1.Generation", partitioning="user", cleanup="delete")
+LLM_EXAMPLES = Topic(name="llm.examples.v1", key="task", value="tunemesh.events.v1.LlmExample", partitioning="single", cleanup="delete")
+INFERENCE_REQUESTS = Topic(
+    name="inference.requests.v1", key="user_id", value="tunemesh.events.v1.InferenceRequest", partitioning="user", cleanup="delete"
+)
+INFERENCE_RESPONSES = Topic(
+    name="inference.responses.v1", key="user_id", value="tunemesh.events.v1.InferenceResponse", partitioning="user", cleanup="delete"
+)
+QUALITY = Topic(name="quality.v1", key="variant", value="tunemesh.events.v1.QualityWindow", partitioning="single", cleanup="delete")
 
-ALL: tuple[Topic, ...] = (EXPOSURES, FEEDBACK, SAMPLES, CATALOG, RANKER_DELTAS, RANKER_BASES, REPLICAS, CONTROL)
+ALL: tuple[Topic, ...] = (
+    EXPOSURES,
+    FEEDBACK,
+    SAMPLES,
+    CATALOG,
+    RANKER_DELTAS,
+    RANKER_BASES,
+    REPLICAS,
+    CONTROL,
+    GENERATIONS,
+    LLM_EXAMPLES,
+    INFERENCE_REQUESTS,
+    INFERENCE_RESPONSES,
+    QUALITY,
+)
 
 # Topics that third parties write to: their malformed records go to a dead-letter topic.
-WITH_DLQ: tuple[Topic, ...] = (EXPOSURES, FEEDBACK, SAMPLES, CATALOG)
+WITH_DLQ: tuple[Topic, ...] = (EXPOSURES, FEEDBACK, SAMPLES, CATALOG, GENERATIONS, INFERENCE_REQUESTS)

@@ -15,7 +15,9 @@ from services.common.grpc_server import GrpcServer, Servicer, serve
 from services.common.settings import redacted, variable_of
 from services.common.tables.reader import ModelReader
 from services.common.telemetry import configure
-from services.recommender.catalog import CatalogFollower, ItemIndex
+from services.common.topic_follower import TopicFollower
+from services.common.topics import CATALOG
+from services.recommender.catalog import ItemIndex
 from services.recommender.core import RecallLimits, Recommender
 from services.recommender.nearest import EmbeddingRecall
 from services.recommender.redis_features import RedisFeatureStore, connect
@@ -92,7 +94,7 @@ async def run(settings: RecommenderSettings) -> None:
     telemetry = configure("recommender", settings)
     _log.info("settings: %s", redacted(settings))
     index = ItemIndex(settings.cold_start_pool)
-    follower = CatalogFollower(index, settings.kafka_bootstrap_servers, client_id="recommender")
+    follower = TopicFollower(settings.kafka_bootstrap_servers, CATALOG.name, index, client_id="recommender")
     features = connect_features(settings, spec)
     ranker = TritonRanker(settings.triton_url, num_tasks=len(spec.task_names), timeout_s=settings.triton_timeout_ms / 1e3)
     nearest = embedding_recall(settings, spec, index)

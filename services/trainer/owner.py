@@ -11,8 +11,8 @@ from typing import Protocol
 
 from tunemesh.events.v1.control_pb2 import ControlRecord
 
+from services.common.control import ControlState
 from services.common.errors import Unavailable
-from services.trainer.control import ControlState
 
 _ATTEMPTS = 5
 

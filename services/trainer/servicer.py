@@ -11,8 +11,8 @@ from tunemesh.events.v1.control_pb2 import ControlRecord
 from tunemesh.trainer.v1 import trainer_service_pb2 as pb
 from tunemesh.trainer.v1 import trainer_service_pb2_grpc
 
+from services.common.control import ControlState
 from services.common.errors import Conflict, CorruptArtifact, InvalidInput, Unavailable
-from services.trainer.control import ControlState
 from services.trainer.owner import ControlOwner
 from services.trainer.worker import RankerWorker
 
@@ -97,12 +97,12 @@ class TrainerServicer(trainer_service_pb2_grpc.TrainerServiceServicer):
         _check_name("alias", request.alias)
         owner = self._control()
 
-        def read() -> tuple[str, int]:
+        def read() -> ControlRecord:
             owner.sync()
             return owner.state.alias(request.alias)
 
-        target, version = await self._run(read)
-        return pb.GetAliasResponse(target=target, version=version)
+        record = await self._run(read)
+        return pb.GetAliasResponse(target=record.alias.target, version=record.version, previous_target=record.alias.previous_target)
 
     async def _run(self, command: Callable[[], Result]) -> Result:
         try:

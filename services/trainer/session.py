@@ -23,10 +23,10 @@ from tunemesh.events.v1.control_pb2 import ControlRecord, EpochClaim
 from tunemesh.events.v1.delta_pb2 import BasePointer, Delta, RowDtype
 from tunemesh.samples.v1.sample_pb2 import SampleGroup
 
+from services.common.control import ControlState
 from services.common.delta import Reassembler
 from services.common.errors import CorruptArtifact, Unavailable
 from services.common.tables.index import Int64s
-from services.trainer.control import ControlState
 from services.trainer.dedup import DedupWindow
 from services.trainer.gate import GateLimits, refusal
 from services.trainer.merge import TickMerge

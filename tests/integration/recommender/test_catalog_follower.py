@@ -6,8 +6,9 @@ import pytest
 from tunemesh.catalog.v1 import catalog_item_pb2
 
 from services.common.kafka import durable_producer
+from services.common.topic_follower import TopicFollower
 from services.mesh.topics import create_topics
-from services.recommender.catalog import CatalogFollower, ItemIndex
+from services.recommender.catalog import ItemIndex
 
 pytestmark = pytest.mark.integration
 
@@ -25,9 +26,9 @@ def producer(kafka_bootstrap):
 
 
 @pytest.fixture
-def followed(kafka_bootstrap, topic) -> Iterator[tuple[ItemIndex, CatalogFollower]]:
+def followed(kafka_bootstrap, topic) -> Iterator[tuple[ItemIndex, TopicFollower]]:
     index = ItemIndex(10)
-    follower = CatalogFollower(index, kafka_bootstrap, client_id="test", topic=topic)
+    follower = TopicFollower(kafka_bootstrap, topic, index, client_id="test")
     yield index, follower
     follower.stop()
 
@@ -65,7 +66,7 @@ def test_an_empty_topic_is_ready_at_once(followed):
 
 def test_a_topic_that_does_not_exist_yet_is_waited_for(kafka_bootstrap, producer):
     index, topic = ItemIndex(10), f"catalog.{uuid.uuid4().hex}"
-    follower = CatalogFollower(index, kafka_bootstrap, client_id="test", topic=topic)
+    follower = TopicFollower(kafka_bootstrap, topic, index, client_id="test")
     follower.start()
     assert not follower.wait_ready(0.5) and not index.is_ready
     create_topics(kafka_bootstrap, {topic: 1})

@@ -9,12 +9,12 @@ from tunemesh.events.v1.control_pb2 import ControlRecord, EpochClaim
 from tunemesh.events.v1.dead_letter_pb2 import DeadLetter
 from tunemesh.events.v1.delta_pb2 import BasePointer, Delta, DeltaHeader
 
+from services.common.control import ControlState
 from services.common.dead_letters import dead_letter
 from services.common.delta import Reassembler, chunk
 from services.common.errors import Unavailable
 from services.common.kafka import assigned_consumer, drain_to_end
 from services.trainer.adapters import KafkaBaseLog, KafkaControlLog, KafkaDeadLetters, KafkaDeltaLog, KafkaSamples, make_producer
-from services.trainer.control import ControlState
 from services.trainer.owner import ControlOwner
 from services.trainer.session import HistoryLost
 

@@ -3,8 +3,8 @@ from collections.abc import Callable
 import pytest
 from tunemesh.events.v1.control_pb2 import ControlRecord, EpochClaim
 
+from services.common.control import AliasConflict, ControlState, fold
 from services.common.errors import Unavailable
-from services.trainer.control import AliasConflict, ControlState, fold
 from services.trainer.owner import ControlOwner
 
 
@@ -69,7 +69,7 @@ def test_a_lost_compare_and_set_is_a_conflict_and_leaves_the_winner_in_a_compact
     mine.interfere = lambda: owner(other, "b").write(set_alias("theirs", 0))
     with pytest.raises(AliasConflict):
         owner(mine).write(set_alias("mine", 0))
-    assert believed(records).alias("ranker/production")[0] == "theirs"
+    assert believed(records).alias("ranker/production").alias.target == "theirs"
     assert believed(records[-1:]).alias("ranker/production") == believed(records).alias("ranker/production")
 
 

@@ -42,7 +42,9 @@ class EpochClaim(_message.Message):
     def __init__(self, model: _Optional[str] = ..., epoch: _Optional[int] = ..., continues_from: _Optional[str] = ..., lineage_id: _Optional[str] = ...) -> None: ...
 
 class Alias(_message.Message):
-    __slots__ = ("target",)
+    __slots__ = ("target", "previous_target")
     TARGET_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_TARGET_FIELD_NUMBER: _ClassVar[int]
     target: str
-    def __init__(self, target: _Optional[str] = ...) -> None: ...
+    previous_target: str
+    def __init__(self, target: _Optional[str] = ..., previous_target: _Optional[str] = ...) -> None: ...

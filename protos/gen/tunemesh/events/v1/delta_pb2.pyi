@@ -31,7 +31,7 @@ class Delta(_message.Message):
     def __init__(self, header: _Optional[_Union[DeltaHeader, _Mapping]] = ..., chunk_index: _Optional[int] = ..., chunk_count: _Optional[int] = ..., body: _Optional[bytes] = ...) -> None: ...
 
 class DeltaHeader(_message.Message):
-    __slots__ = ("model", "schema_hash", "lineage_id", "epoch", "shard", "seq", "prev_seq", "base_id", "source_offsets", "watermark_ms", "dtype", "body_crc32c", "heartbeat", "created_at_ms")
+    __slots__ = ("model", "schema_hash", "lineage_id", "epoch", "shard", "seq", "prev_seq", "base_id", "source_offsets", "watermark_ms", "dtype", "body_crc32c", "heartbeat", "created_at_ms", "gradient_norm", "samples_trained")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     SCHEMA_HASH_FIELD_NUMBER: _ClassVar[int]
     LINEAGE_ID_FIELD_NUMBER: _ClassVar[int]
@@ -46,6 +46,8 @@ class DeltaHeader(_message.Message):
     BODY_CRC32C_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     CREATED_AT_MS_FIELD_NUMBER: _ClassVar[int]
+    GRADIENT_NORM_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_TRAINED_FIELD_NUMBER: _ClassVar[int]
     model: str
     schema_hash: str
     lineage_id: str
@@ -60,7 +62,9 @@ class DeltaHeader(_message.Message):
     body_crc32c: int
     heartbeat: bool
     created_at_ms: int
-    def __init__(self, model: _Optional[str] = ..., schema_hash: _Optional[str] = ..., lineage_id: _Optional[str] = ..., epoch: _Optional[int] = ..., shard: _Optional[int] = ..., seq: _Optional[int] = ..., prev_seq: _Optional[int] = ..., base_id: _Optional[str] = ..., source_offsets: _Optional[_Iterable[int]] = ..., watermark_ms: _Optional[int] = ..., dtype: _Optional[_Union[RowDtype, str]] = ..., body_crc32c: _Optional[int] = ..., heartbeat: _Optional[bool] = ..., created_at_ms: _Optional[int] = ...) -> None: ...
+    gradient_norm: float
+    samples_trained: int
+    def __init__(self, model: _Optional[str] = ..., schema_hash: _Optional[str] = ..., lineage_id: _Optional[str] = ..., epoch: _Optional[int] = ..., shard: _Optional[int] = ..., seq: _Optional[int] = ..., prev_seq: _Optional[int] = ..., base_id: _Optional[str] = ..., source_offsets: _Optional[_Iterable[int]] = ..., watermark_ms: _Optional[int] = ..., dtype: _Optional[_Union[RowDtype, str]] = ..., body_crc32c: _Optional[int] = ..., heartbeat: _Optional[bool] = ..., created_at_ms: _Optional[int] = ..., gradient_norm: _Optional[float] = ..., samples_trained: _Optional[int] = ...) -> None: ...
 
 class BasePointer(_message.Message):
     __slots__ = ("model", "base_id", "uri", "schema_hash", "lineage_id", "epoch", "seq", "delta_offsets", "manifest_crc32c", "created_at_ms")

@@ -5,7 +5,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Feedback(_message.Message):
-    __slots__ = ("feedback_id", "request_id", "user_id", "item_id", "kind", "value", "accepted_at_ms", "original_time_ms")
+    __slots__ = ("feedback_id", "request_id", "user_id", "item_id", "kind", "value", "accepted_at_ms", "original_time_ms", "text")
     FEEDBACK_ID_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     USER_ID_FIELD_NUMBER: _ClassVar[int]
@@ -14,6 +14,7 @@ class Feedback(_message.Message):
     VALUE_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_AT_MS_FIELD_NUMBER: _ClassVar[int]
     ORIGINAL_TIME_MS_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
     feedback_id: str
     request_id: str
     user_id: str
@@ -22,4 +23,5 @@ class Feedback(_message.Message):
     value: float
     accepted_at_ms: int
     original_time_ms: int
-    def __init__(self, feedback_id: _Optional[str] = ..., request_id: _Optional[str] = ..., user_id: _Optional[str] = ..., item_id: _Optional[str] = ..., kind: _Optional[str] = ..., value: _Optional[float] = ..., accepted_at_ms: _Optional[int] = ..., original_time_ms: _Optional[int] = ...) -> None: ...
+    text: str
+    def __init__(self, feedback_id: _Optional[str] = ..., request_id: _Optional[str] = ..., user_id: _Optional[str] = ..., item_id: _Optional[str] = ..., kind: _Optional[str] = ..., value: _Optional[float] = ..., accepted_at_ms: _Optional[int] = ..., original_time_ms: _Optional[int] = ..., text: _Optional[str] = ...) -> None: ...

@@ -40,6 +40,11 @@ class RouterServiceStub:
                 request_serializer=tunemesh_dot_router_dot_v1_dot_router__service__pb2.RecommendRequest.SerializeToString,
                 response_deserializer=tunemesh_dot_router_dot_v1_dot_router__service__pb2.RecommendResponse.FromString,
                 _registered_method=True)
+        self.Generate = channel.unary_stream(
+                '/tunemesh.router.v1.RouterService/Generate',
+                request_serializer=tunemesh_dot_router_dot_v1_dot_router__service__pb2.GenerateRequest.SerializeToString,
+                response_deserializer=tunemesh_dot_router_dot_v1_dot_router__service__pb2.GenerateResponse.FromString,
+                _registered_method=True)
 
 
 class RouterServiceServicer:
@@ -54,6 +59,14 @@ class RouterServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Generate(self, request, context):
+        """Answers a question, streamed. The first message has the ids and no text; the last one has finish_reason and usage. Cancelling stops the model.
+        A stream that is cut ends with UNAVAILABLE and "the answer was cut after N tokens"; retry from the start. INVALID_ARGUMENT: names the field.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RouterServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -61,6 +74,11 @@ def add_RouterServiceServicer_to_server(servicer, server):
                     servicer.Recommend,
                     request_deserializer=tunemesh_dot_router_dot_v1_dot_router__service__pb2.RecommendRequest.FromString,
                     response_serializer=tunemesh_dot_router_dot_v1_dot_router__service__pb2.RecommendResponse.SerializeToString,
+            ),
+            'Generate': grpc.unary_stream_rpc_method_handler(
+                    servicer.Generate,
+                    request_deserializer=tunemesh_dot_router_dot_v1_dot_router__service__pb2.GenerateRequest.FromString,
+                    response_serializer=tunemesh_dot_router_dot_v1_dot_router__service__pb2.GenerateResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -91,6 +109,33 @@ class RouterService:
             '/tunemesh.router.v1.RouterService/Recommend',
             tunemesh_dot_router_dot_v1_dot_router__service__pb2.RecommendRequest.SerializeToString,
             tunemesh_dot_router_dot_v1_dot_router__service__pb2.RecommendResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Generate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tunemesh.router.v1.RouterService/Generate',
+            tunemesh_dot_router_dot_v1_dot_router__service__pb2.GenerateRequest.SerializeToString,
+            tunemesh_dot_router_dot_v1_dot_router__service__pb2.GenerateResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -70,6 +70,11 @@ class TrainerServiceStub:
                 request_serializer=tunemesh_dot_trainer_dot_v1_dot_trainer__service__pb2.GetAliasRequest.SerializeToString,
                 response_deserializer=tunemesh_dot_trainer_dot_v1_dot_trainer__service__pb2.GetAliasResponse.FromString,
                 _registered_method=True)
+        self.RestoreCheckpoint = channel.unary_unary(
+                '/tunemesh.trainer.v1.TrainerService/RestoreCheckpoint',
+                request_serializer=tunemesh_dot_trainer_dot_v1_dot_trainer__service__pb2.RestoreCheckpointRequest.SerializeToString,
+                response_deserializer=tunemesh_dot_trainer_dot_v1_dot_trainer__service__pb2.RestoreCheckpointResponse.FromString,
+                _registered_method=True)
 
 
 class TrainerServiceServicer:
@@ -123,6 +128,14 @@ class TrainerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RestoreCheckpoint(self, request, context):
+        """Goes back to the newest checkpoint (or base) written at or before a time, begins a new epoch, and publishes what takes every replica back there.
+        Then learns the later samples again, or passes over them. NOT_FOUND when nothing that old is kept; the message says what is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TrainerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -160,6 +173,11 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     servicer.GetAlias,
                     request_deserializer=tunemesh_dot_trainer_dot_v1_dot_trainer__service__pb2.GetAliasRequest.FromString,
                     response_serializer=tunemesh_dot_trainer_dot_v1_dot_trainer__service__pb2.GetAliasResponse.SerializeToString,
+            ),
+            'RestoreCheckpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.RestoreCheckpoint,
+                    request_deserializer=tunemesh_dot_trainer_dot_v1_dot_trainer__service__pb2.RestoreCheckpointRequest.FromString,
+                    response_serializer=tunemesh_dot_trainer_dot_v1_dot_trainer__service__pb2.RestoreCheckpointResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -352,6 +370,33 @@ class TrainerService:
             '/tunemesh.trainer.v1.TrainerService/GetAlias',
             tunemesh_dot_trainer_dot_v1_dot_trainer__service__pb2.GetAliasRequest.SerializeToString,
             tunemesh_dot_trainer_dot_v1_dot_trainer__service__pb2.GetAliasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RestoreCheckpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tunemesh.trainer.v1.TrainerService/RestoreCheckpoint',
+            tunemesh_dot_trainer_dot_v1_dot_trainer__service__pb2.RestoreCheckpointRequest.SerializeToString,
+            tunemesh_dot_trainer_dot_v1_dot_trainer__service__pb2.RestoreCheckpointResponse.FromString,
             options,
             channel_credentials,
             insecure,

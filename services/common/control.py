@@ -17,6 +17,7 @@ from tunemesh.events.v1.control_pb2 import Alias, ControlRecord, EpochClaim, Lin
 from services.common.errors import Conflict, NotFound
 
 LINEAGE_SUBJECT = "lineage"
+ALIAS_PREFIX = "alias/"
 
 
 def epoch_subject(model: str) -> str:
@@ -26,7 +27,7 @@ def epoch_subject(model: str) -> str:
 
 def alias_subject(alias: str) -> str:
     """Return the subject of an alias such as "ranker/production"."""
-    return f"alias/{alias}"
+    return f"{ALIAS_PREFIX}{alias}"
 
 
 class AliasConflict(Conflict):
@@ -71,8 +72,8 @@ class ControlState:
         claim = self.epoch_claim(model)
         return claim.epoch if claim is not None else 0
 
-    def alias(self, alias: str) -> tuple[str, int]:
-        """Return the alias's target and version.
+    def alias(self, alias: str) -> ControlRecord:
+        """Return the alias's newest record: its target, the one before, its version.
 
         Raises:
             AliasNotFound: it was never set.
@@ -80,7 +81,7 @@ class ControlState:
         record = self.records.get(alias_subject(alias))
         if record is None:
             raise AliasNotFound(f"alias {alias!r} was never set")
-        return record.alias.target, record.version
+        return record
 
     def lineage_change(self, lineage_id: str, *, now_ms: int, actor: str) -> ControlRecord:
         """Return the record that gives the broker's history an id."""
@@ -99,7 +100,9 @@ class ControlState:
         subject = alias_subject(alias)
         if expected_version != self.version(subject):
             raise AliasConflict(f"alias {alias!r} is at version {self.version(subject)}, not {expected_version}: read it and decide again")
-        return self._change(subject, ControlRecord(alias=Alias(target=target)), now_ms, actor)
+        known = self.records.get(subject)
+        previous = known.alias.target if known is not None else ""
+        return self._change(subject, ControlRecord(alias=Alias(target=target, previous_target=previous)), now_ms, actor)
 
     def reassertion(self, subject: str, *, above: int, now_ms: int, actor: str) -> ControlRecord:
         """Return the subject's value once more, under a version above every record that was ignored."""

@@ -4,7 +4,7 @@ import random
 import pytest
 from tunemesh.events.v1.control_pb2 import ControlRecord, EpochClaim
 
-from services.trainer.control import AliasConflict, AliasNotFound, ControlState, alias_subject, epoch_subject, fold
+from services.common.control import AliasConflict, AliasNotFound, ControlState, alias_subject, epoch_subject, fold
 
 
 def claim(state: ControlState, epoch: int) -> ControlRecord:
@@ -39,7 +39,7 @@ def test_of_two_records_with_one_version_the_first_is_believed() -> None:
     second = state.alias_change("a", "two", 0, now_ms=1, actor="y")
     assert state.apply(first)
     assert not state.apply(second)
-    assert state.alias("a") == ("one", 1)
+    assert (state.alias("a").alias.target, state.version(alias_subject("a"))) == ("one", 1)
 
 
 def test_compare_and_set_refuses_another_version() -> None:
@@ -48,7 +48,7 @@ def test_compare_and_set_refuses_another_version() -> None:
     with pytest.raises(AliasConflict, match="version 1, not 0"):
         state.alias_change("a", "two", 0, now_ms=1, actor="x")
     state.apply(state.alias_change("a", "two", 1, now_ms=1, actor="x"))
-    assert state.alias("a") == ("two", 2)
+    assert (state.alias("a").alias.target, state.alias("a").alias.previous_target, state.alias("a").version) == ("two", "one", 2)
 
 
 def test_the_fold_of_a_compacted_log_equals_that_of_the_whole_log() -> None:
@@ -73,7 +73,7 @@ def test_a_lost_race_is_healed_by_a_reassertion_in_whole_and_compacted_logs() ->
     log = [winner, loser, again]
     for upto in range(len(log) + 1):
         if upto != 2:  # Compacted between the loss and its healing, the winner is gone: the loser's writer retries at once.
-            assert fold(compacted(log, upto)).alias("a")[0] == "winner", upto
+            assert fold(compacted(log, upto)).alias("a").alias.target == "winner", upto
     assert again.version == 2
 
 
