@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Exposure(_message.Message):
-    __slots__ = ("request_id", "user_id", "exposed_at_ms", "item_ids", "propensities", "features_block", "schema_hash", "experiment", "variant", "model_version", "degraded_reason", "idempotency_key", "candidates_given", "scores")
+    __slots__ = ("request_id", "user_id", "exposed_at_ms", "item_ids", "propensities", "features_block", "schema_hash", "experiment", "variant", "model_version", "degraded_reason", "idempotency_key", "candidates_given", "scores", "reasons")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     USER_ID_FIELD_NUMBER: _ClassVar[int]
     EXPOSED_AT_MS_FIELD_NUMBER: _ClassVar[int]
@@ -22,6 +22,7 @@ class Exposure(_message.Message):
     IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
     CANDIDATES_GIVEN_FIELD_NUMBER: _ClassVar[int]
     SCORES_FIELD_NUMBER: _ClassVar[int]
+    REASONS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     user_id: str
     exposed_at_ms: int
@@ -36,4 +37,5 @@ class Exposure(_message.Message):
     idempotency_key: str
     candidates_given: bool
     scores: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, request_id: _Optional[str] = ..., user_id: _Optional[str] = ..., exposed_at_ms: _Optional[int] = ..., item_ids: _Optional[_Iterable[str]] = ..., propensities: _Optional[_Iterable[float]] = ..., features_block: _Optional[bytes] = ..., schema_hash: _Optional[str] = ..., experiment: _Optional[str] = ..., variant: _Optional[str] = ..., model_version: _Optional[str] = ..., degraded_reason: _Optional[str] = ..., idempotency_key: _Optional[str] = ..., candidates_given: _Optional[bool] = ..., scores: _Optional[_Iterable[float]] = ...) -> None: ...
+    reasons: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, request_id: _Optional[str] = ..., user_id: _Optional[str] = ..., exposed_at_ms: _Optional[int] = ..., item_ids: _Optional[_Iterable[str]] = ..., propensities: _Optional[_Iterable[float]] = ..., features_block: _Optional[bytes] = ..., schema_hash: _Optional[str] = ..., experiment: _Optional[str] = ..., variant: _Optional[str] = ..., model_version: _Optional[str] = ..., degraded_reason: _Optional[str] = ..., idempotency_key: _Optional[str] = ..., candidates_given: _Optional[bool] = ..., scores: _Optional[_Iterable[float]] = ..., reasons: _Optional[_Iterable[str]] = ...) -> None: ...
