@@ -81,13 +81,27 @@ class FeatureSpecSettings(_Shared):
     """The feature-spec file."""
 
 
-class ArtifactSettings(_Shared):
-    """For processes that read or write mapped tables, bases and checkpoints."""
+class ArtifactStoreSettings(_Shared):
+    """For processes that read or write artifacts: bases, checkpoints, adapters, prompts."""
+
+    artifacts_url: str = Field("build/artifacts", min_length=1, validation_alias="TUNEMESH_ARTIFACTS_URL")
+    """fsspec URL of the bases and checkpoints, adapters and prompts."""
+
+
+class ArtifactSettings(ArtifactStoreSettings):
+    """For processes that also read or write mapped tables."""
 
     tables_dir: Path = Field(Path("build/tables"), validation_alias="TUNEMESH_TABLES_DIR")
     """Folder of the mapped tables of this host."""
-    artifacts_url: str = Field("build/artifacts", min_length=1, validation_alias="TUNEMESH_ARTIFACTS_URL")
-    """fsspec URL of the bases and checkpoints."""
+
+
+class ModelSettings(_Shared):
+    """For processes that load the language model, its tokenizer or the embedder."""
+
+    models_dir: Path = Field(Path("build/models"), validation_alias="TUNEMESH_MODELS_DIR")
+    """Folder of converted models."""
+    llm_model: str = Field("SmolLM2-135M-Instruct", min_length=1, validation_alias="TUNEMESH_LLM_MODEL")
+    """SmolLM2-135M-Instruct, a folder with Hugging Face files, or a Hugging Face id."""
 
 
 def declared_variables(cls: type[BaseSettings]) -> dict[str, str]:
