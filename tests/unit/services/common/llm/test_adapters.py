@@ -56,20 +56,8 @@ def test_a_name_is_parsed_and_written_back():
 @pytest.mark.parametrize(
     "text",
     [
-        "",
-        "base",
-        "a--b",
-        "a--b--v0",
-        "a--b--v01",
-        "a--b--1",
-        "a---b--v1",
-        "a--b---v1",
-        "a--b--c--v1",
-        "../x--b--v1",
-        "a/b--c--v1",
-        "a--b--v1\n",
-        "a--..--v1",
-        ".a--b--v1",
+        *["", "base", "a--b", "a--b--v0", "a--b--v01", "a--b--1", "a---b--v1", "a--b---v1", "a--b--c--v1"],
+        *["../x--b--v1", "a/b--c--v1", "a--b--v1\n", "a--..--v1", ".a--b--v1"],
     ],
 )
 def test_what_is_no_name_is_refused(text):
