@@ -1,0 +1,1 @@
+"""The prompt assembler: named templates in immutable versions, and prompts that fit the model's budget."""
