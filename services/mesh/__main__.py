@@ -1,4 +1,4 @@
-"""The `tunemesh` command: up, down, status, logs, settings, topics (`python -m services.mesh --help`).
+"""The `tunemesh` command: up, down, status, logs, settings, topics, and the operator's (`python -m services.mesh --help`).
 
 Knows the command line and the terminal; `services.mesh.mesh` does the work.
 """
@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -20,6 +21,8 @@ from services.common.settings import exit_with_configuration_error, load_setting
 from services.mesh import supervisor
 from services.mesh.compose import load_compose, start_order
 from services.mesh.mesh import Mesh, planner_for
+from services.mesh.operate.command_line import add_commands
+from services.mesh.plan import Process
 from services.mesh.settings import MeshSettings, TopicsSettings
 from services.mesh.settings_list import settings_of
 from services.mesh.state import MeshState, RunFolder, ServiceState
@@ -58,6 +61,10 @@ def _up(arguments: argparse.Namespace) -> int:
                 shown[name] = one.state
                 print(f"  {name:<20} {one.state}{': ' + one.message if one.message else ''}", flush=True)
 
+    if arguments.services and mesh.folder.is_up():
+        mesh.start(*arguments.services, progress=progress)
+        print(f"started beside what runs; logs: {mesh.folder.logs}", flush=True)
+        return 0
     with mesh:
         mesh.up(progress)
         for name in mesh.external():
@@ -148,9 +155,15 @@ def _supervise(arguments: argparse.Namespace) -> int:
     planner = planner_for(settings, os.environ, tuple(arguments.services))
     with folder.lock():
         supervisor.prepare_folder(folder, forget_volumes=planner.is_broker_in_memory)
-        processes = {process.name: process for process in planner.processes()}
-        ordered = [processes[name] for name in start_order(planner.services)]
-        return asyncio.run(supervisor.supervise(ordered, folder, settings, arguments.owner))
+        plan = partial(_processes, settings)
+        return asyncio.run(supervisor.supervise(plan, tuple(arguments.services), folder, settings, arguments.owner))
+
+
+def _processes(settings: MeshSettings, names: tuple[str, ...]) -> list[Process]:
+    """Return the processes of services and of what they depend on, in start order."""
+    planner = planner_for(settings, os.environ, names)
+    processes = {process.name: process for process in planner.processes()}
+    return [processes[name] for name in start_order(planner.services)]
 
 
 def _existing(arguments: argparse.Namespace) -> Mesh:
@@ -172,7 +185,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     up = commands.add_parser("up", parents=[common], help="start the mesh and leave it running")
     up.add_argument("--foreground", action="store_true", help="stay, and stop the mesh on Ctrl-C")
-    up.add_argument("services", nargs="*", help="only these and what they depend on")
+    up.add_argument("services", nargs="*", help="only these and what they depend on; in a running mesh: these as well")
     up.set_defaults(run=_up)
     commands.add_parser("down", parents=[common], help="stop the mesh").set_defaults(run=_down)
     commands.add_parser("status", parents=[common], help="show each process").set_defaults(run=_status)
@@ -190,6 +203,7 @@ def _parser() -> argparse.ArgumentParser:
     supervise.add_argument("--owner", type=int, help="stop when this pid ends")
     supervise.add_argument("services", nargs="*")
     supervise.set_defaults(run=_supervise)
+    add_commands(commands, common)
     return parser
 
 

@@ -1,6 +1,7 @@
 """Reads docker-compose.yml: the subset that the runner understands, and the `x-tunemesh` block that says how to run a service locally.
 
 Whatever the runner would not honour is an error that names it, but for keys that only matter inside a container (`CONTAINER_ONLY`).
+Of the profiles it runs `cpu`; a service without an `x-tunemesh` block is left to Docker.
 Knows nothing about processes; `services.mesh.plan` turns what is read here into local commands.
 """
 
@@ -19,10 +20,12 @@ from services.mesh.environments import EnvironmentName
 
 Condition = Literal["service_started", "service_healthy", "service_completed_successfully"]
 Restart = Literal["no", "always", "on-failure", "unless-stopped"]
-Embedded = Literal["broker", "redis", "triton"]
+Embedded = Literal["broker", "redis", "triton", "mlflow"]
+
+RUNNER_PROFILE = "cpu"
 
 # Meaningful inside containers only: read, and left to Docker.
-CONTAINER_ONLY = frozenset({"image", "build", "ports", "mem_limit", "shm_size", "init", "tmpfs", "cpus"})
+CONTAINER_ONLY = frozenset({"image", "build", "ports", "mem_limit", "shm_size", "init", "tmpfs", "cpus", "deploy", "networks"})
 HONOURED = frozenset(
     {"command", "environment", "depends_on", "healthcheck", "volumes", "restart", "stop_grace_period", "profiles", "x-tunemesh"}
 )
@@ -44,11 +47,16 @@ class HealthCheck:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mount:
-    """One volume of a service: a named volume, or a path relative to the compose file, and where the container sees it."""
+    """One volume of a service: a named volume, or a path relative to the compose file, and where the container sees it.
+
+    Attributes:
+        folder: for a named volume, the folder beside the compose file that stands for it and outlives the run (`x-tunemesh.folder`).
+    """
 
     source: str
     target: str
     is_named: bool
+    folder: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +85,7 @@ class Service:
     command: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     depends_on: Mapping[str, Condition] = field(default_factory=dict)
+    optional: frozenset[str] = frozenset()  # those of depends_on that need not be there (`required: false`)
     healthcheck: HealthCheck | None = None
     volumes: tuple[Mount, ...] = ()
     restart: Restart = "no"
@@ -119,13 +128,15 @@ class _Reader:
     def __init__(self, path: Path, environ: Mapping[str, str]) -> None:
         self._path, self._environ = path, environ
         self._variables: dict[str, str] = {}
+        self._folders: dict[str, str | None] = {}
 
     def compose(self, document: Any) -> Compose:
         top = self._mapping(document, "")
         self._only(top, {"name", "services", "volumes", "x-"}, "")
-        volumes = set(self._mapping(top.get("volumes") or {}, "volumes"))
+        for name, body in self._mapping(top.get("volumes") or {}, "volumes").items():
+            self._folders[name] = self._folder(self._mapping(body or {}, f"volumes.{name}"), f"volumes.{name}.x-tunemesh")
         services = {
-            name: self._service(name, self._mapping(body, f"services.{name}"), volumes)
+            name: self._service(name, self._mapping(body, f"services.{name}"))
             for name, body in self._mapping(top.get("services"), "services").items()
         }
         for service in services.values():
@@ -134,19 +145,29 @@ class _Reader:
                     raise self._error(f"services.{service.name}.depends_on", f"there is no service {other!r}")
         return Compose(path=self._path, services=services, variables=dict(self._variables))
 
-    def _service(self, name: str, raw: Mapping[str, Any], volumes: set[str]) -> Service:
+    def _folder(self, volume: Mapping[str, Any], where: str) -> str | None:
+        if "x-tunemesh" not in volume:
+            return None
+        block = self._mapping(volume["x-tunemesh"], where)
+        self._only(block, {"folder"}, where)
+        return self._text(block.get("folder"), f"{where}.folder")
+
+    def _service(self, name: str, raw: Mapping[str, Any]) -> Service:
         where = f"services.{name}"
         self._only(raw, HONOURED | CONTAINER_ONLY, where)
         body = {key: self._resolve(value, f"{where}.{key}") for key, value in raw.items()}
         environment = self._mapping(body.get("environment") or {}, f"{where}.environment")
+        depends_on = self._mapping(body.get("depends_on") or {}, f"{where}.depends_on")
+        self._only_devices(body.get("deploy") or {}, f"{where}.deploy")
         return Service(
             name=name,
             image=str(body.get("image", "")),
             command=self._words(body.get("command") or [], f"{where}.command"),
             environment={key: self._text(value, f"{where}.environment.{key}") for key, value in environment.items()},
-            depends_on=self._depends_on(body.get("depends_on") or {}, f"{where}.depends_on"),
+            depends_on=self._depends_on(depends_on, f"{where}.depends_on"),
+            optional=frozenset(other for other, one in depends_on.items() if one.get("required") is False),
             healthcheck=self._healthcheck(body.get("healthcheck"), f"{where}.healthcheck"),
-            volumes=tuple(self._mount(mount, volumes, f"{where}.volumes") for mount in body.get("volumes") or []),
+            volumes=tuple(self._mount(mount, f"{where}.volumes") for mount in body.get("volumes") or []),
             restart=self._one_of(body.get("restart", "no"), Restart, f"{where}.restart"),
             stop_grace_s=self._seconds(body.get("stop_grace_period", "10s"), f"{where}.stop_grace_period"),
             profiles=self._words(body.get("profiles") or [], f"{where}.profiles"),
@@ -157,7 +178,7 @@ class _Reader:
         body = self._mapping(value, where)
         self._only(body, {"env", "embedded", "ports", "external"}, where)
         if ("env" in body) == ("embedded" in body):
-            raise self._error(where, "needs exactly one of env (light or ml) and embedded (broker, redis or triton)")
+            raise self._error(where, "needs exactly one of env (light or ml) and embedded (broker, redis, triton or mlflow)")
         ports = self._mapping(body.get("ports") or {}, f"{where}.ports")
         if not all(str(port).isdigit() for port in ports):
             raise self._error(f"{where}.ports", f"maps a port number to a variable, not {dict(ports)!r}")
@@ -168,10 +189,19 @@ class _Reader:
             external=str(body["external"]) if "external" in body else None,
         )
 
-    def _depends_on(self, value: Any, where: str) -> dict[str, Condition]:
+    def _only_devices(self, value: Any, where: str) -> None:
+        """A GPU is for the container to reserve; replicas and limits of `deploy` would not be honoured."""
+        for key in ("resources", "reservations"):
+            self._only(self._mapping(value, where), {key}, where)
+            value, where = value.get(key) or {}, f"{where}.{key}"
+        self._only(self._mapping(value, where), {"devices"}, where)
+
+    def _depends_on(self, value: Mapping[str, Any], where: str) -> dict[str, Condition]:
         found: dict[str, Condition] = {}
-        for name, body in self._mapping(value, where).items():
-            self._only(self._mapping(body, f"{where}.{name}"), {"condition"}, f"{where}.{name}")
+        for name, body in value.items():
+            self._only(self._mapping(body, f"{where}.{name}"), {"condition", "required"}, f"{where}.{name}")
+            if not isinstance(body.get("required", True), bool):
+                raise self._error(f"{where}.{name}.required", f"must be true or false, not {body['required']!r}")
             found[name] = self._one_of(body.get("condition"), Condition, f"{where}.{name}.condition")
         return found
 
@@ -191,15 +221,15 @@ class _Reader:
             retries=int(body.get("retries", 3)),
         )
 
-    def _mount(self, value: Any, volumes: set[str], where: str) -> Mount:
+    def _mount(self, value: Any, where: str) -> Mount:
         source, colon, rest = self._text(value, where).partition(":")
         target = rest.removesuffix(":ro")
         if not colon or not target.startswith("/"):
             raise self._error(where, f"{value!r} is not SOURCE:/TARGET or SOURCE:/TARGET:ro")
         is_named = not source.startswith((".", "/"))
-        if is_named and source not in volumes:
+        if is_named and source not in self._folders:
             raise self._error(where, f"volume {source!r} is not declared under volumes")
-        return Mount(source=source, target=target, is_named=is_named)
+        return Mount(source=source, target=target, is_named=is_named, folder=self._folders.get(source))
 
     def _resolve(self, value: Any, where: str) -> Any:
         """Put variables into every string of a tree."""
@@ -276,22 +306,30 @@ def start_order(services: Mapping[str, Service]) -> list[str]:
 
 
 def selected(compose: Compose, names: tuple[str, ...] = ()) -> dict[str, Service]:
-    """Return the services to run: all without a profile, or `names` with everything that they depend on.
+    """Return the services to run: all that the runner can, or `names`, in both cases with everything that they depend on.
+
+    The runner can run a service that has an x-tunemesh block and no profile, or the profile `cpu`. An optional dependency that it
+    cannot run is left out.
 
     Raises:
-        ConfigurationError: a name that the file does not have, or a service without an x-tunemesh block.
+        ConfigurationError: a name that the file does not have, or a needed service without an x-tunemesh block.
     """
     unknown = [name for name in names if name not in compose.services]
     if unknown:
         raise ConfigurationError(f"{compose.path.name} has no service {unknown[0]!r}; it has {', '.join(compose.services)}")
-    wanted = set(names) or {name for name, service in compose.services.items() if not service.profiles}
+    wanted = set(names) or {name for name, service in compose.services.items() if _is_runnable(service)}
     pending = list(wanted)
     while pending:
-        for other in compose.services[pending.pop()].depends_on:
-            if other not in wanted:
+        service = compose.services[pending.pop()]
+        for other in service.depends_on:
+            if other not in wanted and (other not in service.optional or _is_runnable(compose.services[other])):
                 wanted.add(other)
                 pending.append(other)
     for name in sorted(wanted):
         if compose.services[name].local is None:
             raise ConfigurationError(f"{compose.path.name}: services.{name}: has no x-tunemesh block, so only Docker can run it")
     return {name: compose.services[name] for name in compose.services if name in wanted}
+
+
+def _is_runnable(service: Service) -> bool:
+    return service.local is not None and (not service.profiles or RUNNER_PROFILE in service.profiles)

@@ -1,4 +1,4 @@
-"""The infrastructure that pip installs, as plain commands: Tansu (Kafka protocol), Redis and Triton; also a real Kafka from KAFKA_HOME.
+"""The infrastructure that pip installs, as plain commands: Tansu (Kafka protocol), Redis, Triton, MLflow; a real Kafka from KAFKA_HOME.
 
 The runner and the tests start the same commands. Imports the standard library only, since tests of both environments use it.
 Knows nothing about compose files, supervision or what the services do with the infrastructure.
@@ -151,6 +151,29 @@ def triton_command(
     return Command(argv=tuple(argv), env=variables)
 
 
+def mlflow_command(environments: Environments, *, port: int, data_dir: Path) -> Command:
+    """Return the command of an MLflow server on loopback: runs and registry in SQLite, artifacts through the server, one worker.
+
+    Args:
+        environments: the light one carries the server (package mlflow).
+        port: loopback port.
+        data_dir: folder of its database and artifacts, created when absent.
+    Raises:
+        ConfigurationError: the package is not installed.
+    """
+    _installed(environments.site_packages("light") / "mlflow" / "server" / "__init__.py", "mlflow")
+    artifacts = data_dir.resolve() / "artifacts"
+    artifacts.mkdir(parents=True, exist_ok=True)
+    argv = [str(environments.python("light")), "-m", "mlflow", "server", "--host", LOOPBACK, "--port", str(port), "--workers", "1"]
+    argv += ["--backend-store-uri", f"sqlite:///{data_dir.resolve()}/mlflow.db", "--artifacts-destination", str(artifacts)]
+    # No jobs (judges and scorers run elsewhere), no reports to its makers.
+    return Command(
+        argv=tuple(argv),
+        env=inherited_environment() | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"},
+        cwd=data_dir.resolve(),
+    )
+
+
 def shared_memory_prefix(grpc_port: int) -> str:
     """Return the prefix of the shared-memory regions of the Triton at `grpc_port`, so that a killed one's can be told apart."""
     return f"tunemesh_triton_{grpc_port}_"
@@ -177,9 +200,18 @@ def redis_ready(port: int) -> bool:
 
 def triton_ready(http_port: int) -> bool:
     """Whether the Triton on the loopback HTTP port is ready, its models loaded."""
-    connection = HTTPConnection(LOOPBACK, http_port, timeout=1.0)
+    return _http_ok(http_port, "/v2/health/ready")
+
+
+def mlflow_ready(port: int) -> bool:
+    """Whether the MLflow server on the loopback port answers its health check."""
+    return _http_ok(port, "/health")
+
+
+def _http_ok(port: int, path: str) -> bool:
+    connection = HTTPConnection(LOOPBACK, port, timeout=1.0)
     try:
-        connection.request("GET", "/v2/health/ready")
+        connection.request("GET", path)
         return connection.getresponse().status == 200
     except (OSError, HTTPException):
         return False

@@ -3,6 +3,7 @@
     with Mesh(env={"TUNEMESH_JOINER_WINDOW_MS": "2000"}) as mesh:
         mesh.up()
         channel = grpc.insecure_channel(mesh.address("router"))
+        mesh.start("llm")  # beside what runs
 
 The supervisor is a process of its own, in its own session: a Ctrl-C in the terminal reaches the caller only, who then calls `down`.
 """
@@ -14,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +27,7 @@ from services.mesh.compose import load_compose, selected
 from services.mesh.environments import REPOSITORY_ROOT, Environments
 from services.mesh.plan import Planner
 from services.mesh.settings import MeshSettings
-from services.mesh.state import MeshState, ProcessId, RunFolder, ServiceState, kill
+from services.mesh.state import ANSWERING, MeshState, ProcessId, RunFolder, ServiceState, StartRequest, kill
 
 _POLL_S = 0.1
 
@@ -98,6 +100,49 @@ class Mesh:
         except BaseException:
             self.down()
             raise
+
+    def start(self, *names: str, progress: Callable[[MeshState], None] | None = None, timeout_s: float | None = None) -> None:
+        """Start more services of the running mesh, with what they depend on, and return once each answers its health check.
+
+        What runs already is left alone; one that has failed is started anew. They see the variables that the mesh was started with.
+
+        Args:
+            names: services of the compose file.
+            progress: called with each state on the way.
+            timeout_s: default `start_timeout_ms` of the settings.
+        Raises:
+            ConfigurationError: the mesh is not up, a name or variable is wrong, or one did not start: which and why. What runs stays.
+        """
+        if self.state().phase != "up":
+            raise ConfigurationError(f"the mesh in {self.folder.path} is {self.state().phase}, not up: start it first (up)")
+        planner = planner_for(self.settings, self._environ, names)
+        request = StartRequest(id=str(uuid.uuid4()), services=names)
+        self.folder.request(request)
+        kill(self.state().supervisor_pid, signal.SIGHUP)
+        deadline = time.monotonic() + (self.settings.start_timeout_ms / 1000 if timeout_s is None else timeout_s)
+        while not self._have_started(request, set(planner.services), progress):
+            if time.monotonic() > deadline:
+                late = [name for name, one in self.services().items() if name in planner.services and one.state not in ANSWERING]
+                raise ConfigurationError(f"not up in time: {', '.join(late)} (logs: {self.folder.logs})")
+            time.sleep(_POLL_S)
+
+    def _have_started(self, request: StartRequest, names: set[str], progress: Callable[[MeshState], None] | None) -> bool:
+        """Whether every service of a request answers.
+
+        Raises:
+            ConfigurationError: the supervisor refused, one failed, or the mesh has ended.
+        """
+        state = self.state()
+        if state.phase != "up":
+            raise ConfigurationError(f"the mesh is {state.phase}: {state.message or 'it was stopped meanwhile'}")
+        if state.answered != request.id:
+            return False
+        if progress is not None:
+            progress(state)
+        failed = [f"{name}: {one.message}" for name, one in state.services.items() if name in names and one.state == "failed"]
+        if state.refused or failed:
+            raise ConfigurationError(f"{state.refused or '; '.join(failed)} (logs: {self.folder.logs})")
+        return all(state.services[name].state in ANSWERING for name in names)
 
     def down(self) -> None:
         """Stop every process of the mesh and return when none is left. A mesh that is not up is no error."""

@@ -3,7 +3,9 @@
 The rules, all of them:
 1. `python` at the head of a command is the interpreter of the environment `x-tunemesh.env`; an embedded server has its own command.
 2. `SERVICE:PORT` in a value or command becomes `127.0.0.1:` and the loopback port of that service's port; 0.0.0.0 becomes 127.0.0.1.
-3. A path under a volume's target becomes the same path under the run folder's `volumes/NAME`, or under the bound folder.
+   A value that names a service which only Docker can run becomes empty: a service without it must do.
+3. A path under a volume's target becomes the same path under the run folder's `volumes/NAME`, under the volume's own folder, or under
+   the bound folder.
 4. A variable of `x-tunemesh.ports` holds the loopback port; the user's TUNEMESH_… variables reach every service, compose's values win.
 Knows nothing about running processes.
 """
@@ -11,21 +13,21 @@ Knows nothing about running processes.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from services.common.errors import ConfigurationError
 from services.mesh import embedded
-from services.mesh.compose import Compose, Condition, HealthCheck, Local, Restart, Service
+from services.mesh.compose import Compose, Condition, HealthCheck, Local, Mount, Restart, Service
 from services.mesh.environments import Environments
 from services.mesh.settings import MeshSettings
 
 RUN_DIR_VARIABLE = "TUNEMESH_RUN_DIR"
 GRPC_PROBE = ("python", "-m", "services.mesh.health")
 
-ReadyKind = Literal["alive", "exit", "command", "grpc", "broker", "redis", "triton"]
+ReadyKind = Literal["alive", "exit", "command", "grpc", "broker", "redis", "triton", "mlflow"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,13 +76,14 @@ class Planner:
         self._compose, self._settings, self._environ, self._environments = compose, settings, environ, environments
         self._root = compose.path.resolve().parent
         self._run_dir = settings.run_dir.resolve()
-        self.external = {
-            name: local.external for name, local in _locals(services).items() if local.external and environ.get(local.external)
-        }
-        self.services = {name: service for name, service in services.items() if name not in self.external}
-        self._ports = {name: self._ports_of(name, local) for name, local in _locals(self.services).items()}
-        names = "|".join(re.escape(name) for name in sorted(self.services, key=len, reverse=True))
-        self._address = re.compile(rf"(?<![\w.-])({names}):(\d+)(?!\d)")
+        local = {name: service.local for name, service in compose.services.items() if service.local is not None}
+        outside = {name: one.external for name, one in local.items() if one.external and environ.get(one.external)}
+        self.external = {name: variable for name, variable in outside.items() if name in services}
+        self.services = {name: service for name, service in services.items() if name not in outside}
+        # Of every service that could run here, running or not: it may be started later, and its clients must know where.
+        self._ports = {name: self._ports_of(name, one) for name, one in local.items() if name not in outside}
+        self._address = _pattern(set(self._ports))
+        self._docker_only = _pattern(set(compose.services) - set(local))
 
     def processes(self) -> list[Process]:
         """Return the processes, in the order of the compose file.
@@ -105,15 +108,15 @@ class Planner:
         """Return `environment_of` by the service's name.
 
         Raises:
-            ConfigurationError: the mesh does not run such a service.
+            ConfigurationError: the mesh does not know such a service.
         """
         return self.environment_of(self._named(name))
 
     def address(self, name: str, inside: int | None = None) -> str:
-        """Return `127.0.0.1:PORT` of a service; `inside` is its port in compose, the first one by default.
+        """Return `127.0.0.1:PORT` of a service, started or not; `inside` is its port in compose, the first one by default.
 
         Raises:
-            ConfigurationError: the mesh does not run such a service, or it has no such port.
+            ConfigurationError: the mesh does not know such a service, or it has no such port.
         """
         service = self._named(name)
         return f"{embedded.LOOPBACK}:{self._port_of(service, inside if inside is not None else next(iter(self._ports[name]), 0))}"
@@ -125,9 +128,9 @@ class Planner:
         return has_broker and self._settings.broker == "tansu"
 
     def _named(self, name: str) -> Service:
-        if name not in self.services:
-            raise ConfigurationError(f"this mesh does not run {name!r}; it runs {', '.join(self.services)}")
-        return self.services[name]
+        if name not in self._ports:
+            raise ConfigurationError(f"this mesh has no service {name!r}; it has {', '.join(self._ports)}")
+        return self._compose.services[name]
 
     def _process(self, service: Service) -> Process:
         local = _local(service)
@@ -165,6 +168,8 @@ class Planner:
             return embedded.kafka_command(self._settings.kafka_home, port=ports[0], controller_port=ports[0] + 1, data_dir=workspace)
         if local.embedded == "redis":
             return embedded.redis_command(self._environments, port=ports[0], data_dir=workspace, options=service.command[1:])
+        if local.embedded == "mlflow":
+            return embedded.mlflow_command(self._environments, port=ports[0], data_dir=workspace)
         options = dict(word.split("=", 1) for word in service.command if "=" in word)
         return embedded.triton_command(
             self._environments,
@@ -216,13 +221,19 @@ class Planner:
     def _localise(self, value: str, service: Service) -> str:
         for mount in sorted(service.volumes, key=lambda mount: -len(mount.target)):
             if value == mount.target or value.startswith(f"{mount.target}/"):
-                folder = self._run_dir / "volumes" / mount.source if mount.is_named else self._root / mount.source
-                return str(folder.resolve()) + value.removeprefix(mount.target)
+                return str(self._folder(mount).resolve()) + value.removeprefix(mount.target)
+        if self._docker_only.search(value):
+            return ""
         replaced = self._address.sub(lambda match: self._loopback(match, service), value)
         return embedded.LOOPBACK if replaced == "0.0.0.0" else replaced
 
+    def _folder(self, mount: Mount) -> Path:
+        if not mount.is_named:
+            return self._root / mount.source
+        return self._root / mount.folder if mount.folder else self._run_dir / "volumes" / mount.source
+
     def _loopback(self, match: re.Match[str], service: Service) -> str:
-        other = self.services[match[1]]
+        other = self._compose.services[match[1]]
         if int(match[2]) not in self._ports[other.name]:
             where = f"{self._compose.path.name}: services.{service.name}"
             raise ConfigurationError(f"{where}: {match[0]} is no port that services.{other.name}.x-tunemesh.ports names")
@@ -233,6 +244,12 @@ def _local(service: Service) -> Local:
     if service.local is None:
         raise ConfigurationError(f"service {service.name} has no x-tunemesh block, so only Docker can run it")
     return service.local
+
+
+def _pattern(names: Iterable[str]) -> re.Pattern[str]:
+    """Return what finds NAME:PORT of these services in a value; nothing when there are none."""
+    longest_first = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+    return re.compile(rf"(?<![\w.-])({longest_first or '(?!)'}):(\d+)(?!\d)")
 
 
 def _locals(services: Mapping[str, Service]) -> dict[str, Local]:

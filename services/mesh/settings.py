@@ -26,7 +26,7 @@ class MeshSettings(BaseSettings):
     """Embedded broker: tansu (in memory, nothing survives it) or kafka (from KAFKA_HOME, keeps its log in the run folder)."""
     kafka_home: Path | None = Field(None, validation_alias="KAFKA_HOME")
     """An unpacked Apache Kafka 4, for broker=kafka and for tests that need a durable broker."""
-    start_timeout_ms: int = Field(180_000, ge=1_000)
+    start_timeout_ms: int = Field(300_000, ge=1_000)
     """Every service must have answered its health check this long after the start, or the start counts as failed."""
     backoff_initial_ms: int = Field(500, ge=10)
     """A service that died starts again after this; the pause doubles with each death in a row."""

@@ -28,12 +28,14 @@ class Setting:
 def settings_of(services: Iterable[Service]) -> Iterator[tuple[str, list[Setting]]]:
     """Yield (module, its settings) for the runner, the topic job and every service of its own; shared variables come once."""
     known: set[str] = set()
+    seen: set[str] = set()
     yield "services.mesh", _new(MeshSettings, known)
     yield "services.mesh topics", _new(TopicsSettings, known)
     for service in services:
-        if service.command[:2] != ("python", "-m") or service.command[2] == "services.mesh":
+        module = service.command[2] if service.command[:2] == ("python", "-m") else "services.mesh"
+        if module == "services.mesh" or module in seen:  # a service and its GPU variant are one module
             continue
-        module = service.command[2]
+        seen.add(module)
         yield module, _new(_settings_class(module), known)
 
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
 from services.common.errors import ConfigurationError
 
@@ -59,13 +59,23 @@ class ServiceState:
     message: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartRequest:
+    """What `Mesh.start` asks of a running supervisor: start these services too. `id` is answered in `MeshState.answered`."""
+
+    id: str
+    services: tuple[str, ...]
+
+
 @dataclass(slots=True, kw_only=True)
 class MeshState:
-    """The whole mesh. `message` says why it failed."""
+    """The whole mesh. `message` says why it failed; `answered` is the last start request seen, `refused` why it was not obeyed."""
 
     phase: Phase = "starting"
     supervisor_pid: int = 0
     message: str = ""
+    answered: str = ""
+    refused: str = ""
     started_ms: int = 0
     services: dict[str, ServiceState] = field(default_factory=dict)
 
@@ -109,9 +119,7 @@ class RunFolder:
 
     def write(self, state: MeshState) -> None:
         """Replace the state file in one step."""
-        fresh = self.path / "state.json.new"
-        fresh.write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")
-        fresh.replace(self.path / "state.json")
+        self._replace("state.json", asdict(state))
 
     def read(self) -> MeshState | None:
         """Return the last state that was written, None when there is none."""
@@ -121,6 +129,27 @@ class RunFolder:
             return None
         services = {name: ServiceState(**body) for name, body in raw.pop("services").items()}
         return MeshState(**raw, services=services)
+
+    def request(self, request: StartRequest) -> None:
+        """Leave a request for the supervisor, which reads it on SIGHUP; a request that has not been read is replaced."""
+        self._replace("start.json", asdict(request))
+
+    def requested(self) -> StartRequest:
+        """Return the request that was left last.
+
+        Raises:
+            ConfigurationError: there is none.
+        """
+        try:
+            raw = json.loads((self.path / "start.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ConfigurationError(f"{self.path} holds no start.json: nobody has said what to start") from None
+        return StartRequest(id=raw["id"], services=tuple(raw["services"]))
+
+    def _replace(self, name: str, content: Mapping[str, Any]) -> None:
+        fresh = self.path / f"{name}.new"
+        fresh.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        fresh.replace(self.path / name)
 
     def processes(self, variable: str) -> list[int]:
         """Return the pids of all processes, but this one, whose environment says that they belong to this folder."""

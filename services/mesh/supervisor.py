@@ -1,7 +1,7 @@
 """Keeps the processes of one mesh running: `python -m services.mesh supervise`, started by `up`.
 
 Starts in dependency order, checks health, starts again what dies (with a growing pause), stops in reverse order on SIGTERM.
-Writes `state.json`; takes no other commands. Ends by itself when its owner (a demo or test) is gone.
+Writes `state.json`; on SIGHUP it also starts the services that `start.json` names. Ends by itself when its owner (a demo or test) is gone.
 Knows processes and readiness, nothing about what the services do.
 """
 
@@ -17,7 +17,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -31,6 +31,9 @@ from services.mesh.settings import MeshSettings
 from services.mesh.state import ANSWERING, MeshState, ProcessId, RunFolder, ServiceState, State, kill
 
 _log = logging.getLogger("mesh")
+
+Names = tuple[str, ...]
+Plan = Callable[[Names], Sequence[Process]]
 
 _LAUNCHER = Path(__file__).with_name("launch.py")
 _PORT_WAIT_S = 5.0
@@ -48,6 +51,11 @@ class Supervised:
         self._child: asyncio.subprocess.Process | None = None
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
+
+    @property
+    def has_ended_badly(self) -> bool:
+        """Whether it has failed for good or was stopped, so that starting it means a new beginning."""
+        return self.state.state in ("failed", "stopped")
 
     @property
     def was_started(self) -> bool:
@@ -206,13 +214,18 @@ class Supervised:
 class Supervisor:
     """All processes of one mesh."""
 
-    def __init__(self, processes: Sequence[Process], folder: RunFolder, settings: MeshSettings, *, owner: ProcessId | None = None) -> None:
-        """`processes` stand in start order; with an `owner`, the mesh ends when that process does."""
-        self._folder, self._settings, self._owner = folder, settings, owner
+    def __init__(self, plan: Plan, names: Names, folder: RunFolder, settings: MeshSettings, *, owner: ProcessId | None = None) -> None:
+        """`plan` gives the processes of services in start order; with an `owner`, the mesh ends when that process does.
+
+        Raises:
+            ConfigurationError: from `plan`.
+        """
+        self._plan, self._folder, self._settings, self._owner = plan, folder, settings, owner
         self._state = MeshState(supervisor_pid=_own_pid(), started_ms=_now_ms())
         self._changed = asyncio.Event()
-        self._all = {process.name: Supervised(process, folder, settings, self._publish) for process in processes}
-        self._state.services = {name: one.state for name, one in self._all.items()}
+        self._all: dict[str, Supervised] = {}
+        self._add(plan(names))
+        self._tasks: list[asyncio.Task[None]] = []
         self._signals = 0
         self._stop = asyncio.Event()
 
@@ -221,21 +234,47 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
+        loop.add_signal_handler(signal.SIGHUP, self._on_request)
         self._publish()
-        tasks = [asyncio.create_task(one.run(partial(self._dependencies, name))) for name, one in self._all.items()]
-        tasks.append(asyncio.create_task(self._start_up()))
+        self._run(self._all)
+        self._tasks.append(asyncio.create_task(self._start_up()))
         if self._owner is not None:
-            tasks.append(asyncio.create_task(self._owner_gone(self._owner)))
+            self._tasks.append(asyncio.create_task(self._owner_gone(self._owner)))
         await self._stop.wait()
         self._state.phase = "stopping"
         self._publish()
         await self._stop_all()
-        for task in tasks:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         self._state.phase = "failed" if self._state.message else "down"
         self._publish()
         return 1 if self._state.message else 0
+
+    def _add(self, processes: Sequence[Process]) -> list[str]:
+        """Take up the processes that are not here yet, or have ended for good; return their names."""
+        added = [one for one in processes if one.name not in self._all or self._all[one.name].has_ended_badly]
+        for process in added:
+            self._all[process.name] = Supervised(process, self._folder, self._settings, self._publish)
+            self._state.services[process.name] = self._all[process.name].state
+        return [process.name for process in added]
+
+    def _run(self, names: Iterable[str]) -> None:
+        self._tasks += [asyncio.create_task(self._all[name].run(partial(self._dependencies, name))) for name in names]
+
+    def _on_request(self) -> None:
+        """Start what the request names beside what runs; a plan that fails is refused and changes nothing."""
+        request = self._folder.requested()
+        self._state.answered, self._state.refused = request.id, ""
+        if self._state.phase != "up":
+            self._state.refused = f"the mesh is {self._state.phase}, not up"
+        else:
+            try:
+                self._run(self._add(self._plan(request.services)))
+            except ConfigurationError as error:
+                self._state.refused = str(error)
+        _log.info("asked to start %s: %s", ", ".join(request.services), self._state.refused or "yes")
+        self._publish()
 
     async def _start_up(self) -> None:
         """Wait until every service answers; when one failed or the time is up, note the reason in the state and stop the mesh."""
@@ -313,7 +352,12 @@ async def check(ready: Ready, process: Process) -> State | None:
         return None if status is None else "healthy" if status == "SERVING" else "not_serving"
     if ready.kind == "command":
         return "healthy" if await _succeeds(ready, process) else None
-    probes = {"broker": embedded.broker_ready, "redis": embedded.redis_ready, "triton": embedded.triton_ready}
+    probes = {
+        "broker": embedded.broker_ready,
+        "redis": embedded.redis_ready,
+        "triton": embedded.triton_ready,
+        "mlflow": embedded.mlflow_ready,
+    }
     return "healthy" if await asyncio.to_thread(probes[ready.kind], ready.port) else None
 
 
@@ -403,13 +447,13 @@ def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-async def supervise(processes: Sequence[Process], folder: RunFolder, settings: MeshSettings, owner_pid: int | None) -> int:
-    """Run the mesh in this process; return the exit code.
+async def supervise(plan: Plan, names: Names, folder: RunFolder, settings: MeshSettings, owner_pid: int | None) -> int:
+    """Run the mesh in this process, at first the services `names` (all when empty); return the exit code.
 
     Raises:
-        ConfigurationError: the owner is already gone.
+        ConfigurationError: the owner is already gone, or `plan` fails.
     """
     owner = ProcessId.of(owner_pid) if owner_pid else None
     if owner_pid and owner is None:
         raise ConfigurationError(f"the owner, pid {owner_pid}, is already gone")
-    return await Supervisor(processes, folder, settings, owner=owner).run()
+    return await Supervisor(plan, names, folder, settings, owner=owner).run()

@@ -124,6 +124,30 @@ def test_services_start_after_what_they_depend_on_and_stop_before_it(dummies: Du
     assert mesh.state().phase == "down"
 
 
+def test_more_services_of_a_running_mesh_start_later_beside_those_that_run(dummies: Dummies) -> None:
+    dummies.mesh(dummies.service("first"), dummies.service("job", "misconfigured"), dummies.service("second", after="first"))
+    quick = MeshSettings(backoff_initial_ms=100, start_timeout_ms=20_000)
+    mesh = Mesh(dummies.folder / "compose.yml", run_dir=dummies.folder / "run", services=("first",), settings=quick)
+    with pytest.raises(ConfigurationError, match="is down, not up"):
+        mesh.start("second")
+    mesh.up()
+    dummies.made.append(mesh)
+    before = mesh.pids()
+    assert list(before) == ["first"]
+    mesh.start("second")
+    assert mesh.pids().keys() == {"first", "second"}
+    assert mesh.pids()["first"] == before["first"]
+    assert dummies.lines() == ["first start", "second start"]
+    with pytest.raises(ConfigurationError, match="job: configuration error: TUNEMESH_DUMMY_X=7"):
+        mesh.start("job")
+    with pytest.raises(ConfigurationError, match="has no service 'third'"):
+        mesh.start("third")
+    assert mesh.services()["second"].state == "healthy"
+    assert mesh.state().phase == "up"
+    mesh.down()
+    assert dummies.lines()[-2:] == ["second end", "first end"]
+
+
 def test_a_killed_service_is_started_again_and_counted(dummies: Dummies) -> None:
     mesh = dummies.mesh(dummies.service("one"), dummies.service("two"))
     mesh.up()

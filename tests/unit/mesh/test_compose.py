@@ -26,7 +26,7 @@ services:
   extra:
     image: extra:1
     profiles: [extra]
-volumes: { data: {} }
+volumes: { data: { x-tunemesh: { folder: build/data } } }
 """
 
 
@@ -42,7 +42,7 @@ def test_a_service_is_read_with_its_variables_put_in(tmp_path: Path) -> None:
     assert web.healthcheck is not None
     assert (web.healthcheck.interval_s, web.healthcheck.timeout_s, web.stop_grace_s) == (90.0, 0.5, 3.0)
     assert web.volumes == (
-        Mount(source="data", target="/var/data", is_named=True),
+        Mount(source="data", target="/var/data", is_named=True, folder="build/data"),
         Mount(source="./conf", target="/etc/conf", is_named=False),
     )
     assert (web.image, web.restart) == ("example:1", "unless-stopped")
@@ -62,6 +62,27 @@ def test_services_with_a_profile_are_left_out_and_named_ones_bring_their_depende
         selected(compose, ("extra",))
     with pytest.raises(ConfigurationError, match="has no service 'nobody'; it has store, web, extra"):
         selected(compose, ("nobody",))
+
+
+def test_the_runner_takes_profile_cpu_and_leaves_to_docker_what_has_no_local_form(tmp_path: Path) -> None:
+    variants = """
+services:
+  model-cpu: { image: "m:1", profiles: [cpu], command: ["python", "-m", "m"], x-tunemesh: { env: ml } }
+  model-gpu:
+    image: m:1
+    profiles: [gpu]
+    deploy: { resources: { reservations: { devices: [{ driver: nvidia, capabilities: [gpu], device_ids: ["0:1"] }] } } }
+    x-tunemesh: { env: ml }
+  dashboards: { image: "d:1" }
+  user:
+    image: u:1
+    depends_on: { model-cpu: { condition: service_started, required: false }, model-gpu: { condition: service_started, required: false } }
+    x-tunemesh: { env: light }
+"""
+    compose = read(tmp_path, variants)
+    assert list(selected(compose)) == ["model-cpu", "user"]
+    assert list(selected(compose, ("user",))) == ["model-cpu", "user"]
+    assert list(selected(compose, ("model-gpu",))) == ["model-gpu"]
 
 
 def test_the_start_order_puts_dependencies_first_and_refuses_a_circle(tmp_path: Path) -> None:
@@ -85,6 +106,10 @@ def test_the_start_order_puts_dependencies_first_and_refuses_a_circle(tmp_path: 
         ("{ store: {", "{ shop: {", "depends_on: there is no service 'shop'"),
         ("data:/var/data", "date:/var/data", "volume 'date' is not declared"),
         ("1m30s", "soon", "'soon' is no duration"),
+        ("{ folder: build/data }", "{ place: build/data }", "volumes.data.x-tunemesh.place: unknown key 'place'"),
+        ("condition: service_healthy", "condition: service_healthy, required: 1", "depends_on.store.required: must be true or false"),
+        ("stop_grace_period: 3s", "deploy: { replicas: 2 }", "services.web.deploy.replicas: unknown key"),
+        ("stop_grace_period: 3s", "deploy: { resources: { limits: { cpus: 1 } } }", "services.web.deploy.resources.limits: unknown key"),
         ("${STORE_URL:-store:6379}", "${STORE_URL}", "variable STORE_URL is not set"),
         ("${STORE_URL:-store:6379}", "${STORE_URL-x}", "is no reference"),
         ("WORKERS: 2", "WORKERS: true", "must be text or a number, not True; put it in quotes"),

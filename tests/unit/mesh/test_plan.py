@@ -33,7 +33,17 @@ services:
     environment: { FRONT_DATA: /var/data/a/b, FRONT_RULES: /etc/rules.yaml, FRONT_OTHER: /var/database }
     volumes: ["data:/var/data", "./conf/rules.yaml:/etc/rules.yaml:ro"]
     x-tunemesh: { env: light }
-volumes: { data: {} }
+  later:
+    image: later:1
+    profiles: [cpu]
+    restart: always
+    command: ["python", "-m", "later"]
+    environment: { LATER_PORT: "9100", LATER_ADMIN_PORT: "9101", MODELS: /var/models/a }
+    volumes: ["models:/var/models"]
+    healthcheck: { test: ["CMD", "python", "-m", "services.mesh.health", "9101"] }
+    x-tunemesh: { env: light, ports: { 9100: LATER_PORT, 9101: LATER_ADMIN_PORT } }
+  dashboard: { image: "dashboard:1" }
+volumes: { data: {}, models: { x-tunemesh: { folder: build/models } } }
 """
 
 
@@ -50,12 +60,12 @@ class Planned:
             binary.parent.mkdir(parents=True)
             binary.touch()
 
-    def planner(self, text: str = COMPOSE, **environ: str) -> Planner:
+    def planner(self, text: str = COMPOSE, names: tuple[str, ...] = (), **environ: str) -> Planner:
         (self.folder / "docker-compose.yml").write_text(text)
         compose = load_compose(self.folder / "docker-compose.yml", environ)
         settings = MeshSettings(run_dir=self.folder / "run")
         environments = Environments(light=self.folder / "light", ml=self.folder / "ml")
-        return Planner(compose, selected(compose), settings=settings, environ=environ, environments=environments)
+        return Planner(compose, selected(compose, names), settings=settings, environ=environ, environments=environments)
 
     def process(self, name: str, text: str = COMPOSE, **environ: str) -> Process:
         return next(process for process in self.planner(text, **environ).processes() if process.name == name)
@@ -85,9 +95,35 @@ def test_a_path_in_a_volume_becomes_a_folder_of_the_run_and_a_bound_file_the_fil
     assert env["FRONT_OTHER"] == "/var/database"
 
 
+def test_a_volume_with_a_folder_of_its_own_lies_beside_the_compose_file_and_outlives_the_run(planned: Planned) -> None:
+    assert planned.process("later").env["MODELS"] == str(planned.folder / "build" / "models" / "a")
+
+
+def test_a_service_may_have_several_ports_each_moved_by_its_variable_and_health_asks_the_one_it_names(planned: Planned) -> None:
+    later = planned.process("later", LATER_ADMIN_PORT="9999")
+    assert later.ports == {"LATER_PORT": 9100, "LATER_ADMIN_PORT": 9999}
+    assert (later.env["LATER_PORT"], later.env["LATER_ADMIN_PORT"]) == ("9100", "9999")
+    assert (later.ready.kind, later.ready.port) == ("grpc", 9999)
+    assert planned.planner(LATER_ADMIN_PORT="9999").address("later", 9101) == "127.0.0.1:9999"
+
+
+def test_a_service_that_does_not_run_yet_has_its_address_already(planned: Planned) -> None:
+    text = COMPOSE.replace('"--rules=x"', '"later:9101"')
+    planner = planned.planner(text, ("front",))
+    assert list(planner.services) == ["front"]
+    assert planner.processes()[0].argv[-1] == "127.0.0.1:9101"
+    assert planner.address("later") == "127.0.0.1:9100"
+
+
+def test_the_address_of_a_service_that_only_docker_runs_is_empty_here(planned: Planned) -> None:
+    text = COMPOSE.replace("FRONT_OTHER: /var/database", 'FRONT_OTHER: "http://dashboard:3", FRONT_PLACE: "${PLACE:-http://dashboard:1}"')
+    env = planned.process("front", text, PLACE="http://elsewhere:1").env
+    assert (env["FRONT_OTHER"], env["FRONT_PLACE"]) == ("", "http://elsewhere:1")
+
+
 def test_a_server_outside_the_mesh_is_not_started_and_its_address_stays_as_given(planned: Planned) -> None:
     planner = planned.planner(STORE_URL="redis://store:1/0")
-    assert [process.name for process in planner.processes()] == ["back", "front"]
+    assert [process.name for process in planner.processes()] == ["back", "front", "later"]
     assert planner.external == {"store": "STORE_URL"}
     back = planned.process("back", STORE_URL="redis://store:1/0")
     assert back.env["STORE"] == "redis://store:1/0"
