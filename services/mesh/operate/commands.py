@@ -1,0 +1,249 @@
+"""The operator's commands: parsed arguments in, calls of this package, a table or JSON out; command_line.py names them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from typing import Any, cast
+
+from services.common.errors import InvalidInput, ServiceError
+from services.common.feature_spec import FeatureSpec
+from services.common.settings import EXIT_BAD_CONFIGURATION, load_settings
+from services.common.topics import WITH_DLQ, Topic
+from services.mesh.operate import aliases, ranker, screen
+from services.mesh.operate.addresses import Addresses, Part
+from services.mesh.operate.letter_book import counted
+from services.mesh.operate.log_scan import LogScanner
+from services.mesh.operate.redrive import Redrive, read_book
+from services.mesh.operate.rpc import Client, connect
+from services.mesh.operate.settings import OperateSettings
+from services.mesh.operate.times import iso, parse_time
+from services.mesh.operate.why import explain
+from services.mesh.operate.why_report import Learned
+from services.mesh.settings import MeshSettings
+
+Command = Callable[["Operator", argparse.Namespace], int]
+
+
+class Operator:
+    """What a command needs of the mesh. Close it to close the connections."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        """Reads the settings and the run folder's state; connects nothing.
+
+        Raises:
+            ConfigurationError: a setting is wrong.
+        """
+        self.settings = load_settings(OperateSettings)
+        run_dir = arguments.run_dir or load_settings(MeshSettings).run_dir
+        self._addresses = Addresses(self.settings, run_dir)
+        self._channels = ExitStack()
+
+    def client(self, part: str) -> Client:
+        """Return the client of a part, open until `close`."""
+        return self._channels.enter_context(connect(part.replace("_", " "), self._addresses.of(cast(Part, part))))
+
+    @property
+    def kafka(self) -> str:
+        """The broker's address."""
+        return self._addresses.of("kafka")
+
+    def scanner(self) -> LogScanner:
+        """Return a reader of the mesh's logs."""
+        return LogScanner(self.kafka, timeout_ms=self.settings.kafka_timeout_ms, max_records=self.settings.scan_records)
+
+    def close(self) -> None:
+        """Close what `client` opened."""
+        self._channels.close()
+
+
+def run(name: str, arguments: argparse.Namespace) -> int:
+    """Run one command and return its exit code; what cannot be done is one line on stderr and code 1.
+
+    Arguments that make no sense are one line and code 2.
+
+    Raises:
+        ConfigurationError: a setting makes no sense.
+    """
+    operator = Operator(arguments)
+    try:
+        return _COMMANDS[name](operator, arguments)
+    except InvalidInput as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_BAD_CONFIGURATION
+    except ServiceError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    finally:
+        operator.close()
+
+
+def _why(operator: Operator, arguments: argparse.Namespace) -> int:
+    settings = operator.settings
+    spec = FeatureSpec.load(settings.feature_spec_path)
+    report = explain(
+        arguments.request_id,
+        operator.scanner(),
+        spec,
+        before_ms=settings.scan_before_ms,
+        after_ms=settings.scan_after_ms,
+        learned=lambda: _learned(operator),
+    )
+    if arguments.json:
+        screen.print_json(report)
+    elif report["kind"] == "recommendation":
+        screen.print_recommendation(report)
+    else:
+        screen.print_generation(report)
+    return 0
+
+
+def _learned(operator: Operator) -> Learned | None:
+    """How far the trainer is; None, with a line that says so, when it does not answer: the logs tell the rest."""
+    try:
+        status = ranker.status(operator.client("trainer"), timeout_ms=operator.settings.rpc_timeout_ms)
+    except ServiceError as error:
+        print(f"whether samples are learned is not known: {error}", file=sys.stderr)
+        return None
+    return Learned(f"{status.epoch}.{status.seq}", tuple(status.source_offsets))
+
+
+def _rollback(operator: Operator, arguments: argparse.Namespace) -> int:
+    if arguments.alias == "ranker":
+        if not arguments.to:
+            raise InvalidInput("rollback ranker needs --to TIME: which checkpoint to go back to, e.g. --to 10m")
+        return _restore(operator, arguments, arguments.to, skip_later=True)
+    settings = operator.settings
+    alias = aliases.parse_alias(arguments.alias)
+    follower = aliases.follower_of(alias, operator.client, timeout_ms=settings.rpc_timeout_ms, load_timeout_ms=settings.restore_timeout_ms)
+    moved = aliases.move(alias, arguments.to, operator.client("trainer"), follower, timeout_ms=settings.rpc_timeout_ms)
+    live_s = aliases.wait_until_live(moved, follower, wait_ms=settings.wait_ms)
+    document = {"alias": alias, "from": moved.before, "to": moved.after, "version": moved.version, "live_after_s": round(live_s, 3)}
+    _print(arguments, document, f"{alias}: {moved.before} -> {moved.after}; live after {live_s:.2f} s")
+    return 0
+
+
+def _retrain(operator: Operator, arguments: argparse.Namespace) -> int:
+    return _restore(operator, arguments, arguments.since, skip_later=False)
+
+
+def _restore(operator: Operator, arguments: argparse.Namespace, moment: str, *, skip_later: bool) -> int:
+    settings = operator.settings
+    not_after_ms = parse_time(moment, now_ms=time.time_ns() // 1_000_000)
+    actor = "tunemesh rollback" if skip_later else "tunemesh retrain"
+    trainer = operator.client("trainer")
+    done = ranker.restore(trainer, not_after_ms, skip_later=skip_later, actor=actor, timeout_ms=settings.restore_timeout_ms)
+    live_s, replicas = ranker.wait_for_replicas(operator.scanner(), done.epoch, done.restored_at_s, wait_ms=settings.wait_ms)
+    document = {
+        "checkpoint": done.checkpoint,
+        "written_at": iso(done.created_at_ms),
+        "epoch": done.epoch,
+        "source_offsets": list(done.source_offsets),
+        "skipped": list(done.skipped),
+        "replicas": replicas,
+        "live_after_s": round(live_s, 3),
+    }
+    later = f"{sum(done.skipped)} later samples are passed over" if skip_later else "the later samples are learned again"
+    text = f"the ranker is back at {done.checkpoint}, written {iso(done.created_at_ms)}, as epoch {done.epoch}; {later}; {len(replicas)} "
+    _print(arguments, document, f"{text}replica(s) live after {live_s:.2f} s")
+    return 0
+
+
+def _set_paused(operator: Operator, arguments: argparse.Namespace) -> int:
+    learner = ranker.set_paused(operator.client("trainer"), arguments.is_paused, timeout_ms=operator.settings.rpc_timeout_ms)
+    document = {
+        "paused": learner.is_paused,
+        "version": learner.version,
+        "samples_trained": learner.samples_trained,
+        "publishing_refused": learner.publishing_refused,
+    }
+    state = "is paused; heartbeats go on" if learner.is_paused else "learns"
+    refused = f"; its last delta was refused: {learner.publishing_refused}" if learner.publishing_refused else ""
+    _print(arguments, document, f"the ranker {state} (version {learner.version}, {learner.samples_trained} samples trained){refused}")
+    return 0 if learner.is_paused == arguments.is_paused else 1
+
+
+def _list_letters(operator: Operator, arguments: argparse.Namespace) -> int:
+    if arguments.topic:
+        return _list_topic(operator, arguments, _topic(arguments.topic))
+    rows = []
+    for topic in WITH_DLQ:
+        for row in read_book(operator.scanner(), topic).summary():
+            first, last = iso(cast(int, row.pop("first_ms"))), iso(cast(int, row.pop("last_ms")))
+            if not arguments.reason or row["reason"] == arguments.reason:
+                rows.append({"topic": topic.name, **row, "first": first, "last": last})
+    if arguments.json:
+        screen.print_json(rows)
+    else:
+        screen.print_rows(rows, empty="there are no dead letters")
+    return 0
+
+
+def _list_topic(operator: Operator, arguments: argparse.Namespace, topic: Topic) -> int:
+    letters = list(read_book(operator.scanner(), topic).letters.values())
+    rows = [
+        {
+            "letter": str(letter.name),
+            "reason": letter.body.reason,
+            "detail": letter.body.detail,
+            "feedback_id": letter.body.feedback_id,
+            "at": iso(letter.body.failed_at_ms),
+            "state": letter.state,
+        }
+        for letter in letters
+        if not arguments.reason or letter.body.reason == arguments.reason
+    ]
+    shown = rows[: arguments.limit]
+    if arguments.json:
+        screen.print_json(shown)
+    else:
+        screen.print_rows(shown, empty=f"there are no dead letters of {topic.name}")
+        if len(rows) > len(shown):
+            print(f"… {len(rows) - len(shown)} more (--limit)")
+    return 0
+
+
+def _redrive(operator: Operator, arguments: argparse.Namespace) -> int:
+    topic = _topic(arguments.topic)
+    done = Redrive(operator.kafka, operator.scanner(), topic).run(reason=arguments.reason, limit=arguments.limit, again=arguments.again)
+    document = {
+        "topic": topic.name,
+        "redriven": len(done.sent),
+        "by_reason": counted(done.sent),
+        "sent_by_an_interrupted_run": len(done.found_sent),
+        "left_to_another_run": done.left_to_others,
+        "left_for_next_time": done.not_taken,
+    }
+    if arguments.json:
+        screen.print_json(document)
+    else:
+        screen.print_fields(document)
+    return 0
+
+
+def _topic(name: str) -> Topic:
+    """Return the source topic of a name that is its own or that of its dead-letter topic."""
+    for topic in WITH_DLQ:
+        if name in (topic.name, topic.dlq):
+            return topic
+    raise InvalidInput(f"{name!r} has no dead letters; these have: {', '.join(topic.name for topic in WITH_DLQ)}")
+
+
+def _print(arguments: argparse.Namespace, document: dict[str, Any], text: str) -> None:
+    if arguments.json:
+        screen.print_json(document)
+    else:
+        print(text)
+
+
+_COMMANDS: Mapping[str, Command] = {
+    "why": _why,
+    "rollback": _rollback,
+    "retrain": _retrain,
+    "set_paused": _set_paused,
+    "list_letters": _list_letters,
+    "redrive": _redrive,
+}

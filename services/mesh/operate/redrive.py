@@ -1,0 +1,149 @@
+"""Puts records of a dead-letter topic back into their source topic, each letter once. letter_book.py has the rules.
+
+A record keeps its key, value and headers, and gets the header `tunemesh-redriven` with its letter's name.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from kafka import KafkaProducer
+from kafka.errors import KafkaError
+from tunemesh.events.v1.dead_letter_pb2 import DeadLetter
+
+from services.common.dead_letter_reasons import REDRIVE_CLAIMED, REDRIVEN
+from services.common.dead_letters import dead_letter_headers
+from services.common.envelope import MalformedRecord, header, parse_value
+from services.common.errors import Unavailable
+from services.common.kafka import durable_producer
+from services.common.topics import Topic
+from services.mesh.operate.letter_book import REDRIVEN_HEADER, Letter, LetterBook, note, unresolved, won
+from services.mesh.operate.log_scan import LogScanner
+
+_BATCH = 500
+# A run that has not noted a letter this long after its claim is over: sending a batch takes seconds.
+_CLAIM_TTL_MS = 60_000
+_SOURCE = "/tunemesh/operate"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Redriven:
+    """What a run did with letters: put back, found put back by an earlier run, left to a run that is at it, not taken (limit)."""
+
+    sent: list[Letter] = field(default_factory=list)
+    found_sent: list[Letter] = field(default_factory=list)
+    left_to_others: int = 0
+    not_taken: int = 0
+
+
+def read_book(scanner: LogScanner, topic: Topic) -> LetterBook:
+    """Read a whole dead-letter topic.
+
+    Raises:
+        Unavailable: no broker, no such topic, or more records than the scanner may read.
+    """
+    book = LetterBook()
+
+    def add(record: Any) -> None:
+        try:
+            book.add(record.offset, parse_value(record.value, record.headers, DeadLetter))
+        except MalformedRecord as error:
+            _log.warning("%s at offset %d is no dead letter and is left out: %s", topic.dlq, record.offset, error)
+
+    if scanner.scan(topic.dlq, add).is_cut:
+        raise Unavailable(f"{topic.dlq} holds more records than may be read at once: raise TUNEMESH_OPERATE_SCAN_RECORDS")
+    return book
+
+
+class Redrive:
+    """One run over one dead-letter topic."""
+
+    def __init__(self, bootstrap_servers: str, scanner: LogScanner, topic: Topic) -> None:
+        """`topic` is the source topic, whose dead letters are put back."""
+        self._bootstrap, self._scanner, self._topic = bootstrap_servers, scanner, topic
+        self._run_id = uuid.uuid4().hex
+        self._result = Redriven()
+
+    def run(self, *, reason: str = "", limit: int, again: bool = False) -> Redriven:
+        """Put back at most `limit` letters, oldest first; see LetterBook.pending for the others.
+
+        Raises:
+            Unavailable: no broker, or it did not acknowledge. Running again continues, and puts nothing back twice.
+        """
+        producer = durable_producer(self._bootstrap, client_id="tunemesh-operate")
+        try:
+            pending = read_book(self._scanner, self._topic).pending(reason=reason, again=again)
+            free = self._not_sent_yet(producer, pending)
+            self._result.not_taken = max(0, len(free) - limit)
+            for start in range(0, min(limit, len(free)), _BATCH):
+                self._put_back(producer, free[start : min(start + _BATCH, limit)])
+        except KafkaError as error:
+            raise Unavailable(f"Kafka at {self._bootstrap} failed: {error!r}; run again to continue") from error
+        finally:
+            producer.close(timeout=5)
+        return self._result
+
+    def _not_sent_yet(self, producer: KafkaProducer, pending: list[Letter]) -> list[Letter]:
+        """Leave out what another run is at, and what an earlier one has sent without living to note it."""
+        fresh, stale = unresolved(pending, now_ms=_now_ms(), claim_ttl_ms=_CLAIM_TTL_MS)
+        self._result.left_to_others = len(fresh)
+        sent = self._names_in_source(stale)
+        self._result.found_sent = [letter for letter in stale if str(letter.name) in sent]
+        self._note(producer, self._result.found_sent, REDRIVEN)
+        excluded = {letter.name for letter in [*fresh, *self._result.found_sent]}
+        return [letter for letter in pending if letter.name not in excluded]
+
+    def _names_in_source(self, stale: Sequence[Letter]) -> set[str]:
+        if not stale:
+            return set()
+        since_ms = min(claim.claimed_at_ms for letter in stale for claim in letter.claims)
+        scan = self._scanner.scan(self._topic.name, lambda record: header(record.headers, REDRIVEN_HEADER), since_ms=since_ms - 1_000)
+        if scan.is_cut:
+            raise Unavailable(
+                f"whether {len(stale)} letters of an interrupted run were sent cannot be said without reading more of {self._topic.name}: "
+                "raise TUNEMESH_OPERATE_SCAN_RECORDS"
+            )
+        return set(scan.found)
+
+    def _put_back(self, producer: KafkaProducer, letters: Sequence[Letter]) -> None:
+        claimed_ms = _now_ms()
+        self._note(producer, letters, REDRIVE_CLAIMED)
+        names = {letter.name for letter in letters}
+        book = read_book(self._scanner, self._topic)
+        mine = won([letter for name, letter in book.letters.items() if name in names], self._run_id, since_ms=claimed_ms - _CLAIM_TTL_MS)
+        self._result.left_to_others += len(letters) - len(mine)
+        futures = [
+            producer.send(self._topic.name, key=letter.body.key or None, value=letter.body.value, headers=_headers(letter))
+            for letter in mine
+        ]
+        producer.flush()
+        for future in futures:
+            future.get(0)
+        self._note(producer, mine, REDRIVEN)
+        self._result.sent += mine
+
+    def _note(self, producer: KafkaProducer, letters: Sequence[Letter], kind: str) -> None:
+        futures = []
+        for letter in letters:
+            body = note(letter, kind, self._run_id, _now_ms())
+            value, headers = body.SerializeToString(), dead_letter_headers(body, _SOURCE)
+            futures.append(producer.send(self._topic.dlq, key=letter.body.key or None, value=value, headers=headers))
+        producer.flush()
+        for future in futures:
+            future.get(0)
+
+
+def _headers(letter: Letter) -> list[tuple[str, bytes]]:
+    kept = [(name, value) for name, value in letter.body.headers.items() if name != REDRIVEN_HEADER]
+    return [*kept, (REDRIVEN_HEADER, str(letter.name).encode())]
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,59 @@
+"""Calls of the operator's commands: one channel per part, a deadline on every call, and failures as one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import grpc
+
+from services.common.errors import Conflict, InvalidInput, NotFound, Overloaded, ServiceError, Unavailable
+
+ResponseT = TypeVar("ResponseT")
+
+_ERRORS: dict[grpc.StatusCode, type[ServiceError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidInput,
+    grpc.StatusCode.NOT_FOUND: NotFound,
+    grpc.StatusCode.FAILED_PRECONDITION: Conflict,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
+}
+
+
+class Client:
+    """A part of the mesh that can be called.
+
+    Attributes:
+        name: for messages, e.g. "trainer at 127.0.0.1:50054".
+    """
+
+    def __init__(self, part: str, target: str, channel: grpc.Channel) -> None:
+        """Use `connect` instead."""
+        self.name = f"{part} at {target}"
+        self.channel = channel
+
+    def call(self, method: Callable[..., ResponseT], request: Any, *, timeout_ms: int) -> ResponseT:
+        """Call a method of a stub made with `channel`.
+
+        Raises:
+            InvalidInput, NotFound, Conflict, Overloaded: as the part answered, in its words.
+            Unavailable: no answer, or any other failure.
+        """
+        try:
+            return method(request, timeout=timeout_ms / 1e3)
+        except grpc.RpcError as error:
+            raise self.translated(error) from error
+
+    def translated(self, error: grpc.RpcError) -> ServiceError:
+        """Return the error of a call as one line that names the part."""
+        code, details = error.code(), " ".join((error.details() or "").split())
+        if code is grpc.StatusCode.UNAVAILABLE and "failed to connect" in details:
+            details = "nobody answers there"
+        return _ERRORS.get(code, Unavailable)(f"the {self.name} said {code.name}: {details}")
+
+
+@contextmanager
+def connect(part: str, target: str) -> Iterator[Client]:
+    """Open a channel for the length of the block; nothing is sent before the first call."""
+    with grpc.insecure_channel(target) as channel:
+        yield Client(part, target, channel)
