@@ -22,6 +22,9 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 @dataclass
 class FakeItem:
     item_id: str
+    score: float = 0.5
+    task_scores: tuple[float, ...] = (0.5,)
+    reasons: tuple[str, ...] = ("candidate",)
 
 
 def ranking_of(query: Query, degraded_reason: str = "") -> Ranking:
@@ -51,6 +54,14 @@ class FakeExposureLog:
 
     def append(self, exposure: Exposure) -> None:
         self.exposures.append(exposure)
+
+
+@dataclass
+class FakeEventLog:
+    records: list[Record] = field(default_factory=list)
+
+    def append(self, record: Record) -> None:
+        self.records.append(record)
 
 
 @dataclass

@@ -7,10 +7,11 @@ updater: without servicers it answers health only). Knows no service.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -112,12 +113,14 @@ class EdgeInterceptor(grpc.aio.ServerInterceptor):
         return handle
 
     def _stream(self, span_name: str, method: str, inner: Any) -> Any:
-        async def handle(request: Any, context: Any) -> AsyncIterator[Any]:
+        # Writes by itself: were this a generator, a call cancelled during a write would be cleaned up whenever it is collected.
+        async def handle(request: Any, context: Any) -> None:
             started = time.perf_counter()
             try:
                 with self._telemetry.span(span_name, parent=traceparent_of(context.invocation_metadata()), kind=SpanKind.SERVER):
-                    async for response in inner(request, context):
-                        yield response
+                    async with contextlib.aclosing(inner(request, context)) as responses:
+                        async for response in responses:
+                            await context.write(response)
             except Exception as error:  # noqa: BLE001 - the edge: everything becomes a status
                 await self._abort(method, context, error)
             finally:

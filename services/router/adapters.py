@@ -22,21 +22,25 @@ class RecommenderFailed(Exception):
     """The recommender answered with a status that only a defect explains; the caller gets INTERNAL."""
 
 
+def channel_options(max_message_bytes: int) -> list[tuple[str, int]]:
+    """Return the options of every channel that the router opens."""
+    return [
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_send_message_length", max_message_bytes),
+        # The default backoff grows to two minutes: a service that came back would stay unseen for that long.
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 1_000),
+    ]
+
+
 class GrpcRecommender:
     """Calls RecommenderService.Recommend."""
 
     def __init__(self, target: str, *, max_message_bytes: int) -> None:
         """Connects lazily. Must be made on the event loop that uses it."""
-        options = [
-            ("grpc.max_receive_message_length", max_message_bytes),
-            ("grpc.max_send_message_length", max_message_bytes),
-            # The default backoff grows to two minutes: a recommender that came back would stay unseen for that long.
-            ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.min_reconnect_backoff_ms", 100),
-            ("grpc.max_reconnect_backoff_ms", 1_000),
-        ]
         self._target = target
-        self._channel = grpc.aio.insecure_channel(target, options=options)
+        self._channel = grpc.aio.insecure_channel(target, options=channel_options(max_message_bytes))
         self._stub = recommender_service_pb2_grpc.RecommenderServiceStub(self._channel)  # type: ignore[no-untyped-call] # generated
 
     async def recommend(self, query: Query, *, timeout_s: float, wait_for_ready: bool) -> Ranking:

@@ -27,11 +27,26 @@ class RecommenderTooSlow(Unavailable):
 
 
 class Ranked(Protocol):
-    """One ranked item. The router looks at nothing but its id, so that an adapter may pass its own type through."""
+    """One ranked item. The router only passes it on and logs it, so that an adapter may hand its own type through."""
 
     @property
     def item_id(self) -> str:
         """The item's id."""
+        ...
+
+    @property
+    def score(self) -> float:
+        """What the list is sorted by."""
+        ...
+
+    @property
+    def task_scores(self) -> Sequence[float]:
+        """The ranker's probabilities; empty when it did not answer."""
+        ...
+
+    @property
+    def reasons(self) -> Sequence[str]:
+        """Through which channel the item came."""
         ...
 
 

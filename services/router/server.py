@@ -2,25 +2,47 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 
 from tunemesh.router.v1 import router_service_pb2, router_service_pb2_grpc
 
 from services.common import grpc_server, telemetry
+from services.common.aliases import AliasView
 from services.common.ids import uuid7
 from services.common.kafka_async import AsyncProducer
 from services.common.settings import redacted, variable_of
+from services.common.topic_follower import TopicFollower
+from services.common.topics import CONTROL
 from services.router.adapters import DegradedAnswers, GrpcRecommender
+from services.router.answer_clients import GrpcLanguageModel, GrpcPromptAssembler, GrpcRetriever, LiveAdapters
 from services.router.core import ExposureLog, Limits, RecentAnswers, Recommender, Router
-from services.router.exposure_log import KafkaExposureLog
+from services.router.event_log import KafkaEventLog
+from services.router.generation import (
+    Adapters,
+    GenerationLimits,
+    GenerationLog,
+    Generator,
+    LanguageModel,
+    PromptAssembler,
+    Retriever,
+)
+from services.router.records import Exposures, Generations
 from services.router.servicer import RouterServicer
 from services.router.settings import RouterSettings
 from services.router.spool import Spool
 
 SERVICE = "router"
+# An alias that moved is answered with this much later at most.
+_ALIAS_FETCH_WAIT_MS = 200
+_FOLLOWER_STOP_S = 1.0
 
 _log = logging.getLogger(__name__)
+
+
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def make_router(settings: RouterSettings, recommender: Recommender, exposures: ExposureLog) -> Router:
@@ -38,22 +60,74 @@ def make_router(settings: RouterSettings, recommender: Recommender, exposures: E
         limits=limits,
         variant=settings.variant,
         monotonic_s=time.monotonic,
-        wall_ms=lambda: time.time_ns() // 1_000_000,
+        wall_ms=_wall_ms,
         new_request_id=uuid7,
     )
 
 
-def servicer_of(router: Router, signals: telemetry.Telemetry) -> grpc_server.Servicer:
+def make_generator(
+    settings: RouterSettings,
+    retriever: Retriever,
+    assembler: PromptAssembler,
+    model: LanguageModel,
+    adapters: Adapters,
+    generations: GenerationLog,
+) -> Generator:
+    """Return the core of Generate with the real clocks and ids."""
+    limits = GenerationLimits(
+        default_deadline_s=settings.generate_default_deadline_ms / 1e3,
+        max_deadline_s=settings.generate_max_deadline_ms / 1e3,
+        retriever_timeout_s=settings.retriever_timeout_ms / 1e3,
+        prompt_assembler_timeout_s=settings.prompt_assembler_timeout_ms / 1e3,
+        llm_reconnect_s=settings.llm_reconnect_ms / 1e3,
+        max_tokens=settings.generate_max_tokens,
+        num_passages=settings.retriever_passages,
+    )
+    return Generator(
+        retriever,
+        assembler,
+        model,
+        adapters,
+        generations,
+        limits=limits,
+        variant=settings.variant,
+        monotonic_s=time.monotonic,
+        wall_ms=_wall_ms,
+        new_request_id=uuid7,
+    )
+
+
+class AnswerClients:
+    """The channels that Generate uses; made on the event loop that uses them."""
+
+    def __init__(self, settings: RouterSettings) -> None:
+        """Connects lazily."""
+        limit = settings.max_message_bytes
+        self.retriever = GrpcRetriever(settings.retriever_target, max_message_bytes=limit)
+        self.assembler = GrpcPromptAssembler(settings.prompt_assembler_target, max_message_bytes=limit)
+        self.model = GrpcLanguageModel(settings.llm_target, max_message_bytes=limit)
+
+    def generator(self, settings: RouterSettings, adapters: Adapters, generations: GenerationLog) -> Generator:
+        """Return the core of Generate over these channels."""
+        return make_generator(settings, self.retriever, self.assembler, self.model, adapters, generations)
+
+    async def close(self) -> None:
+        """Close the channels."""
+        for client in (self.retriever, self.assembler, self.model):
+            await client.close()
+
+
+def servicer_of(router: Router, generator: Generator, signals: telemetry.Telemetry) -> grpc_server.Servicer:
     """Return what the gRPC server serves."""
     return grpc_server.Servicer(
         descriptor=router_service_pb2.DESCRIPTOR.services_by_name["RouterService"],
-        implementation=RouterServicer(router, DegradedAnswers(signals)),
+        implementation=RouterServicer(router, generator, DegradedAnswers(signals), signals.meter),
         register=router_service_pb2_grpc.add_RouterServiceServicer_to_server,
     )
 
 
 async def run(settings: RouterSettings) -> None:
-    """Serve until SIGTERM. Kafka may be away: exposures then wait on disk.
+    """Serve until SIGTERM. Kafka may be away: what is logged then waits on disk, and aliases stay as they are known.
 
     Raises:
         ConfigurationError: a folder cannot be written, or the port is taken.
@@ -62,17 +136,25 @@ async def run(settings: RouterSettings) -> None:
     _log.info("settings: %s", redacted(settings))
     spool = Spool(settings.spool_dir, max_bytes=settings.spool_max_bytes, variable=variable_of(settings, "spool_dir"))
     producer = AsyncProducer(settings.kafka_bootstrap_servers, client_id=SERVICE, delivery_timeout_ms=settings.delivery_timeout_ms)
-    exposures = KafkaExposureLog(
+    events = KafkaEventLog(
         producer, spool, max_buffered=settings.exposure_buffer, flush_interval_ms=settings.flush_interval_ms, telemetry=signals
     )
     recommender = GrpcRecommender(settings.recommender_target, max_message_bytes=settings.max_message_bytes)
+    clients = AnswerClients(settings)
+    aliases = AliasView()
+    follower = TopicFollower(settings.kafka_bootstrap_servers, CONTROL.name, aliases, client_id=SERVICE, fetch_wait_ms=_ALIAS_FETCH_WAIT_MS)
+    follower.start()
     await producer.start(wait_s=1.0)
-    exposures.start()
+    events.start()
 
     async def on_drain() -> None:
-        await exposures.close()
+        await events.close()
         await producer.stop()
         await recommender.close()
+        await clients.close()
+        await asyncio.to_thread(follower.stop, _FOLLOWER_STOP_S)
 
-    servicer = servicer_of(make_router(settings, recommender, exposures), signals)
-    await grpc_server.serve([servicer], settings, signals, on_drain=on_drain, main=lambda _: exposures.watch())
+    router = make_router(settings, recommender, Exposures(events))
+    generator = clients.generator(settings, LiveAdapters(aliases), Generations(events))
+    servicer = servicer_of(router, generator, signals)
+    await grpc_server.serve([servicer], settings, signals, on_drain=on_drain, main=lambda _: events.watch())

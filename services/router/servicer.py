@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import Any, Protocol, cast
 
 import grpc.aio
 from opentelemetry import trace
-from tunemesh.common.v1 import recommendation_pb2
+from opentelemetry.metrics import Meter
+from tunemesh.common.v1 import chat_pb2, passage_pb2, recommendation_pb2
 from tunemesh.router.v1 import router_service_pb2, router_service_pb2_grpc
 
 from services.router.core import Query, Recommendation, Router
+from services.router.generation import Generator, Header, Piece
+from services.router.question import Message, Passage, Question, Sampling
 
 
 class Degradations(Protocol):
@@ -24,10 +29,12 @@ class Degradations(Protocol):
 class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
     """The public API."""
 
-    def __init__(self, router: Router, degradations: Degradations) -> None:
-        """`router` decides; `degradations` counts."""
+    def __init__(self, router: Router, generator: Generator, degradations: Degradations, meter: Meter) -> None:
+        """`router` and `generator` decide; `degradations` counts; `meter` gets the histogram `router.generate.ttft` (ms)."""
         self._router = router
+        self._generator = generator
         self._degradations = degradations
+        self._ttft = meter.create_histogram("router.generate.ttft", unit="ms", description="From the request to its first text.")
 
     async def Recommend(
         self, request: router_service_pb2.RecommendRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -54,6 +61,32 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
             items=cast("Sequence[recommendation_pb2.RankedItem]", answer.ranking.items),  # the adapter passes them through
         )
 
+    async def Generate(
+        self, request: router_service_pb2.GenerateRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncGenerator[router_service_pb2.GenerateResponse]:
+        """Answer a question, streamed. Errors: see the proto."""
+        started = time.perf_counter()
+        async with aclosing(self._generator.generate(_question(request), remaining_s=context.time_remaining())) as events:
+            async for event in events:
+                if isinstance(event, Header):
+                    self._ttft.record((time.perf_counter() - started) * 1e3)
+                    self._note(event)
+                    yield router_service_pb2.GenerateResponse(header=_header(event))
+                else:
+                    yield _response(event)
+
+    def _note(self, header: Header) -> None:
+        span = trace.get_current_span()
+        if span.is_recording():
+            span.set_attribute("tunemesh.request_id", header.request_id)
+            span.set_attribute("tunemesh.model_version", header.model_version)
+            span.set_attribute("tunemesh.prompt_version", header.prompt_version)
+            span.set_attribute("tunemesh.num_passages", len(header.passages))
+            span.set_attribute("tunemesh.degraded_reason", header.degraded_reason)
+        if header.degraded_reason:
+            for reason in header.degraded_reason.split(","):
+                self._degradations.note(reason)
+
 
 def _describe(query: Query, answer: Recommendation) -> None:
     span = trace.get_current_span()
@@ -62,3 +95,48 @@ def _describe(query: Query, answer: Recommendation) -> None:
         span.set_attribute("tunemesh.num_candidates", len(query.candidates))
         span.set_attribute("tunemesh.model_version", answer.ranking.model_version)
         span.set_attribute("tunemesh.degraded_reason", answer.ranking.degraded_reason)
+
+
+def _question(request: router_service_pb2.GenerateRequest) -> Question:
+    sampling = request.sampling
+    return Question(
+        user_id=request.user_id,
+        text=request.question,
+        task=request.task,
+        history=tuple(Message(role=turn.role, content=turn.content) for turn in request.history),
+        context=tuple(
+            Passage(passage_id=given.passage_id, title=given.title, text=given.text, score=given.score) for given in request.context
+        ),
+        retrieve=request.retrieve,
+        retrieval_source=request.retrieval_source,
+        sampling=Sampling(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_tokens=sampling.max_tokens,
+            seed=sampling.seed,
+            stop=tuple(sampling.stop),
+        ),
+        adapter=request.adapter,
+    )
+
+
+def _header(header: Header) -> router_service_pb2.GenerateHeader:
+    return router_service_pb2.GenerateHeader(
+        request_id=header.request_id,
+        experiment=header.experiment,
+        variant=header.variant,
+        model_version=header.model_version,
+        prompt_version=header.prompt_version,
+        degraded_reason=header.degraded_reason,
+        passages=[
+            passage_pb2.Passage(passage_id=each.passage_id, title=each.title, text=each.text, score=each.score) for each in header.passages
+        ],
+    )
+
+
+def _response(piece: Piece) -> router_service_pb2.GenerateResponse:
+    response = router_service_pb2.GenerateResponse(text=piece.text, finish_reason=piece.finish_reason)
+    if piece.usage is not None:
+        usage = chat_pb2.TokenUsage(prompt_tokens=piece.usage.prompt_tokens, completion_tokens=piece.usage.completion_tokens)
+        response.usage.CopyFrom(usage)
+    return response

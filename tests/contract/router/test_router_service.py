@@ -16,12 +16,15 @@ from tunemesh.recommender.v1 import recommender_service_pb2, recommender_service
 from tunemesh.router.v1 import router_service_pb2, router_service_pb2_grpc
 
 from services.common import telemetry
+from services.common.aliases import AliasView
 from services.common.grpc_server import GrpcServer
 from services.common.telemetry import read_spans
 from services.router.adapters import GrpcRecommender
-from services.router.server import make_router, servicer_of
+from services.router.answer_clients import LiveAdapters
+from services.router.records import Generations
+from services.router.server import AnswerClients, make_router, servicer_of
 from services.router.settings import RouterSettings
-from tests.edge_fakes import FakeExposureLog, ServiceProcess
+from tests.edge_fakes import FakeEventLog, FakeExposureLog, ServiceProcess
 
 NOWHERE = "127.0.0.1:1"
 
@@ -77,12 +80,15 @@ async def stub(recommender, exposures) -> AsyncIterator[router_service_pb2_grpc.
     settings = RouterSettings(port=0, recommender_target=f"127.0.0.1:{recommender.port}", max_candidates=100, drain_grace_ms=100)
     client = GrpcRecommender(settings.recommender_target, max_message_bytes=settings.max_message_bytes)
     signals = telemetry.disabled("router")
-    server = GrpcServer(settings, signals, [servicer_of(make_router(settings, client, exposures), signals)])
+    answers = AnswerClients(settings)
+    generator = answers.generator(settings, LiveAdapters(AliasView()), Generations(FakeEventLog()))
+    server = GrpcServer(settings, signals, [servicer_of(make_router(settings, client, exposures), generator, signals)])
     port = await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield router_service_pb2_grpc.RouterServiceStub(channel)
     await server.drain()
     await client.close()
+    await answers.close()
 
 
 def request(**fields) -> router_service_pb2.RecommendRequest:

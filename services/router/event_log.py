@@ -1,7 +1,7 @@
-"""The exposure log: a bounded buffer in memory, a background flush to Kafka, and a spool on disk while Kafka is away.
+"""The event log: a bounded buffer in memory, a background flush to Kafka, and a spool on disk while Kafka is away.
 
 `append` never blocks and never fails: logging must not cost a request its answer. Whatever is lost is counted with its reason.
-An exposure may be written twice (same request_id): its readers ignore the second. Knows no gRPC.
+A record may be written twice: readers go by its request_id and ignore the second. Knows no topic, no message type and no gRPC.
 """
 
 from __future__ import annotations
@@ -15,13 +15,9 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from opentelemetry.metrics import CallbackOptions, Observation
-from tunemesh.events.v1 import exposure_pb2
 
-from services.common.envelope import headers_for
 from services.common.kafka_async import NotAcknowledged, Record
-from services.common.telemetry import Telemetry, current_traceparent
-from services.common.topics import EXPOSURES
-from services.router.core import Exposure
+from services.common.telemetry import Telemetry
 from services.router.spool import Spool
 
 _MAX_BATCH = 500
@@ -40,39 +36,14 @@ class Sender(Protocol):
         ...
 
 
-def to_record(exposure: Exposure) -> Record:
-    """Encode an exposure for exposures.v1; the active span goes along."""
-    answer = exposure.recommendation
-    ranking = answer.ranking
-    value = exposure_pb2.Exposure(
-        request_id=answer.request_id,
-        user_id=exposure.user_id,
-        exposed_at_ms=exposure.exposed_at_ms,
-        item_ids=[item.item_id for item in ranking.items],
-        features_block=ranking.features_block,
-        schema_hash=ranking.schema_hash,
-        experiment=answer.experiment,
-        variant=answer.variant,
-        model_version=ranking.model_version,
-        degraded_reason=ranking.degraded_reason,
-        idempotency_key=exposure.idempotency_key,
-        candidates_given=exposure.candidates_given,
-    ).SerializeToString()
-    headers = headers_for(
-        EXPOSURES.value,
-        "/tunemesh/router",
-        event_id=answer.request_id,
-        time_ms=exposure.exposed_at_ms,
-        traceparent=current_traceparent(),
-    )
-    return Record(EXPOSURES.name, exposure.user_id.encode(), value, headers)
-
-
-class KafkaExposureLog:
+class KafkaEventLog:
     """Buffers, flushes and spools. Call `start` once, `close` last."""
 
     def __init__(self, sender: Sender, spool: Spool, *, max_buffered: int, flush_interval_ms: int, telemetry: Telemetry) -> None:
-        """Records the counter `router.exposures` (outcome: sent, spooled, dropped; reason) and the gauge `router.exposures.spool_bytes`."""
+        """Records the counter `router.events` (by topic, outcome and reason) and the gauge `router.events.spool_bytes`.
+
+        An outcome is "sent", "spooled" or "dropped".
+        """
         self._sender = sender
         self._spool = spool
         self._max_buffered = max_buffered
@@ -81,8 +52,8 @@ class KafkaExposureLog:
         self._wake = asyncio.Event()
         self._closing = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._counter = telemetry.meter.create_counter("router.exposures", description="Exposures by what became of them.")
-        telemetry.meter.create_observable_gauge("router.exposures.spool_bytes", [self._observe_spool], unit="By")
+        self._counter = telemetry.meter.create_counter("router.events", description="Records for Kafka by what became of them.")
+        telemetry.meter.create_observable_gauge("router.events.spool_bytes", [self._observe_spool], unit="By")
         self.counts: Counter[str] = Counter()
         self._next_warning_s: dict[str, float] = {}
 
@@ -92,7 +63,7 @@ class KafkaExposureLog:
     def start(self) -> None:
         """Begin to flush, what an earlier process left in the spool first."""
         if not self._spool.empty:
-            _log.info("the spool holds %d bytes of exposures from before; they are sent first", self._spool.num_bytes)
+            _log.info("the spool holds %d bytes of records from before; they are sent first", self._spool.num_bytes)
         self._task = asyncio.create_task(self._run())
 
     async def watch(self) -> None:
@@ -100,13 +71,12 @@ class KafkaExposureLog:
         if self._task is not None:
             await asyncio.shield(self._task)
 
-    def append(self, exposure: Exposure) -> None:
-        """Keep the exposure for Kafka; drop and count it when the buffer is full."""
-        record = to_record(exposure)
+    def append(self, record: Record) -> None:
+        """Keep the record for Kafka; drop and count it when the buffer is full."""
         if len(self._buffer) >= self._max_buffered:
-            self._count("dropped", 1, "buffer_full")
+            self._count("dropped", [record], "buffer_full")
         elif len(record.value) > _MAX_RECORD_BYTES:
-            self._count("dropped", 1, "too_large")
+            self._count("dropped", [record], "too_large")
         else:
             self._buffer.append(record)
             self._wake.set()
@@ -169,18 +139,19 @@ class KafkaExposureLog:
         try:
             await self._sender.send(batch)
         except NotAcknowledged as error:
-            self._count("sent", len(batch) - len(error.records))
+            waiting = set(map(id, error.records))
+            self._count("sent", [record for record in batch if id(record) not in waiting])
             raise
-        self._count("sent", len(batch))
+        self._count("sent", batch)
 
     async def _keep(self, records: list[Record]) -> None:
         try:
             kept = await asyncio.to_thread(self._spool.append, records)
         except OSError as error:
-            self._count("dropped", len(records), f"spool_failed: {error.strerror}")
+            self._count("dropped", records, f"spool_failed: {error.strerror}")
             return
-        self._count("spooled", kept, "kafka_away")
-        self._count("dropped", len(records) - kept, "spool_full")
+        self._count("spooled", records[:kept], "kafka_away")
+        self._count("dropped", records[kept:], "spool_full")
 
     async def _pause(self, seconds: float) -> None:
         """Sleep, but not into a shutdown."""
@@ -191,14 +162,15 @@ class KafkaExposureLog:
     def _take(self) -> list[Record]:
         return [self._buffer.popleft() for _ in range(min(len(self._buffer), _MAX_BATCH))]
 
-    def _count(self, outcome: str, number: int, reason: str = "") -> None:
-        if number == 0:
+    def _count(self, outcome: str, records: Sequence[Record], reason: str = "") -> None:
+        if not records:
             return
-        self.counts[outcome] += number
-        self._counter.add(number, {"outcome": outcome, "reason": reason})
+        self.counts[outcome] += len(records)
+        for topic, number in Counter(record.topic for record in records).items():
+            self._counter.add(number, {"topic": topic, "outcome": outcome, "reason": reason})
         if outcome == "sent":
             return
         now_s = time.monotonic()
         if now_s >= self._next_warning_s.get(reason, 0.0):
             self._next_warning_s[reason] = now_s + _WARN_EVERY_S
-            _log.warning("exposures are %s (%s); so far %s", outcome, reason, dict(self.counts))
+            _log.warning("records for Kafka are %s (%s); so far %s", outcome, reason, dict(self.counts))

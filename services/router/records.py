@@ -1,0 +1,126 @@
+"""What the router writes to Kafka: the records of exposures.v1 and generations.v1. Each carries the span that made it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from tunemesh.common.v1 import chat_pb2
+from tunemesh.events.v1 import exposure_pb2, generation_pb2
+
+from services.common.envelope import headers_for
+from services.common.kafka_async import Record
+from services.common.telemetry import current_traceparent
+from services.common.topics import EXPOSURES, GENERATIONS, Topic
+from services.router.core import Exposure, Ranked
+from services.router.generation import Generation
+from services.router.question import Message, Sampling
+
+_SOURCE = "/tunemesh/router"
+
+
+class EventLog(Protocol):
+    """What the logs need of `services.router.event_log.KafkaEventLog`."""
+
+    def append(self, record: Record) -> None:
+        """Keep the record for Kafka, or drop and count it."""
+        ...
+
+
+class Exposures:
+    """`services.router.core.ExposureLog` over the event log."""
+
+    def __init__(self, log: EventLog) -> None:
+        """The log is started and closed by its owner."""
+        self._log = log
+
+    def append(self, exposure: Exposure) -> None:
+        """Keep the exposure for Kafka."""
+        self._log.append(exposure_record(exposure))
+
+
+class Generations:
+    """`services.router.generation.GenerationLog` over the event log."""
+
+    def __init__(self, log: EventLog) -> None:
+        """The log is started and closed by its owner."""
+        self._log = log
+
+    def append(self, generation: Generation) -> None:
+        """Keep the answer for Kafka."""
+        self._log.append(generation_record(generation))
+
+
+def exposure_record(exposure: Exposure) -> Record:
+    """Encode an exposure for exposures.v1."""
+    answer = exposure.recommendation
+    ranking = answer.ranking
+    value = exposure_pb2.Exposure(
+        request_id=answer.request_id,
+        user_id=exposure.user_id,
+        exposed_at_ms=exposure.exposed_at_ms,
+        item_ids=[item.item_id for item in ranking.items],
+        features_block=ranking.features_block,
+        schema_hash=ranking.schema_hash,
+        experiment=answer.experiment,
+        variant=answer.variant,
+        model_version=ranking.model_version,
+        degraded_reason=ranking.degraded_reason,
+        idempotency_key=exposure.idempotency_key,
+        candidates_given=exposure.candidates_given,
+        scores=_scores(ranking.items),
+        reasons=[",".join(item.reasons) for item in ranking.items],
+    )
+    return _record(EXPOSURES, exposure.user_id, value.SerializeToString(), answer.request_id, exposure.exposed_at_ms)
+
+
+def _scores(items: Sequence[Ranked]) -> list[float]:
+    """Without the ranker a list is sorted by something else, whose numbers would be taken for the model's."""
+    return [item.score for item in items] if all(item.task_scores for item in items) else []
+
+
+def generation_record(generation: Generation) -> Record:
+    """Encode an answer for generations.v1."""
+    question, header = generation.question, generation.header
+    value = generation_pb2.Generation(
+        request_id=header.request_id,
+        user_id=question.user_id,
+        task=question.task,
+        question=question.text,
+        messages=messages_proto(generation.messages),
+        answer=generation.answer,
+        finish_reason=generation.finish_reason,
+        experiment=header.experiment,
+        variant=header.variant,
+        model_version=header.model_version,
+        prompt_version=header.prompt_version,
+        passage_ids=[passage.passage_id for passage in header.passages],
+        degraded_reason=header.degraded_reason,
+        usage=chat_pb2.TokenUsage(prompt_tokens=generation.usage.prompt_tokens, completion_tokens=generation.usage.completion_tokens),
+        sampling=sampling_proto(question.sampling),
+        started_at_ms=generation.started_at_ms,
+        first_token_at_ms=generation.first_token_at_ms,
+        finished_at_ms=generation.finished_at_ms,
+    )
+    return _record(GENERATIONS, question.user_id, value.SerializeToString(), header.request_id, generation.finished_at_ms)
+
+
+def messages_proto(messages: Sequence[Message]) -> list[chat_pb2.ChatMessage]:
+    """Return the turns as protos."""
+    return [chat_pb2.ChatMessage(role=message.role, content=message.content) for message in messages]
+
+
+def sampling_proto(sampling: Sampling) -> chat_pb2.Sampling:
+    """Return the sampling as a proto."""
+    return chat_pb2.Sampling(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        max_tokens=sampling.max_tokens,
+        seed=sampling.seed,
+        stop=sampling.stop,
+    )
+
+
+def _record(topic: Topic, user_id: str, value: bytes, event_id: str, time_ms: int) -> Record:
+    headers = headers_for(topic.value, _SOURCE, event_id=event_id, time_ms=time_ms, traceparent=current_traceparent())
+    return Record(topic.name, user_id.encode(), value, headers)
