@@ -28,7 +28,7 @@ from services.trainer.gate import GateLimits
 from services.trainer.owner import ControlOwner
 from services.trainer.prequential import TaskQuality
 from services.trainer.session import HistoryLost, Logs, Session, SessionConfig, Stores, open_session
-from services.trainer.stores import BaseStore, Checkpoint, CheckpointStore
+from services.trainer.stores import BaseStore, Checkpoint, CheckpointStore, Dated, Retention, nothing_so_old
 
 SPEC = FeatureSpec.load(Path(__file__).parents[1] / "model_repo" / "ranker" / "feature_spec.yaml")
 
@@ -108,6 +108,9 @@ class FakeSamples:
 
     def hold(self, partitions: Sequence[int]) -> None:
         self.held = set(partitions)
+
+    def read_to(self) -> list[int]:
+        return list(self.positions)
 
     def poll(self, timeout_ms: int) -> list[FakeRecord]:
         polled = []
@@ -201,12 +204,24 @@ class FakeDeadLetters:
 
 class FakeCheckpoints(CheckpointStore):
     def __init__(self, disk: FakeDisk, faults: Faults) -> None:
-        super().__init__("disk", model=SPEC.model, schema_hash=SPEC.schema_hash, keep=3)
+        retention = Retention(keep=3, history_interval_ms=1, history_keep=0)
+        super().__init__("disk", model=SPEC.model, schema_hash=SPEC.schema_hash, retention=retention)
         self.disk, self.faults = disk, faults
 
     def newest(self) -> Checkpoint | None:
         name = max(self.disk.checkpoints, default=None)
         return self.disk.checkpoints[name][0] if name is not None else None
+
+    def at_or_before(self, time_ms: int, *, lineage_id: str) -> Dated:
+        mine = {
+            name: (checkpoint, created)
+            for name, (checkpoint, created) in self.disk.checkpoints.items()
+            if checkpoint.cut.lineage_id == lineage_id
+        }
+        old = [name for name, (_, created) in mine.items() if created <= time_ms]
+        if not old:
+            raise nothing_so_old(time_ms, [created for _, created in mine.values()])
+        return Dated(mine[max(old)][0], max(old), mine[max(old)][1])
 
     def write(self, checkpoint: Checkpoint, *, now_ms: int) -> str:
         name = checkpoint.cut.name
@@ -232,6 +247,12 @@ class FakeBases(BaseStore):
             del self.disk.bases[name]
 
 
+@dataclass(frozen=True)
+class FakeStep:
+    num_samples: int
+    gradient_norm: float
+
+
 class FakeLearner:
     """Rows and one dense tensor that depend on every sample, its place in the order, and how often it was learned."""
 
@@ -242,7 +263,7 @@ class FakeLearner:
         self.steps = 0
         self.evict_every = evict_every
 
-    def step(self, groups: Sequence[SampleGroup]) -> None:
+    def step(self, groups: Sequence[SampleGroup]) -> FakeStep:
         self.steps += 1
         for table in self.tables.values():
             table.advance(self.steps)
@@ -255,6 +276,7 @@ class FakeLearner:
         if self.steps % self.evict_every == 0:
             for table in self.tables.values():
                 table.evict(self.steps)
+        return FakeStep(sum(len(group.samples) for group in groups), gradient_norm=float(len(groups)))
 
     def _update(self, name: str, key: int, value: np.float32) -> None:
         table, ids = self.tables[name], np.array([key], np.int64)
@@ -425,9 +447,22 @@ def broker_with(logs: Sequence[Sequence[SampleRecord]], disk: FakeDisk | None = 
 class Life:
     """One process: everything that a crash takes with it."""
 
-    session: Session
+    open: Callable[[], Session]
     samples: FakeSamples
-    learner: FakeLearner
+    session: Session
+    num_epochs: int = 0
+
+    @property
+    def learner(self) -> FakeLearner:
+        assert isinstance(self.session.learner, FakeLearner)
+        return self.session.learner
+
+    def begin_epoch(self) -> Session:
+        """What the worker is given: the session that there is, then, at each restore, another one."""
+        self.num_epochs += 1
+        if self.num_epochs > 1:
+            self.session = self.open()
+        return self.session
 
 
 def start(
@@ -438,9 +473,10 @@ def start(
     config: Mapping[str, Any] | None = None,
     initial: Mapping[str, NDArray[Any]] | None = None,
     dedup_window_samples: int = 500,
+    now_ms: Callable[[], int] = lambda: 7,
 ) -> Life:
     faults = faults or Faults()
-    samples, learner = FakeSamples(broker, source), FakeLearner()
+    samples = FakeSamples(broker, source)
     fields: dict[str, Any] = {
         "model": SPEC.model,
         "schema_hash": SPEC.schema_hash,
@@ -454,13 +490,16 @@ def start(
         **(config or {}),
     }
     owner = ControlOwner(FakeControlLog(broker, faults), actor="test", now_ms=lambda: 7)
-    session = open_session(
-        lambda: learner,
-        Logs(samples=samples, deltas=FakeDeltaLog(broker, faults, source), bases=FakeBaseLog(broker, faults), owner=owner),
-        Stores(checkpoints=FakeCheckpoints(broker.disk, faults), bases=FakeBases(broker.disk, faults)),
-        SessionConfig(**fields),
-        now_ms=lambda: 7,
-        new_lineage_id=f"lineage-{uuid.uuid4().hex[:6]}",
-        initial_arrays=lambda: initial,
-    )
-    return Life(session, samples, learner)
+
+    def opened() -> Session:
+        return open_session(
+            FakeLearner,
+            Logs(samples=samples, deltas=FakeDeltaLog(broker, faults, source), bases=FakeBaseLog(broker, faults), owner=owner),
+            Stores(checkpoints=FakeCheckpoints(broker.disk, faults), bases=FakeBases(broker.disk, faults)),
+            SessionConfig(**fields),
+            now_ms=now_ms,
+            new_lineage_id=f"lineage-{uuid.uuid4().hex[:6]}",
+            initial_arrays=lambda: initial,
+        )
+
+    return Life(opened, samples, opened())

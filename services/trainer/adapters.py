@@ -31,6 +31,8 @@ _CLIENT_ID = "tunemesh-trainer"
 _DELIVERY_TIMEOUT_MS = 10_000
 # The embedded broker answers a position behind its end with nothing, for ever, where Kafka says that it is out of range.
 _QUIET_BEFORE_CHECK_S = 2.0
+_READ_BACK_POLL_MS = 200
+_READ_BACK_QUIET_S = 20.0
 
 
 @contextmanager
@@ -114,6 +116,11 @@ class KafkaSamples:
             for partition, records in polled.items()
             for record in records
         ]
+
+    def read_to(self) -> list[int]:
+        """Return per partition the offset behind all that `poll` has returned, and behind what it will never return."""
+        with _translated(f"reading {self._topic}"):
+            return [int(self._consumer.position(partition)) for partition in self._partitions]
 
     def _check_positions(self) -> None:
         for partition, (first, end) in zip(self._partitions, self.ranges(), strict=True):
@@ -199,19 +206,28 @@ class KafkaDeltaLog:
         with self._reader() as (consumer, partition):
             return _ranges(consumer, [partition])[0]
 
-    def read(self, first: int, end: int) -> list[Delta]:
-        """Return the chunks at offsets [first, end).
+    def read(self, first: int, end: int) -> Iterator[Delta]:
+        """Go through the chunks at offsets [first, end), a poll's worth of them in memory.
 
-        Raises:
+        Raises, when the first one is asked for or later:
             HistoryLost: they are no longer there.
+            Unavailable: the broker gives nothing more, though more is there.
         """
         with self._reader() as (consumer, partition):
             held = _ranges(consumer, [partition])[0]
             if first < held[0] or end > held[1]:
                 raise HistoryLost(f"{self._topic} holds offsets {held[0]} to {held[1]}, and {first} to {end} are wanted")
             consumer.seek(partition, first)
-            records = drain_to_end(consumer)
-        return [Delta.FromString(record.value) for record in records if record.offset < end]
+            heard_at = time.monotonic()
+            while consumer.position(partition) < end:
+                records = consumer.poll(timeout_ms=_READ_BACK_POLL_MS).get(partition, [])
+                yield from (Delta.FromString(record.value) for record in records if record.offset < end)
+                if records:
+                    heard_at = time.monotonic()
+                elif time.monotonic() - heard_at > _READ_BACK_QUIET_S:
+                    raise Unavailable(
+                        f"{self._topic} is read back to offset {consumer.position(partition)} of {end}, and nothing more comes"
+                    )
 
     @contextmanager
     def _reader(self) -> Iterator[tuple[KafkaConsumer, TopicPartition]]:

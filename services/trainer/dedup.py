@@ -58,6 +58,10 @@ class DedupWindow:
         first = self._num_added - len(self._known)
         return self._ring[(first + np.arange(count)) % self._capacity]
 
+    def copy(self) -> DedupWindow:
+        """Return a window that knows the same ids and goes its own way."""
+        return self.from_array(self.to_array(), self._capacity)
+
     def to_array(self) -> SampleIds:
         """Return a copy of the ids, oldest first: uint64 [len(self)]."""
         return self._oldest(len(self)).view(np.uint64)

@@ -72,7 +72,7 @@ class StepStats(NamedTuple):
     Attributes:
         num_samples: samples learned.
         loss_by_task: sums over samples, in the order of the spec's tasks, before the step.
-        gradient_norm: of the dense part.
+        gradient_norm: L2 norm of all gradients that were applied: of the dense part and of the rows.
     """
 
     num_samples: int
@@ -155,14 +155,15 @@ class Learner:
         *dense, of_users, of_items = torch.autograd.grad(loss_BT.sum() / self.config.loss_unit, [*parameters, users.rows_UD, items.rows_UD])
         gradient_P = torch.cat([gradient.reshape(-1) for gradient in dense])
         self._adam(gradient_P)
-        self._adagrad(users, of_users.numpy(), self.config.user_rate)
-        self._adagrad(items, of_items.numpy(), self.config.item_rate)
+        square = float(gradient_P.double().square().sum())
+        square += self._adagrad(users, of_users.numpy(), self.config.user_rate)
+        square += self._adagrad(items, of_items.numpy(), self.config.item_rate)
         if self.steps % self.config.evict_every_steps == 0:
             for table in self.tables.values():
                 table.evict(self.steps)
         self._prequential.add(torch.sigmoid(shifted_BT.detach()).numpy(), batch.ones_BT, batch.zeros_BT)
         losses = tuple(float(loss) for loss in loss_BT.detach().sum(dim=0))
-        return StepStats(len(loss_BT), losses, float(gradient_P.norm()))
+        return StepStats(len(loss_BT), losses, math.sqrt(square))
 
     def forget_users(self) -> None:
         """Empty the user table, as before the first event: a further pass over the same events must not know them from the last one."""
@@ -276,8 +277,8 @@ class Learner:
         rows_UD[slots_U < 0] = table.default_row
         return _Leaf(table, ids_U, slots_U, torch.from_numpy(rows_UD).requires_grad_(True))
 
-    def _adagrad(self, leaf: _Leaf, gradient_UD: Float32Array, rate: float) -> None:
-        """Move the admitted rows. Source: Duchi et al. 2011."""
+    def _adagrad(self, leaf: _Leaf, gradient_UD: Float32Array, rate: float) -> float:
+        """Move the admitted rows; return the sum of squares of their gradients. Source: Duchi et al. 2011."""
         admitted_U = leaf.slots_U >= 0
         slots_U, gradient_UD = leaf.slots_U[admitted_U], gradient_UD[admitted_U]
         rates_D = np.full(leaf.table.dim, rate, dtype=np.float32)
@@ -286,6 +287,7 @@ class Learner:
         leaf.table.accumulators[slots_U, 0] = squares_UD
         leaf.table.rows[slots_U] -= rates_D * gradient_UD / (np.sqrt(squares_UD) + np.float32(_EPSILON))
         leaf.table.mark_touched(leaf.ids_U[admitted_U])
+        return float(np.square(gradient_UD, dtype=np.float64).sum())
 
     def _adam(self, gradient_P: Tensor) -> None:
         """Move the dense part. Source: Kingma and Ba 2015."""

@@ -114,6 +114,14 @@ class TickMerge(Generic[Group]):
             if groups:
                 return groups
 
+    def pass_over(self, ends: Sequence[int]) -> list[Group]:
+        """Consume the buffered records below `ends` (one offset per partition), in no particular order; return their groups."""
+        groups: list[Group] = []
+        for partition, end in enumerate(ends):
+            below = sum(record.offset < end for record in self._buffers[partition])
+            groups += self._consume(partition, below)
+        return groups
+
     def _end_of_batch(self, partition: int) -> int:
         """Return how many buffered records make up the next batch: through a tick, or to the last group that fits; 0: wait."""
         num_groups = 0

@@ -22,6 +22,21 @@ _ADOPT = "to keep the weights and learn on from the oldest samples of this broke
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """What an operator had restored: the epoch that continues from such a cut goes back.
+
+    Attributes:
+        checkpoint: name of the checkpoint whose weights these are.
+        skipped: offsets of samples.v1 that are passed over, per partition.
+        actor: who asked.
+    """
+
+    checkpoint: str
+    skipped: tuple[int, ...]
+    actor: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cut:
     """What a checkpoint says about itself.
 
@@ -32,6 +47,7 @@ class Cut:
         base_id: the newest base at the cut; empty when replicas have to get a new one before anything else.
         position: what the weights contain.
         delta_offset: offset in ranker.deltas.v1 behind the last delta whose content is in the weights and was acknowledged.
+        restored: not None when it was not cut from a running learner, but copied from an older checkpoint.
     """
 
     name: str
@@ -40,6 +56,7 @@ class Cut:
     base_id: str
     position: Position
     delta_offset: int
+    restored: Restored | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +130,7 @@ def plan_start(
         position=cut.position,
         publish_base=not cut.base_id or found.newest_base_id != cut.base_id or not deltas_are_there,
         write_checkpoint=False,
-        note=f"continuing {cut.name}",
+        note=f"continuing {cut.name}" + (f", the restored {cut.restored.checkpoint}" if cut.restored else ""),
     )
 
 

@@ -7,6 +7,7 @@ had been written, replicas end with the same rows. It knows neither Kafka nor ho
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -108,6 +109,9 @@ class DeltaPublisher:
     refusal: str = ""
     _in_flight: _InFlight | None = None
     _published_steps: int = NONE_YET
+    # Of what was learned since the last delta that carried weights.
+    _gradient_square: float = 0.0
+    _samples_learned: int = 0
     # Ids that an earlier epoch published after the cut that this one continues from, still to be published as rows or tombstones.
     _to_republish: dict[str, Int64s] = field(default_factory=dict)
 
@@ -119,6 +123,11 @@ class DeltaPublisher:
     def republish(self, ids_by_table: Mapping[str, Int64s]) -> None:
         """Let the next delta carry these ids as they are now: with their row, or as a tombstone when they have none."""
         self._to_republish = dict(ids_by_table)
+
+    def note_step(self, *, num_samples: int, gradient_norm: float) -> None:
+        """Let the next delta's header count this micro-batch: samples without a gradient are an alarm (streams/quality)."""
+        self._samples_learned += num_samples
+        self._gradient_square += gradient_norm * gradient_norm
 
     def fence(self, position: Position, *, now_ms: int) -> None:
         """Start publishing an empty delta: replicas that have it refuse older epochs.
@@ -147,12 +156,16 @@ class DeltaPublisher:
             self._send(DeltaBody(), {}, self._published_steps, self.published_position, now_ms, traceparent)
         else:
             self._send(body, tokens, learner.steps, position, now_ms, traceparent)
+            # Sent again byte for byte if need be; what a refused delta would have carried waits for the next one.
+            self._gradient_square, self._samples_learned = 0.0, 0
 
     def _send(self, body: DeltaBody, tokens: dict[str, int], steps: int, position: Position, now_ms: int, traceparent: str) -> None:
         if self._in_flight is not None:
             raise ValueError("a delta is still in flight")
         is_empty = body.dense is None and not any(table.ids.size or table.tombstones.size for table in body.tables.values())
         header = self._header(position, now_ms, heartbeat=is_empty)
+        if not is_empty:
+            header.gradient_norm, header.samples_trained = math.sqrt(self._gradient_square), self._samples_learned
         chunks = chunk(header, b"" if is_empty else encode_body(body, self.dtype))
         self._in_flight = _InFlight(
             seq=self.seq + 1,

@@ -28,9 +28,9 @@ from services.trainer.adapters import KafkaBaseLog, KafkaControlLog, KafkaDeadLe
 from services.trainer.gate import GateLimits
 from services.trainer.owner import ControlOwner
 from services.trainer.servicer import TrainerServicer
-from services.trainer.session import Fenced, HistoryLost, Learner, Logs, SessionConfig, Stores, open_session
+from services.trainer.session import Fenced, HistoryLost, Learner, Logs, Session, SessionConfig, Stores, open_session
 from services.trainer.settings import TrainerSettings
-from services.trainer.stores import BaseStore, CheckpointStore, read_initial_base
+from services.trainer.stores import BaseStore, CheckpointStore, Retention, read_initial_base
 from services.trainer.worker import RankerWorker, WorkerConfig
 
 _log = logging.getLogger(__name__)
@@ -106,17 +106,21 @@ class WorkerThread:
         control_log = KafkaControlLog(settings.kafka_bootstrap_servers, settings.control_topic, producer)
         owner = ControlOwner(control_log, actor=actor, now_ms=now_ms)
         try:
-            session = open_session(
-                lambda: make_learner(spec),
-                make_logs(settings, samples, owner, producer),
-                make_stores(settings, spec),
-                session_config(settings, spec, actor),
-                now_ms=now_ms,
-                new_lineage_id=uuid7(),
-                initial_arrays=lambda: initial_arrays(settings, spec),
-            )
+            logs, stores = make_logs(settings, samples, owner, producer), make_stores(settings, spec)
+
+            def begin_epoch() -> Session:
+                return open_session(
+                    lambda: make_learner(spec),
+                    logs,
+                    stores,
+                    session_config(settings, spec, actor),
+                    now_ms=now_ms,
+                    new_lineage_id=uuid7(),
+                    initial_arrays=lambda: initial_arrays(settings, spec),
+                )
+
             dead_letters = KafkaDeadLetters(settings.dead_letters_topic, producer)
-            worker = RankerWorker(session, spec, samples, dead_letters, worker_config(settings), self._telemetry)
+            worker = RankerWorker(begin_epoch, spec, samples, dead_letters, worker_config(settings), self._telemetry)
             self._worker = worker
             if self._stopping.is_set():
                 return
@@ -153,8 +157,11 @@ def make_logs(settings: TrainerSettings, samples: KafkaSamples, owner: ControlOw
 def make_stores(settings: TrainerSettings, spec: FeatureSpec) -> Stores:
     """Return the artifacts' side."""
     url, model, schema_hash = settings.artifacts_url, spec.model, spec.schema_hash
+    retention = Retention(
+        keep=settings.keep_checkpoints, history_interval_ms=settings.history_interval_ms, history_keep=settings.history_keep
+    )
     return Stores(
-        checkpoints=CheckpointStore(url, model=model, schema_hash=schema_hash, keep=settings.keep_checkpoints),
+        checkpoints=CheckpointStore(url, model=model, schema_hash=schema_hash, retention=retention),
         bases=BaseStore(url, model=model, schema_hash=schema_hash, keep=settings.keep_bases),
     )
 

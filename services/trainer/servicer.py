@@ -14,6 +14,8 @@ from tunemesh.trainer.v1 import trainer_service_pb2_grpc
 from services.common.control import ControlState
 from services.common.errors import Conflict, CorruptArtifact, InvalidInput, Unavailable
 from services.trainer.owner import ControlOwner
+from services.trainer.restore import RestoreRequest
+from services.trainer.session import Fenced, HistoryLost
 from services.trainer.worker import RankerWorker
 
 _MAX_NAME_BYTES = 256
@@ -78,6 +80,22 @@ class TrainerServicer(trainer_service_pb2_grpc.TrainerServiceServicer):
         base_id, uri = await self._run(self._running().publish_base)
         return pb.PublishBaseResponse(base_id=base_id, uri=uri)
 
+    async def RestoreCheckpoint(self, request: pb.RestoreCheckpointRequest, context: Any) -> pb.RestoreCheckpointResponse:  # noqa: ARG002
+        """Go back to an older checkpoint."""
+        _check_name("actor", request.actor)
+        if request.not_after_ms <= 0:
+            raise InvalidInput(f"not_after_ms is {request.not_after_ms}, Unix milliseconds above 0 are wanted")
+        wanted = RestoreRequest(not_after_ms=request.not_after_ms, skip_later_samples=request.skip_later_samples, actor=request.actor)
+        worker = self._running()
+        done = await self._run(lambda: worker.restore(wanted))
+        return pb.RestoreCheckpointResponse(
+            checkpoint=done.url,
+            checkpoint_created_at_ms=done.created_at_ms,
+            epoch=done.epoch,
+            source_offsets=done.source_offsets,
+            skipped=done.skipped,
+        )
+
     async def SetAlias(self, request: pb.SetAliasRequest, context: Any) -> pb.SetAliasResponse:  # noqa: ARG002
         """Move an alias, compare-and-set."""
         _check_name("alias", request.alias)
@@ -107,7 +125,7 @@ class TrainerServicer(trainer_service_pb2_grpc.TrainerServiceServicer):
     async def _run(self, command: Callable[[], Result]) -> Result:
         try:
             return await asyncio.wrap_future(self._running().submit(command))
-        except CorruptArtifact as error:
+        except (CorruptArtifact, Fenced, HistoryLost) as error:
             raise Conflict(str(error)) from error
 
     def _running(self) -> RankerWorker:

@@ -13,7 +13,7 @@ It knows its neighbours as Protocols: neither Kafka, nor threads, nor what time 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -50,10 +50,22 @@ class HistoryLost(Exception):
     """The broker answers, but no longer holds what it held: retention removed it, or the broker lost its data. Retrying does not help."""
 
 
+class Step(Protocol):
+    """What one micro-batch did."""
+
+    @property
+    def num_samples(self) -> int:
+        """Samples learned."""
+
+    @property
+    def gradient_norm(self) -> float:
+        """L2 norm of all gradients that were applied."""
+
+
 class Learner(Published, Protocol):
     """What learns. `services.trainer.learner.Learner` is the real one."""
 
-    def step(self, groups: Sequence[SampleGroup]) -> object:
+    def step(self, groups: Sequence[SampleGroup]) -> Step:
         """Learn one micro-batch."""
 
     def prequential(self) -> Mapping[str, TaskQuality]:
@@ -75,8 +87,13 @@ class ReadableDeltaLog(DeltaLog, Protocol):
     def range(self) -> tuple[int, int]:
         """Return [first offset, next offset)."""
 
-    def read(self, first: int, end: int) -> Sequence[Delta]:
-        """Return the records at offsets [first, end)."""
+    def read(self, first: int, end: int) -> Iterable[Delta]:
+        """Go through the records at offsets [first, end); they need not fit into memory together.
+
+        Raises, when the first one is asked for or later:
+            HistoryLost: they are no longer there.
+            Unavailable: the broker does not answer.
+        """
 
 
 class SampleRanges(Protocol):
@@ -157,7 +174,8 @@ class Session:
         num_all = sum(len(item.group.samples) for item in batch)
         num_new = sum(len(group.samples) for group in groups)
         if groups:
-            self.learner.step(groups)
+            step = self.learner.step(groups)
+            self.publisher.note_step(num_samples=step.num_samples, gradient_norm=step.gradient_norm)
             self.accepted_at_ms += [sample.accepted_at_ms for group in groups for sample in group.samples if sample.accepted_at_ms]
         counters = self.counters
         self.counters = replace(
@@ -171,11 +189,20 @@ class Session:
         """Count a record that was set aside."""
         self.counters = replace(self.counters, unusable_skipped=self.counters.unusable_skipped + 1)
 
+    def rewind(self) -> None:
+        """Read again what was read ahead of the last micro-batch."""
+        self.merge = TickMerge(self.merge.position, batch_groups=self.config.batch_groups)
+        self.logs.samples.seek(self.merge.position.offsets)
+
+    def next_checkpoint_name(self) -> str:
+        """Return a name that sorts behind every one of this epoch that was returned before."""
+        self.num_checkpoints += 1
+        return checkpoint_name(self.epoch, self.num_checkpoints)
+
     def cut(self) -> Checkpoint:
         """Return the whole state as it is at this micro-batch boundary; all copies, so that it can be written while learning goes on."""
-        self.num_checkpoints += 1
         cut = Cut(
-            name=checkpoint_name(self.epoch, self.num_checkpoints),
+            name=self.next_checkpoint_name(),
             lineage_id=self.lineage_id,
             epoch=self.epoch,
             base_id=self.publisher.base_id,
@@ -381,6 +408,7 @@ def _lineage_record(state: ControlState, lineage_id: str, config: SessionConfig,
 def _claim(session: Session, plan: Plan, checkpoint: Checkpoint | None) -> None:
     """Claim the epoch, naming a checkpoint that exists; somebody else's claim in between makes it a higher one."""
     continues_from = checkpoint.cut.name if checkpoint is not None else ""
+    restored = checkpoint.cut.restored if checkpoint is not None else None
     if plan.write_checkpoint:
         first = session.cut()
         session.stores.checkpoints.write(first, now_ms=session.now_ms())
@@ -389,8 +417,15 @@ def _claim(session: Session, plan: Plan, checkpoint: Checkpoint | None) -> None:
 
     def decide(state: ControlState) -> ControlRecord:
         epoch = max(state.epoch(model) + 1, plan.epoch)
-        claim = EpochClaim(model=model, epoch=epoch, continues_from=continues_from, lineage_id=plan.lineage_id)
-        return state.epoch_change(claim, now_ms=session.now_ms(), actor=config.actor)
+        claim = EpochClaim(
+            model=model,
+            epoch=epoch,
+            continues_from=restored.checkpoint if restored is not None else continues_from,
+            lineage_id=plan.lineage_id,
+            source_offsets=plan.position.offsets,
+            skipped=restored.skipped if restored is not None else (),
+        )
+        return state.epoch_change(claim, now_ms=session.now_ms(), actor=restored.actor if restored is not None else config.actor)
 
     epoch = session.logs.owner.write(decide).epoch_claim.epoch
     session.epoch = epoch
@@ -415,7 +450,7 @@ def _begin(session: Session, plan: Plan, checkpoint: Checkpoint | None) -> None:
     session.begin_with_deltas(first, published)
 
 
-def _collect_ids(records: Sequence[Delta], ids_by_table: dict[str, set[int]]) -> None:
+def _collect_ids(records: Iterable[Delta], ids_by_table: dict[str, set[int]]) -> None:
     """Add the ids, of rows and of tombstones, that the records hold.
 
     Raises:

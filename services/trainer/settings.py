@@ -34,7 +34,11 @@ class TrainerSettings(BaseServiceSettings, KafkaSettings, FeatureSpecSettings, A
     checkpoint_interval_ms: int = Field(30_000, ge=10)
     """A checkpoint this often, when something was learned."""
     keep_checkpoints: int = Field(3, ge=1)
-    """Older checkpoints are deleted."""
+    """The newest checkpoints are all kept."""
+    history_interval_ms: int = Field(300_000, ge=1)
+    """Of older checkpoints, the first in each interval of this length is kept: what RestoreCheckpoint can go back to."""
+    history_keep: int = Field(36, ge=0)
+    """So many of those: by default 3 hours of learning. Each is as large as all tables with their optimizer state."""
     keep_bases: int = Field(3, ge=1)
     """Older bases are deleted; a replica that starts needs the newest."""
     max_row_norm: float = Field(100.0, gt=0)

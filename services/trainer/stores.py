@@ -1,5 +1,6 @@
 """Checkpoints and bases of the trainer as artifacts: what they are called, what they hold, how many are kept.
 
+Checkpoints are thinned out with age (`Retention`), so that there is something to go back to.
 A checkpoint is the whole state at one micro-batch boundary (weights, optimizer state, admission counters, what is still to be published,
 de-duplication window, and the offsets that all of this contains); a base is the part that replicas need. Offsets are never stored apart
 from the weights. Knows nothing of Kafka.
@@ -9,17 +10,27 @@ from __future__ import annotations
 
 import logging
 import posixpath
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from services.common.artifacts import Arrays, Artifact, Manifest, delete_artifact, list_artifacts, read_artifact, write_artifact
+from services.common.artifacts import (
+    Arrays,
+    Artifact,
+    Manifest,
+    delete_artifact,
+    list_artifacts,
+    read_artifact,
+    read_manifest,
+    write_artifact,
+)
 from services.common.errors import ConfigurationError, CorruptArtifact, NotFound
 from services.trainer.merge import PartitionPosition, Position
-from services.trainer.plan import Cut
+from services.trainer.plan import Cut, Restored
 
 _log = logging.getLogger(__name__)
 
@@ -47,22 +58,61 @@ class Checkpoint:
     dedup_ids: NDArray[np.uint64]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """Which checkpoints are kept: the newest ones to continue from, and a sparse history to go back to.
+
+    Attributes:
+        keep: the newest so many.
+        history_interval_ms: beyond those, the first one of each interval of this length ...
+        history_keep: ... for the newest so many intervals that have one.
+    """
+
+    keep: int
+    history_interval_ms: int
+    history_keep: int
+
+    def dispensable(self, created_at_ms: Sequence[int | None]) -> list[int]:
+        """Return the positions of those to delete.
+
+        Args:
+            created_at_ms: of all checkpoints, oldest first; None: not known (damaged), and not worth keeping for history.
+        """
+        first_of: dict[int, int] = {}
+        for at, created in enumerate(created_at_ms):
+            if created is not None:
+                first_of.setdefault(created // self.history_interval_ms, at)
+        kept = {at for _, at in sorted(first_of.items())[-self.history_keep :]} if self.history_keep else set()
+        kept |= set(range(max(len(created_at_ms) - self.keep, 0), len(created_at_ms)))
+        return [at for at in range(len(created_at_ms)) if at not in kept]
+
+
+class Dated(NamedTuple):
+    """A checkpoint, where it is and when it was written."""
+
+    checkpoint: Checkpoint
+    url: str
+    created_at_ms: int
+
+
 class CheckpointStore:
     """The folder `<artifacts>/checkpoints`."""
 
-    def __init__(self, artifacts_url: str, *, model: str, schema_hash: str, keep: int) -> None:
+    def __init__(self, artifacts_url: str, *, model: str, schema_hash: str, retention: Retention) -> None:
         """Nothing is touched before the first call.
 
         Args:
             artifacts_url: fsspec URL.
             model: of the feature spec.
             schema_hash: of the feature spec: checkpoints of another one are refused.
-            keep: how many to keep.
+            retention: which to keep.
         """
         self.url = posixpath.join(artifacts_url, "checkpoints")
         self._model = model
         self._schema_hash = schema_hash
-        self._keep = keep
+        self._retention = retention
+        # Artifacts never change: a manifest is read once.
+        self._manifests: dict[str, Manifest | None] = {}
 
     def newest(self) -> Checkpoint | None:
         """Return the newest sound checkpoint; None when there is none. A damaged one is left out with a warning: older ones are as good.
@@ -90,8 +140,30 @@ class CheckpointStore:
             )
         return None
 
+    def at_or_before(self, time_ms: int, *, lineage_id: str) -> Dated:
+        """Return the newest sound checkpoint written at or before a time (Unix milliseconds), in this history of the broker.
+
+        Raises:
+            NotFound: there is none; says what is kept.
+            Unavailable: the store cannot be read.
+        """
+        kept = [
+            (url, manifest)
+            for url in list_artifacts(self.url)
+            if (manifest := self._manifest(url)) is not None
+            and (manifest.lineage_id, manifest.schema_hash) == (lineage_id, self._schema_hash)
+        ]
+        for url, manifest in reversed(kept):
+            if manifest.created_at_ms <= time_ms:
+                try:
+                    manifest, arrays = read_artifact(url, expect_schema_hash=self._schema_hash, expect_lineage=lineage_id)
+                    return Dated(_parse(posixpath.basename(url), manifest, arrays), url, manifest.created_at_ms)
+                except (CorruptArtifact, NotFound) as error:
+                    _log.warning("checkpoint refused, trying an older one: %s", error)
+        raise nothing_so_old(time_ms, [manifest.created_at_ms for _, manifest in kept])
+
     def write(self, checkpoint: Checkpoint, *, now_ms: int) -> str:
-        """Write it durably, delete what is older than the newest `keep`, and return its URL.
+        """Write it durably, delete those that the retention gives up, and return its URL.
 
         Raises:
             CorruptArtifact: a weight is NaN or infinite; nothing was written.
@@ -116,12 +188,30 @@ class CheckpointStore:
                 "samples_trained": checkpoint.counters.samples_trained,
                 "duplicates_skipped": checkpoint.counters.duplicates_skipped,
                 "unusable_skipped": checkpoint.counters.unusable_skipped,
+                "restored": asdict(cut.restored) if cut.restored is not None else None,
             },
         )
         url = posixpath.join(self.url, cut.name)
         write_artifact(url, manifest, {**checkpoint.arrays, _DEDUP_ARRAY: checkpoint.dedup_ids})
-        _prune(self.url, self._keep)
+        self._prune()
         return url
+
+    def _prune(self) -> None:
+        urls = list_artifacts(self.url)
+        manifests = [self._manifest(url) for url in urls]
+        for at in self._retention.dispensable([manifest.created_at_ms if manifest is not None else None for manifest in manifests]):
+            delete_artifact(urls[at])
+        self._manifests = {url: manifest for url, manifest in self._manifests.items() if url in urls}
+
+    def _manifest(self, url: str) -> Manifest | None:
+        """Return the manifest, None when it is damaged or has just been deleted."""
+        if url not in self._manifests:
+            try:
+                self._manifests[url] = read_manifest(url).manifest
+            except (CorruptArtifact, NotFound) as error:
+                _log.warning("checkpoint left out: %s", error)
+                self._manifests[url] = None
+        return self._manifests[url]
 
 
 class BaseStore:
@@ -159,7 +249,8 @@ class BaseStore:
 
     def prune(self) -> None:
         """Delete what is older than the newest `keep`. Call it once the newest is announced: until then replicas load an older one."""
-        _prune(self.url, self._keep)
+        for old in list_artifacts(self.url)[: -self._keep]:
+            delete_artifact(old)
 
 
 def read_initial_base(url: str, *, schema_hash: str, variable: str) -> Arrays:
@@ -174,6 +265,24 @@ def read_initial_base(url: str, *, schema_hash: str, variable: str) -> Arrays:
         raise ConfigurationError(f"{variable}={url}: {error}") from error
     _log.info("beginning with base %s of epoch %d", url, manifest.epoch)
     return arrays
+
+
+def nothing_so_old(time_ms: int, kept_ms: Sequence[int]) -> NotFound:
+    """Return the error that says which checkpoints there are instead."""
+    if not kept_ms:
+        return NotFound("no checkpoint of this broker's history is kept")
+    return NotFound(
+        f"no checkpoint was written at or before {_clock(time_ms)} ({time_ms}); the {len(kept_ms)} that are kept were written from "
+        f"{_clock(min(kept_ms))} ({min(kept_ms)}) to {_clock(max(kept_ms))} ({max(kept_ms)})"
+    )
+
+
+def _clock(time_ms: int) -> str:
+    """Return the time in words; a request may carry any number."""
+    try:
+        return f"{datetime.fromtimestamp(time_ms / 1e3, UTC):%Y-%m-%d %H:%M:%SZ}"
+    except (ValueError, OverflowError, OSError):
+        return "an impossible time"
 
 
 def checkpoint_name(epoch: int, number: int) -> str:
@@ -197,6 +306,7 @@ def _parse(name: str, manifest: Manifest, arrays: Arrays) -> Checkpoint:
             base_id=str(metadata["base_id"]),
             position=position,
             delta_offset=int(metadata["delta_offset"]),
+            restored=_parse_restored(metadata.get("restored")),
         )
         counters = Counters(
             samples_trained=int(metadata["samples_trained"]),
@@ -209,6 +319,13 @@ def _parse(name: str, manifest: Manifest, arrays: Arrays) -> Checkpoint:
     return Checkpoint(cut=cut, seq=manifest.seq, counters=counters, arrays=arrays, dedup_ids=dedup_ids)
 
 
+def _parse_restored(fields: Mapping[str, Any] | None) -> Restored | None:
+    if fields is None:
+        return None
+    skipped = tuple(int(number) for number in fields["skipped"])
+    return Restored(checkpoint=str(fields["checkpoint"]), skipped=skipped, actor=str(fields["actor"]))
+
+
 def _is_replicas(name: str) -> bool:
     kind, _, rest = name.partition("/")
     return kind == "dense" or (kind == "table" and rest.partition("/")[2] in _REPLICA_PARTS)
@@ -219,8 +336,3 @@ def _refuse_poison(arrays: Mapping[str, NDArray[Any]]) -> None:
     for name, array in arrays.items():
         if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
             raise CorruptArtifact(f"array {name} holds NaN or infinity: not written, the last sound checkpoint stays the newest")
-
-
-def _prune(url: str, keep: int) -> None:
-    for old in list_artifacts(url)[:-keep]:
-        delete_artifact(old)

@@ -10,7 +10,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
@@ -18,12 +18,12 @@ from typing import Protocol, TypeVar
 from tunemesh.events.v1.dead_letter_pb2 import DeadLetter
 
 from services.common.dead_letters import dead_letter
-from services.common.envelope import Headers
 from services.common.errors import Conflict, CorruptArtifact, Unavailable
 from services.common.feature_spec import FeatureSpec
 from services.common.telemetry import Telemetry, current_traceparent
 from services.trainer.merge import UnusableRecord
 from services.trainer.prequential import TaskQuality
+from services.trainer.restore import RawSample, RestoreRequest, SampleSource, decide
 from services.trainer.samples import Learnable, UnusableSample, parse_record
 from services.trainer.session import Session
 from services.trainer.stores import Checkpoint, Counters
@@ -37,31 +37,6 @@ _FINAL_FLUSH_MS = 5_000
 _COMPLAINT_INTERVAL_S = 1.0
 
 Result = TypeVar("Result")
-
-
-class RawSample(Protocol):
-    """One record of samples.v1 as it lies there."""
-
-    @property
-    def partition(self) -> int: ...  # noqa: D102
-    @property
-    def offset(self) -> int: ...  # noqa: D102
-    @property
-    def key(self) -> bytes | None: ...  # noqa: D102
-    @property
-    def value(self) -> bytes | None: ...  # noqa: D102
-    @property
-    def headers(self) -> Headers: ...  # noqa: D102
-
-
-class SampleSource(Protocol):
-    """samples.v1, positioned by the session."""
-
-    def poll(self, timeout_ms: int) -> Sequence[RawSample]:
-        """Return what has come; waits at most timeout_ms for something."""
-
-    def hold(self, partitions: Collection[int]) -> None:
-        """Fetch nothing from these partitions until they are not named any more."""
 
 
 class DeadLetters(Protocol):
@@ -102,6 +77,17 @@ class Written:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Restoration:
+    """A restore that has been done: which checkpoint, and where the new epoch goes on."""
+
+    url: str
+    created_at_ms: int
+    epoch: int
+    source_offsets: tuple[int, ...]
+    skipped: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerConfig:
     """The worker's pace."""
 
@@ -111,28 +97,32 @@ class WorkerConfig:
 
 
 class RankerWorker:
-    """Runs one session until told to stop, or until it cannot go on."""
+    """Runs one session after the other until told to stop, or until it cannot go on."""
 
     def __init__(
         self,
-        session: Session,
+        begin_epoch: Callable[[], Session],
         spec: FeatureSpec,
         source: SampleSource,
         dead_letters: DeadLetters,
         config: WorkerConfig,
         telemetry: Telemetry,
     ) -> None:
-        """Nothing happens before `run`.
+        """Begin an epoch, in the calling thread, which takes seconds; nothing is learned before `run`.
 
         Args:
-            session: opened; belongs to the worker's thread from `run` on.
+            begin_epoch: opens a session from the newest checkpoint; called now, and again when a checkpoint is restored. The session
+                belongs to the worker's thread from `run` on.
             spec: what samples must fit.
             source: positioned by the session.
             dead_letters: where unusable samples go.
             config: the pace.
             telemetry: of this process.
+        Raises:
+            ConfigurationError, CorruptArtifact, Unavailable: the epoch cannot begin.
         """
-        self._session = session
+        self._begin_epoch = begin_epoch
+        self._session = begin_epoch()
         self._spec = spec
         self._source = source
         self._dead_letters = dead_letters
@@ -144,7 +134,8 @@ class RankerWorker:
         self._writing: Future[str] | None = None
         self._last_checkpoint = ""
         self._checkpointed_offsets: list[int] = []
-        self._paused = False
+        self._paused = self._paused_by_gate = False
+        self._failure: BaseException | None = None
         self._next_publish = self._next_checkpoint = self._next_complaint = 0.0
         self._step_traces: list[str] = []
         self._unpublished_ms: list[int] = []
@@ -187,12 +178,12 @@ class RankerWorker:
 
     def pause(self) -> None:
         """Consume no samples until `resume`; heartbeats go on."""
-        self._paused = True
+        self._paused, self._paused_by_gate = True, False
         self._refresh()
 
     def resume(self) -> None:
         """Consume samples again."""
-        self._paused = False
+        self._paused = self._paused_by_gate = False
         self._refresh()
 
     def write_checkpoint(self) -> Written:
@@ -216,6 +207,49 @@ class RankerWorker:
         pointer = self._session.publish_base()
         self._refresh()
         return pointer.base_id, pointer.uri
+
+    def restore(self, request: RestoreRequest) -> Restoration:
+        """Go back to an older checkpoint, in a new epoch; return when replicas have what is in it.
+
+        A pause that the gate had made ends, since its cause is gone; an operator's stays.
+
+        Raises:
+            NotFound, Conflict: nothing was changed, see `restore.decide`.
+            Unavailable: the broker or the store does not answer. When the restore was decided by then, the message says so: the worker
+                ends, and the next start completes it.
+        """
+        self._session.check_ownership()
+        self._await_writer()
+        try:
+            decision = decide(self._session, self._source, self._spec, request)
+            url = self._write(decision.checkpoint)
+        except BaseException:
+            self._session.rewind()
+            raise
+        try:
+            session = self._begin_epoch()
+        except BaseException as error:
+            self._failure = error
+            name = decision.target.checkpoint.cut.name
+            raise Unavailable(f"{name} is to be restored, but its epoch could not begin; the next start does so: {error}") from error
+        self._take_over(session, url)
+        return Restoration(
+            url=decision.target.url,
+            created_at_ms=decision.target.created_at_ms,
+            epoch=session.epoch,
+            source_offsets=tuple(session.merge.position.offsets),
+            skipped=decision.skipped,
+        )
+
+    def _take_over(self, session: Session, checkpoint_url: str) -> None:
+        """Go on with the session of a restored checkpoint. A delta of the old one that is still on its way is refused by its epoch."""
+        self._session = session
+        if self._paused_by_gate:
+            self._paused = self._paused_by_gate = False
+        self._step_traces.clear()
+        self._unpublished_ms.clear()
+        self._last_checkpoint, self._checkpointed_offsets = checkpoint_url, session.merge.position.offsets
+        self._refresh({})
 
     def run(self) -> None:
         """Work until `stop`; then flush, write a last checkpoint and return.
@@ -295,6 +329,8 @@ class RankerWorker:
         """Whatever is due: commands, publishing, a checkpoint."""
         while not self._commands.empty():
             self._commands.get()()
+            if self._failure is not None:
+                raise self._failure
         self._poll_publisher()
         now = time.monotonic()
         if now >= self._next_publish:
@@ -320,7 +356,7 @@ class RankerWorker:
         self._step_traces.clear()
         if session.publisher.refusal and not self._paused:
             _log.error("learning is paused: repair the cause, then resume (TrainerService.ResumeLearning), or restart from a checkpoint")
-            self._paused = True
+            self._paused = self._paused_by_gate = True
         self._unpublished_ms += session.accepted_at_ms
         session.accepted_at_ms.clear()
 

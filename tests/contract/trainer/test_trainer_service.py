@@ -40,7 +40,7 @@ async def service() -> AsyncIterator[Service]:
     broker = broker_with(sample_log(1))
     life = start(broker)
     worker = RankerWorker(
-        life.session,
+        life.begin_epoch,
         SPEC,
         life.samples,
         FakeDeadLetters(broker),
@@ -150,6 +150,42 @@ async def test_a_checkpoint_of_weights_that_the_gate_refuses_is_a_failed_precond
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await service.stub.WriteCheckpoint(pb.WriteCheckpointRequest())
     assert refused.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+
+
+async def test_a_restore_answers_with_the_new_epoch_and_status_follows(service: Service) -> None:
+    first = await service.stub.WriteCheckpoint(pb.WriteCheckpointRequest())
+    status = await learned_all(service)
+    request = pb.RestoreCheckpointRequest(not_after_ms=10**15, skip_later_samples=True, actor="ann")
+    restored = await service.stub.RestoreCheckpoint(request)
+    assert (restored.epoch, status.epoch) == (2, 1)
+    assert (restored.checkpoint, restored.checkpoint_created_at_ms) == (first.checkpoint, 7)
+    ends = [len(log) for log in service.broker.samples]
+    assert list(restored.source_offsets) == ends
+    assert list(restored.skipped) == [end - offset for end, offset in zip(ends, first.source_offsets, strict=True)]
+    status = await service.status()
+    assert (status.epoch, list(status.source_offsets), status.paused) == (2, ends, False)
+    again = await service.stub.WriteCheckpoint(pb.WriteCheckpointRequest())
+    assert again.state_hash == first.state_hash
+    alias = pb.SetAliasRequest(alias="ranker/production", target="base-1", expected_version=0, actor="ci")
+    assert (await service.stub.SetAlias(alias)).version == 1
+
+
+@pytest.mark.parametrize(
+    ("request_", "code", "words"),
+    [
+        (pb.RestoreCheckpointRequest(not_after_ms=5, actor="ann"), grpc.StatusCode.NOT_FOUND, "that are kept were written from"),
+        (pb.RestoreCheckpointRequest(not_after_ms=0, actor="ann"), grpc.StatusCode.INVALID_ARGUMENT, "not_after_ms"),
+        (pb.RestoreCheckpointRequest(not_after_ms=5), grpc.StatusCode.INVALID_ARGUMENT, "actor"),
+    ],
+)
+async def test_a_restore_that_cannot_be_changes_nothing(
+    service: Service, request_: pb.RestoreCheckpointRequest, code: grpc.StatusCode, words: str
+) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await service.stub.RestoreCheckpoint(request_)
+    assert refused.value.code() == code
+    assert words in refused.value.details()
+    assert (await learned_all(service)).epoch == 1
 
 
 async def test_before_the_epoch_has_begun_calls_are_unavailable_and_health_is_not_serving() -> None:

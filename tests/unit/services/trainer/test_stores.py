@@ -8,7 +8,16 @@ from services.common.artifacts import list_artifacts, read_artifact, read_manife
 from services.common.errors import ConfigurationError, CorruptArtifact
 from services.trainer.merge import PartitionPosition, Position
 from services.trainer.plan import Cut
-from services.trainer.stores import BaseStore, Checkpoint, CheckpointStore, Counters, base_name, checkpoint_name, read_initial_base
+from services.trainer.stores import (
+    BaseStore,
+    Checkpoint,
+    CheckpointStore,
+    Counters,
+    Retention,
+    base_name,
+    checkpoint_name,
+    read_initial_base,
+)
 from tests.trainer_fakes import FakeLearner
 
 
@@ -32,7 +41,8 @@ def checkpoint(number: int = 1, epoch: int = 2) -> Checkpoint:
 
 
 def store(folder: Path, schema_hash: str = "s", keep: int = 2) -> CheckpointStore:
-    return CheckpointStore(str(folder), model="ranker", schema_hash=schema_hash, keep=keep)
+    retention = Retention(keep=keep, history_interval_ms=1_000, history_keep=0)
+    return CheckpointStore(str(folder), model="ranker", schema_hash=schema_hash, retention=retention)
 
 
 def test_an_empty_folder_has_no_checkpoint(tmp_path: Path) -> None:

@@ -10,11 +10,13 @@ from tunemesh.samples.v1.sample_pb2 import SampleRecord, Tick
 
 from services.common import telemetry
 from services.common.errors import Conflict, CorruptArtifact, Unavailable
+from services.trainer.restore import RestoreRequest
 from services.trainer.session import Fenced
 from services.trainer.worker import RankerWorker, WorkerConfig
 from tests.trainer_fakes import SPEC, FakeBroker, FakeDeadLetters, FakeRecord, Life, broker_with, group, sample_log, start
 
 QUICK = WorkerConfig(samples_topic="samples.v1", publish_interval_ms=20, checkpoint_interval_ms=30)
+GO_BACK = RestoreRequest(not_after_ms=10**15, skip_later_samples=False, actor="ann")
 SELDOM = WorkerConfig(samples_topic="samples.v1", publish_interval_ms=20, checkpoint_interval_ms=10**9)
 
 
@@ -46,7 +48,7 @@ class Running:
 @contextmanager
 def running(broker: FakeBroker, config: WorkerConfig = QUICK, **start_arguments: Any) -> Iterator[Running]:
     life = start(broker, **start_arguments)
-    worker = RankerWorker(life.session, SPEC, life.samples, FakeDeadLetters(broker), config, telemetry.disabled("trainer"))
+    worker = RankerWorker(life.begin_epoch, SPEC, life.samples, FakeDeadLetters(broker), config, telemetry.disabled("trainer"))
     run = Running(life, worker)
     yield run
     worker.stop()
@@ -163,6 +165,56 @@ def test_a_refusal_of_the_gate_pauses_learning_and_keeps_replicas_as_they_are() 
     assert len(broker.disk.checkpoints) == num_checkpoints
 
 
+def test_a_restore_ends_the_pause_that_the_gate_had_made() -> None:
+    broker = broker_with(sample_log(1))
+    with running(broker, SELDOM) as run:
+        until(lambda: run.worker.status.source_offsets == ends(broker))
+        run.worker.submit(run.worker.write_checkpoint).result(5)
+        sound = run.life.learner.state_hash()
+
+        def poison() -> None:
+            run.life.learner.dense[0] = np.nan
+            run.life.learner.steps += 1
+
+        run.worker.submit(poison).result(5)
+        until(lambda: run.worker.status.paused)
+        restored = run.worker.submit(lambda: run.worker.restore(GO_BACK)).result(20)
+        assert restored.epoch == run.worker.status.epoch == 2
+        assert not run.worker.status.paused and not run.worker.status.publishing_refused
+        until(lambda: broker.replica.epoch == 2)
+        assert run.life.learner.state_hash() == sound
+        assert broker.replica.equals(run.life.learner.state_arrays())
+    assert run.error is None
+
+
+def test_a_restore_leaves_an_operators_pause_as_it_is() -> None:
+    broker = broker_with(sample_log(1))
+    with running(broker, SELDOM) as run:
+        run.worker.submit(run.worker.pause).result(5)
+        run.worker.submit(lambda: run.worker.restore(GO_BACK)).result(20)
+        assert run.worker.status.paused
+
+
+def test_a_decided_restore_whose_epoch_cannot_begin_ends_the_worker_and_the_next_start_completes_it() -> None:
+    broker = broker_with(sample_log(1))
+    with running(broker, SELDOM) as run:
+        until(lambda: run.worker.status.source_offsets == ends(broker))
+
+        def away() -> None:
+            raise Unavailable("no broker")
+
+        run.life.open = away  # type: ignore[assignment]
+        with pytest.raises(Unavailable, match="is to be restored, but its epoch could not begin; the next start does so: no broker"):
+            run.worker.submit(lambda: run.worker.restore(GO_BACK)).result(20)
+        run.join()
+        assert isinstance(run.error, Unavailable)
+    newest = broker.disk.checkpoints[max(broker.disk.checkpoints)][0]
+    assert newest.cut.restored is not None and newest.cut.restored.actor == "ann"
+    again = start(broker)
+    assert again.session.epoch == 2
+    assert broker.replica.equals(again.learner.state_arrays())
+
+
 def test_a_trainer_that_was_superseded_ends_and_writes_nothing_more() -> None:
     broker = broker_with(sample_log(1))
     with running(broker) as run:
@@ -182,7 +234,7 @@ def test_an_error_of_the_learner_ends_the_worker() -> None:
     broker = broker_with(sample_log(1))
     life = start(broker)
     life.learner.step = lambda groups: 1 / 0  # type: ignore[method-assign,assignment]
-    worker = RankerWorker(life.session, SPEC, life.samples, FakeDeadLetters(broker), QUICK, telemetry.disabled("trainer"))
+    worker = RankerWorker(life.begin_epoch, SPEC, life.samples, FakeDeadLetters(broker), QUICK, telemetry.disabled("trainer"))
     run = Running(life, worker)
     run.join()
     assert isinstance(run.error, ZeroDivisionError)

@@ -1,6 +1,7 @@
+from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Mapping as _Mapping
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
@@ -30,16 +31,20 @@ class Lineage(_message.Message):
     def __init__(self, lineage_id: _Optional[str] = ...) -> None: ...
 
 class EpochClaim(_message.Message):
-    __slots__ = ("model", "epoch", "continues_from", "lineage_id")
+    __slots__ = ("model", "epoch", "continues_from", "lineage_id", "source_offsets", "skipped")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     CONTINUES_FROM_FIELD_NUMBER: _ClassVar[int]
     LINEAGE_ID_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_OFFSETS_FIELD_NUMBER: _ClassVar[int]
+    SKIPPED_FIELD_NUMBER: _ClassVar[int]
     model: str
     epoch: int
     continues_from: str
     lineage_id: str
-    def __init__(self, model: _Optional[str] = ..., epoch: _Optional[int] = ..., continues_from: _Optional[str] = ..., lineage_id: _Optional[str] = ...) -> None: ...
+    source_offsets: _containers.RepeatedScalarFieldContainer[int]
+    skipped: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, model: _Optional[str] = ..., epoch: _Optional[int] = ..., continues_from: _Optional[str] = ..., lineage_id: _Optional[str] = ..., source_offsets: _Optional[_Iterable[int]] = ..., skipped: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Alias(_message.Message):
     __slots__ = ("target", "previous_target")

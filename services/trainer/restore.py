@@ -1,0 +1,152 @@
+"""Going back: decides which checkpoint to restore, from which samples to go on, and makes the checkpoint that the next epoch begins with.
+
+    newest checkpoint at or before the time -> [pass over the later samples] -> a copy of it, named as the running epoch's next checkpoint
+
+Writing that copy decides the restore: whichever way this process ends then, the next start continues from it. What follows is an ordinary
+start (session.open_session): a new epoch, a fence, and every id that was published behind the checkpoint's cut published again, as it was
+then: a row, or a tombstone. Before the copy is written, nothing is changed.
+
+It knows its neighbours as Protocols: neither Kafka, nor threads, nor what time it is.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from services.common.envelope import Headers
+from services.common.errors import Conflict, Unavailable
+from services.common.feature_spec import FeatureSpec
+from services.trainer.dedup import DedupWindow
+from services.trainer.merge import Position, TickMerge, UnusableRecord
+from services.trainer.plan import Restored
+from services.trainer.samples import Learnable, UnusableSample, parse_record, sample_ids
+from services.trainer.session import Session
+from services.trainer.stores import Checkpoint, Dated
+
+_log = logging.getLogger(__name__)
+
+_POLL_MS = 50
+# A broker that gives nothing for so long, while more is there, is taken for absent.
+_MAX_QUIET_POLLS = 200
+
+
+class RawSample(Protocol):
+    """One record of samples.v1 as it lies there."""
+
+    @property
+    def partition(self) -> int: ...  # noqa: D102
+    @property
+    def offset(self) -> int: ...  # noqa: D102
+    @property
+    def key(self) -> bytes | None: ...  # noqa: D102
+    @property
+    def value(self) -> bytes | None: ...  # noqa: D102
+    @property
+    def headers(self) -> Headers: ...  # noqa: D102
+
+
+class SampleSource(Protocol):
+    """samples.v1, positioned by the session."""
+
+    def poll(self, timeout_ms: int) -> Sequence[RawSample]:
+        """Return what has come; waits at most timeout_ms for something."""
+
+    def hold(self, partitions: Collection[int]) -> None:
+        """Fetch nothing from these partitions until they are not named any more."""
+
+    def read_to(self) -> list[int]:
+        """Return per partition the offset behind all that `poll` has returned, and behind what it will never return."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreRequest:
+    """What an operator wants.
+
+    Attributes:
+        not_after_ms: go back to the newest checkpoint written at or before this, Unix milliseconds.
+        skip_later_samples: never learn what lies between that checkpoint and the present end of the log; else learn it again.
+        actor: who asks.
+    """
+
+    not_after_ms: int
+    skip_later_samples: bool
+    actor: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What to write, so that the next epoch continues from it.
+
+    Attributes:
+        target: the checkpoint that is restored.
+        checkpoint: the copy of it to continue from.
+        skipped: offsets passed over, per partition.
+    """
+
+    target: Dated
+    checkpoint: Checkpoint
+    skipped: tuple[int, ...]
+
+
+def decide(session: Session, source: SampleSource, spec: FeatureSpec, request: RestoreRequest) -> Decision:
+    """Return what to write. Nothing is changed but what `source` will return next: `session.rewind` before the session goes on.
+
+    Raises:
+        NotFound: no checkpoint is that old; says what is kept.
+        Conflict: the samples behind the checkpoint are gone, so they cannot be learned again.
+        Unavailable: broker or store do not answer.
+    """
+    target = session.stores.checkpoints.at_or_before(request.not_after_ms, lineage_id=session.lineage_id)
+    old = target.checkpoint
+    position, dedup_ids = old.cut.position, old.dedup_ids
+    ranges = session.logs.samples.ranges()
+    if len(ranges) != len(position.partitions):
+        raise Conflict(f"samples.v1 has {len(ranges)} partitions now, {old.cut.name} was cut from {len(position.partitions)}")
+    if request.skip_later_samples:
+        position, window = _pass_over(session, source, spec, [end for _, end in ranges])
+        dedup_ids = window.to_array()
+    else:
+        _require_samples(old.cut.name, position, ranges)
+    # A target that lies ahead of what is learned now (a restore of a restore) has nothing to pass over.
+    skipped = tuple(max(to - since, 0) for to, since in zip(position.offsets, old.cut.position.offsets, strict=True))
+    restored = Restored(checkpoint=old.cut.name, skipped=skipped, actor=request.actor)
+    cut = replace(old.cut, name=session.next_checkpoint_name(), epoch=session.epoch, position=position, restored=restored)
+    _log.info("restoring %s, written at %d, for %s: %s samples passed over", old.cut.name, target.created_at_ms, request.actor, skipped)
+    return Decision(target=target, checkpoint=replace(old, cut=cut, dedup_ids=dedup_ids), skipped=skipped)
+
+
+def _require_samples(name: str, position: Position, ranges: Sequence[tuple[int, int]]) -> None:
+    for partition, ((first, end), offset) in enumerate(zip(ranges, position.offsets, strict=True)):
+        if not first <= offset <= end:
+            raise Conflict(
+                f"samples.v1[{partition}] holds offsets {first} to {end}, {name} continues at {offset}: "
+                "what came after it cannot be learned again, but it can be skipped"
+            )
+
+
+def _pass_over(session: Session, source: SampleSource, spec: FeatureSpec, ends: Sequence[int]) -> tuple[Position, DedupWindow]:
+    """Read on from where the session is to `ends`, learning nothing; return the position there and the window of all ids up to it.
+
+    The ids count as learned: a joiner that crashed and repeats these samples must not bring them back.
+    """
+    window = session.dedup.copy()
+    merge: TickMerge[Learnable] = TickMerge(session.merge.position, batch_groups=1)
+    session.logs.samples.seek(merge.position.offsets)
+    source.hold([])
+    num_quiet = 0
+    while any(at < end for at, end in zip(source.read_to(), ends, strict=True)):
+        records = source.poll(_POLL_MS)
+        num_quiet = 0 if records else num_quiet + 1
+        if num_quiet > _MAX_QUIET_POLLS:
+            raise Unavailable(f"the broker gives no samples up to offsets {list(ends)}: try again when it does")
+        for record in records:
+            try:
+                merge.push(record.partition, parse_record(spec, record.offset, record.value, record.headers))
+            except UnusableSample:
+                merge.push(record.partition, UnusableRecord(record.offset))
+        for item in merge.pass_over(ends):
+            window.add(sample_ids(item.group))
+    return merge.position, window
