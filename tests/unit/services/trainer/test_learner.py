@@ -233,3 +233,20 @@ def test_forgotten_users_read_the_default_row() -> None:
     learner.forget_users()
     assert len(learner.tables["user"]) == 0
     learn(learner, groups(40))
+
+
+def test_the_gradient_norm_is_that_of_network_and_rows_and_zero_when_nothing_moves() -> None:
+    samples = groups(8)
+    whole, half, none = (Learner(SPEC, LearnerConfig(loss_unit=unit)).step(samples) for unit in (17.0, 34.0, math.inf))
+    assert whole.num_samples == none.num_samples > 0
+    assert whole.gradient_norm > 0
+    assert half.gradient_norm == pytest.approx(whole.gradient_norm / 2, rel=1e-5)
+    assert none.gradient_norm == 0.0
+    learner = Learner(SPEC)
+    norm = learner.step(samples).gradient_norm
+    # After the first step Adagrad's sums hold the squares of the rows' gradients, Adam's first moment a tenth of the network's.
+    tables = learner.tables.values()
+    of_rows = sum(float((table.accumulators[table.slots_of(table.ids())] - learner.config.accumulator_init).sum()) for table in tables)
+    of_network = float(np.square(learner.state_arrays()["dense_opt/first_moment"].astype(np.float64) / 0.1).sum())
+    assert of_rows > 0 and of_network > 0
+    assert norm**2 == pytest.approx(of_rows + of_network, rel=1e-3)

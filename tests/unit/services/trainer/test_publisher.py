@@ -210,3 +210,27 @@ def test_the_gate_keeps_what_must_be_published_again(parts: SimpleNamespace) -> 
     parts.learner.learn(7)
     publish(parts, 4)
     assert parts.log.deltas()[1][1].tables["user"].tombstones.tolist() == [99]
+
+
+def test_a_header_counts_the_samples_and_the_gradient_since_the_delta_before(parts: SimpleNamespace) -> None:
+    for norm, num_samples in ((3.0, 10), (4.0, 7)):
+        parts.learner.learn(7)
+        parts.publisher.note_step(num_samples=num_samples, gradient_norm=norm)
+    publish(parts, 3)
+    publish(parts, 4)
+    parts.learner.learn(8)
+    parts.publisher.note_step(num_samples=5, gradient_norm=0.0)
+    publish(parts, 5)
+    counted = [(header.samples_trained, header.gradient_norm) for header, _ in parts.log.deltas()]
+    assert counted == [(17, 5.0), (0, 0.0), (5, 0.0)]
+
+
+def test_what_a_refused_delta_would_have_counted_waits_for_the_next(parts: SimpleNamespace) -> None:
+    parts.learner.learn(7, value=float("nan"))
+    parts.publisher.note_step(num_samples=10, gradient_norm=3.0)
+    publish(parts, 3)
+    parts.learner.learn(7)
+    parts.publisher.note_step(num_samples=1, gradient_norm=4.0)
+    publish(parts, 4)
+    counted = [(header.samples_trained, header.gradient_norm) for header, _ in parts.log.deltas()]
+    assert counted == [(0, 0.0), (11, 5.0)]

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from services.common.artifacts import list_artifacts, read_artifact, read_manifest
-from services.common.errors import ConfigurationError, CorruptArtifact
+from services.common.errors import ConfigurationError, CorruptArtifact, NotFound
 from services.trainer.merge import PartitionPosition, Position
-from services.trainer.plan import Cut
+from services.trainer.plan import Cut, Restored
 from services.trainer.stores import (
     BaseStore,
     Checkpoint,
@@ -130,3 +130,39 @@ def test_an_initial_base_that_is_missing_or_foreign_names_the_variable(tmp_path:
     artifact = BaseStore(str(tmp_path), model="ranker", schema_hash="foreign", keep=2).write(checkpoint(), epoch=0, seq=-1, now_ms=5)
     with pytest.raises(ConfigurationError, match=r"^TUNEMESH_X=.*schema 'foreign' is foreign"):
         read_initial_base(artifact.url, schema_hash="s", variable="TUNEMESH_X")
+
+
+def test_the_newest_sound_checkpoint_at_or_before_a_time_is_found(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    written = [store(tmp_path, keep=9).write(checkpoint(number), now_ms=100 * number) for number in range(1, 6)]
+    assert store(tmp_path).at_or_before(399, lineage_id="L").created_at_ms == 300
+    found = store(tmp_path).at_or_before(400, lineage_id="L")
+    assert (found.checkpoint.cut.name, found.url, found.created_at_ms) == (checkpoint_name(2, 4), written[3], 400)
+    rows = Path(written[3]) / "arrays" / "table" / "user" / "rows.npy"
+    rows.write_bytes(b"damaged")
+    (Path(written[4]) / "manifest.json").write_text("{")
+    assert store(tmp_path).at_or_before(10**6, lineage_id="L").checkpoint.cut.name == checkpoint_name(2, 3)
+    assert "rows.npy" in caplog.text
+    with pytest.raises(NotFound, match=r"no checkpoint was written at or before 1970-01-01 00:00:00Z \(99\); the 4 that are kept"):
+        store(tmp_path).at_or_before(99, lineage_id="L")
+    with pytest.raises(NotFound, match="an impossible time"):
+        store(tmp_path).at_or_before(-(2**62), lineage_id="L")
+    with pytest.raises(NotFound, match="no checkpoint of this broker's history is kept"):
+        store(tmp_path).at_or_before(10**6, lineage_id="other")
+
+
+def test_what_was_restored_is_read_back_with_the_checkpoint(tmp_path: Path) -> None:
+    written = checkpoint()
+    restored = Restored(checkpoint="checkpoint-000001-000004", skipped=(5, 0), actor="ann")
+    store(tmp_path).write(replace(written, cut=replace(written.cut, restored=restored)), now_ms=5)
+    read = store(tmp_path).newest()
+    assert read is not None and read.cut.restored == restored
+
+
+def test_old_checkpoints_are_thinned_out(tmp_path: Path) -> None:
+    retention = Retention(keep=2, history_interval_ms=1_000, history_keep=2)
+    checkpoints = CheckpointStore(str(tmp_path), model="ranker", schema_hash="s", retention=retention)
+    for number in range(1, 11):
+        checkpoints.write(checkpoint(number), now_ms=400 * number)
+    kept = [int(url.rsplit("-", 1)[1]) for url in list_artifacts(checkpoints.url)]
+    assert kept == [8, 9, 10]
+    assert [400 * number // 1_000 for number in kept] == [3, 3, 4]
