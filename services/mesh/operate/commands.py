@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import asdict
 from typing import Any, cast
 
 from services.common.errors import InvalidInput, ServiceError
@@ -154,12 +155,7 @@ def _restore(operator: Operator, arguments: argparse.Namespace, moment: str, *, 
 
 def _set_paused(operator: Operator, arguments: argparse.Namespace) -> int:
     learner = ranker.set_paused(operator.client("trainer"), arguments.is_paused, timeout_ms=operator.settings.rpc_timeout_ms)
-    document = {
-        "paused": learner.is_paused,
-        "version": learner.version,
-        "samples_trained": learner.samples_trained,
-        "publishing_refused": learner.publishing_refused,
-    }
+    document = {"ranker": asdict(learner)}
     state = "is paused; heartbeats go on" if learner.is_paused else "learns"
     refused = f"; its last delta was refused: {learner.publishing_refused}" if learner.publishing_refused else ""
     _print(arguments, document, f"the ranker {state} (version {learner.version}, {learner.samples_trained} samples trained){refused}")

@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+from tunemesh.events.v1.exposure_pb2 import Exposure
+from tunemesh.events.v1.feedback_pb2 import Feedback
+from tunemesh.events.v1.generation_pb2 import Generation
+from tunemesh.samples.v1.sample_pb2 import Sample, SampleGroup, SampleRecord, TaskLabel
+
+from services.common import exposure_block
+from services.common.feature_spec import FeatureSpec
+from services.common.features import USER_FEATURES, Features, item_feature_names
+from services.mesh.environments import REPOSITORY_ROOT
+from services.mesh.operate.why_report import Learned, Placed, generation, recommendation
+
+SPEC = FeatureSpec.load(REPOSITORY_ROOT / "model_repo" / "ranker" / "feature_spec.yaml")
+NAMES = item_feature_names(SPEC)
+
+
+def block(num_items: int) -> bytes:
+    features = Features(
+        user_key=1,
+        history_keys_L=np.array([11, 12], np.int64),
+        history_values_L=np.array([1.0, 0.5], np.float16),
+        user_U=np.arange(len(USER_FEATURES)).astype(np.float16),
+        items_NF=np.arange(num_items * len(NAMES)).reshape(num_items, -1).astype(np.float16),
+    )
+    return exposure_block.encode(features, SPEC.schema_hash)
+
+
+def exposure(**changes) -> Exposure:
+    fields = {
+        "request_id": "r",
+        "user_id": "u",
+        "exposed_at_ms": 1_795_309_200_000,
+        "item_ids": ["5", "6"],
+        "features_block": block(2),
+        "schema_hash": SPEC.schema_hash,
+        "variant": "default",
+        "model_version": "1.7",
+        "scores": [0.5, 0.25],
+        "reasons": ["popular,embedding", "cold_start"],
+    }
+    return Exposure(**(fields | changes))
+
+
+def sample_record(sample_id: int, item_id: str, *, revision: int = 0) -> SampleRecord:
+    sample = Sample(sample_id=sample_id, item_id=item_id, revision=revision, labels=[TaskLabel(task="interact", value=1.0)])
+    return SampleRecord(group=SampleGroup(request_id="r", samples=[sample]))
+
+
+def explain(shown: Exposure, *, samples=(), learned: Learned | None = None) -> dict:
+    return recommendation(Placed(shown, 1, 33), list(samples), [], [], SPEC, learned)
+
+
+def test_each_item_has_its_features_by_name_its_score_and_its_channel() -> None:
+    report = explain(exposure())
+    second = report["items"][1]
+    assert (second["rank"], second["item_id"], second["score"], second["channel"]) == (2, "6", 0.25, "cold_start")
+    assert second["features"] == {name: len(NAMES) + index for index, name in enumerate(NAMES)}
+    assert report["user_features"] == {name: index for index, name in enumerate(USER_FEATURES)}
+    assert report["history"] == [{"item_key": 11, "value": 1.0}, {"item_key": 12, "value": 0.5}]
+    assert report["logged_at"] == {"topic": "exposures.v1", "partition": 1, "offset": 33}
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"features_block": b""}, "made without features"),
+        ({"features_block": b"\x01rubbish"}, "too few"),
+        ({"features_block": block(3)}, "rows of 3 items"),
+    ],
+)
+def test_without_readable_features_the_report_says_why_and_goes_on(changes, why: str) -> None:
+    report = explain(exposure(**changes))
+    assert why in report["features_missing"]
+    assert [item["features"] for item in report["items"]] == [{}, {}]
+
+
+def test_an_exposure_of_an_older_router_has_neither_scores_nor_channels() -> None:
+    item = explain(exposure(scores=[], reasons=[]))["items"][0]
+    assert (item["score"], item["channel"], item["propensity"]) == (None, "", 1.0)
+
+
+def test_samples_stand_beside_their_item_once_and_say_whether_they_are_learned() -> None:
+    records = [Placed(sample_record(1, "6"), 0, 9), Placed(sample_record(2, "6", revision=1), 0, 10), Placed(sample_record(1, "6"), 0, 12)]
+    report = explain(exposure(), samples=records, learned=Learned("3.8", (10, 0)))
+    assert report["items"][0]["samples"] == []
+    assert [(each["revision"], each["is_learned"]) for each in report["items"][1]["samples"]] == [(0, True), (1, False)]
+    assert report["learned_up_to"] == "3.8"
+
+
+def test_without_the_trainer_it_is_unknown_whether_samples_are_learned() -> None:
+    report = explain(exposure(), samples=[Placed(sample_record(1, "5"), 0, 9)])
+    assert report["items"][0]["samples"][0]["is_learned"] is None
+
+
+def test_an_answer_has_its_prompt_its_passages_and_its_times() -> None:
+    answer = Generation(request_id="r", question="who?", answer="me", prompt_version="answer@v3", passage_ids=["catalog:1"])
+    answer.messages.add(role="user", content="who?")
+    answer.started_at_ms, answer.first_token_at_ms, answer.finished_at_ms = 1_000, 1_120, 0
+    report = generation(Placed(answer, 0, 1), [Placed(Feedback(feedback_id="f", kind="boolean", value=1), 0, 2)], [], [])
+    assert (report["first_token_ms"], report["finished_ms"]) == (120, None)
+    assert report["messages"] == [{"role": "user", "content": "who?"}]
+    assert report["feedback"][0]["feedback_id"] == "f"
