@@ -67,7 +67,7 @@ class FakeAssembler(Behaviour, prompt_assembler_service_pb2_grpc.PromptAssembler
 
 
 class FakeLlm(Behaviour, llm_service_pb2_grpc.LlmServiceServicer):
-    """Streams `words`, then the end; each of `breaks` cuts one stream after so many words, with `break_status`; waits `word_delay_s` before each."""
+    """Streams `words`, each after `word_delay_s`, then the end; each of `breaks` cuts one stream after so many, with `break_status`."""
 
     def __init__(self) -> None:
         super().__init__()

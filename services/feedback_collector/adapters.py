@@ -42,6 +42,7 @@ def _to_record(item: Feedback, traceparent: str) -> Record:
         value=item.value,
         accepted_at_ms=item.accepted_at_ms,
         original_time_ms=item.original_time_ms,
+        text=item.text,
     ).SerializeToString()
     headers = headers_for(
         FEEDBACK.value, "/tunemesh/feedback_collector", event_id=item.feedback_id, time_ms=item.accepted_at_ms, traceparent=traceparent

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from services.common.errors import InvalidInput, Unavailable
+from services.common.feedback_kinds import LLM_KINDS, fault_of
 
 MAX_ID_BYTES = 128
 MAX_KIND_BYTES = 64
@@ -20,7 +21,7 @@ MAX_KIND_BYTES = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Feedback:
-    """One act of one user. Times are Unix milliseconds; `original_time_ms` is 0 for live data."""
+    """One act of one user, about an item or about an answer. Times are Unix milliseconds; `original_time_ms` is 0 for live data."""
 
     feedback_id: str
     request_id: str
@@ -30,6 +31,7 @@ class Feedback:
     value: float
     accepted_at_ms: int = 0
     original_time_ms: int = 0
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,15 +61,30 @@ def check(feedback: Sequence[Feedback], *, max_batch: int) -> None:
     if not 1 <= len(feedback) <= max_batch:
         raise InvalidInput(f"feedback: {len(feedback)} items; one call takes 1 to {max_batch}")
     for index, item in enumerate(feedback):
-        for field in ("feedback_id", "request_id", "user_id", "item_id"):
+        for field in ("feedback_id", "request_id", "user_id"):
             _check_text(index, field, getattr(item, field), MAX_ID_BYTES)
         _check_text(index, "kind", item.kind, MAX_KIND_BYTES)
         if not math.isfinite(item.value):
             raise InvalidInput(f"feedback[{index}].value: {item.value} is not finite")
+        _check_subject(index, item)
         if item.accepted_at_ms != 0:
             raise InvalidInput(f"feedback[{index}].accepted_at_ms: it must be 0; the collector sets it")
         if item.original_time_ms < 0:
             raise InvalidInput(f"feedback[{index}].original_time_ms: {item.original_time_ms} is negative; 0 means live data")
+
+
+def _check_subject(index: int, item: Feedback) -> None:
+    """An act about an item names it and has no text; one about an answer names none, and has what its kind asks for."""
+    if item.kind not in LLM_KINDS:
+        _check_text(index, "item_id", item.item_id, MAX_ID_BYTES)
+        if item.text:
+            raise InvalidInput(f"feedback[{index}].text: only a comment or a demonstration has one")
+        return
+    if item.item_id:
+        raise InvalidInput(f"feedback[{index}].item_id: it must be empty; a {item.kind} is about an answer")
+    fault = fault_of(item.kind, item.value, item.text)
+    if fault is not None:
+        raise InvalidInput(f"feedback[{index}].{fault[0]}: {fault[1]}")
 
 
 def _check_text(index: int, field: str, value: str, max_bytes: int) -> None:

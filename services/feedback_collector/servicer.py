@@ -51,4 +51,5 @@ def _to_domain(item: feedback_pb2.Feedback) -> Feedback:
         value=item.value,
         accepted_at_ms=item.accepted_at_ms,
         original_time_ms=item.original_time_ms,
+        text=item.text,
     )

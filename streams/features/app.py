@@ -16,6 +16,7 @@ from services.common.envelope import MalformedRecord, parse_value
 from services.common.errors import ConfigurationError, Unavailable
 from services.common.feature_spec import FeatureSpec
 from services.common.features import Interaction
+from services.common.feedback_kinds import is_about_answer
 from services.common.grpc_server import GrpcServer
 from services.common.settings import variable_of
 from services.common.telemetry import Telemetry
@@ -42,6 +43,7 @@ class PartitionWorker:
     def __init__(self, partition: int, settings: FeaturesSettings, store: FeatureStore, catalog: CatalogFollower, ack: Any) -> None:
         """`ack` acknowledges one message of the stream."""
         self.num_applied = 0
+        self.num_about_answers = 0
         self._partition = partition
         self._settings = settings
         self._store = store
@@ -84,6 +86,9 @@ class PartitionWorker:
         try:
             feedback = parse_value(message.value, tuple(message.headers or ()), feedback_pb2.Feedback)
         except MalformedRecord:
+            return None
+        if is_about_answer(feedback.kind, feedback.item_id):
+            self.num_about_answers += 1
             return None
         ids = (feedback.feedback_id, feedback.user_id, feedback.item_id)
         if not all(0 < len(text.encode()) <= _MAX_ID_BYTES for text in ids) or not math.isfinite(feedback.value):
@@ -137,11 +142,20 @@ class FeatureStream:
         self._running: dict[int, asyncio.Task[None]] = {}
         self._server: GrpcServer | None = None
         telemetry.meter.create_observable_counter("features.acts_applied", callbacks=[self._observe], description="Acts applied.")
+        telemetry.meter.create_observable_counter(
+            "features.about_answers",
+            callbacks=[self._observe_about_answers],
+            description="Feedback about answers, which has no item: left.",
+        )
         self._num_applied_before = 0
+        self._num_about_answers_before = 0
         self._add_agent()
 
     def _observe(self, _: Any) -> list[Any]:
         return [Observation(self._num_applied_before + sum(each.num_applied for each in list(self._workers.values())))]
+
+    def _observe_about_answers(self, _: Any) -> list[Any]:
+        return [Observation(self._num_about_answers_before + sum(each.num_about_answers for each in list(self._workers.values())))]
 
     def _add_agent(self) -> None:
         async def feedback(stream: Any) -> None:
@@ -203,6 +217,7 @@ class FeatureStream:
         if self._running:
             await asyncio.wait(self._running.values(), timeout=1.0)
         self._num_applied_before += sum(each.num_applied for each in self._workers.values())
+        self._num_about_answers_before += sum(each.num_about_answers for each in self._workers.values())
         self._running.clear()
         self._workers.clear()
 

@@ -13,6 +13,7 @@ from services.common import exposure_block, telemetry
 from services.common.dead_letters import dead_letter
 from services.common.envelope import MalformedRecord, parse_value
 from services.common.errors import CorruptArtifact
+from services.common.feedback_kinds import is_about_answer
 from services.common.labels import Label
 from streams.joiner.model import Cut, DeadLetter, Exposure, Feedback, Record, SampleGroup
 
@@ -66,8 +67,10 @@ def read_feedback(record: Record, now_ms: int) -> Feedback:
         MalformedRecord: it cannot be parsed, or a field breaks the contract.
     """
     message = parse_value(record.value, record.headers, feedback_pb2.Feedback)
-    for name in ("feedback_id", "request_id", "user_id", "item_id"):
+    for name in ("feedback_id", "request_id", "user_id"):
         _check_id(name, getattr(message, name))
+    if not is_about_answer(message.kind, message.item_id):
+        _check_id("item_id", message.item_id)
     _check_time("accepted_at_ms", message.accepted_at_ms, now_ms)
     if not math.isfinite(message.value):
         raise MalformedRecord(f"value is {message.value}, not a finite number")

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 
 from services.common import dead_letter_reasons as reasons
 from services.common.feature_spec import FeatureSpec
+from services.common.feedback_kinds import is_about_answer
 from services.common.ids import sample_id, sample_ids
 from services.common.labels import keep_negative, keep_negatives, labels_for, negative_labels
 from streams.joiner.model import (
@@ -222,6 +223,9 @@ class JoinerPartition:
             self.counts["forwarded"] += 1
             return [Forward(record, owner)]
         self._feedback.max_time_ms = max(self._feedback.max_time_ms, feedback.accepted_at_ms)
+        if is_about_answer(feedback.kind, feedback.item_id):
+            self.counts["about_answers"] += 1  # the curator's
+            return []
         if feedback.kind not in self._spec.kinds:
             detail = f"kind {feedback.kind!r} is not in the feature spec (known: {', '.join(sorted(self._spec.kinds))})"
             return self._set_aside(record, reasons.UNKNOWN_KIND, detail, feedback.feedback_id)

@@ -39,7 +39,7 @@ class Exposure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Feedback:
-    """What a user did about one item of a request."""
+    """What a user did about one item of a request, or about an answer (then `item_id` is empty, and the join leaves it alone)."""
 
     feedback_id: str
     request_id: str

@@ -63,6 +63,11 @@ async def test_every_item_gets_a_receipt_in_order_and_every_field_is_kept(stub, 
     )
 
 
+async def test_a_demonstration_keeps_its_text(stub, log):
+    await stub.SubmitFeedback(request(feedback(1, kind="demonstration", item_id="", value=0.0, text="In 1995.")), timeout=5)
+    assert (log.written[0].kind, log.written[0].text, log.written[0].item_id) == ("demonstration", "In 1995.", "")
+
+
 async def test_a_repeat_is_marked_and_keeps_its_first_time(stub, log):
     first = await stub.SubmitFeedback(request(feedback()), timeout=5)
     again = await stub.SubmitFeedback(request(feedback()), timeout=5)

@@ -10,6 +10,9 @@ from tests.edge_fakes import FakeFeedbackLog
 CLICK = Feedback(feedback_id="f1", request_id="r", user_id="u", item_id="i", kind="click", value=1.0)
 
 
+THUMB = Feedback(feedback_id="f1", request_id="r", user_id="u", item_id="", kind="boolean", value=1.0)
+
+
 class World:
     def __init__(self, *failures: Exception, log=None, max_ids: int = 10, ttl_ms: int = 1_000) -> None:
         self.now_ms = 5_000
@@ -34,6 +37,15 @@ class World:
         (replace(CLICK, value=float("-inf")), r"feedback\[1\].value: -inf is not finite"),
         (replace(CLICK, accepted_at_ms=7), r"feedback\[1\].accepted_at_ms: it must be 0"),
         (replace(CLICK, original_time_ms=-1), r"feedback\[1\].original_time_ms: -1 is negative"),
+        (replace(CLICK, item_id=""), r"feedback\[1\].item_id: it is empty"),
+        (replace(CLICK, text="nice"), r"feedback\[1\].text: only a comment or a demonstration has one"),
+        (replace(THUMB, item_id="i"), r"feedback\[1\].item_id: it must be empty; a boolean is about an answer"),
+        (replace(THUMB, value=0.5), r"feedback\[1\].value: 0.5 is neither 0 nor 1"),
+        (replace(THUMB, text="nice"), r"feedback\[1\].text: a boolean has none"),
+        (replace(THUMB, kind="score", value=1.01), r"feedback\[1\].value: 1.01 is not within 0 and 1"),
+        (replace(THUMB, kind="comment"), r"feedback\[1\].text: it has 0 bytes"),
+        (replace(THUMB, kind="comment", text=" \n"), r"feedback\[1\].text: it has 2 bytes; .* not only blanks"),
+        (replace(THUMB, kind="demonstration", text="é" * 8_193), r"feedback\[1\].text: it has 16386 bytes"),
     ],
 )
 async def test_one_bad_item_refuses_the_whole_call_names_the_field_and_writes_nothing(item, message):
@@ -41,6 +53,22 @@ async def test_one_bad_item_refuses_the_whole_call_names_the_field_and_writes_no
     with pytest.raises(InvalidInput, match=message):
         await world.submit(replace(CLICK, feedback_id="good"), item)
     assert world.log.written == []
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        THUMB,
+        replace(THUMB, value=0.0),
+        replace(THUMB, kind="score", value=0.25),
+        replace(THUMB, kind="comment", text="wrong year"),
+        replace(THUMB, kind="demonstration", text="é" * 8_192),
+    ],
+)
+async def test_feedback_about_an_answer_is_taken_as_its_kind_asks_for(item):
+    world = World()
+    await world.submit(item)
+    assert [(written.kind, written.value, written.text) for written in world.log.written] == [(item.kind, item.value, item.text)]
 
 
 @pytest.mark.parametrize("number", [0, 4])

@@ -112,6 +112,13 @@ def test_a_group_is_written_with_one_feature_row_per_sample() -> None:
     assert (exposure_block.decode(group.features_block, SPEC).items_NF == rows[[2, 1]]).all()
 
 
+def test_feedback_about_an_answer_needs_no_item() -> None:
+    feedback = codec.read_feedback(record(a_feedback(kind="demonstration", item_id="", text="In 1995.")), T0)
+    assert (feedback.kind, feedback.item_id) == ("demonstration", "")
+    with pytest.raises(MalformedRecord, match="item_id is empty"):
+        codec.read_feedback(record(a_feedback(kind="rating", item_id="")), T0)
+
+
 def test_a_tick_is_written_and_found_again_among_other_records() -> None:
     tick = codec.read_tick(codec.write_tick(Cut(7, 123, 45, 0, 0)))
     assert tick is not None and (tick.tick, tick.watermark_ms, tick.feedback_position) == (7, 123, 45)

@@ -356,3 +356,25 @@ def test_reading_holds_one_topic_for_the_other_only_when_memory_runs_short() -> 
     assert bench.joiner.may_read_exposures() and not bench.joiner.may_read_feedback()
     bench.tick(at=3_000)
     assert bench.joiner.may_read_exposures() and bench.joiner.may_read_feedback()
+
+
+def test_feedback_about_answers_is_left_to_the_curator_and_holds_nothing_up():
+    bench = Bench()
+    bench.expose()
+    assert bench.answer("", kind="demonstration") == bench.answer("", kind="boolean", value=1.0, request_id="of an answer") == []
+    assert bench.joiner.counts["about_answers"] == 2
+    outcome = bench.tick(at=WINDOW + HORIZON + 10 * ALLOWANCE)
+    assert not any(isinstance(emission, DeadLetter) for emission in outcome.emissions)
+    assert outcome.cut.feedback_committable == outcome.cut.feedback_position == 2
+
+
+def test_misplaced_feedback_about_an_answer_is_forwarded_to_where_its_answer_is():
+    (forward,) = Bench().answer("", kind="boolean", value=1.0, user_id="elsewhere")
+    assert isinstance(forward, Forward) and forward.partition == 1
+
+
+def test_a_kind_of_answers_that_names_an_item_is_unknown():
+    bench = Bench()
+    bench.expose()
+    (letter,) = bench.answer("i0", kind="boolean")
+    assert isinstance(letter, DeadLetter) and letter.reason == dead_letter_reasons.UNKNOWN_KIND
