@@ -71,7 +71,7 @@ class FakeParts(
             return ""
         return now.target if time.monotonic() - self.moved_at[alias] > self.lag_s else now.previous_target
 
-    def GetAlias(self, request, context):  # noqa: N802
+    def GetAlias(self, request, context):
         try:
             record = self.state.alias(request.alias)
         except AliasNotFound as error:
@@ -83,7 +83,7 @@ class FakeParts(
             self.set(request.alias, self.interloper)
         return answer
 
-    def SetAlias(self, request, context):  # noqa: N802
+    def SetAlias(self, request, context):
         try:
             changed = self.state.alias_change(request.alias, request.target, request.expected_version, now_ms=0, actor=request.actor)
         except AliasConflict as error:
@@ -91,37 +91,37 @@ class FakeParts(
         self.set(request.alias, request.target)
         return trainer_pb.SetAliasResponse(version=changed.version)
 
-    def GetStatus(self, request, context):  # noqa: N802
+    def GetStatus(self, request, context):
         return trainer_pb.GetStatusResponse(epoch=3, seq=8, paused=self.paused, samples_trained=120, source_offsets=self.source_offsets)
 
-    def PauseLearning(self, request, context):  # noqa: N802
+    def PauseLearning(self, request, context):
         self.paused = True
         return trainer_pb.PauseLearningResponse()
 
-    def ResumeLearning(self, request, context):  # noqa: N802
+    def ResumeLearning(self, request, context):
         self.paused = False
         return trainer_pb.ResumeLearningResponse()
 
-    def RestoreCheckpoint(self, request, context):  # noqa: N802
+    def RestoreCheckpoint(self, request, context):
         self.restores.append(request)
         skipped = [40, 2] if request.skip_later_samples else [0, 0]
         return trainer_pb.RestoreCheckpointResponse(
             checkpoint="checkpoint-7", checkpoint_created_at_ms=request.not_after_ms - 5, epoch=4, source_offsets=[1, 2], skipped=skipped
         )
 
-    def Generate(self, request, context):  # noqa: N802
+    def Generate(self, request, context):
         target = self.followed(f"llm/{request.task}/production") or "base"
         header = router_pb.GenerateHeader(request_id="r", model_version=BASE if target == "base" else target)
         yield router_pb.GenerateResponse(header=header)
         yield router_pb.GenerateResponse(text="yes", finish_reason="length")
 
-    def LoadAdapter(self, request, context):  # noqa: N802
+    def LoadAdapter(self, request, context):
         if request.name not in self.adapters:
             context.abort(grpc.StatusCode.NOT_FOUND, f"there is no adapter {request.name}")
         self.loaded.append(request.name)
         return admin_pb.LoadAdapterResponse()
 
-    def GetTemplate(self, request, context):  # noqa: N802
+    def GetTemplate(self, request, context):
         version = request.version or int(self.followed(f"prompt/{request.name}/{request.label}")[1:])
         if version > self.versions:
             context.abort(grpc.StatusCode.NOT_FOUND, f"{request.name} has no version {version}")
