@@ -1,0 +1,75 @@
+"""A mesh of one's own for load, for the soak and the fault tests: MovieLens' catalogue, and no base, so the ranker learns from the load alone."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+from tunemesh.router.v1 import router_service_pb2 as router_pb2
+from tunemesh.router.v1 import router_service_pb2_grpc as router_grpc
+
+from loadtests.demo.catalogue import write_catalogue
+from loadtests.movielens import load_films
+from services.common.errors import ConfigurationError
+from services.common.settings import load_settings
+from services.mesh.mesh import Mesh
+from services.mesh.settings import MeshSettings
+
+RANKING = ("kafka", "redis", "triton", "trainer", "updater", "recommender", "router", "feedback_collector", "joiner", "features")
+
+_READY_LIMIT_S = 120.0
+
+# Windows are short, so that what was sent is learned soon after the load has ended; the rest is as it comes.
+_ENV = {
+    "TUNEMESH_JOINER_WINDOW_MS": "2000",
+    "TUNEMESH_JOINER_LATE_HORIZON_MS": "120000",
+    "TUNEMESH_ROUTER_FLUSH_INTERVAL_MS": "100",
+    "TUNEMESH_TRAINER_ON_LINEAGE_CHANGE": "adopt",
+    "TUNEMESH_TELEMETRY_SAMPLE_RATIO": "0.01",
+}
+
+
+@contextmanager
+def bare_mesh(folder: Path, *, services: tuple[str, ...] = (), durable_broker: bool) -> Iterator[Mesh]:
+    """Start a mesh on free ports in `folder`, fill its catalogue, and yield it when its answers are whole; stop it at the end.
+
+    Args:
+        folder: of its state, logs, volumes and telemetry.
+        services: only these and what they depend on; all by default.
+        durable_broker: Apache Kafka from KAFKA_HOME in place of the broker in memory.
+    Raises:
+        ConfigurationError: it did not start or did not become ready. One line.
+    """
+    settings = load_settings(MeshSettings).model_copy(update={"broker": "kafka" if durable_broker else "tansu"})
+    env = {name: os.environ.get(name, value) for name, value in _ENV.items()} | {"TUNEMESH_TELEMETRY_DIR": str(folder / "telemetry")}
+    with Mesh(env=env, run_dir=folder / "mesh", services=services, free_ports=True, settings=settings) as mesh:
+        mesh.up()
+        asyncio.run(write_catalogue(mesh.environment("router")["KAFKA_BOOTSTRAP_SERVERS"], load_films().values()))
+        _wait_ready(mesh)
+        yield mesh
+
+
+def _wait_ready(mesh: Mesh) -> None:
+    """Until a recommendation, and an answer where there is a model, is whole."""
+    deadline = time.monotonic() + _READY_LIMIT_S
+    candidates = list(load_films())[:20]
+    with grpc.insecure_channel(mesh.address("router")) as channel:
+        stub = router_grpc.RouterServiceStub(channel)
+        reason = ""
+        while time.monotonic() < deadline:
+            try:
+                reason = stub.Recommend(router_pb2.RecommendRequest(user_id="nobody", candidates=candidates), timeout=10).degraded_reason
+                if not reason and "llm" in mesh.services():
+                    question = router_pb2.GenerateRequest(user_id="nobody", question="What is Toy Story?", retrieve=True)
+                    reason = next(iter(stub.Generate(question, timeout=60))).header.degraded_reason
+            except grpc.RpcError as error:
+                reason = f"{error.code().name}: {error.details()}"
+            if not reason:
+                return
+            time.sleep(0.5)
+    raise ConfigurationError(f"the mesh did not become ready within {_READY_LIMIT_S:.0f} s: {reason} (logs: {mesh.folder.logs})")

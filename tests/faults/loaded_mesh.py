@@ -1,0 +1,101 @@
+"""A mesh under `python -m loadtests.load`, and a hand that kills one process after the other."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from loadtests.load.calls import Call, read_calls
+from services.mesh.environments import REPOSITORY_ROOT
+from services.mesh.mesh import Mesh
+from services.mesh.state import ProcessId
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """One kill -9, in Unix seconds: when, and when the runner said that the service is well again."""
+
+    name: str
+    killed_s: float
+    well_s: float
+
+    def concerns(self, call: Call, *, settle_s: float = 0.0) -> bool:
+        """Whether any part of the call lies between the kill and `settle_s` after the recovery."""
+        return call.planned_s <= self.well_s + settle_s and call.ended_s >= self.killed_s
+
+
+class Load:
+    """The load as a process of its own; its calls can be read while it runs."""
+
+    def __init__(self, out: Path, mesh: Mesh, *options: str) -> None:
+        """Start it; it ends when it is told to."""
+        self.out = out
+        out.mkdir(parents=True, exist_ok=True)
+        self._log = out / "load.log"
+        command = [
+            sys.executable,
+            "-m",
+            "loadtests.load",
+            "--run-dir",
+            str(mesh.folder.path),
+            "--out",
+            str(out),
+            "--seconds",
+            "3600",
+            *options,
+        ]
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(command, cwd=REPOSITORY_ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def __enter__(self) -> Load:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Kill it if it has not ended."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+    @property
+    def said(self) -> str:
+        """Everything that it printed."""
+        return self._log.read_text(errors="replace")
+
+    def calls(self) -> list[Call]:
+        """Return the calls that have ended."""
+        path = self.out / "calls.jsonl"
+        return list(read_calls(path)) if path.exists() else []
+
+    def wait_for(self, kind: str, number: int, *, timeout_s: float) -> None:
+        """Return when so many calls of a kind have succeeded."""
+        deadline = time.monotonic() + timeout_s
+        while sum(call.kind == kind and call.ok for call in self.calls()) < number:
+            assert self.process.poll() is None, f"the load ended:\n{self.said}"
+            assert time.monotonic() < deadline, f"not {number} {kind} after {timeout_s:.0f} s:\n{self.said}"
+            time.sleep(0.5)
+
+    def end(self, *, timeout_s: float) -> list[Call]:
+        """End the schedules, wait for the last answers and return all calls."""
+        self.process.send_signal(signal.SIGINT)
+        assert self.process.wait(timeout=timeout_s) == 0, self.said
+        return self.calls()
+
+
+def kill_and_wait(mesh: Mesh, name: str, *, timeout_s: float) -> Kill:
+    """kill -9 a service and return when the runner has started it again and finds it well."""
+    before = mesh.services()[name]
+    killed_s = time.time()
+    os.kill(before.pid, signal.SIGKILL)
+    deadline = time.monotonic() + timeout_s
+    while True:
+        now = mesh.services()[name]
+        if now.pid != before.pid and now.state == "healthy" and ProcessId(now.pid, now.start_ticks).is_alive:
+            return Kill(name, killed_s, time.time())
+        assert time.monotonic() < deadline, f"{name} was not well again after {timeout_s:.0f} s: {now} (log: {mesh.log_path(name)})"
+        time.sleep(0.1)
