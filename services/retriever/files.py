@@ -1,0 +1,153 @@
+"""The folder of documents: which files are new, changed or gone since the last look. Knows no index."""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.retriever.core.documents import FILES, ChunkLimits, Document, hash_of
+from services.retriever.extract import SUFFIXES, Unreadable, extract
+
+MAX_REFUSED_SHOWN = 100
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileLimits:
+    """What the folder may hold; the files over it are refused with a reason."""
+
+    max_files: int
+    max_bytes: int
+    """Of one file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Seen:
+    """What tells a file from its former self without reading it."""
+
+    mtime_ns: int
+    size_bytes: int
+    inode: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileChanges:
+    """What a look found."""
+
+    documents: tuple[Document, ...]
+    """New or changed."""
+    gone: tuple[str, ...]
+    """Ids of documents that were indexed and whose files are not there any more, or are refused now."""
+    more: bool
+    """Whether the look ended before the whole folder was read: look again at once."""
+
+
+class DocumentFolder:
+    """Looks at one folder, again and again. One thread uses it; `refused` may be read from any."""
+
+    def __init__(self, folder: Path, limits: FileLimits, chunks: ChunkLimits, *, max_batch: int) -> None:
+        """`max_batch`: a look reads at most so many files, so that what was read is searchable before all is."""
+        self._folder, self._limits, self._chunks, self._max_batch = folder, limits, chunks, max_batch
+        self._seen: dict[str, _Seen] = {}
+        self._warned = False
+        self.refused: dict[str, str] = {}
+        """Path -> reason."""
+
+    def forget(self) -> None:
+        """Read every file again with the next looks: what the last one found was not indexed."""
+        self._seen.clear()
+
+    def look(self, indexed: Mapping[str, str]) -> FileChanges:
+        """Return what changed. Reads files: call it off the event loop.
+
+        A folder that is not there changes nothing: an unmounted disk must not empty the index.
+
+        Args:
+            indexed: document id -> content hash of what the index holds of files.
+        """
+        if not self._folder.is_dir():
+            if not self._warned:
+                _log.warning("the documents' folder %s is not there: what is indexed stays, and it is looked for", self._folder)
+            self._warned = True
+            return FileChanges(documents=(), gone=(), more=False)
+        self._warned = False
+        found, refused = self._walk()
+        documents: list[Document] = []
+        num_read, more = 0, False
+        for name, seen in found.items():
+            if self._seen.get(name) == seen:
+                if name in self.refused:
+                    refused[name] = self.refused[name]
+                continue
+            if num_read >= self._max_batch:
+                more = True
+                break
+            num_read += 1
+            try:
+                document = self._read(name, indexed.get(name))
+            except Unreadable as error:
+                refused[name] = str(error)
+                document = None
+            self._seen[name] = seen
+            if document is not None:
+                documents.append(document)
+        self._report(refused)
+        for name in self._seen.keys() - found.keys():
+            del self._seen[name]
+        gone = tuple(name for name in indexed if name not in found or name in refused)
+        return FileChanges(documents=tuple(documents), gone=gone, more=more)
+
+    def _walk(self) -> tuple[dict[str, _Seen], dict[str, str]]:
+        """Return the readable files by their path inside the folder, sorted, and those that are refused unread."""
+        found: dict[str, _Seen] = {}
+        refused: dict[str, str] = {}
+        for path in self._files():
+            name = path.relative_to(self._folder).as_posix()
+            try:
+                status = path.lstat()
+            except FileNotFoundError:
+                continue
+            if not stat.S_ISREG(status.st_mode):
+                refused[name] = "it is a link or no file"
+            elif status.st_size > self._limits.max_bytes:
+                refused[name] = f"it has {status.st_size} bytes; at most {self._limits.max_bytes} are read"
+            elif len(found) >= self._limits.max_files:
+                refused[name] = f"the folder has more than {self._limits.max_files} files"
+            else:
+                found[name] = _Seen(mtime_ns=status.st_mtime_ns, size_bytes=status.st_size, inode=status.st_ino)
+        return found, refused
+
+    def _files(self) -> Iterator[Path]:
+        """Yield candidates in a stable order. Hidden files and folders are passed over; links are not followed."""
+        for folder, folders, files in os.walk(self._folder):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            for name in sorted(files):
+                path = Path(folder, name)
+                if not name.startswith(".") and path.suffix.lower() in SUFFIXES:
+                    yield path
+
+    def _read(self, name: str, indexed_hash: str | None) -> Document | None:
+        """Return the document; None when the index has it already."""
+        try:
+            with (self._folder / name).open("rb") as file:
+                raw = file.read(self._limits.max_bytes + 1)
+        except OSError as error:
+            raise Unreadable(f"it cannot be read: {error.strerror}") from error
+        if len(raw) > self._limits.max_bytes:
+            raise Unreadable(f"it grew over {self._limits.max_bytes} bytes")
+        content_hash = hash_of(raw, self._chunks)
+        if content_hash == indexed_hash:
+            return None
+        title, sections = extract(name, raw)
+        return Document(document_id=name, source=FILES, title=title, sections=sections, content_hash=content_hash)
+
+    def _report(self, refused: dict[str, str]) -> None:
+        for name, reason in refused.items():
+            if self.refused.get(name) != reason:
+                _log.warning("file %s is refused: %s", name, reason)
+        self.refused = refused
