@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import faust
@@ -130,6 +130,19 @@ def crash_on_failure(app: Any) -> Callable[[asyncio.Task[Any]], None]:
             app.loop.create_task(app.crash(error))
 
     return check
+
+
+def known_end(app: Any, ends: Mapping[tuple[str, int], int], topic: str, partition: int) -> int | None:
+    """Return the end of a partition: the larger of what the broker says now (`ends`, of LogReader.ends) and what the last fetch said.
+
+    See LogReader.ends for why not the first alone. None: the broker did not say.
+    """
+    end = ends.get((topic, partition))
+    if end is None:
+        return None
+    at = next((tp for tp in app.consumer.assignment() if (tp.topic, tp.partition) == (topic, partition)), None)
+    fetched = app.consumer.highwater(at) if at is not None else None
+    return max(end, fetched or 0)
 
 
 async def run_until_failure(app: Any, *background: asyncio.Task[None]) -> None:

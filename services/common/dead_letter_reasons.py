@@ -14,3 +14,7 @@ NO_FEATURES = "no_features"
 # Not reasons of a letter but notes about one, in the same topic: `tunemesh dlq redrive` has taken it up, and has put its record back.
 REDRIVE_CLAIMED = "redrive_claimed"
 REDRIVEN = "redriven"
+PII = "pii"
+EXPIRED = "expired"
+UNANSWERED = "unanswered"
+REFUSED = "refused"

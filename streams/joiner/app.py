@@ -174,21 +174,12 @@ class Joiner:
                 continue
             runtime.tick(
                 now_ms,
-                exposures_end=self._end(EXPOSURES.name, number, ends),
-                feedback_end=self._end(FEEDBACK.name, number, ends),
+                exposures_end=worker.known_end(self._app, ends, EXPOSURES.name, number),
+                feedback_end=worker.known_end(self._app, ends, FEEDBACK.name, number),
             )
             for event, count in runtime.new_counts().items():
                 self._counted[event] += count
                 self._counter.add(count, {"event": event, "partition": number})
-
-    def _end(self, topic: str, partition: int, ends: dict[tuple[str, int], int]) -> int | None:
-        """The larger of what the broker says now and what the last fetch said: see LogReader.ends for why not the first alone."""
-        end = ends.get((topic, partition))
-        if end is None:
-            return None
-        at = next((tp for tp in self._app.consumer.assignment() if (tp.topic, tp.partition) == (topic, partition)), None)
-        fetched = self._app.consumer.highwater(at) if at is not None else None
-        return max(end, fetched or 0)
 
 
 def _partitioner(num_partitions: int) -> Any:

@@ -40,6 +40,7 @@ from streams.joiner.model import (
     SampleGroup,
     TickOutcome,
 )
+from streams.position import LogPosition
 
 # What a pending request costs beside its features block: measured with tracemalloc, 100 items whose ids are shared strings.
 _REQUEST_OVERHEAD_BYTES = 2_500
@@ -65,30 +66,6 @@ class JoinConfig:
     allowance_ms: int
     max_pending_bytes: int
     num_partitions: int
-
-
-@dataclass(slots=True)
-class _Log:
-    """How far one topic of the partition has been read."""
-
-    next_offset: int
-    max_time_ms: int = 0
-    end: int | None = None
-
-    def advance(self, offset: int) -> bool:
-        """Step over the record at `offset`; False when it was read before."""
-        if offset < self.next_offset:
-            return False
-        self.next_offset = offset + 1
-        return True
-
-    @property
-    def is_caught_up(self) -> bool:
-        return self.end is not None and self.next_offset >= self.end
-
-    def watermark_ms(self, now_ms: int, allowance_ms: int) -> int:
-        """Events up to here have been read. A sender whose clock runs ahead cannot push it past the wall clock."""
-        return (now_ms if self.is_caught_up else min(self.max_time_ms, now_ms)) - allowance_ms
 
 
 @dataclass(slots=True)
@@ -141,8 +118,8 @@ class JoinerPartition:
         self._resume = resume
         self._negative_labels = negative_labels(spec)
         self._keep_rate = spec.negatives.keep_rate
-        self._exposures = _Log(resume.exposures_start)
-        self._feedback = _Log(resume.feedback_start)
+        self._exposures = LogPosition(resume.exposures_start)
+        self._feedback = LogPosition(resume.feedback_start)
         self._requests: dict[str, _Request] = {}  # by request id, in offset order
         self._closings: list[tuple[int, int, _Request]] = []  # heap by window end
         self._retirements: list[tuple[int, int, _Request]] = []  # heap by expiry
@@ -173,7 +150,7 @@ class JoinerPartition:
         """False while memory is half full and exposures of an earlier time are still unread. Never False together with the other."""
         return self._may_read(self._feedback, self._exposures)
 
-    def _may_read(self, own: _Log, other: _Log) -> bool:
+    def _may_read(self, own: LogPosition, other: LogPosition) -> bool:
         if self._pending_bytes * 2 < self._config.max_pending_bytes:
             return True
         return other.is_caught_up or own.max_time_ms <= other.max_time_ms

@@ -1,0 +1,1 @@
+"""The curator: feedback about answers, joined with the answers, becomes examples to learn from."""

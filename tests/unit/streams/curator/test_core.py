@@ -1,0 +1,260 @@
+from dataclasses import replace
+
+import pytest
+
+from services.common import dead_letter_reasons as reasons
+from streams.curator.core import CurateConfig, CuratorPartition, example_of
+from streams.curator.model import DeadLetter, Example, Feedback, Generation, Message, Record
+
+T0 = 1_700_000_000_000
+CONFIG = CurateConfig(window_ms=10_000, wait_ms=2_000, allowance_ms=300, max_pending_bytes=1 << 20)
+GENERATION = Generation(
+    request_id="r1",
+    user_id="u",
+    task="helpdesk",
+    question="How long may I keep a film?",
+    messages=(Message("system", "Be brief."), Message("user", "How long may I keep a film?")),
+    answer="A week.",
+    finish_reason="stop",
+    model_version="M",
+    prompt_version="answer@v1",
+    passage_ids=(),
+    finished_at_ms=T0,
+)
+THUMB = Feedback(feedback_id="f1", request_id="r1", user_id="u", item_id="", kind="boolean", value=0.0, text="", accepted_at_ms=T0 + 100)
+DEMONSTRATION = replace(THUMB, kind="demonstration", text="Nine days.")
+
+
+class Seen(set):
+    def has(self, example_id: str) -> bool:
+        return example_id in self
+
+
+class Bench:
+    """One partition with its two logs; what is fed is appended and read at once."""
+
+    def __init__(self, config: CurateConfig = CONFIG, seen: Seen | None = None, start: tuple[int, int] = (0, 0)) -> None:
+        self.seen = Seen() if seen is None else seen
+        self.generations, self.feedback = start
+        self.core = CuratorPartition(
+            0, config, self.seen, lambda user: 1 if user == "elsewhere" else 0, generations_start=start[0], feedback_start=start[1]
+        )
+
+    def answer(self, generation: Generation = GENERATION, *, size: int = 10):
+        self.generations += 1
+        return self.core.on_generation(generation, Record("generations.v1", 0, self.generations - 1, b"u", b"g" * size, ()))
+
+    def say(self, feedback: Feedback = DEMONSTRATION):
+        self.feedback += 1
+        return self.core.on_feedback(feedback, Record("feedback.v1", 0, self.feedback - 1, b"u", b"f", ()))
+
+    def tick(self, at: int, *, read_to_end: bool = True):
+        beyond = 0 if read_to_end else 1
+        return self.core.on_tick(T0 + at, generations_end=self.generations + beyond, feedback_end=self.feedback + beyond)
+
+
+def only(emissions):
+    (emission,) = emissions
+    return emission
+
+
+def letter_of(emissions) -> DeadLetter:
+    letter = only(emissions)
+    assert isinstance(letter, DeadLetter)
+    return letter
+
+
+def test_a_demonstration_becomes_an_example_of_what_should_have_been_said():
+    bench = Bench()
+    assert bench.answer() == []
+    example = only(bench.say())
+    assert isinstance(example, Example) and example.is_demonstration
+    assert (example.answer, example.generation, example.feedback) == ("Nine days.", GENERATION, DEMONSTRATION)
+    assert bench.core.counts == {"generations": 1, "feedback": 1, "demonstrations": 1}
+
+
+@pytest.mark.parametrize("feedback", [THUMB, replace(THUMB, kind="score", value=0.3), replace(THUMB, kind="comment", text="Wrong.")])
+def test_a_judgement_becomes_an_example_of_what_was_said(feedback):
+    bench = Bench()
+    bench.answer()
+    example = only(bench.say(feedback))
+    assert not example.is_demonstration and example.answer == "A week."
+
+
+def test_feedback_that_comes_before_its_answer_waits_for_it():
+    bench = Bench()
+    assert bench.say() == [] and bench.say(replace(THUMB, feedback_id="f2")) == []
+    assert [example.feedback.feedback_id for example in bench.answer()] == ["f1", "f2"]
+    assert bench.core.counts["feedback"] == 2
+
+
+def test_feedback_about_items_is_stepped_over():
+    bench = Bench()
+    bench.answer()
+    assert bench.say(replace(THUMB, item_id="i", kind="rating", value=5.0)) == []
+    assert bench.tick(400)[1].feedback_committable == 1 and bench.core.counts["feedback"] == 0
+
+
+def test_misplaced_feedback_is_left_to_the_joiner_who_forwards_it():
+    bench = Bench()
+    assert bench.say(replace(THUMB, user_id="elsewhere")) == []
+    assert bench.core.counts["misplaced"] == 1 and bench.tick(400)[1].feedback_committable == 1
+
+
+def test_an_example_that_stands_in_the_log_is_not_written_again():
+    seen = Seen({example_of(GENERATION, DEMONSTRATION).example_id})
+    bench = Bench(seen=seen)
+    bench.answer()
+    assert bench.say() == [] and bench.core.counts["duplicates"] == 1
+    assert isinstance(only(bench.say(replace(DEMONSTRATION, text="Ten days."))), Example)
+
+
+def test_equal_examples_have_equal_ids_whoever_gave_them_and_different_ones_do_not():
+    same = example_of(replace(GENERATION, request_id="r2", user_id="v"), replace(DEMONSTRATION, feedback_id="f9", text=" Nine days.\n"))
+    assert same.example_id == example_of(GENERATION, DEMONSTRATION).example_id
+    others = [
+        (replace(GENERATION, task="answer"), DEMONSTRATION),
+        (replace(GENERATION, messages=(Message("user", "How long?"),)), DEMONSTRATION),
+        (GENERATION, replace(DEMONSTRATION, text="Ten days.")),
+        (GENERATION, THUMB),
+        (GENERATION, replace(THUMB, value=1.0)),
+        (GENERATION, replace(THUMB, kind="comment", text="x")),
+    ]
+    assert len({example_of(*other).example_id for other in others} | {same.example_id}) == len(others) + 1
+
+
+@pytest.mark.parametrize(
+    ("generation", "feedback", "kind"),
+    [
+        (GENERATION, replace(DEMONSTRATION, text="Ask jane@example.com."), "email"),
+        (GENERATION, replace(THUMB, kind="comment", text="call me: +44 20 7946 0958"), "phone"),
+        (replace(GENERATION, question="Is 4111 1111 1111 1111 my card?"), DEMONSTRATION, "card"),
+        (replace(GENERATION, answer="GB82 WEST 1234 5698 7654 32"), THUMB, "iban"),
+        (replace(GENERATION, messages=(Message("user", "I am jane@example.com"), *GENERATION.messages)), DEMONSTRATION, "email"),
+    ],
+)
+def test_personal_data_is_set_aside_without_repeating_it(generation, feedback, kind):
+    bench = Bench()
+    bench.answer(generation)
+    letter = letter_of(bench.say(feedback))
+    assert (letter.reason, letter.without_content, letter.feedback_id) == (reasons.PII, True, "f1")
+    assert letter.detail.startswith("it holds ") and kind in letter.detail and bench.core.counts[f"pii_{kind}"] == 1
+
+
+def test_what_the_operator_wrote_is_not_looked_at_for_personal_data():
+    messages = (Message("system", "We are desk@example.com"), Message("user", "Desk: desk@example.com\n\nHow long may I keep a film?"))
+    bench = Bench()
+    bench.answer(replace(GENERATION, messages=messages))
+    assert isinstance(only(bench.say()), Example)
+
+
+def test_the_answer_that_a_demonstration_corrects_may_hold_anything():
+    bench = Bench()
+    bench.answer(replace(GENERATION, answer="Ask jane@example.com"))
+    assert isinstance(only(bench.say()), Example)
+
+
+def test_feedback_of_another_user_is_set_aside():
+    bench = Bench()
+    bench.answer()
+    assert letter_of(bench.say(replace(THUMB, user_id="v"))).reason == reasons.USER_MISMATCH
+
+
+def test_a_judgement_of_an_answer_that_the_machine_broke_off_is_none_but_a_demonstration_of_it_counts():
+    bench = Bench()
+    bench.answer(replace(GENERATION, finish_reason="error"))
+    assert bench.say(THUMB) == [] and bench.core.counts["broken_answers"] == 1
+    assert isinstance(only(bench.say()), Example)
+
+
+def test_feedback_whose_answer_does_not_come_is_an_orphan_once_the_answers_were_read_past_its_time():
+    bench = Bench()
+    bench.say()
+    assert bench.tick(2_399)[0] == []
+    assert bench.tick(9_000, read_to_end=False)[0] == []  # the answer may stand in what is still unread
+    letter = letter_of(bench.tick(2_400)[0])
+    assert (letter.reason, letter.feedback_id, letter.without_content) == (reasons.ORPHAN, "f1", False)
+
+
+def test_feedback_is_committed_up_to_the_oldest_that_waits_and_answers_up_to_the_oldest_that_is_kept():
+    bench = Bench()
+    bench.answer()
+    bench.say()
+    bench.say(replace(THUMB, request_id="r2", accepted_at_ms=T0 + 200))
+    bench.say(replace(THUMB, feedback_id="f3"))
+    cut = bench.tick(400)[1]
+    assert (cut.generations_committable, cut.feedback_committable) == (0, 1)
+    bench.answer(replace(GENERATION, request_id="r2", finished_at_ms=T0 + 150))
+    assert bench.tick(500)[1].feedback_committable == 3
+    cut = bench.tick(10_300)[1]
+    assert cut.generations_committable == 1
+    assert bench.tick(10_500)[1].generations_committable == 2 and bench.core.pending_bytes == 0
+
+
+def test_a_retired_answer_is_not_committed_while_its_feedback_would_be_read_again():
+    bench = Bench(replace(CONFIG, wait_ms=60_000))
+    bench.answer()
+    bench.say(replace(THUMB, request_id="late"))
+    bench.say()
+    cut = bench.tick(20_000)[1]
+    assert (cut.generations_committable, cut.feedback_committable) == (0, 0)
+    # A curator that starts from there joins again what it had joined, and writes nothing twice.
+    again = Bench(replace(CONFIG, wait_ms=60_000), seen=bench.seen)
+    again.answer()
+    again.say(replace(THUMB, request_id="late"))
+    assert again.say() == [] and again.core.counts["duplicates"] == 1
+
+
+def test_feedback_after_the_window_is_an_orphan():
+    bench = Bench()
+    bench.answer()
+    bench.tick(11_000)
+    late = replace(THUMB, accepted_at_ms=T0 + 11_000)
+    assert bench.say(late) == []
+    assert letter_of(bench.tick(13_300)[0]).reason == reasons.ORPHAN
+
+
+def test_an_answer_is_kept_while_feedback_of_its_window_is_still_unread():
+    bench = Bench()
+    bench.answer()
+    bench.core.on_tick(T0 + 20_000, generations_end=1, feedback_end=5)
+    assert isinstance(only(bench.say()), Example)
+
+
+def test_memory_is_bounded_by_retiring_the_oldest_answers_early():
+    bench = Bench(replace(CONFIG, max_pending_bytes=10_000))
+    for number in range(10):
+        bench.answer(replace(GENERATION, request_id=f"r{number}"), size=1_000)
+    assert bench.core.pending_bytes <= 10_000 and bench.core.counts["retired_early"] == 6
+    bench.say(replace(DEMONSTRATION, request_id="r9"))
+    assert bench.core.counts["demonstrations"] == 1
+
+
+def test_memory_is_bounded_by_giving_up_on_the_oldest_waiting_feedback():
+    bench = Bench(replace(CONFIG, max_pending_bytes=4_000))
+    letters = [letter for number in range(4) for letter in bench.say(replace(THUMB, feedback_id=f"f{number}", request_id=f"r{number}"))]
+    assert [letter.feedback_id for letter in letters] == ["f0", "f1"] and "no room" in letters[0].detail
+
+
+def test_reading_far_ahead_of_the_other_topic_stops_while_memory_is_half_full():
+    bench = Bench(replace(CONFIG, max_pending_bytes=4_000))
+    assert bench.core.may_read_generations() and bench.core.may_read_feedback()
+    bench.answer(size=1_000)
+    assert not bench.core.may_read_generations() and bench.core.may_read_feedback()
+    bench.tick(100)
+    assert bench.core.may_read_generations()
+
+
+def test_a_record_that_was_read_before_is_stepped_over():
+    bench = Bench(start=(5, 5))
+    record = Record("generations.v1", 0, 4, b"u", b"g", ())
+    assert bench.core.on_generation(GENERATION, record) == [] and bench.core.counts["generations"] == 0
+    assert bench.core.on_malformed_feedback(Record("feedback.v1", 0, 4, b"u", b"f", ()), "x") == []
+
+
+def test_unusable_records_are_set_aside_or_stepped_over():
+    bench = Bench()
+    assert letter_of(bench.core.on_malformed_generation(Record("generations.v1", 0, 0, b"u", b"g", ()), "x")).reason == reasons.MALFORMED
+    assert letter_of(bench.core.on_malformed_feedback(Record("feedback.v1", 0, 0, b"u", b"f", ()), "x")).reason == reasons.MALFORMED
+    bench.core.on_unreadable_feedback(1)
+    assert bench.core.on_tick(T0, generations_end=1, feedback_end=2)[1].feedback_committable == 2
