@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError, OffsetOutOfRangeError
 from tunemesh.events.v1.control_pb2 import ControlRecord
 from tunemesh.events.v1.dead_letter_pb2 import DeadLetter
@@ -22,7 +22,7 @@ from tunemesh.events.v1.delta_pb2 import BasePointer, Delta
 from services.common.dead_letters import dead_letter_headers
 from services.common.envelope import Headers, headers_for
 from services.common.errors import Unavailable
-from services.common.kafka import assigned_consumer, drain_to_end, durable_producer, end_offsets
+from services.common.kafka import RenewedProducer, assigned_consumer, drain_to_end, end_offsets
 from services.trainer.publisher import PendingAppend
 from services.trainer.session import HistoryLost
 
@@ -31,6 +31,10 @@ _CLIENT_ID = "tunemesh-trainer"
 _DELIVERY_TIMEOUT_MS = 10_000
 # The embedded broker answers a position behind its end with nothing, for ever, where Kafka says that it is out of range.
 _QUIET_BEFORE_CHECK_S = 2.0
+# How long one look at the broker may block the worker, and with it the control API.
+_LOOK_TIMEOUT_MS = 2_000
+_FIRST_READ_TIMEOUT_MS = 20_000
+_APPEND_PAUSE_S = 1.0
 _READ_BACK_POLL_MS = 200
 _READ_BACK_QUIET_S = 20.0
 
@@ -45,9 +49,9 @@ def _translated(what: str) -> Iterator[None]:
         raise Unavailable(f"{what}: {error!r}") from error
 
 
-def make_producer(bootstrap_servers: str) -> KafkaProducer:
-    """Return the one producer that all of the trainer's logs share; it is thread-safe."""
-    return durable_producer(bootstrap_servers, client_id=_CLIENT_ID, delivery_timeout_ms=_DELIVERY_TIMEOUT_MS, linger_ms=0)
+def make_producer(bootstrap_servers: str) -> RenewedProducer:
+    """Return the one producer that all of the trainer's logs share; it is thread-safe, and outlives the broker's absence."""
+    return RenewedProducer(bootstrap_servers, client_id=_CLIENT_ID, delivery_timeout_ms=_DELIVERY_TIMEOUT_MS, linger_ms=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +124,11 @@ class KafkaSamples:
     def read_to(self) -> list[int]:
         """Return per partition the offset behind all that `poll` has returned, and behind what it will never return."""
         with _translated(f"reading {self._topic}"):
-            return [int(self._consumer.position(partition)) for partition in self._partitions]
+            return [_position(self._consumer, partition) for partition in self._partitions]
 
     def _check_positions(self) -> None:
-        for partition, (first, end) in zip(self._partitions, self.ranges(), strict=True):
-            position = self._consumer.position(partition)
+        for partition, (first, end) in zip(self._partitions, _ranges(self._consumer, self._partitions, _LOOK_TIMEOUT_MS), strict=True):
+            position = _position(self._consumer, partition)
             if not first <= position <= end:
                 raise HistoryLost(f"{self._topic}[{partition.partition}] holds offsets {first} to {end}, and was being read at {position}")
 
@@ -136,7 +140,7 @@ class KafkaSamples:
 class KafkaControlLog:
     """control.v1: one partition, read from its beginning."""
 
-    def __init__(self, bootstrap_servers: str, topic: str, producer: KafkaProducer) -> None:
+    def __init__(self, bootstrap_servers: str, topic: str, producer: RenewedProducer) -> None:
         """Connect.
 
         Raises:
@@ -151,7 +155,7 @@ class KafkaControlLog:
     def position(self) -> int:
         """Offset behind the last record that `read` covered."""
         with _translated(f"reading {self._topic}"):
-            return int(self._consumer.position(self._partition))
+            return _position(self._consumer, self._partition)
 
     def read(self) -> list[tuple[int, ControlRecord]]:
         """Return the records from `position` to the present end.
@@ -161,10 +165,12 @@ class KafkaControlLog:
             Unavailable: the end was not reached.
         """
         with _translated(f"reading {self._topic}"):
-            end = end_offsets(self._consumer)[self._partition]
-            if end < self._consumer.position(self._partition):
-                raise HistoryLost(f"{self._topic} ends at offset {end}, and had been read to {self._consumer.position(self._partition)}")
-            records = drain_to_end(self._consumer)
+            end = end_offsets(self._consumer, _LOOK_TIMEOUT_MS)[self._partition]
+            position = _position(self._consumer, self._partition)
+            if end < position:
+                raise HistoryLost(f"{self._topic} ends at offset {end}, and had been read to {position}")
+            # The first time it is the whole topic.
+            records = drain_to_end(self._consumer, _LOOK_TIMEOUT_MS if position else _FIRST_READ_TIMEOUT_MS)
         return [(record.offset, ControlRecord.FromString(record.value)) for record in records if record.value is not None]
 
     def append(self, record: ControlRecord) -> int:
@@ -182,7 +188,7 @@ class KafkaControlLog:
 class KafkaDeltaLog:
     """ranker.deltas.v1, one shard's partition."""
 
-    def __init__(self, bootstrap_servers: str, topic: str, shard: int, producer: KafkaProducer) -> None:
+    def __init__(self, bootstrap_servers: str, topic: str, shard: int, producer: RenewedProducer) -> None:
         """Nothing is connected but the producer: reading back opens a consumer of its own."""
         self._bootstrap_servers = bootstrap_servers
         self._topic = topic
@@ -197,8 +203,9 @@ class KafkaDeltaLog:
             for part in chunks:
                 headers = headers_for("tunemesh.events.v1.Delta", SOURCE, traceparent=traceparent)
                 futures.append(self._producer.send(self._topic, part.SerializeToString(), key, headers, partition=self._shard))
-        except KafkaError as error:
-            return _KafkaPending(futures, error)
+        except Unavailable as error:
+            # Looked at again only after a while: the broker is away, and trying at every turn would fill the log.
+            return _KafkaPending(futures, error, not_before=time.monotonic() + _APPEND_PAUSE_S)
         return _KafkaPending(futures)
 
     def range(self) -> tuple[int, int]:
@@ -219,15 +226,13 @@ class KafkaDeltaLog:
                 raise HistoryLost(f"{self._topic} holds offsets {held[0]} to {held[1]}, and {first} to {end} are wanted")
             consumer.seek(partition, first)
             heard_at = time.monotonic()
-            while consumer.position(partition) < end:
+            while (position := _position(consumer, partition)) < end:
                 records = consumer.poll(timeout_ms=_READ_BACK_POLL_MS).get(partition, [])
                 yield from (Delta.FromString(record.value) for record in records if record.offset < end)
                 if records:
                     heard_at = time.monotonic()
                 elif time.monotonic() - heard_at > _READ_BACK_QUIET_S:
-                    raise Unavailable(
-                        f"{self._topic} is read back to offset {consumer.position(partition)} of {end}, and nothing more comes"
-                    )
+                    raise Unavailable(f"{self._topic} is read back to offset {position} of {end}, and nothing more comes")
 
     @contextmanager
     def _reader(self) -> Iterator[tuple[KafkaConsumer, TopicPartition]]:
@@ -242,9 +247,10 @@ class KafkaDeltaLog:
 class _KafkaPending:
     """Futures of one append."""
 
-    def __init__(self, futures: Sequence[Any], error: KafkaError | None = None) -> None:
+    def __init__(self, futures: Sequence[Any], error: Unavailable | None = None, *, not_before: float = 0.0) -> None:
         self._futures = futures
         self._error = error
+        self._not_before = not_before
 
     def next_offset(self) -> int | None:
         """Return the offset behind the last record, None while one is unacknowledged.
@@ -252,10 +258,10 @@ class _KafkaPending:
         Raises:
             Unavailable: one failed.
         """
-        if self._error is not None:
-            raise Unavailable(repr(self._error)) from self._error
-        if not all(future.is_done for future in self._futures):
+        if time.monotonic() < self._not_before or not all(future.is_done for future in self._futures):
             return None
+        if self._error is not None:
+            raise self._error
         failed = next((future.exception for future in self._futures if future.failed()), None)
         if failed is not None:
             raise Unavailable(repr(failed)) from failed
@@ -264,14 +270,14 @@ class _KafkaPending:
     def wait(self, timeout_ms: int) -> None:
         """Block until all are done, or for at most timeout_ms."""
         deadline = time.monotonic() + timeout_ms / 1e3
-        while not all(future.is_done for future in self._futures) and time.monotonic() < deadline:
+        while (now := time.monotonic()) < deadline and (now < self._not_before or not all(future.is_done for future in self._futures)):
             time.sleep(0.002)
 
 
 class KafkaBaseLog:
     """ranker.bases.v1: pointers to bases, the newest per model counts."""
 
-    def __init__(self, bootstrap_servers: str, topic: str, producer: KafkaProducer) -> None:
+    def __init__(self, bootstrap_servers: str, topic: str, producer: RenewedProducer) -> None:
         """Nothing is connected but the producer."""
         self._bootstrap_servers = bootstrap_servers
         self._topic = topic
@@ -300,7 +306,7 @@ class KafkaBaseLog:
 class KafkaDeadLetters:
     """The dead-letter topic of samples.v1. One thread sends, one flushes."""
 
-    def __init__(self, topic: str, producer: KafkaProducer) -> None:
+    def __init__(self, topic: str, producer: RenewedProducer) -> None:
         """Nothing is connected but the producer."""
         self._topic = topic
         self._producer = producer
@@ -335,6 +341,13 @@ class KafkaDeadLetters:
             return self._producer.send(self._topic, letter.SerializeToString(), letter.key or None, headers)
 
 
-def _ranges(consumer: KafkaConsumer, partitions: Sequence[TopicPartition]) -> list[tuple[int, int]]:
-    first, end = consumer.beginning_offsets(list(partitions)), end_offsets(consumer)
+def _position(consumer: KafkaConsumer, partition: TopicPartition) -> int:
+    # Without a timeout it waits for ever for a broker that was there and is away.
+    return int(consumer.position(partition, timeout_ms=_LOOK_TIMEOUT_MS))
+
+
+def _ranges(
+    consumer: KafkaConsumer, partitions: Sequence[TopicPartition], timeout_ms: int = _FIRST_READ_TIMEOUT_MS
+) -> list[tuple[int, int]]:
+    first, end = consumer.beginning_offsets(list(partitions), timeout_ms=timeout_ms), end_offsets(consumer, timeout_ms)
     return [(int(first[partition]), int(end[partition])) for partition in partitions]

@@ -84,6 +84,7 @@ class _InFlight:
     tokens: dict[str, int]
     steps: int
     position: Position
+    num_failures: int = 0
 
 
 @dataclass(slots=True)
@@ -185,11 +186,15 @@ class DeltaPublisher:
         try:
             next_offset = flight.pending.next_offset()
         except Unavailable as error:
-            _log.warning("delta %d.%d was not acknowledged, sending it again: %s", self.identity.epoch, flight.seq, error)
+            if flight.num_failures == 0:
+                _log.warning("delta %d.%d was not acknowledged, sending it until it is: %s", self.identity.epoch, flight.seq, error)
+            flight.num_failures += 1
             flight.pending = self.log.append(flight.chunks, flight.traceparent)
             return False
         if next_offset is None:
             return False
+        if flight.num_failures:
+            _log.warning("delta %d.%d is acknowledged, after %d attempts that failed", self.identity.epoch, flight.seq, flight.num_failures)
         self.seq, self.next_offset = flight.seq, next_offset
         self._published_steps, self.published_position = flight.steps, flight.position
         for name, token in flight.tokens.items():

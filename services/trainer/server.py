@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 
-from kafka import KafkaProducer
 from tunemesh.events.v1 import delta_pb2
 from tunemesh.trainer.v1 import trainer_service_pb2, trainer_service_pb2_grpc
 
@@ -22,6 +21,7 @@ from services.common.errors import CorruptArtifact, Unavailable
 from services.common.feature_spec import FeatureSpec
 from services.common.grpc_server import GrpcServer, Servicer, serve
 from services.common.ids import uuid7
+from services.common.kafka import RenewedProducer
 from services.common.settings import redacted, variable_of
 from services.common.telemetry import Telemetry, configure
 from services.trainer.adapters import KafkaBaseLog, KafkaControlLog, KafkaDeadLetters, KafkaDeltaLog, KafkaSamples, make_producer
@@ -129,7 +129,7 @@ class WorkerThread:
         finally:
             samples.close()
             control_log.close()
-            producer.close(timeout=1)
+            producer.close()
 
 
 def make_learner(spec: FeatureSpec) -> Learner:
@@ -143,7 +143,7 @@ def make_learner(spec: FeatureSpec) -> Learner:
     return learning.Learner(spec, learning.LearnerConfig())
 
 
-def make_logs(settings: TrainerSettings, samples: KafkaSamples, owner: ControlOwner, producer: KafkaProducer) -> Logs:
+def make_logs(settings: TrainerSettings, samples: KafkaSamples, owner: ControlOwner, producer: RenewedProducer) -> Logs:
     """Return the broker's side."""
     bootstrap = settings.kafka_bootstrap_servers
     return Logs(

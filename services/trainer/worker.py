@@ -35,6 +35,8 @@ _MAX_BUFFERED = 4_000
 _POLL_MS = 50
 _FINAL_FLUSH_MS = 5_000
 _COMPLAINT_INTERVAL_S = 1.0
+# A look at a broker that is away blocks the worker: not at every interval.
+_LOOK_AGAIN_S = 3.0
 
 Result = TypeVar("Result")
 
@@ -96,6 +98,24 @@ class WorkerConfig:
     checkpoint_interval_ms: int
 
 
+class _Outage:
+    """Says once that something is away, and once that it is back."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._since: float | None = None
+
+    def note(self, error: Exception) -> None:
+        if self._since is None:
+            self._since = time.monotonic()
+            _log.warning("%s, trying again: %s", self._what, error)
+
+    def end(self) -> None:
+        if self._since is not None:
+            _log.warning("over after %.0f s: %s", time.monotonic() - self._since, self._what)
+            self._since = None
+
+
 class RankerWorker:
     """Runs one session after the other until told to stop, or until it cannot go on."""
 
@@ -136,7 +156,8 @@ class RankerWorker:
         self._checkpointed_offsets: list[int] = []
         self._paused = self._paused_by_gate = False
         self._failure: BaseException | None = None
-        self._next_publish = self._next_checkpoint = self._next_complaint = 0.0
+        self._next_publish = self._next_checkpoint = self._next_complaint = self._next_watch = 0.0
+        self._reading, self._watching = _Outage("samples cannot be read"), _Outage("control.v1 cannot be read")
         self._step_traces: list[str] = []
         self._unpublished_ms: list[int] = []
         meter = telemetry.meter
@@ -203,6 +224,8 @@ class RankerWorker:
 
     def publish_base(self) -> tuple[str, str]:
         """Publish a base and return its id and URL."""
+        # A broker that is away is noticed here, sooner than by a delta that waits for it.
+        self._session.check_ownership()
         self._await_writer()
         pointer = self._session.publish_base()
         self._refresh()
@@ -286,8 +309,10 @@ class RankerWorker:
         try:
             records = self._source.poll(wait_ms)
         except Unavailable as error:
-            _log.warning("samples cannot be read, trying again: %s", error)
+            self._reading.note(error)
             return
+        if records:
+            self._reading.end()
         for record in records:
             try:
                 merge.push(record.partition, parse_record(self._spec, record.offset, record.value, record.headers))
@@ -370,10 +395,15 @@ class RankerWorker:
             self._unpublished_ms.clear()
 
     def _watch_control(self) -> None:
+        if time.monotonic() < self._next_watch:
+            return
         try:
             self._session.check_ownership()
         except Unavailable as error:
-            _log.warning("control.v1 cannot be read, looking again at the next interval: %s", error)
+            self._watching.note(error)
+            self._next_watch = time.monotonic() + _LOOK_AGAIN_S
+        else:
+            self._watching.end()
 
     def _start_checkpoint(self) -> None:
         """Cut here, and write in the other thread. Nothing new: nothing to write."""

@@ -19,7 +19,7 @@ from tunemesh.events.v1.delta_pb2 import Delta, ReplicaStatus
 from services.common.artifacts import Arrays, read_artifact
 from services.common.envelope import headers_for
 from services.common.errors import CorruptArtifact, Unavailable
-from services.common.kafka import assigned_consumer, drain_to_end, durable_producer, read_compacted
+from services.common.kafka import RenewedProducer, assigned_consumer, drain_to_end, read_compacted
 from services.common.tables.generation import Applied
 from services.common.tables.writer import TableImage
 from services.common.telemetry import traceparent_of
@@ -52,7 +52,7 @@ class KafkaFeed:
         self._has_read_bases = False
         self._deltas = self._consumer(RANKER_DELTAS.name, shard, fetch_wait_ms=100)
         self._bases = self._consumer(RANKER_BASES.name, 0, fetch_wait_ms=1_000)  # a base is rare and may be late
-        self._producer = durable_producer(bootstrap_servers, client_id=_CLIENT_ID)
+        self._producer = RenewedProducer(bootstrap_servers, client_id=_CLIENT_ID)
 
     def _consumer(self, topic: str, partition: int, *, fetch_wait_ms: int) -> Any:
         return assigned_consumer(
@@ -103,7 +103,7 @@ class KafkaFeed:
     def seems_shorter(self) -> bool:
         """See Feed. The embedded broker also says so by mistake: after a batch of several records its end is that of the first one."""
         with _translated(RANKER_DELTAS.name):
-            end = self._deltas.end_offsets([self._partition])[self._partition]
+            end = self._deltas.end_offsets([self._partition], timeout_ms=_CONNECT_TIMEOUT_MS)[self._partition]
         return bool(end < self._position)
 
     def report(self, applied: Applied) -> None:
@@ -120,7 +120,7 @@ class KafkaFeed:
         )
         headers = headers_for("tunemesh.events.v1.ReplicaStatus", SOURCE)
         with _translated(REPLICAS.name):
-            sent = self._producer.send(REPLICAS.name, key=self._replica_id.encode(), value=status.SerializeToString(), headers=headers)
+            sent = self._producer.send(REPLICAS.name, status.SerializeToString(), self._replica_id.encode(), headers)
         # The next report makes up for this one.
         sent.add_errback(lambda error: _log.warning("a report to %s was lost: %r", REPLICAS.name, error))
 
@@ -128,7 +128,7 @@ class KafkaFeed:
         """See Feed."""
         self._deltas.close()
         self._bases.close()
-        self._producer.close(timeout=1)
+        self._producer.close()
 
 
 def load_base(pointer: BasePointer, *, shard: int = 0) -> Base:

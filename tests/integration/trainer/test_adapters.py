@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from kafka import KafkaProducer
 from tunemesh.events.v1.control_pb2 import ControlRecord, EpochClaim
 from tunemesh.events.v1.dead_letter_pb2 import DeadLetter
 from tunemesh.events.v1.delta_pb2 import BasePointer, Delta, DeltaHeader
@@ -13,7 +12,7 @@ from services.common.control import ControlState
 from services.common.dead_letters import dead_letter
 from services.common.delta import Reassembler, chunk
 from services.common.errors import Unavailable
-from services.common.kafka import assigned_consumer, drain_to_end
+from services.common.kafka import RenewedProducer, assigned_consumer, drain_to_end
 from services.trainer.adapters import KafkaBaseLog, KafkaControlLog, KafkaDeadLetters, KafkaDeltaLog, KafkaSamples, make_producer
 from services.trainer.owner import ControlOwner
 from services.trainer.session import HistoryLost
@@ -24,10 +23,10 @@ Topics = Callable[..., str]
 
 
 @pytest.fixture
-def producer(kafka_bootstrap: str) -> Iterator[KafkaProducer]:
+def producer(kafka_bootstrap: str) -> Iterator[RenewedProducer]:
     made = make_producer(kafka_bootstrap)
     yield made
-    made.close(timeout=1)
+    made.close()
 
 
 def poll_until(samples: KafkaSamples, num_records: int) -> list[tuple[int, int, bytes | None]]:
@@ -39,7 +38,7 @@ def poll_until(samples: KafkaSamples, num_records: int) -> list[tuple[int, int, 
 
 
 def test_samples_are_read_from_the_given_offsets_with_partition_and_headers(
-    kafka_bootstrap: str, topics: Topics, producer: KafkaProducer
+    kafka_bootstrap: str, topics: Topics, producer: RenewedProducer
 ) -> None:
     topic = topics("samples", partitions=2)
     for number in range(5):
@@ -62,7 +61,7 @@ def test_samples_are_read_from_the_given_offsets_with_partition_and_headers(
 
 
 def test_an_offset_that_the_log_does_not_have_is_an_event_and_no_jump(
-    kafka_bootstrap: str, topics: Topics, producer: KafkaProducer
+    kafka_bootstrap: str, topics: Topics, producer: RenewedProducer
 ) -> None:
     topic = topics("samples", partitions=1)
     producer.send(topic, b"x", partition=0).get(10)
@@ -81,7 +80,7 @@ def test_a_partition_that_is_missing_is_named(kafka_bootstrap: str, topics: Topi
         KafkaSamples(kafka_bootstrap, topics("samples", partitions=1), 2)
 
 
-def test_two_owners_of_one_control_log_never_claim_the_same_epoch(kafka_bootstrap: str, topics: Topics, producer: KafkaProducer) -> None:
+def test_two_owners_of_one_control_log_never_claim_the_same_epoch(kafka_bootstrap: str, topics: Topics, producer: RenewedProducer) -> None:
     topic = topics("control")
     logs = [KafkaControlLog(kafka_bootstrap, topic, producer) for _ in range(2)]
     owners = [ControlOwner(log, actor=f"owner{number}", now_ms=lambda: 5) for number, log in enumerate(logs)]
@@ -103,7 +102,7 @@ def test_two_owners_of_one_control_log_never_claim_the_same_epoch(kafka_bootstra
 
 
 def test_deltas_are_acknowledged_read_back_and_out_of_range_is_noticed(
-    kafka_bootstrap: str, topics: Topics, producer: KafkaProducer
+    kafka_bootstrap: str, topics: Topics, producer: RenewedProducer
 ) -> None:
     log = KafkaDeltaLog(kafka_bootstrap, topics("deltas"), 0, producer)
     assert log.range() == (0, 0)
@@ -137,11 +136,11 @@ def test_an_append_without_a_broker_fails_in_time_and_does_not_block(topics: Top
     pending.wait(30_000)
     with pytest.raises(Unavailable):
         pending.next_offset()
-    producer.close(timeout=0)
+    producer.close(timeout_s=0)
 
 
 def test_the_newest_base_is_the_last_of_the_highest_epoch_of_the_model(
-    kafka_bootstrap: str, topics: Topics, producer: KafkaProducer
+    kafka_bootstrap: str, topics: Topics, producer: RenewedProducer
 ) -> None:
     log = KafkaBaseLog(kafka_bootstrap, topics("bases"), producer)
     assert log.newest("ranker") is None
@@ -151,7 +150,7 @@ def test_the_newest_base_is_the_last_of_the_highest_epoch_of_the_model(
     assert newest is not None and newest.base_id == "c"
 
 
-def test_dead_letters_are_there_after_a_flush(kafka_bootstrap: str, topics: Topics, producer: KafkaProducer) -> None:
+def test_dead_letters_are_there_after_a_flush(kafka_bootstrap: str, topics: Topics, producer: RenewedProducer) -> None:
     topic = topics("dlq")
     letters = KafkaDeadLetters(topic, producer)
     letters.send(dead_letter(topic="samples.v1", partition=1, offset=7, reason="malformed", detail="d", value=b"v"))
