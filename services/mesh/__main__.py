@@ -21,6 +21,7 @@ from services.common.settings import exit_with_configuration_error, load_setting
 from services.mesh import supervisor
 from services.mesh.compose import load_compose, start_order
 from services.mesh.mesh import Mesh, planner_for
+from services.mesh.mig import command_line as mig
 from services.mesh.operate.command_line import add_commands
 from services.mesh.plan import Process
 from services.mesh.settings import MeshSettings, TopicsSettings
@@ -204,6 +205,7 @@ def _parser() -> argparse.ArgumentParser:
     supervise.add_argument("services", nargs="*")
     supervise.set_defaults(run=_supervise)
     add_commands(commands, common)
+    mig.add_commands(commands)
     return parser
 
 
