@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent import futures
@@ -35,7 +37,8 @@ CUT = "the answer was cut after 2 tokens"
 class StallingRouter(router_grpc.RouterServiceServicer):
     """Answers at once, but for one time in which nobody is answered; refuses every 10th first attempt; cuts every third stream."""
 
-    def __init__(self) -> None:
+    def __init__(self, stall_s: float = STALL_S) -> None:
+        self.stall_s = stall_s
         self.begin_s = 0.0
         self.num_streams = 0
         self.keys: list[str] = []
@@ -44,7 +47,7 @@ class StallingRouter(router_grpc.RouterServiceServicer):
     def Recommend(self, request: router_pb2.RecommendRequest, context: grpc.ServicerContext) -> router_pb2.RecommendResponse:
         now_s = time.monotonic()
         self.begin_s = self.begin_s or now_s
-        stall_end_s = self.begin_s + STALL_AT_S + STALL_S
+        stall_end_s = self.begin_s + STALL_AT_S + self.stall_s
         if self.begin_s + STALL_AT_S <= now_s < stall_end_s:
             time.sleep(stall_end_s - now_s)
         is_new = request.idempotency_key not in self.keys
@@ -68,12 +71,15 @@ class StallingRouter(router_grpc.RouterServiceServicer):
 
 
 class Collector(collector_grpc.FeedbackCollectorServiceServicer):
-    def __init__(self) -> None:
+    def __init__(self, hangs: threading.Event | None = None) -> None:
         self.feedback: list[feedback_pb2.Feedback] = []
+        self._hangs = hangs
 
     def SubmitFeedback(
         self, request: collector_pb2.SubmitFeedbackRequest, context: grpc.ServicerContext
     ) -> collector_pb2.SubmitFeedbackResponse:
+        if self._hangs is not None:
+            self._hangs.wait()
         self.feedback += request.feedback
         return collector_pb2.SubmitFeedbackResponse()
 
@@ -169,6 +175,26 @@ def test_the_report_the_plot_and_the_summary_are_written(loaded):
     assert (loaded.out / "latency.png").read_bytes().startswith(b"\x89PNG")
     assert loaded.summary["rates"]["feedback_grpc"] == [[4.0, 3.0], [8.0, 3.0]]
     assert set(loaded.summary["calls"]) == {"recommend", "generate", "feedback_grpc", "feedback_kafka"}
+
+
+def test_calls_that_hang_do_not_slow_the_others(tmp_path):
+    hangs = threading.Event()
+    server = grpc.server(futures.ThreadPoolExecutor(300))
+    router_grpc.add_RouterServiceServicer_to_server(StallingRouter(stall_s=0.0), server)
+    collector_grpc.add_FeedbackCollectorServiceServicer_to_server(Collector(hangs), server)
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    options = ("--recommend", "40", "--feedback-grpc", "30", "--feedback-kafka", "0", "--seconds", "6", "--candidates", "5")
+    done = load(tmp_path, "--router", address, "--collector", address, *options, "--attempt-timeout", "8", "--deadline", "8")
+    hangs.set()
+    server.stop(None)
+    assert done.returncode == 0, done.stdout + done.stderr
+    calls = list(read_calls(tmp_path / "calls.jsonl"))
+    hung = [call for call in calls if call.kind == "feedback_grpc" and call.counts]
+    assert len(hung) > 100
+    assert {call.status for call in hung} == {"DEADLINE_EXCEEDED"}
+    late = [call.latency_ms for call in calls if call.kind == "recommend" and call.planned_s > hung[0].planned_s + 3.0]
+    assert statistics.median(late) < 100
 
 
 @pytest.mark.parametrize(
