@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from services.retriever.core.documents import ChunkLimits
+from services.retriever.files import DocumentFolder, FileLimits
+
+CHUNKS = ChunkLimits(max_tokens=200, overlap_tokens=40)
+
+
+def folder_at(path: Path, *, max_files: int = 100, max_bytes: int = 1000, max_batch: int = 100) -> DocumentFolder:
+    return DocumentFolder(path, FileLimits(max_files=max_files, max_bytes=max_bytes), CHUNKS, max_batch=max_batch)
+
+
+def write(path: Path, text: str = "Hello.", mtime_s: float | None = None) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    if mtime_s is not None:
+        os.utime(path, (mtime_s, mtime_s))
+    return path
+
+
+def ids(changes) -> list[str]:
+    return [document.document_id for document in changes.documents]
+
+
+@pytest.fixture
+def folder(tmp_path) -> DocumentFolder:
+    return folder_at(tmp_path)
+
+
+def test_files_of_known_kinds_are_found_in_all_folders_and_others_are_passed_over(folder, tmp_path):
+    for name in ("b.txt", "a.md", "deep/er/c.HTML", "picture.png", ".hidden.md", ".git/d.md"):
+        write(tmp_path / name)
+    assert sorted(ids(folder.look({}))) == ["a.md", "b.txt", "deep/er/c.HTML"]
+    assert folder.refused == {}
+
+
+def test_a_file_is_read_once_and_again_when_it_changed(folder, tmp_path):
+    write(tmp_path / "a.txt", "One.", mtime_s=1)
+    (document,) = folder.look({}).documents
+    indexed = {"a.txt": document.content_hash}
+    assert ids(folder.look(indexed)) == []
+    write(tmp_path / "a.txt", "Two.", mtime_s=2)
+    (changed,) = folder.look(indexed).documents
+    assert changed.content_hash != document.content_hash and changed.sections[0].paragraphs == ("Two.",)
+
+
+def test_a_file_that_was_only_touched_or_that_the_index_has_already_is_not_indexed_again(tmp_path):
+    write(tmp_path / "a.txt", "One.", mtime_s=1)
+    (document,) = folder_at(tmp_path).look({}).documents
+    after_a_restart = folder_at(tmp_path)
+    assert ids(after_a_restart.look({"a.txt": document.content_hash})) == []
+    write(tmp_path / "a.txt", "One.", mtime_s=2)
+    assert ids(after_a_restart.look({"a.txt": document.content_hash})) == []
+
+
+def test_a_file_that_is_gone_is_deleted(folder, tmp_path):
+    write(tmp_path / "a.txt")
+    changes = folder.look({"a.txt": "h", "gone.txt": "h", "catalog-like:1": "h"})
+    assert sorted(changes.gone) == ["catalog-like:1", "gone.txt"]
+    (tmp_path / "a.txt").unlink()
+    assert folder.look({"a.txt": "h"}).gone == ("a.txt",)
+
+
+def test_a_folder_that_is_not_there_deletes_nothing_and_is_read_once_it_is(tmp_path, caplog):
+    folder = folder_at(tmp_path / "docs")
+    for _ in range(3):
+        assert folder.look({"a.txt": "h"}).gone == ()
+    assert caplog.text.count("is not there") == 1
+    write(tmp_path / "docs" / "b.txt")
+    changes = folder.look({"a.txt": "h"})
+    assert ids(changes) == ["b.txt"] and changes.gone == ("a.txt",)
+
+
+def test_refused_files_are_named_with_their_reason_and_leave_the_index(folder, tmp_path):
+    write(tmp_path / "big.txt", "x" * 1001)
+    (tmp_path / "binary.md").write_bytes(b"\xff\xfe\x00")
+    write(tmp_path / "target.txt")
+    (tmp_path / "link.txt").symlink_to(tmp_path / "target.txt")
+    changes = folder.look({"big.txt": "h", "binary.md": "h"})
+    assert ids(changes) == ["target.txt"] and sorted(changes.gone) == ["big.txt", "binary.md"]
+    assert "1001 bytes" in folder.refused["big.txt"]
+    assert "not UTF-8" in folder.refused["binary.md"]
+    assert "link" in folder.refused["link.txt"]
+
+
+def test_a_refusal_stays_said_until_the_file_can_be_read(folder, tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\xff")
+    folder.look({})
+    assert folder.look({}).documents == () and "a.txt" in folder.refused
+    write(tmp_path / "a.txt", "Fine now.", mtime_s=5)
+    assert ids(folder.look({})) == ["a.txt"] and folder.refused == {}
+
+
+def test_files_over_the_number_are_refused(tmp_path):
+    for number in range(5):
+        write(tmp_path / f"{number}.txt")
+    folder = folder_at(tmp_path, max_files=3)
+    assert ids(folder.look({})) == ["0.txt", "1.txt", "2.txt"]
+    assert sorted(folder.refused) == ["3.txt", "4.txt"] and "more than 3 files" in folder.refused["3.txt"]
+
+
+def test_a_look_reads_a_bounded_number_and_says_that_there_is_more(tmp_path):
+    for number in range(5):
+        write(tmp_path / f"{number}.txt")
+    folder = folder_at(tmp_path, max_batch=2)
+    looks = [folder.look({}) for _ in range(3)]
+    assert [ids(look) for look in looks] == [["0.txt", "1.txt"], ["2.txt", "3.txt"], ["4.txt"]]
+    assert [look.more for look in looks] == [True, True, False]
+    assert all(look.gone == () for look in looks)
+
+
+def test_what_was_found_but_not_indexed_is_found_again(folder, tmp_path):
+    write(tmp_path / "a.txt")
+    folder.look({})
+    folder.forget()
+    assert ids(folder.look({})) == ["a.txt"]
+
+
+def test_paths_do_not_lead_out_of_the_folder(tmp_path):
+    write(tmp_path / "secret.txt")
+    inside = tmp_path / "docs"
+    inside.mkdir()
+    (inside / "out").symlink_to(tmp_path)
+    assert ids(folder_at(inside).look({})) == []
