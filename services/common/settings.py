@@ -104,6 +104,13 @@ class ModelSettings(_Shared):
     """SmolLM2-135M-Instruct, a folder with Hugging Face files, or a Hugging Face id."""
 
 
+class MlflowSettings(_Shared):
+    """For processes that write to MLflow."""
+
+    mlflow_tracking_uri: str = Field("http://127.0.0.1:15000", validation_alias="MLFLOW_TRACKING_URI")
+    """Where MLflow is; empty: nothing is written to it."""
+
+
 def declared_variables(cls: type[BaseSettings]) -> dict[str, str]:
     """Return variable name -> field name for every setting of `cls`: what compose files may set."""
     prefix = str(cls.model_config.get("env_prefix", ""))

@@ -1,0 +1,174 @@
+"""The help desk of the demo: what it teaches, what it asks to see whether it was learned, and the tuner's evaluation file.
+
+The demonstrations and the held-out paraphrases share no question; the questions about given context are of films of the catalogue, in
+wordings of their own. Knows nothing of the mesh.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from loadtests.movielens import Film
+from services.trainer.tuner.evaluation import Passage, Question, is_right, parse_evaluation
+from services.trainer.tuner.replay import Item, passage_of, spoken_title, year_of
+
+TASK = "helpdesk"
+NUM_CONTEXT_QUESTIONS = 48
+
+_FILE = Path(__file__).with_name("helpdesk.yaml")
+_SEED = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """A question and the answer that a person would have given."""
+
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question with the context that is given along (none: empty)."""
+
+    question: str
+    accept: tuple[tuple[str, ...], ...]
+    context: tuple[Passage, ...] = ()
+    reject: tuple[str, ...] = ()
+
+    def is_right(self, answer: str) -> bool:
+        """Say whether the answer says what it must, and nothing that it must not."""
+        return is_right(answer, self.accept, self.reject)
+
+
+@dataclass(frozen=True, slots=True)
+class HelpDesk:
+    """What helpdesk.yaml says, facts interleaved."""
+
+    demonstrations: tuple[Lesson, ...]
+    held_out: tuple[Asked, ...]
+
+
+def load(path: Path = _FILE) -> HelpDesk:
+    """Return the lessons and the held-out questions.
+
+    Raises:
+        ValueError: a held-out question is among the lessons.
+    """
+    facts = yaml.safe_load(path.read_text(encoding="utf-8"))["facts"]
+    lessons = [Lesson(question, fact["answer"]) for fact in facts for question in fact["demonstrations"]]
+    held_out = [Asked(question, tuple(tuple(group) for group in fact["accept"])) for fact in facts for question in fact["paraphrases"]]
+    known = {lesson.question.casefold() for lesson in lessons}
+    repeated = [asked.question for asked in held_out if asked.question.casefold() in known]
+    if repeated:
+        raise ValueError(f"{path}: {repeated[0]!r} is a demonstration and held out as well")
+    return HelpDesk(tuple(lessons), tuple(held_out))
+
+
+def context_questions(films: Mapping[str, Film], count: int = NUM_CONTEXT_QUESTIONS, *, seed: int = _SEED) -> list[Asked]:
+    """Return questions about films that their context answers: the film's passage among two others.
+
+    Args:
+        films: of the catalogue.
+        count: how many; four kinds in turn: year, genres, which film is of a genre, which is of a year.
+        seed: of films, company and order.
+    """
+    rng = random.Random(f"{seed}/context-questions")
+    items = [_item(film) for film in sorted(films.values(), key=lambda film: int(film.item_id)) if year_of(film.title)]
+    kinds = (_when, _genres, _which_genre, _which_year)
+    asked: list[Asked] = []
+    while len(asked) < count:
+        film, *others = rng.sample(items, 3)
+        made = kinds[len(asked) % len(kinds)](film, others, rng)
+        if made is not None:
+            asked.append(made)
+    return asked
+
+
+def evaluation_of(desk: HelpDesk, context: Sequence[Asked]) -> dict[str, list[dict[str, object]]]:
+    """Return the content of the tuner's evaluation file."""
+    return {
+        "task_slice": [{"question": asked.question, "accept": _lists(asked.accept)} for asked in desk.held_out],
+        "context_slice": [
+            {
+                "question": asked.question,
+                "context": [{"title": passage.title, "text": passage.text} for passage in asked.context],
+                "accept": _lists(asked.accept),
+                **({"reject": list(asked.reject)} if asked.reject else {}),
+            }
+            for asked in context
+        ],
+    }
+
+
+def write_evaluation(path: Path, films: Mapping[str, Film]) -> None:
+    """Write the evaluation file of the task, and check that the tuner can read it."""
+    fields = evaluation_of(load(), context_questions(films))
+    parse_evaluation(fields, where=str(path))
+    path.write_text(yaml.safe_dump(fields, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def as_questions(asked: Sequence[Asked]) -> list[Question]:
+    """Return them as the tuner knows them."""
+    return [Question(question=one.question, accept=one.accept, reject=one.reject, context=one.context) for one in asked]
+
+
+def _item(film: Film) -> Item:
+    return Item(item_id=film.item_id, title=film.title, categories=film.categories)
+
+
+Maker = Callable[[Item, Sequence[Item], random.Random], Asked | None]
+
+
+def _when(film: Item, others: Sequence[Item], rng: random.Random) -> Asked | None:
+    year, other_years = year_of(film.title), [year_of(other.title) for other in others]
+    if year in other_years:
+        return None
+    return _asked(f"In what year was {spoken_title(film.title)} made?", ((year,),), other_years, film, others, rng)
+
+
+def _genres(film: Item, others: Sequence[Item], rng: random.Random) -> Asked | None:
+    question = f"What genre is the film {spoken_title(film.title)}?"
+    foreign = sorted({category for other in others for category in other.categories} - set(film.categories))
+    return _asked(question, tuple((category,) for category in film.categories), foreign, film, others, rng)
+
+
+def _which_genre(film: Item, others: Sequence[Item], rng: random.Random) -> Asked | None:
+    category = rng.choice(film.categories)
+    if any(category in other.categories for other in others):
+        return None
+    return _which(f"Which film here belongs to the genre {category}?", film, others, rng)
+
+
+def _which_year(film: Item, others: Sequence[Item], rng: random.Random) -> Asked | None:
+    year = year_of(film.title)
+    if any(year_of(other.title) == year for other in others):
+        return None
+    return _which(f"Which film here was made in {year}?", film, others, rng)
+
+
+def _which(question: str, film: Item, others: Sequence[Item], rng: random.Random) -> Asked:
+    wrong = [wording for other in others for wording in _wordings(other)]
+    return _asked(question, (_wordings(film),), wrong, film, others, rng)
+
+
+def _wordings(film: Item) -> tuple[str, ...]:
+    written = film.title.rsplit(" (", 1)[0]
+    return tuple(dict.fromkeys((spoken_title(film.title), written)))
+
+
+def _asked(
+    question: str, accept: tuple[tuple[str, ...], ...], reject: Sequence[str], film: Item, others: Sequence[Item], rng: random.Random
+) -> Asked:
+    shown = [film, *others]
+    rng.shuffle(shown)
+    return Asked(question, accept, tuple(passage_of(item) for item in shown), tuple(reject))
+
+
+def _lists(accept: Sequence[Sequence[str]]) -> list[list[str]]:
+    return [list(group) for group in accept]
