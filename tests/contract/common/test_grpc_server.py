@@ -283,3 +283,31 @@ async def test_every_kind_of_streaming_call_maps_its_errors():
         assert await codes(channel.stream_unary("/t.Probe/Sink")(iter([b"x"]))) is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert await codes(channel.stream_stream("/t.Probe/Both")(iter([b"one"]))) is grpc.StatusCode.UNAVAILABLE
     await server.stop(None)
+
+
+async def test_a_streaming_call_that_is_cancelled_ends_its_handler_at_once_and_leaves_no_complaint(caplog):
+    ended: list[str] = []
+
+    async def source(_request, _context):
+        try:
+            while True:
+                yield b"x" * 1_000
+        finally:
+            ended.append(telemetry.current_traceparent())
+
+    handlers = {"Source": grpc.unary_stream_rpc_method_handler(source)}
+    server = grpc.aio.server(interceptors=[EdgeInterceptor(telemetry.disabled("probe"))])
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("t.Probe", handlers),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    header = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        for number in range(1, 11):
+            call = channel.unary_stream("/t.Probe/Source")(b"", metadata=(("traceparent", header),))
+            await call.read()
+            call.cancel()
+            async with asyncio.timeout(2):
+                while len(ended) < number:
+                    await asyncio.sleep(0.001)
+    await server.stop(None)
+    assert set(ended) == {header} and "Failed to detach context" not in caplog.text
