@@ -2,7 +2,7 @@
 
 `Quality` takes events in and, at the end of a window, gives out one `Window` per (kind, variant, model version) that had any, and one of
 kind "mesh" for what belongs to no variant. Feedback counts in the window in which it came, for the variant of its request; feedback about
-a request that is not remembered is "unmatched". Shapes: N items, U user features, F item features.
+a request that is not known by the end of the next window is "unmatched". Shapes: N items, U user features, F item features.
 """
 
 from __future__ import annotations
@@ -155,6 +155,9 @@ class Quality:
         self._letters: Counter[str] = Counter()
         self._gradient_norm = 0.0
         self._replicas: dict[str, Replica] = {}
+        # Feedback without a known request: that of this window, and that of the one before.
+        self._early: list[Act] = []
+        self._waiting: list[Act] = []
 
     def remember(self, request_id: str, kind: str, variant: str, model_version: str) -> Key:
         """Note whose request it is, without counting it; return its key."""
@@ -194,24 +197,29 @@ class Quality:
         tally.rows.add("tokens", np.asarray([[answer.prompt_tokens, answer.completion_tokens]], np.float32), self._limits.max_rows)
 
     def acted(self, act: Act) -> None:
-        """Count one piece of feedback."""
+        """Count one piece of feedback; what comes before its request waits for it until the end of the next window."""
         self._mesh["feedback"] += 1
+        if not self._count(act):
+            self._early.append(act)
+
+    def _count(self, act: Act) -> bool:
+        """Count the act for its request; False when that is not known."""
         key = self._requests.get(act.request_id)
         if key is None:
-            self._mesh["unmatched_feedback"] += 1
-            return
+            return False
         tally = self._tally(key)
         tally.acts[act.kind] += 1
         if key.kind == GENERATE and act.kind in LLM_KINDS:
             tally.thumbs_up += act.kind == BOOLEAN and act.value == 1.0
             tally.score_sum += act.value if act.kind == SCORE else 0.0
-            return
+            return True
         try:
             labels = labels_for(self._spec, act.kind, act.value)
         except UnknownKind:
-            return
+            return True
         tally.judged += 1
         tally.positive += bool(labels) and all(label.value == 1.0 for label in labels)
+        return True
 
     def died(self, source_topic: str, reason: str) -> None:
         """Count a dead letter; notes about letters that were put back are none."""
@@ -238,6 +246,8 @@ class Quality:
 
     def close(self, start_ms: int, end_ms: int) -> list[Window]:
         """End the window and return what is to be said about it, the mesh's last."""
+        self._mesh["unmatched_feedback"] += sum(not self._count(act) for act in self._waiting)
+        self._waiting, self._early = [act for act in self._early if not self._count(act)], []
         windows = []
         for key, tally in sorted(self._tallies.items()):
             metrics, alarms = self._of_key(key, tally)
@@ -270,7 +280,7 @@ class Quality:
         return metrics, alarms
 
     def _of_mesh(self, now_ms: int) -> tuple[dict[str, float], list[Alarm]]:
-        metrics: dict[str, float] = {name: float(count) for name, count in {**self._mesh, **self._letters}.items()}
+        metrics: dict[str, float] = {name: float(count) for name, count in {**self._mesh, **self._letters}.items() if count}
         alarms = [*self._orphans(metrics), *self._gradients(metrics), *self._watermarks(metrics, now_ms)]
         return metrics, alarms
 

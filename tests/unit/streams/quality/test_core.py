@@ -82,10 +82,22 @@ def test_feedback_of_a_later_window_still_finds_the_variant_of_its_request() -> 
     reducer.recommended(shown(0))
     close(reducer)
     reducer.acted(act("a-0"))
+    assert close(reducer)[A].metrics == {"requests": 0, "feedback": 1, "positive_rate": 1.0}
+
+
+def test_feedback_that_comes_before_its_request_waits_for_it_until_the_next_window() -> None:
+    reducer = quality()
+    reducer.acted(act("a-0"))
+    reducer.acted(act("a-1"))
     reducer.acted(act("nobody's"))
-    windows = close(reducer)
-    assert windows[A].metrics == {"requests": 0, "feedback": 1, "positive_rate": 1.0}
-    assert (windows[MESH].metrics["feedback"], windows[MESH].metrics["unmatched_feedback"]) == (2, 1)
+    reducer.recommended(shown(0))
+    first = close(reducer)
+    assert (first[A].metrics["feedback"], first[MESH].metrics["feedback"]) == (1, 3)
+    assert "unmatched_feedback" not in first[MESH].metrics
+    reducer.recommended(shown(1))
+    second = close(reducer)
+    assert (second[A].metrics["feedback"], second[MESH].metrics["unmatched_feedback"]) == (1, 1)
+    assert "unmatched_feedback" not in close(reducer)[MESH].metrics
 
 
 def test_the_memory_of_requests_is_bounded_and_forgets_the_oldest() -> None:
@@ -95,8 +107,8 @@ def test_the_memory_of_requests_is_bounded_and_forgets_the_oldest() -> None:
     close(reducer)
     for number in range(3):
         reducer.acted(act(f"a-{number}"))
-    windows = close(reducer)
-    assert (windows[A].metrics["feedback"], windows[MESH].metrics["unmatched_feedback"]) == (2, 1)
+    assert close(reducer)[A].metrics["feedback"] == 2
+    assert close(reducer)[MESH].metrics["unmatched_feedback"] == 1
 
 
 def test_the_second_record_of_a_request_and_requests_from_before_the_start_are_not_counted() -> None:
