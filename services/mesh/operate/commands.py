@@ -154,11 +154,23 @@ def _restore(operator: Operator, arguments: argparse.Namespace, moment: str, *, 
 
 
 def _set_paused(operator: Operator, arguments: argparse.Namespace) -> int:
-    learner = ranker.set_paused(operator.client("trainer"), arguments.is_paused, timeout_ms=operator.settings.rpc_timeout_ms)
-    document = {"ranker": asdict(learner)}
+    timeout_ms = operator.settings.rpc_timeout_ms
+    learner = ranker.set_paused(operator.client("trainer"), arguments.is_paused, timeout_ms=timeout_ms)
     state = "is paused; heartbeats go on" if learner.is_paused else "learns"
     refused = f"; its last delta was refused: {learner.publishing_refused}" if learner.publishing_refused else ""
-    _print(arguments, document, f"the ranker {state} (version {learner.version}, {learner.samples_trained} samples trained){refused}")
+    lines = [f"the ranker {state} (version {learner.version}, {learner.samples_trained} samples trained){refused}"]
+    document: dict[str, Any] = {"ranker": asdict(learner), "tuner": None}
+    try:
+        tuning = ranker.tuning(operator.client("tuner"), timeout_ms=timeout_ms)
+    except ServiceError as error:
+        print(f"how the tuner stands is not known: {error}", file=sys.stderr)
+    else:
+        document["tuner"] = asdict(tuning)
+        running = f"; tune {tuning.running_tune_id} goes on" if tuning.running_tune_id else ""
+        lines.append(
+            f"the tuner {'begins no tunes by itself' if tuning.is_paused else 'begins tunes when there is enough to learn'}{running}"
+        )
+    _print(arguments, document, "\n".join(lines))
     return 0 if learner.is_paused == arguments.is_paused else 1
 
 

@@ -1,4 +1,4 @@
-"""The learner's controls: pause, resume, and going back to an earlier checkpoint. Knows no terminal."""
+"""The learners' controls: pause, resume, and going back to an earlier checkpoint. Knows no terminal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tunemesh.events.v1.delta_pb2 import ReplicaStatus
-from tunemesh.trainer.v1 import trainer_service_pb2, trainer_service_pb2_grpc
+from tunemesh.trainer.v1 import trainer_service_pb2, trainer_service_pb2_grpc, tuner_service_pb2, tuner_service_pb2_grpc
 
 from services.common.envelope import MalformedRecord, parse_value
 from services.common.errors import Unavailable
@@ -28,6 +28,14 @@ class Learner:
     version: str
     samples_trained: int
     publishing_refused: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """How the tuner stands: it follows the learner's pause; a tune that runs goes on (empty: none runs)."""
+
+    is_paused: bool
+    running_tune_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +67,13 @@ def set_paused(trainer: Client, is_paused: bool, *, timeout_ms: int) -> Learner:
         trainer.call(stub.ResumeLearning, trainer_service_pb2.ResumeLearningRequest(), timeout_ms=timeout_ms)
     now = status(trainer, timeout_ms=timeout_ms)
     return Learner(now.paused, f"{now.epoch}.{now.seq}", now.samples_trained, now.publishing_refused)
+
+
+def tuning(tuner: Client, *, timeout_ms: int) -> Tuning:
+    """Return how the tuner stands; see Client.call for its errors."""
+    stub = tuner_service_pb2_grpc.TunerServiceStub(tuner.channel)  # type: ignore[no-untyped-call]
+    now = tuner.call(stub.GetTunerStatus, tuner_service_pb2.GetTunerStatusRequest(), timeout_ms=timeout_ms)
+    return Tuning(now.paused, now.running_tune_id)
 
 
 def restore(trainer: Client, not_after_ms: int, *, skip_later: bool, actor: str, timeout_ms: int) -> Restored:

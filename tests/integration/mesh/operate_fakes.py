@@ -16,6 +16,8 @@ from tunemesh.router.v1 import router_service_pb2 as router_pb
 from tunemesh.router.v1 import router_service_pb2_grpc as router_grpc
 from tunemesh.trainer.v1 import trainer_service_pb2 as trainer_pb
 from tunemesh.trainer.v1 import trainer_service_pb2_grpc as trainer_grpc
+from tunemesh.trainer.v1 import tuner_service_pb2 as tuner_pb
+from tunemesh.trainer.v1 import tuner_service_pb2_grpc as tuner_grpc
 
 from services.common.control import AliasConflict, AliasNotFound, ControlState
 
@@ -24,6 +26,7 @@ BASE = "SmolLM2-135M-Instruct"
 
 class FakeParts(
     trainer_grpc.TrainerServiceServicer,
+    tuner_grpc.TunerServiceServicer,
     router_grpc.RouterServiceServicer,
     admin_grpc.LlmAdminServiceServicer,
     prompt_grpc.PromptAssemblerServiceServicer,
@@ -47,6 +50,7 @@ class FakeParts(
         self._lock = threading.Lock()
         self._server = grpc.server(futures.ThreadPoolExecutor(4))
         trainer_grpc.add_TrainerServiceServicer_to_server(self, self._server)
+        tuner_grpc.add_TunerServiceServicer_to_server(self, self._server)
         router_grpc.add_RouterServiceServicer_to_server(self, self._server)
         admin_grpc.add_LlmAdminServiceServicer_to_server(self, self._server)
         prompt_grpc.add_PromptAssemblerServiceServicer_to_server(self, self._server)
@@ -101,6 +105,9 @@ class FakeParts(
     def ResumeLearning(self, request, context):
         self.paused = False
         return trainer_pb.ResumeLearningResponse()
+
+    def GetTunerStatus(self, request, context):
+        return tuner_pb.GetTunerStatusResponse(paused=self.paused, running_tune_id="t1")
 
     def RestoreCheckpoint(self, request, context):
         self.restores.append(request)

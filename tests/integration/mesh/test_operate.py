@@ -234,10 +234,17 @@ def test_the_ranker_goes_back_to_a_checkpoint_and_its_replicas_follow(tunemesh: 
 
 
 def test_learning_is_paused_and_resumed(tunemesh: Run, parts: FakeParts) -> None:
-    assert document(tunemesh, "pause", "learning")["ranker"]["is_paused"] is True
+    paused = document(tunemesh, "pause", "learning")
+    assert paused["ranker"]["is_paused"] and paused["tuner"] == {"is_paused": True, "running_tune_id": "t1"}
     assert parts.paused
     code, said, _ = tunemesh("resume", "learning")
-    assert code == 0 and "the ranker learns" in said and not parts.paused
+    assert code == 0 and "the ranker learns" in said and "tune t1 goes on" in said and not parts.paused
+
+
+def test_learning_is_paused_also_when_there_is_no_tuner(tunemesh: Run, parts: FakeParts, monkeypatch) -> None:
+    monkeypatch.setenv("TUNEMESH_OPERATE_TUNER_TARGET", "127.0.0.1:1")
+    code, _, said = tunemesh("pause", "learning")
+    assert code == 0 and parts.paused and "how the tuner stands is not known" in said
 
 
 def test_a_part_that_is_away_is_one_line(tunemesh: Run, monkeypatch) -> None:
