@@ -73,6 +73,48 @@ def test_a_restart_continues_and_a_fresh_trainer_fences_the_old_one(kafka_bootst
     assert dict(after.table_rows) == dict(before.table_rows)
 
 
+def test_a_retrain_ends_like_an_uninterrupted_run_and_a_rollback_takes_replicas_back(
+    kafka_bootstrap: str, topics: NewTopics, tmp_path: Path
+) -> None:
+    mine = Topics.create(topics, topics("samples", partitions=2))
+    logs = sample_log(4)
+    halves = [[log[: len(log) // 2] for log in logs], [log[len(log) // 2 :] for log in logs]]
+    produce(kafka_bootstrap, mine.samples, halves[0])
+    with TrainerProcess(environment(kafka_bootstrap, mine, tmp_path, 2, publish_interval_ms=100, history_interval_ms=1)) as trainer:
+        trainer.until(lambda status: status.samples_trained > 20)
+        stub = trainer.stub()
+        assert stub is not None
+        stub.PauseLearning(pb.PauseLearningRequest(), timeout=30)
+        then = stub.WriteCheckpoint(pb.WriteCheckpointRequest(), timeout=30)
+        then_ms = time.time_ns() // 1_000_000
+        stub.ResumeLearning(pb.ResumeLearningRequest(), timeout=30)
+        ends = produce(kafka_bootstrap, mine.samples, halves[1])
+        trainer.until(lambda status: list(status.source_offsets) == ends)
+        whole = stub.WriteCheckpoint(pb.WriteCheckpointRequest(), timeout=30)
+        assert whole.state_hash != then.state_hash
+
+        retrain = pb.RestoreCheckpointRequest(not_after_ms=then_ms, skip_later_samples=False, actor="ann")
+        restored = stub.RestoreCheckpoint(retrain, timeout=60)
+        assert (restored.checkpoint, restored.epoch, list(restored.skipped)) == (then.checkpoint, 2, [0, 0])
+        assert list(restored.source_offsets) == list(then.source_offsets)
+        trainer.until(lambda status: list(status.source_offsets) == ends)
+        assert stub.WriteCheckpoint(pb.WriteCheckpointRequest(), timeout=30).state_hash == whole.state_hash
+
+        rollback = pb.RestoreCheckpointRequest(not_after_ms=then_ms, skip_later_samples=True, actor="ann")
+        restored = stub.RestoreCheckpoint(rollback, timeout=60)
+        assert (restored.checkpoint, restored.epoch, list(restored.source_offsets)) == (then.checkpoint, 3, ends)
+        assert [end - skipped for end, skipped in zip(ends, restored.skipped, strict=True)] == list(then.source_offsets)
+        assert stub.WriteCheckpoint(pb.WriteCheckpointRequest(), timeout=30).state_hash == then.state_hash
+        assert trainer.terminate() == 0, trainer.log
+    bases = base_pointers(kafka_bootstrap, mine.bases)
+    assert len(bases) == 1, "deltas lead back: replicas load no base"
+    assert follow(kafka_bootstrap, mine, bases[0]).equals(read_artifact(then.checkpoint, expect_schema_hash=None)[1])
+    log = KafkaDeltaLog(kafka_bootstrap, mine.deltas, 0, producer=None)
+    counted = [record.header for record in log.read(*log.range())]
+    assert sum(header.samples_trained for header in counted) > 20
+    assert all(header.gradient_norm > 0 for header in counted if header.samples_trained)
+
+
 def test_health_says_serving_only_once_replicas_have_a_base(kafka_bootstrap: str, topics: NewTopics, tmp_path: Path) -> None:
     mine = Topics.create(topics, topics("samples", partitions=1))
     with TrainerProcess(environment(kafka_bootstrap, mine, tmp_path, 1)) as trainer:
