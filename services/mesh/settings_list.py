@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from pydantic_settings import BaseSettings
 
@@ -33,10 +34,16 @@ def settings_of(services: Iterable[Service]) -> Iterator[tuple[str, list[Setting
     yield "services.mesh topics", _new(TopicsSettings, known)
     for service in services:
         module = service.command[2] if service.command[:2] == ("python", "-m") else "services.mesh"
-        if module == "services.mesh" or module in seen:  # a service and its GPU variant are one module
+        # A service and its GPU variant are one module; a job that is a module of a service has shared settings only.
+        if module == "services.mesh" or module in seen or not _is_package(module):
             continue
         seen.add(module)
         yield module, _new(_settings_class(module), known)
+
+
+def _is_package(module: str) -> bool:
+    found = find_spec(module)
+    return found is not None and found.submodule_search_locations is not None
 
 
 def _settings_class(module: str) -> type[BaseSettings]:

@@ -1,7 +1,13 @@
-"""docker-compose.yml against the runner's subset, the declared settings and the processes that really start."""
+"""docker-compose.yml against the compose specification, the runner's subset, the declared settings and the processes that really start.
+
+The specification's JSON schema is the one that check-jsonschema 0.39.0 carries (compose-spec, Apache-2.0; SHA-256 below).
+"""
 
 import ast
+import hashlib
 import importlib
+import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -9,13 +15,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 from pydantic_settings import BaseSettings
 
 from services.common import settings as common_settings
 from services.common.errors import ConfigurationError
-from services.common.settings import EXIT_BAD_CONFIGURATION, declared_variables, load_settings
+from services.common.settings import EXIT_BAD_CONFIGURATION, ModelSettings, declared_variables, load_settings
 from services.mesh.compose import CONTAINER_ONLY, HONOURED, Compose, Service, load_compose, selected
 from services.mesh.environments import REPOSITORY_ROOT, Environments
 from services.mesh.mesh import Mesh
@@ -26,8 +33,25 @@ COMPOSE_FILE = REPOSITORY_ROOT / "docker-compose.yml"
 MODEL_FILE = REPOSITORY_ROOT / "model_repo" / "ranker" / "1" / "model.py"
 OWN_VARIABLE = re.compile(r"TUNEMESH_[A-Z0-9_]+|KAFKA_BOOTSTRAP_SERVERS|REDIS_URL|TRITON_URL|OTEL_EXPORTER_OTLP_ENDPOINT")
 
+SCHEMA_SHA256 = "d549057ebc2925f39f62799eab0db7b9e2c18b35b6c00595199116da3ed10e64"
+
 # Inherited with a group of settings that the service uses otherwise.
-NOT_USED = {"trainer": {"TUNEMESH_TABLES_DIR"}, "recommender": {"TUNEMESH_ARTIFACTS_URL"}}
+NOT_USED = {
+    "trainer": {"TUNEMESH_TABLES_DIR"},
+    "recommender": {"TUNEMESH_ARTIFACTS_URL"},
+    "prompt_assembler": {"TUNEMESH_TABLES_DIR"},
+    "retriever": {"TUNEMESH_LLM_MODEL"},
+    "embedder": {"TUNEMESH_LLM_MODEL"},
+}
+# Modules of a service that run as jobs, and what they read.
+JOBS: dict[str, type[BaseSettings]] = {
+    "services.mesh": TopicsSettings,
+    "services.llm.weights": ModelSettings,
+    "services.retriever.export_embedder": ModelSettings,
+}
+# Their images hold nothing that could ask: no shell, no HTTP client.
+WITHOUT_HEALTH_CHECK = {"otel-collector"}
+GPU_VARIANTS = {"triton-gpu": "triton", "llm-gpu": "llm", "tuner-gpu": "tuner"}
 
 
 def compose() -> Compose:
@@ -46,8 +70,8 @@ def own_services() -> list[Service]:
 def settings_class(service: Service) -> type[BaseSettings]:
     """The settings class of a service: the one in `<module>.settings` that has an environment prefix."""
     module = service.command[2]
-    if module == "services.mesh":
-        return TopicsSettings
+    if module in JOBS:
+        return JOBS[module]
     found = [
         value
         for value in vars(importlib.import_module(f"{module}.settings")).values()
@@ -75,10 +99,59 @@ def processes(tmp_path: Path) -> dict[str, Process]:
     return {process.name: process for process in planner.processes()}
 
 
+def compose_schema() -> dict[str, Any]:
+    """The vendored file of check-jsonschema, found without importing the package."""
+    spec = importlib.util.find_spec("check_jsonschema")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    path = Path(spec.submodule_search_locations[0]) / "builtin_schemas" / "vendor" / "compose-spec.json"
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == SCHEMA_SHA256, "another version of the specification: look at it, then note it"
+    return dict(json.loads(path.read_text()))
+
+
+def test_the_file_is_valid_under_the_compose_specification() -> None:
+    schema = compose_schema()
+    document = yaml.safe_load(COMPOSE_FILE.read_text())
+    validator = jsonschema.validators.validator_for(schema)(schema)
+    assert [f"{error.json_path}: {error.message[:200]}" for error in validator.iter_errors(document)] == []
+    document["services"]["router"]["memory"] = "1g"
+    assert [error.json_path for error in validator.iter_errors(document)] == ["$.services.router"]
+
+
 def test_the_mesh_is_complete() -> None:
     names = set(compose().services)
     assert {"kafka", "redis", "topics", "triton", "router", "recommender", "updater"} <= names
     assert {"feedback_collector", "trainer", "joiner", "features"} <= names
+    assert {"llm", "retriever", "prompt_assembler", "tuner", "curator", "quality", "inference", "models", "embedder"} <= names
+    assert {"mlflow", "otel-collector", "jaeger", "prometheus", "grafana"} <= names
+    local = set(selected(compose()))
+    assert names - local == {*GPU_VARIANTS, "otel-collector", "jaeger", "prometheus", "grafana"}
+
+
+def test_a_gpu_variant_is_the_same_service_under_the_same_address_on_a_device_by_setting() -> None:
+    raw = raw_services()
+    for variant, name in GPU_VARIANTS.items():
+        gpu, cpu = raw[variant], raw[name]
+        assert (gpu["profiles"], cpu["profiles"]) == (["gpu"], ["cpu"])
+        for key in ("command", "environment", "healthcheck", "depends_on", "volumes", "ports"):
+            assert gpu.get(key) == cpu.get(key), f"{variant}: {key}"
+        assert gpu["networks"] == {"default": {"aliases": [name]}}
+        [device] = gpu["deploy"]["resources"]["reservations"]["devices"]
+        assert device["device_ids"] == [f"${{TUNEMESH_{name.upper()}_GPU_DEVICE:-0}}"]
+        assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
+        assert "x-tunemesh" not in gpu
+
+
+def test_the_adapter_api_is_reachable_inside_the_network_only() -> None:
+    for name in ("llm", "llm-gpu"):
+        assert "50059" not in str(raw_services()[name]["ports"])
+
+
+def test_every_file_that_compose_mounts_is_in_the_repository() -> None:
+    mounted = [mount.source for service in compose().services.values() for mount in service.volumes if not mount.is_named]
+    from_users = {"./build/documents", "./build/evaluations"}
+    assert from_users <= set(mounted)
+    assert [source for source in mounted if source not in from_users and not (REPOSITORY_ROOT / source).exists()] == []
 
 
 def test_every_image_is_pinned_to_a_version() -> None:
@@ -99,9 +172,9 @@ def test_every_port_is_published_on_loopback_only() -> None:
 def test_every_long_running_service_has_a_health_check_a_memory_limit_and_is_restarted() -> None:
     for name, service in raw_services().items():
         assert "mem_limit" in service, name
-        if service.get("profiles") or service["restart"] == "no":
+        if service["restart"] == "no":
             continue
-        assert "healthcheck" in service, name
+        assert ("healthcheck" in service) != (name in WITHOUT_HEALTH_CHECK), name
         assert service["restart"] == "unless-stopped", name
 
 
@@ -113,7 +186,7 @@ def test_the_tables_are_one_volume_in_memory_that_writer_and_readers_share() -> 
         for name, service in compose().services.items()
         if "TUNEMESH_TABLES_DIR" in service.environment
     }
-    assert set(sharing) == {"updater", "triton", "recommender"}
+    assert set(sharing) == {"updater", "triton", "triton-gpu", "recommender"}
     assert len(set(sharing.values())) == 1
     for name in sharing:
         assert any(mount.source == "tables" and sharing[name] == mount.target for mount in compose().services[name].volumes), name
@@ -135,11 +208,8 @@ def test_every_variable_of_triton_is_one_that_the_model_reads() -> None:
 def test_every_shared_setting_of_a_service_is_set_by_compose() -> None:
     """A service that reads REDIS_URL or TUNEMESH_TABLES_DIR would look for its own loopback default inside a container."""
     for service in own_services():
-        shared = {
-            name
-            for name in declared_variables(settings_class(service))
-            if not name.startswith(str(settings_class(service).model_config["env_prefix"]))
-        }
+        prefix = str(settings_class(service).model_config.get("env_prefix") or "-")
+        shared = {name for name in declared_variables(settings_class(service)) if not name.startswith(prefix)}
         assert shared - set(service.environment) <= NOT_USED.get(service.name, set()), service.name
 
 
@@ -149,12 +219,13 @@ def test_ports_in_compose_are_the_settings_own_defaults() -> None:
         if "port" not in cls.model_fields:
             continue
         assert service.local is not None
-        [(inside, variable)] = service.local.ports.items()
-        assert declared_variables(cls).get(variable) == "port", service.name
-        assert inside == cls.model_fields["port"].default, service.name
-        assert service.environment[variable] == str(inside), service.name
+        fields = {declared_variables(cls).get(variable): inside for inside, variable in service.local.ports.items()}
+        assert {name: cls.model_fields[name].default for name in fields if name} == fields, service.name
+        assert fields.keys() == {name for name in cls.model_fields if name == "port" or name.endswith("_port")}, service.name
+        for inside, variable in service.local.ports.items():
+            assert service.environment[variable] == str(inside), service.name
         assert service.healthcheck is not None
-        assert service.healthcheck.command == ("python", "-m", "services.mesh.health", str(inside)), service.name
+        assert service.healthcheck.command == ("python", "-m", "services.mesh.health", str(fields["port"])), service.name
 
 
 def test_the_runner_starts_the_same_commands_with_the_same_variables(processes: dict[str, Process]) -> None:
@@ -164,7 +235,9 @@ def test_the_runner_starts_the_same_commands_with_the_same_variables(processes: 
         assert set(service.environment) <= set(process.env)
         assert process.cwd == REPOSITORY_ROOT
         for key, value in process.env.items():
-            assert not re.search(r"\b(kafka|redis|triton|recommender):\d", value), f"{service.name}: {key}={value} names a container"
+            assert not re.search(rf"(?<![\w.-])({'|'.join(compose().services)}):\d", value), (
+                f"{service.name}: {key}={value} names a container"
+            )
             assert not value.startswith(("/var/lib/tunemesh", "/app/")), f"{service.name}: {key}={value} is a container's path"
 
 
@@ -172,7 +245,7 @@ def test_unknown_keys_are_refused_and_the_stated_subset_has_no_key_twice(tmp_pat
     assert frozenset() == HONOURED & CONTAINER_ONLY
     text = COMPOSE_FILE.read_text().replace("  router:\n", "  router:\n    deploy: { replicas: 2 }\n")
     (tmp_path / "docker-compose.yml").write_text(text)
-    with pytest.raises(ConfigurationError, match=r"services\.router\.deploy: unknown key 'deploy'"):
+    with pytest.raises(ConfigurationError, match=r"services\.router\.deploy\.replicas: unknown key 'replicas'"):
         load_compose(tmp_path / "docker-compose.yml", {})
 
 
@@ -184,7 +257,9 @@ def start(process: Process, **env: str) -> subprocess.CompletedProcess[str]:
 
 def errors_of(process: Process, cls: type[BaseSettings]) -> list[str]:
     """Start a service with a wrong value, then with a misspelt variable; return what was wrong with its answers."""
-    prefix = str(cls.model_config["env_prefix"])
+    prefix = str(cls.model_config.get("env_prefix", ""))
+    if not prefix:
+        return []  # a job with shared settings only: any text is a name or a folder
     number = "SHARDS" if cls is TopicsSettings else "PORT"
     cases = {f"{prefix}{number}": "not-a-number", f"{prefix}PROT": "1"}
     wrong = []
@@ -218,7 +293,7 @@ def test_the_ranker_answers_a_wrong_value_with_one_line_and_ends_triton(tmp_path
 def test_an_embedded_server_answers_a_wrong_port_with_one_line_before_anything_starts(tmp_path: Path) -> None:
     loaded = compose()
     embedded = [service for service in loaded.services.values() if service.local and service.local.embedded]
-    assert {service.name for service in embedded} == {"kafka", "redis", "triton"}
+    assert {service.name for service in embedded} == {"kafka", "redis", "triton", "mlflow"}
     for service in embedded:
         assert service.local is not None
         variable = next(iter(service.local.ports.values()))
