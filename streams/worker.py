@@ -16,16 +16,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import faust
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Transport
 
-from services.common.errors import Unavailable
+from services.common.errors import Overloaded, Unavailable
+from services.common.kafka_async import NotAcknowledged, Record
 
 _POLL_S = 0.2
 _RETRY_S = 1.0
+_RESEND_S = 0.5
 _COMMIT_INTERVAL_S = 1.0
 # The embedded broker answers after half of it. Each of its fetches and ListOffsets walks all batches of the partition (7 ms at 8,000),
 # so a shorter wait costs it more, the longer it runs.
@@ -160,6 +162,34 @@ async def run_until_failure(app: Any, *background: asyncio.Task[None]) -> None:
                 cause = None if task.cancelled() else task.exception()
                 raise StreamFailed(f"{task.get_name()} ended: {cause!r}") from cause
         await asyncio.sleep(_POLL_S)
+
+
+class Sender(Protocol):
+    """What `send_until_acknowledged` needs of `services.common.kafka_async.AsyncProducer`."""
+
+    async def send(self, records: Sequence[Record]) -> None:
+        """Return once all are acknowledged; raise NotAcknowledged with the others, or Overloaded."""
+        ...
+
+
+async def send_until_acknowledged(sender: Sender, records: Sequence[Record]) -> None:
+    """Send, and send again what was not acknowledged, for as long as it takes: what waits behind it loses time only.
+
+    A record may be written twice; its readers must tell.
+    """
+    left = list(records)
+    is_first = True
+    while left:
+        try:
+            await sender.send(left)
+        except (NotAcknowledged, Overloaded) as error:
+            left = error.records if isinstance(error, NotAcknowledged) else left
+            if is_first:
+                _log.warning("waiting: %s", error)
+                is_first = False
+            await asyncio.sleep(_RESEND_S)
+        else:
+            return
 
 
 async def when_available(what: str, attempt: Callable[[], Awaitable[None]], *, timeout_s: float = 60.0) -> None:

@@ -8,46 +8,33 @@ their source.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from opentelemetry.trace import SpanKind
 
 from services.common import envelope
 from services.common.dead_letters import dead_letter_headers
 from services.common.envelope import MalformedRecord
-from services.common.errors import Overloaded
-from services.common.kafka_async import NotAcknowledged
 from services.common.kafka_async import Record as Produced
 from services.common.telemetry import Telemetry, current_traceparent
 from services.common.topics import LLM_EXAMPLES
 from streams.curator import codec
 from streams.curator.core import CuratorPartition
 from streams.curator.model import Cut, Emission, Example, Record
+from streams.worker import Sender, send_until_acknowledged
 
 SOURCE = "/tunemesh/curator"
 _MAX_OUTBOX = 2_000
 _MAX_BATCH = 200
 _WAIT_S = 0.02
-_RETRY_S = 0.5
-
-_log = logging.getLogger(__name__)
 
 
 def wall_clock_ms() -> int:
     """Return Unix milliseconds."""
     return time.time_ns() // 1_000_000
-
-
-class Sender(Protocol):
-    """What the runtime needs of `services.common.kafka_async.AsyncProducer`."""
-
-    async def send(self, records: Sequence[Produced]) -> None:
-        """Return once all are acknowledged; raise NotAcknowledged with the others."""
-        ...
 
 
 class PartitionRuntime:
@@ -136,26 +123,11 @@ class PartitionRuntime:
                     item = self._outbox.popleft()
                     assert not isinstance(item, Cut)
                     batch.append(item)
-                await self._send(batch)
+                await send_until_acknowledged(self._sender, batch)
                 if self._outbox and isinstance(self._outbox[0], Cut):
                     cut = self._outbox.popleft()
                     assert isinstance(cut, Cut)
                     self._acknowledge(cut)
-
-    async def _send(self, batch: list[Produced]) -> None:
-        """Send until all is acknowledged: nothing is lost but time."""
-        is_first = True
-        while batch:
-            try:
-                await self._sender.send(batch)
-            except (NotAcknowledged, Overloaded) as error:
-                batch = error.records if isinstance(error, NotAcknowledged) else batch
-                if is_first:
-                    _log.warning("waiting: %s", error)
-                    is_first = False
-                await asyncio.sleep(_RETRY_S)
-            else:
-                return
 
     def _acknowledge(self, cut: Cut) -> None:
         self._num_cuts -= 1
