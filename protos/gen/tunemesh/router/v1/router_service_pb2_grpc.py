@@ -62,6 +62,7 @@ class RouterServiceServicer:
     def Generate(self, request, context):
         """Answers a question, streamed. The first message has the ids and no text; the last one has finish_reason and usage. Cancelling stops the model.
         A stream that is cut ends with UNAVAILABLE and "the answer was cut after N tokens"; retry from the start. INVALID_ARGUMENT: names the field.
+        NOT_FOUND: the adapter that the request pins is not loaded. RESOURCE_EXHAUSTED: the model sheds load. UNAVAILABLE before any text: no model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
