@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import importlib
 import logging
 import re
 import time
@@ -21,11 +22,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import IO, Any
 
-import lancedb
 import numpy as np
 import pyarrow as pa
-from lancedb.index import FTS
-from lancedb.query import MatchQuery
 
 from services.common.errors import ConfigurationError, Unavailable
 from services.retriever.core.documents import IndexedPassage
@@ -74,6 +72,8 @@ class Snapshot:
 
     async def by_words(self, query: str, *, source: str, limit: int) -> Sequence[Hit]:
         """See core.search.Index. The query is words, not a language: no sign in it has a meaning."""
+        from lancedb.query import MatchQuery
+
         with _lance("searching by words"):
             words = MatchQuery(query, "search_text")  # type: ignore[call-arg] # mypy does not see its defaults
             return await _hits(self.table.query().nearest_to_text(words).select([*_SHOWN_COLUMNS, "_score"]), source, limit)
@@ -110,6 +110,8 @@ class LanceIndex:
             Unavailable: Lance failed.
         """
         self._take_lock()
+        # Imported here, in a thread: it takes seconds, which neither the port nor who set a wrong value should wait for.
+        lancedb = await asyncio.to_thread(importlib.import_module, "lancedb")
         with _lance("opening the index"):
             self._db = await lancedb.connect_async(str(self._folder))
             names = [name for name in (await self._db.list_tables()).tables if _ANY_FORMAT.fullmatch(name)]
@@ -266,6 +268,8 @@ class LanceIndex:
 
 
 async def _index_words(table: Any) -> None:
+    from lancedb.index import FTS
+
     words = FTS(language="English", stem=True, remove_stop_words=True, ascii_folding=True, with_position=False)
     await table.create_index("search_text", config=words)
 
