@@ -47,8 +47,8 @@ define make_env
 	rm -f $(1)/.installed-*; touch $@
 endef
 
-demo: setup ## run the whole loop on MovieLens and write build/demo/report.json; KEEP=1 leaves it running
-	@GRPC_ENABLE_FORK_SUPPORT=0 $(LIGHT)/bin/python -m loadtests.demo $(if $(KEEP),--keep) $(DEMO_ARGS)
+demo: setup ## run both loops and write build/demo/report.json; PART=ranker|llm runs one, KEEP=1 leaves the mesh running
+	@GRPC_ENABLE_FORK_SUPPORT=0 $(LIGHT)/bin/python -m loadtests.demo $(if $(PART),--part $(PART)) $(if $(KEEP),--keep) $(DEMO_ARGS)
 
 train: setup ## train a base from your own events: make train DATA=events.parquet [SPEC=spec.yaml] [OUT=build/base]
 	@[ -n "$(DATA)" ] || { echo "usage: make train DATA=events.parquet|events.csv [SPEC=feature_spec.yaml] [OUT=build/base]" >&2; exit 2; }

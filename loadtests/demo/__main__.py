@@ -1,101 +1,47 @@
-"""The main job: `make demo`, or `python -m loadtests.demo [--events N] [--rate EVENTS_PER_S] [--keep] [--out FOLDER]`.
+"""The main job: `make demo [PART=ranker|llm]`, or `python -m loadtests.demo [--part PART] [--events N] [--keep] [--out FOLDER]`.
 
-Trains a base on the first 60 % of MovieLens-100K, starts the mesh without Docker, replays the rest as live traffic and shows what
-learning from it gains over a frozen copy and over counters. Writes report.json and report.png; exits 0 when every phase went well.
+First the ranker: trains a base on the first 60 % of MovieLens-100K, starts the mesh without Docker, replays the rest as live traffic and
+shows what learning from it gains. Then the language model: answers questions about the catalogue, is taught ten facts by demonstrations,
+and shows what it answers before and after. Writes report.json and report.png; exits 0 when every phase went well.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import logging
 import os
 import signal
 import sys
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import uvloop
 from rich.console import Console
-from tritonclient.utils import InferenceServerException
-from tunemesh.catalog.v1 import catalog_item_pb2
 
-from loadtests.demo import base, report
-from loadtests.demo.accounting import Accounting, account
-from loadtests.demo.client import MeshClient
-from loadtests.demo.plan import sessions, speed_for
-from loadtests.demo.probe import FreshnessProbe
-from loadtests.demo.progress import Progress
-from loadtests.demo.replay import LIKE_STARS, Replay, ReplayLog
-from loadtests.demo.watch import FrozenScores, TrainerWatch, Watch
-from loadtests.metrics import OnlineCounters
-from loadtests.movielens import CandidateDrawer
-from services.common import exposure_block, features
-from services.common.envelope import headers_for
+from loadtests.demo import base, llm, ranker, report
+from loadtests.demo.phases import Phases
 from services.common.errors import ConfigurationError
-from services.common.feature_spec import FeatureSpec
-from services.common.kafka_async import AsyncProducer, Record
 from services.common.settings import EXIT_BAD_CONFIGURATION
-from services.common.topics import CATALOG
-from services.mesh.environments import REPOSITORY_ROOT, Environments
 from services.mesh.mesh import Mesh
 
-SEED = 7
-ACTIVE_USERS = 100
-SPEC_PATH = REPOSITORY_ROOT / "model_repo" / "ranker" / "feature_spec.yaml"
-_READY_LIMIT_S = 120.0
-_DRAIN_LIMIT_S = 120.0
-_QUIET_S = 4.0
-_ACCOUNT_TRIES = 5
-
-# The replay is sped up, so the join is too: users answer within seconds, not minutes. And a laptop that runs everything at once may be
-# slow for a moment: better a late answer than one without the ranker.
-_MESH_ENV = {
-    "TUNEMESH_RECOMMENDER_REDIS_TIMEOUT_MS": "1000",
-    "TUNEMESH_RECOMMENDER_TRITON_TIMEOUT_MS": "3000",
-    "TUNEMESH_RECOMMENDER_ITEM_CACHE_TTL_MS": "1000",
-    "TUNEMESH_ROUTER_FLUSH_INTERVAL_MS": "100",
-    "TUNEMESH_JOINER_WINDOW_MS": "2000",
-    "TUNEMESH_JOINER_LATE_HORIZON_MS": "30000",
-    "TUNEMESH_JOINER_TICK_INTERVAL_MS": "1000",
-    "TUNEMESH_TRAINER_CHECKPOINT_INTERVAL_MS": "10000",
-    "TUNEMESH_TELEMETRY_SAMPLE_RATIO": "0.02",
-}
-
-
-class Phases:
-    """Names what goes on and how long each part took."""
-
-    def __init__(self, console: Console) -> None:
-        """Prints to `console`."""
-        self._console = console
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, name: str, what: str) -> Iterator[None]:
-        """Time one phase."""
-        self._console.print(f"[bold]{name}[/bold] {what}", highlight=False)
-        started = time.monotonic()
-        yield
-        self.seconds[name] = round(time.monotonic() - started, 2)
-        self._console.print(f"  done in {self.seconds[name]:.1f} s", highlight=False)
+_TELEMETRY_SAMPLE_RATIO = "0.02"
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     """Return the command line's options."""
     parser = argparse.ArgumentParser(prog="python -m loadtests.demo", description=__doc__.splitlines()[0])
+    parser.add_argument("--part", choices=("all", "ranker", "llm"), default="all", help="run one part alone")
     parser.add_argument("--events", type=int, default=20_000, help="live ratings to replay (at most 40,000)")
     parser.add_argument("--rate", type=float, default=150.0, help="ratings per second on average")
     parser.add_argument("--out", type=Path, default=Path("build/demo"), help="folder of the report, the logs and the kept base")
     parser.add_argument("--keep", action="store_true", help="leave the mesh running; `make down` stops it")
+    parser.add_argument("--run-dir", type=Path, default=None, help="folder of the mesh's state, logs and volumes")
     parser.add_argument("--free-ports", action="store_true", help="use ports that are free now, not the stated ones")
     parser.add_argument("--base-events", type=int, default=None, help="train the base on the last so many ratings only (quick, worse)")
     parser.add_argument("--base-epochs", type=int, default=None, help="passes over the base's events")
+    parser.add_argument("--tune-steps", type=int, default=None, help="steps of the language model's tune (fewer: quick, worse)")
     return parser.parse_args(arguments)
 
 
@@ -114,244 +60,62 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     logging.basicConfig(filename=out / "client.log", filemode="w", format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True)
     with phases("prepare", "MovieLens-100K, split by time"):
         data = base.load(base_events=options.base_events)
-    with phases("base", f"the ranker on the first {len(data.base):,} ratings (kept for the next run)"):
-        base_folder, reused = base.train_or_reuse(data, out / "cache", log=out / "train.log", epochs=options.base_epochs)
-    env = {name: os.environ.get(name, value) for name, value in _MESH_ENV.items()} | {
-        "TUNEMESH_TRAINER_INITIAL_BASE": str(base_folder),
-        "TUNEMESH_TRAINER_ON_LINEAGE_CHANGE": "adopt",
-        "TUNEMESH_TELEMETRY_DIR": str(out / "telemetry"),
-    }
-    with Mesh(env=env, run_dir=_run_dir(options, out), keep=options.keep, free_ports=options.free_ports) as mesh:
-        with phases("start", "broker, Redis, Triton and the services, without Docker"):
+        evaluations = llm.write_evaluations(data, out / "evaluations")
+    result: dict[str, Any] = {}
+    base_folder: Path | None = None
+    if options.part != "llm":
+        with phases("base", f"the ranker on the first {len(data.base):,} ratings (kept for the next run)"):
+            base_folder, reused = base.train_or_reuse(data, out / "cache", log=out / "train.log", epochs=options.base_epochs)
+        result["base"] = {"events": len(data.base), "reused": reused}
+    with Mesh(
+        env=_environment(options, out, base_folder, evaluations),
+        # One that is kept lives where `make status` and `make down` look for it.
+        run_dir=options.run_dir or (None if options.keep else out / "mesh"),
+        services=llm.SERVICES if options.part == "llm" else ranker.SERVICES,
+        keep=options.keep,
+        free_ports=options.free_ports,
+    ) as mesh:
+        with phases(
+            "start", "the services, without Docker" if options.part == "llm" else "broker, Redis, Triton and the services, without Docker"
+        ):
             mesh.up()
-
-        async def live() -> dict[str, Any]:  # gRPC channels belong to the loop that they are made in
-            return await _Live(options, out, data, base_folder, mesh, phases).run()
-
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            result = runner.run(live())
-    result["base"] = {"events": len(data.base), "reused": reused}
+        if base_folder is not None:
+            result |= _on_loop(ranker.RankerPart(options, out, data, base_folder, mesh, phases).run)
+            report.print_summary(result, console)
+            report.write_json(result, out / "report.json")
+        if options.part == "all":
+            with phases("start llm", "the language model, retriever, prompt assembler, curator, tuner and MLflow"):
+                mesh.start(*llm.SERVICES)
+        if options.part != "ranker":
+            part = llm.LlmPart(options, data, mesh, phases, console)
+            result["llm"] = _on_loop(part.run)
+            report.print_llm_summary(result["llm"], console)
     result["phases_s"] = phases.seconds
     report.write_json(result, out / "report.json")
-    report.print_summary(result, console)
-    console.print(f"report: {out / 'report.json'}   plot: {out / 'report.png'}   logs: {mesh.folder.logs}", highlight=False, soft_wrap=True)
+    plot = "" if options.part == "llm" else f"   plot: {out / 'report.png'}"
+    console.print(f"report: {out / 'report.json'}{plot}   logs: {mesh.folder.logs}", highlight=False, soft_wrap=True)
     return result
 
 
-def _run_dir(options: argparse.Namespace, out: Path) -> Path | None:
-    """A mesh that is kept lives where `make status` and `make down` look for it."""
-    return None if options.keep else out / "mesh"
+def _environment(options: argparse.Namespace, out: Path, base_folder: Path | None, evaluations: Path) -> dict[str, str]:
+    """What the demo sets differently; what the caller's environment sets is left as it is."""
+    defaults = ranker.MESH_ENV | llm.MESH_ENV | {"TUNEMESH_TELEMETRY_SAMPLE_RATIO": _TELEMETRY_SAMPLE_RATIO}
+    if options.tune_steps is not None:
+        defaults["TUNEMESH_TUNER_NUM_STEPS"] = str(options.tune_steps)
+    return {name: os.environ.get(name, value) for name, value in defaults.items()} | {
+        "TUNEMESH_TRAINER_INITIAL_BASE": str(base_folder or ""),
+        "TUNEMESH_TRAINER_ON_LINEAGE_CHANGE": "adopt",
+        "TUNEMESH_TUNER_EVALUATIONS_DIR": str(evaluations),
+        "TUNEMESH_TELEMETRY_DIR": str(out / "telemetry"),
+    }
 
 
-class _Live:
-    """The phases that need the running mesh."""
+def _on_loop(main: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
+    async def called() -> dict[str, Any]:
+        return await main()
 
-    def __init__(self, options: argparse.Namespace, out: Path, data: base.Data, base_folder: Path, mesh: Mesh, phases: Phases) -> None:
-        self._options, self._out, self._data, self._base_folder = options, out, data, base_folder
-        self._mesh, self._phases = mesh, phases
-        self._kafka = mesh.environment("router")["KAFKA_BOOTSTRAP_SERVERS"]
-        self._trainer = TrainerWatch(mesh.address("trainer"))
-        self._frozen = FrozenScores(out / "frozen.jsonl")
-        self._frozen_log = out / "frozen.log"
-
-    async def run(self) -> dict[str, Any]:
-        client = MeshClient(router=self._mesh.address("router"), collector=self._mesh.address("feedback_collector"), kafka=self._kafka)
-        with self._phases("load", "the catalogue to catalog.v1, the base's online features to Redis"):
-            await self._load_catalogue()
-            await self._backfill()
-            probe = self._probe()
-            await self._wait_ready(client, probe)
-            await client.start()
-        replay = self._replay(client, probe)
-        try:
-            async with self._frozen_evaluator():
-                with self._phases("replay", f"{self._planned:,} ratings as live traffic, {ACTIVE_USERS} users at once"):
-                    await self._play(replay, client, probe)
-                with self._phases("drain", "until everything acknowledged is learned and placed"):
-                    await self._drain(replay)
-        finally:
-            await client.stop()
-            await probe.close()
-        with self._phases("report", "metrics, intervals, accounting"):
-            return await self._report(replay, client, probe)
-
-    @property
-    def _planned(self) -> int:
-        return min(self._options.events, len(self._data.live))
-
-    async def _load_catalogue(self) -> None:
-        producer = AsyncProducer(self._kafka, client_id="demo-catalogue")
-        if not await producer.start(wait_s=10.0):
-            raise ConfigurationError(f"the broker at {self._kafka} cannot be reached")
-        now_ms = time.time_ns() // 1_000_000
-        headers = headers_for("tunemesh.catalog.v1.CatalogItem", "/loadtests/demo")
-        records = []
-        for film in self._data.films.values():
-            item = catalog_item_pb2.CatalogItem(item_id=film.item_id, title=film.title, categories=film.categories, updated_at_ms=now_ms)
-            records.append(Record(CATALOG.name, film.item_id.encode(), item.SerializeToString(), headers))
-        await producer.send(records)
-        await producer.stop()
-
-    async def _backfill(self) -> None:
-        environment = self._mesh.environment("features")
-        process = await asyncio.create_subprocess_exec(
-            *(str(Environments.of_repository().python("light")), "-m", "streams.features.backfill", "--base", str(self._base_folder)),
-            env=environment,
-            cwd=REPOSITORY_ROOT,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        said, _ = await process.communicate()
-        if process.returncode != 0:
-            last = said.decode(errors="replace").strip().splitlines()[-1:]
-            raise ConfigurationError(f"loading the base's features into Redis failed: {' '.join(last)}")
-
-    def _probe(self) -> FreshnessProbe:
-        """Fixed features: those of a user and an item that nobody knows."""
-        spec = FeatureSpec.load(SPEC_PATH)
-        unknown_item = features.merge_item_bytes(spec, [[None]], [None])
-        nothing = features.build_features(spec, "probe", None, unknown_item, [[]], features.GlobalState())
-        block = exposure_block.encode(nothing, spec.schema_hash)
-        return FreshnessProbe(
-            self._mesh.environment("recommender")["TRITON_URL"], item_id=next(iter(self._data.films)), features_block=block
-        )
-
-    async def _wait_ready(self, client: MeshClient, probe: FreshnessProbe) -> None:
-        """Until Triton serves the base and an answer is whole."""
-        deadline = time.monotonic() + _READY_LIMIT_S
-        reason = "no answer yet"
-        while time.monotonic() < deadline:
-            try:
-                await probe.state("probe")
-                answer = await client.recommend("nobody", list(self._data.films)[:20], limit=1, idempotency_key="")
-                if answer is not None and not answer.degraded_reason:
-                    return
-                reason = answer.degraded_reason if answer is not None else client.counts.last_error
-            except InferenceServerException as error:
-                reason = str(error)
-            await asyncio.sleep(0.5)
-        raise ConfigurationError(f"the mesh did not become ready within {_READY_LIMIT_S:.0f} s: {reason} (logs: {self._mesh.folder.logs})")
-
-    def _replay(self, client: MeshClient, probe: FreshnessProbe) -> Replay:
-        candidates = CandidateDrawer(list(self._data.films), SEED)
-        counters = OnlineCounters()
-        for rating in self._data.base:
-            candidates.rated(rating)
-            counters.add(rating.user_id, rating.item_id, float(rating.stars >= LIKE_STARS))
-        self._sessions = sessions(self._data.live)
-        speed = speed_for(self._sessions, active=ACTIVE_USERS, events_per_s=self._options.rate)
-        return Replay(client, probe, candidates, counters, speed=speed, active=ACTIVE_USERS, max_events=self._planned)
-
-    async def _play(self, replay: Replay, client: MeshClient, probe: FreshnessProbe) -> None:
-        with Progress("Tunemesh learns") as progress:
-            watch = Watch(progress, self._trainer, self._frozen, client=client, probe=probe, log=replay.log, planned_events=self._planned)
-            shown = asyncio.create_task(watch.run())
-            try:
-                await replay.run(self._sessions)
-            finally:
-                shown.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await shown
-
-    @asynccontextmanager
-    async def _frozen_evaluator(self) -> AsyncIterator[None]:
-        """Run the frozen copy beside the mesh; it is not part of it. When it dies it starts over: it keeps no state."""
-        self._frozen_path().unlink(missing_ok=True)
-        stop = asyncio.Event()
-        keeper = asyncio.create_task(self._keep_frozen(stop))
-        try:
-            yield
-        finally:
-            stop.set()
-            await keeper
-
-    def _frozen_path(self) -> Path:
-        return self._out / "frozen.jsonl"
-
-    async def _keep_frozen(self, stop: asyncio.Event) -> None:
-        command = [str(Environments.of_repository().python("ml")), "-m", "loadtests.demo.frozen", "--base", str(self._base_folder)]
-        command += ["--spec", str(SPEC_PATH), "--kafka", self._kafka, "--out", str(self._frozen_path())]
-        while not stop.is_set():
-            with self._frozen_log.open("ab") as log:
-                process = await asyncio.create_subprocess_exec(*command, cwd=REPOSITORY_ROOT, stdout=log, stderr=log)
-            waits = [asyncio.ensure_future(process.wait()), asyncio.ensure_future(stop.wait())]
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            if process.returncode is None:
-                process.terminate()
-                await process.wait()
-            for wait in waits:
-                wait.cancel()
-            await asyncio.sleep(0.2)
-
-    async def _drain(self, replay: Replay) -> None:
-        accepted = max(replay.log.acknowledged.values(), default=0)
-        if not await self._trainer.wait_watermark(accepted, limit_s=_DRAIN_LIMIT_S):
-            raise RuntimeError(
-                f"the trainer had not learned everything {_DRAIN_LIMIT_S:.0f} s after the replay (logs: {self._mesh.folder.logs})"
-            )
-        # The last windows close and their negatives are learned; and the frozen copy catches up.
-        await asyncio.gather(
-            _quiet(lambda: self._trainer.last.samples_trained, self._trainer.refresh),
-            _quiet(lambda: self._frozen.bytes_read, self._frozen.refresh),
-        )
-
-    async def _account(self, log: ReplayLog) -> Accounting:
-        """Place every acknowledged feedback; on a loaded machine the joiner may need another moment for the last ones."""
-        for _ in range(_ACCOUNT_TRIES):
-            placed = await asyncio.to_thread(account, self._kafka, log.acknowledged, [outcome.request_id for outcome in log.outcomes])
-            if not placed.missing:
-                break
-            await asyncio.sleep(_QUIET_S)
-            await _quiet(lambda: self._trainer.last.samples_trained, self._trainer.refresh)
-        return placed
-
-    async def _report(self, replay: Replay, client: MeshClient, probe: FreshnessProbe) -> dict[str, Any]:
-        log, counts = replay.log, client.counts
-        placed = await self._account(log)
-        status = await self._trainer.refresh()
-        await self._trainer.close()
-        scored = report.side_by_side(log.outcomes, self._frozen.by_request, self._data.known_users)
-        parts = {name: scored.subset(rows) for name, rows in (("known", scored.known), ("new", ~scored.known))}
-        report.plot(scored, probe.log.seconds, self._out / "report.png")
-        return {
-            "events_replayed": len(log.outcomes),
-            "failed_rpcs": counts.failed,
-            "retried_rpcs": counts.retried,
-            "recommend_ms": report.percentiles(counts.recommend_latency_ms),
-            "event_to_learned_s": report.percentiles(probe.log.seconds) | {"probes": len(probe.log.seconds), "missed": probe.log.missed},
-            "events_not_compared": len(log.outcomes) - len(scored.users),
-            **report.quality(scored),
-            "by_user_kind": {name: report.quality(part) if len(set(part.users)) > 1 else None for name, part in parts.items()},
-            "degraded_answers": log.degraded,
-            "open_recommendations": {
-                "answers": log.open_answers,
-                "items": log.open_items,
-                "already_seen": log.open_seen_items,
-                "reasons": log.open_reasons,
-            },
-            "accounting": placed.as_dict(),
-            "trainer": {"samples_trained": status.samples_trained, "duplicates_skipped": status.duplicates_skipped},
-            "model_version": f"{status.epoch}.{status.seq}",
-            "restarts": self._mesh.restarts(),
-            "events_per_s": _rate([outcome.at_s for outcome in log.outcomes]),
-        }
-
-
-async def _quiet(value: Callable[[], int], refresh: Callable[[], Awaitable[object]]) -> None:
-    """Return once a value has stood still for `_QUIET_S`, or after the drain's limit."""
-    deadline = time.monotonic() + _DRAIN_LIMIT_S
-    seen, since = -1, time.monotonic()
-    while time.monotonic() < deadline:
-        await refresh()
-        if value() != seen:
-            seen, since = value(), time.monotonic()
-        elif time.monotonic() - since >= _QUIET_S:
-            return
-        await asyncio.sleep(0.5)
-
-
-def _rate(times: list[float]) -> float:
-    return len(times) / float(np.ptp(times)) if len(times) > 1 else 0.0
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(called())
 
 
 def main() -> None:

@@ -150,6 +150,24 @@ def print_summary(report: Mapping[str, Any], console: Console) -> None:
     )
 
 
+def print_llm_summary(part: Mapping[str, Any], console: Console, *, shown: int = 6) -> None:
+    """Print what the language model answered before and after."""
+    table = Table(title="Held-out paraphrases, before and after the tune")
+    for column in ("question", "before", "after"):
+        table.add_column(column, overflow="fold", ratio=1)
+    step = max(1, len(part["examples"]) // shown)
+    for example in part["examples"][::step][:shown]:
+        table.add_row(example["question"], example["before"], example["after"])
+    console.print(table)
+    before, after, asked = part["before"], part["after"], part["before"]["questions"]
+    for slice_name, said in (("held_out", "held-out paraphrases"), ("from_context", "answers from given context")):
+        console.print(
+            f"{said}: {before[slice_name]:.2f} right before, {after[slice_name]:.2f} after (of {asked[slice_name]})", highlight=False
+        )
+    back = part["rollback_s"]
+    console.print(f"{part['tune']['adapter']}: roll back {back['back']:.2f} s, {part['failed_rpcs']} failed RPCs", highlight=False)
+
+
 def _slashed(values: Mapping[str, float]) -> str:
     return " / ".join(f"{value:.4f}" for value in values.values())
 

@@ -18,14 +18,15 @@ _SMALL_BASE = ("--base-events", "6000", "--base-epochs", "1")
 
 
 class DemoRun:
-    """One demo process on free ports, its output in `out`."""
+    """One demo process on free ports, its output in `out`, its mesh in `out/mesh`; with `--keep` the mesh runs until the block is left."""
 
     def __init__(self, out: Path, *options: str, sample_ratio: float = 1.0) -> None:
         """Start it."""
-        self.out = out
+        self.out, self.run_dir = out, out / "mesh"
         self._log = out / "demo.log"
         env = os.environ | {"TUNEMESH_TELEMETRY_SAMPLE_RATIO": str(sample_ratio), "PYTHONUNBUFFERED": "1"}
-        command: Sequence[str] = (sys.executable, "-m", "loadtests.demo", "--free-ports", "--out", str(out), *_SMALL_BASE, *options)
+        command: Sequence[str] = (sys.executable, "-m", "loadtests.demo", "--free-ports", *_SMALL_BASE, *options)
+        command = [*command, "--out", str(out), "--run-dir", str(self.run_dir)]
         out.mkdir(parents=True, exist_ok=True)
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(command, cwd=REPOSITORY_ROOT, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
@@ -39,6 +40,8 @@ class DemoRun:
         if self.process.poll() is None:
             self.process.terminate()
             self.process.wait(timeout=60)
+        down = [sys.executable, "-m", "services.mesh", "down", "--run-dir", str(self.run_dir)]
+        subprocess.run(down, cwd=REPOSITORY_ROOT, check=True, timeout=60)
 
     @property
     def said(self) -> str:
@@ -47,7 +50,7 @@ class DemoRun:
 
     def mesh(self) -> MeshState | None:
         """What the runner says, None before it has started."""
-        return RunFolder(self.out / "mesh").read()
+        return RunFolder(self.run_dir).read()
 
     def wait_for_replay(self, *, events: int, timeout_s: float) -> None:
         """Return when the frozen copy has scored some events: traffic flows."""

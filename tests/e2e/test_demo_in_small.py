@@ -3,16 +3,13 @@
 import pytest
 
 from services.common.telemetry import read_spans
-from tests.e2e.demo_run import DemoRun
 
-pytestmark = [pytest.mark.e2e, pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.integration, pytest.mark.timeout(1600)]
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    out = tmp_path_factory.mktemp("demo")
-    with DemoRun(out, "--events", "900", "--rate", "25") as run:
-        return out, run.report(timeout_s=540)
+def finished(demo):
+    return demo.out, demo.report
 
 
 def test_every_event_is_replayed_and_no_call_fails(finished):

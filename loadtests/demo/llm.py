@@ -1,0 +1,287 @@
+"""The demo's second part: the language model answers from the catalogue, is taught by demonstrations, and is rolled back.
+
+Plays three roles: a product backend that asks (router), a person who corrects answers (feedback collector), and an operator who moves an
+alias (trainer). Everything between is the mesh's own doing. Knows nothing of how a tune works.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+from rich.console import Console
+from tunemesh.events.v1 import feedback_pb2
+from tunemesh.retriever.v1 import retriever_service_pb2, retriever_service_pb2_grpc
+from tunemesh.router.v1 import router_service_pb2
+from tunemesh.trainer.v1 import trainer_service_pb2, trainer_service_pb2_grpc, tuner_service_pb2, tuner_service_pb2_grpc
+
+from loadtests.demo import base, helpdesk
+from loadtests.demo.answers import Answer, AnswerClient
+from loadtests.demo.catalogue import write_catalogue
+from loadtests.demo.client import MeshClient
+from loadtests.demo.phases import Phases
+from loadtests.demo.progress import Progress, Snapshot
+from services.common.aliases import llm_alias
+from services.common.errors import ConfigurationError
+from services.common.ids import uuid7
+from services.mesh.mesh import Mesh
+
+SERVICES = ("llm", "retriever", "prompt_assembler", "router", "feedback_collector", "curator", "trainer", "tuner", "mlflow", "quality")
+"""What this part needs of the mesh; what they depend on comes with them."""
+
+# The demo says itself when the tune begins, so that it can show what the model answered before.
+MESH_ENV = {"TUNEMESH_TUNER_AUTO": "false"}
+
+ASKED = (
+    "Which genres does the film Toy Story belong to?",
+    "Is The Silence of the Lambs a comedy or a thriller?",
+    "Name the genres of Fargo.",
+)
+
+_CONCURRENCY = 8
+_READY_LIMIT_S = 240.0
+_TUNE_LIMIT_S = 900.0
+_LIVE_LIMIT_S = 30.0
+_ENDED = ("live", "refused", "failed")
+
+T = TypeVar("T")
+
+
+def write_evaluations(data: base.Data, folder: Path) -> Path:
+    """Write what the tuner judges help-desk tunes by, and return the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    helpdesk.write_evaluation(folder / f"{helpdesk.TASK}.yaml", data.films)
+    return folder
+
+
+class LlmPart:
+    """Asks, teaches, measures and rolls back; needs the language half of the mesh running."""
+
+    def __init__(self, options: argparse.Namespace, data: base.Data, mesh: Mesh, phases: Phases, console: Console) -> None:
+        """Take the command line's options, the data and the running mesh."""
+        self._options, self._data, self._mesh, self._phases, self._console = options, data, mesh, phases, console
+        self._desk = helpdesk.load()
+        self._context = helpdesk.context_questions(data.films)
+        self._kafka = mesh.environment("router")["KAFKA_BOOTSTRAP_SERVERS"]
+
+    async def run(self) -> dict[str, Any]:
+        """Run all phases and return the language model's part of the report.
+
+        Raises:
+            ConfigurationError: the mesh did not become ready.
+            RuntimeError: the tune was refused or failed, or an alias did not take effect in time; says why.
+        """
+        addresses = {name: self._mesh.address(name) for name in ("router", "feedback_collector", "trainer", "tuner", "retriever")}
+        client = MeshClient(router=addresses["router"], collector=addresses["feedback_collector"], kafka=self._kafka)
+        answers = AnswerClient(addresses["router"])
+        channels = [grpc.aio.insecure_channel(addresses[name]) for name in ("trainer", "tuner", "retriever")]
+        self._trainer = trainer_service_pb2_grpc.TrainerServiceStub(channels[0])
+        self._tuner = tuner_service_pb2_grpc.TunerServiceStub(channels[1])
+        self._retriever = retriever_service_pb2_grpc.RetrieverServiceStub(channels[2])
+        try:
+            return await self._run(client, answers)
+        finally:
+            for channel in channels:
+                await channel.close()
+            await answers.close()
+            await client.stop()
+
+    async def _run(self, client: MeshClient, answers: AnswerClient) -> dict[str, Any]:
+        if self._options.part == "llm":
+            await write_catalogue(self._kafka, self._data.films.values())
+        with self._phases("ready llm", "the model serves, the catalogue is indexed"):
+            await self._wait_ready(answers)
+        with self._phases("ask", "the base model, about the catalogue"):
+            grounded = [await self._ask_aloud(answers, question) for question in ASKED]
+        with self._phases("before", "held-out paraphrases of the help desk, and answers from given context"):
+            before = await self._measure(answers)
+        with self._phases("teach", f"{len(self._desk.demonstrations)} demonstrations as feedback"):
+            taught_s = await self._teach(client, answers)
+        with self._phases("tune", "LoRA, evaluation, gate, hot load"):
+            tune = await self._tune()
+        with self._phases("after", "the same questions again"):
+            after = await self._measure(answers)
+        with self._phases("roll back", "one step, and forward again"):
+            rollback_s = await self._move_back(answers, tune.adapter)
+        return {
+            "grounded": [_as_dict(question, answer) for question, answer in zip(ASKED, grounded, strict=True)],
+            "demonstrations": len(self._desk.demonstrations),
+            "feedback_to_example_s": taught_s,
+            "before": before,
+            "after": after,
+            "examples": self._side_by_side(before, after),
+            "tune": {"adapter": tune.adapter, "phase": tune.phase, "metrics": dict(tune.metrics), "mlflow_run_id": tune.mlflow_run_id},
+            "rollback_s": rollback_s,
+            "failed_rpcs": answers.failed + client.counts.failed,
+            "retried_rpcs": answers.retried + client.counts.retried,
+            "ttft_ms": answers.ttft_percentiles(),
+        }
+
+    async def _wait_ready(self, answers: AnswerClient) -> None:
+        async def indexed() -> bool:
+            status = await self._retriever.GetIndexStatus(retriever_service_pb2.GetIndexStatusRequest(), timeout=5.0)
+            return int(status.passages_by_source.get("catalog", 0)) >= len(self._data.films)
+
+        async def answering() -> bool:
+            return not (await answers.try_once(_request("Hello", task="answer", retrieve=True))).degraded_reason
+
+        for what, condition in (("the catalogue is not indexed", indexed), ("the model does not answer whole", answering)):
+            if not await _until(condition, _READY_LIMIT_S):
+                raise ConfigurationError(f"{what} after {_READY_LIMIT_S:.0f} s (logs: {self._mesh.folder.logs})")
+
+    async def _ask_aloud(self, answers: AnswerClient, question: str) -> Answer:
+        """Stream an answer onto the terminal."""
+        self._console.print(f"  [cyan]? {question}[/cyan]", highlight=False)
+        self._console.print("  ", end="")
+        request = _request(question, task="answer", retrieve=True, source="catalog")
+        answer = await answers.ask(
+            request, on_text=lambda text: self._console.print(text.replace("\n", " "), end="", highlight=False, markup=False)
+        )
+        self._console.print(
+            f"\n    [dim]from {', '.join(answer.titles[:3])} · {answer.model_version} · first text after {answer.ttft_ms:.0f} ms[/dim]",
+            highlight=False,
+        )
+        return answer
+
+    async def _measure(self, answers: AnswerClient) -> dict[str, Any]:
+        """Ask both slices greedily through the live alias."""
+        task = await self._ask_all(answers, [_request(q.question, task=helpdesk.TASK) for q in self._desk.held_out])
+        context = await self._ask_all(answers, [_request(q.question, task=helpdesk.TASK, context=q.context) for q in self._context])
+        judged = {
+            "held_out": [q.is_right(a.text) for q, a in zip(self._desk.held_out, task, strict=True)],
+            "from_context": [q.is_right(a.text) for q, a in zip(self._context, context, strict=True)],
+        }
+        for name, right in judged.items():
+            self._console.print(f"  {name.replace('_', ' ')}: {sum(right)} of {len(right)} right", highlight=False)
+        return {
+            "model_version": task[0].model_version,
+            "held_out": _share(judged["held_out"]),
+            "from_context": _share(judged["from_context"]),
+            "questions": {name: len(right) for name, right in judged.items()},
+            "answers": [
+                {"question": q.question, "answer": a.text, "right": r}
+                for q, a, r in zip(self._desk.held_out, task, judged["held_out"], strict=True)
+            ],
+        }
+
+    async def _ask_all(self, answers: AnswerClient, requests: Sequence[router_service_pb2.GenerateRequest]) -> list[Answer]:
+        gate = asyncio.Semaphore(_CONCURRENCY)
+
+        async def one(request: router_service_pb2.GenerateRequest) -> Answer:
+            async with gate:
+                return await answers.ask(request)
+
+        return list(await asyncio.gather(*(one(request) for request in requests)))
+
+    async def _teach(self, client: MeshClient, answers: AnswerClient) -> float:
+        """Ask each demonstration's question, send the answer as it should be, and return how long the last one took to be an example."""
+        lessons = self._desk.demonstrations
+        asked = await self._ask_all(answers, [_request(lesson.question, task=helpdesk.TASK) for lesson in lessons])
+        for lesson, answer in zip(lessons, asked, strict=True):
+            feedback = feedback_pb2.Feedback(
+                feedback_id=uuid7(), request_id=answer.request_id, user_id=_USER, kind="demonstration", text=lesson.answer
+            )
+            if await client.submit_feedback(feedback) is None:
+                raise RuntimeError(f"a demonstration was not accepted: {client.counts.last_error}")
+        sent = time.monotonic()
+
+        async def all_known() -> bool:
+            status = await self._tuner.GetTunerStatus(tuner_service_pb2.GetTunerStatusRequest(), timeout=5.0)
+            return helpdesk.TASK in status.tasks and status.tasks[helpdesk.TASK].demonstrations >= len(lessons)
+
+        if not await _until(all_known, 60.0):
+            raise RuntimeError(f"the tuner does not know all demonstrations after 60 s (logs: {self._mesh.folder.logs})")
+        return round(time.monotonic() - sent, 2)
+
+    async def _tune(self) -> tuner_service_pb2.GetTuneResponse:
+        started = await self._tuner.StartTune(tuner_service_pb2.StartTuneRequest(task=helpdesk.TASK, actor="demo"), timeout=30.0)
+        deadline = time.monotonic() + _TUNE_LIMIT_S
+        with Progress("A tune") as progress:
+            while True:
+                tune = await self._tuner.GetTune(tuner_service_pb2.GetTuneRequest(tune_id=started.tune_id), timeout=10.0)
+                if tune.phase in _ENDED or time.monotonic() > deadline:
+                    break
+                loss = f"{tune.loss:.3f}" if tune.step else "-"
+                progress.show(
+                    Snapshot({"adapter": tune.adapter, "phase": tune.phase, "step": f"{tune.step} of {tune.num_steps}", "loss": loss})
+                )
+                await asyncio.sleep(1.0)
+        if tune.phase != "live":
+            why = "; ".join(tune.refusals) or tune.error or f"still {tune.phase} after {_TUNE_LIMIT_S:.0f} s"
+            raise RuntimeError(f"the tune {tune.adapter} is {tune.phase}: {why} (logs: {self._mesh.folder.logs})")
+        for name, value in sorted(tune.metrics.items()):
+            self._console.print(f"  {name}: {value:.3f}", highlight=False)
+        return tune
+
+    async def _move_back(self, answers: AnswerClient, adapter: str) -> dict[str, float]:
+        """Move the alias one step back and forward; return the seconds until an answer came from the right model."""
+        alias = llm_alias(helpdesk.TASK)
+        current = await self._trainer.GetAlias(trainer_service_pb2.GetAliasRequest(alias=alias), timeout=10.0)
+        seconds = {}
+        for name, target in (("back", current.previous_target or "base"), ("forward", adapter)):
+            started = time.monotonic()
+            current = await self._trainer.GetAlias(trainer_service_pb2.GetAliasRequest(alias=alias), timeout=10.0)
+            moved = trainer_service_pb2.SetAliasRequest(alias=alias, target=target, expected_version=current.version, actor="demo")
+            await self._trainer.SetAlias(moved, timeout=10.0)
+            if not await _until(lambda target=target: self._answers_with(answers, target), _LIVE_LIMIT_S, every_s=0.1):  # type: ignore[misc]
+                raise RuntimeError(f"{alias} points at {target}, and after {_LIVE_LIMIT_S:.0f} s the answers still come from another model")
+            seconds[name] = round(time.monotonic() - started, 2)
+            self._console.print(f"  {name} to {target}: live after {seconds[name]:.2f} s", highlight=False)
+        return seconds
+
+    async def _answers_with(self, answers: AnswerClient, target: str) -> bool:
+        version = (await answers.try_once(_request("Hello", task=helpdesk.TASK, max_tokens=1))).model_version
+        return version == target or (target == "base" and "--" not in version)
+
+    def _side_by_side(self, before: dict[str, Any], after: dict[str, Any]) -> list[dict[str, Any]]:
+        return [
+            {"question": b["question"], "before": b["answer"], "after": a["answer"], "right_after": a["right"]}
+            for b, a in zip(before.pop("answers"), after.pop("answers"), strict=True)
+        ]
+
+
+_USER = "demo-editor"
+
+
+def _request(
+    question: str, *, task: str, retrieve: bool = False, source: str = "", context: Sequence[Any] = (), max_tokens: int = 48
+) -> router_service_pb2.GenerateRequest:
+    request = router_service_pb2.GenerateRequest(
+        user_id=_USER, task=task, question=question, retrieve=retrieve, retrieval_source=source, sampling={"max_tokens": max_tokens}
+    )
+    for passage in context:
+        request.context.add(title=passage.title, text=passage.text)
+    return request
+
+
+async def _until(condition: Callable[[], Awaitable[bool]], limit_s: float, *, every_s: float = 0.5) -> bool:
+    """Return whether the condition came true in time; a server that cannot be reached yet is waited for."""
+    deadline = time.monotonic() + limit_s
+    while time.monotonic() < deadline:
+        try:
+            if await condition():
+                return True
+        except grpc.aio.AioRpcError as error:
+            if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.FAILED_PRECONDITION):
+                raise
+        await asyncio.sleep(every_s)
+    return False
+
+
+def _share(right: Sequence[bool]) -> float:
+    return sum(right) / len(right)
+
+
+def _as_dict(question: str, answer: Answer) -> dict[str, Any]:
+    return {
+        "question": question,
+        "answer": answer.text,
+        "from": answer.titles,
+        "ttft_ms": round(answer.ttft_ms, 1),
+        "degraded_reason": answer.degraded_reason,
+    }
