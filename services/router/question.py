@@ -21,7 +21,7 @@ _MAX_STOP_BYTES = 128
 # All the text of one request beside its question: a prompt of a few thousand tokens has room for a fraction of it.
 _MAX_TEXT_BYTES = 256 * 1024
 _MAX_TEMPERATURE = 2.0
-_NAME = re.compile(r"[a-z0-9_-]{1,64}")
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _ROLES = ("user", "assistant")
 
 
@@ -95,7 +95,7 @@ def checked(question: Question, *, max_tokens: int) -> Question:
 
 def _check_name(field_name: str, value: str) -> None:
     if value and not _NAME.fullmatch(value):
-        raise InvalidInput(f"{field_name}: it must be empty or have 1 to 64 of a-z, 0-9, _ and -")
+        raise InvalidInput(f"{field_name}: it must be empty or have 1 to 64 of a-z, 0-9, _ and -, starting with a letter or digit")
 
 
 def _check_history(history: tuple[Message, ...]) -> None:
