@@ -1,0 +1,161 @@
+"""The operator's commands, as typed, on the running ranking half; nothing but the run folder says where its parts are.
+
+A roll back of an adapter needs the language model: the demo shows it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+import pytest
+from tunemesh.events.v1.feedback_pb2 import Feedback
+from tunemesh.events.v1.quality_pb2 import QualityWindow
+from tunemesh.feedback_collector.v1 import feedback_collector_service_pb2 as collector_pb
+from tunemesh.feedback_collector.v1 import feedback_collector_service_pb2_grpc as collector_grpc
+from tunemesh.router.v1 import router_service_pb2 as router_pb
+from tunemesh.router.v1 import router_service_pb2_grpc as router_grpc
+from tunemesh.trainer.v1 import trainer_service_pb2 as trainer_pb
+from tunemesh.trainer.v1 import trainer_service_pb2_grpc as trainer_grpc
+
+from loadtests.bare_mesh import RANKING, bare_mesh
+from services.common.ids import uuid7
+from services.common.kafka import assigned_consumer, drain_to_end
+from services.mesh.environments import REPOSITORY_ROOT
+from services.mesh.mesh import Mesh
+
+pytestmark = [pytest.mark.e2e, pytest.mark.integration, pytest.mark.timeout(400)]
+
+SETTINGS = {
+    "TUNEMESH_TRAINER_CHECKPOINT_INTERVAL_MS": "1000",
+    "TUNEMESH_TRAINER_KEEP_CHECKPOINTS": "100",
+    "TUNEMESH_QUALITY_WINDOW_MS": "2000",
+}
+FILMS = [str(number) for number in range(1, 41)]
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory) -> Iterator[Mesh]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in SETTINGS.items():
+            patch.setenv(name, value)
+        with bare_mesh(tmp_path_factory.mktemp("operate"), services=(*RANKING, "quality"), durable_broker=False) as started:
+            yield started
+
+
+class Users:
+    """Some traffic: recommendations, and a rating of the first film of each."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        channels = [grpc.insecure_channel(mesh.address(name)) for name in ("router", "feedback_collector", "trainer")]
+        self.router, self.collector = router_grpc.RouterServiceStub(channels[0]), collector_grpc.FeedbackCollectorServiceStub(channels[1])
+        self.trainer = trainer_grpc.TrainerServiceStub(channels[2])
+
+    def rate(self, number: int) -> list[router_pb.RecommendResponse]:
+        answers = []
+        for user in range(number):
+            request = router_pb.RecommendRequest(user_id=f"user-{user}", candidates=FILMS)
+            answers.append(self.router.Recommend(request, timeout=10))
+            self.send(answers[-1].request_id, f"user-{user}", answers[-1].items[0].item_id)
+        return answers
+
+    def send(self, request_id: str, user_id: str, item_id: str) -> None:
+        feedback = Feedback(feedback_id=uuid7(), request_id=request_id, user_id=user_id, item_id=item_id, kind="rating", value=5.0)
+        self.collector.SubmitFeedback(collector_pb.SubmitFeedbackRequest(feedback=[feedback]), timeout=10)
+
+    def status(self) -> trainer_pb.GetStatusResponse:
+        return self.trainer.GetStatus(trainer_pb.GetStatusRequest(), timeout=10)
+
+
+@pytest.fixture(scope="module")
+def users(mesh: Mesh) -> Users:
+    return Users(mesh)
+
+
+def tunemesh(mesh: Mesh, *words: str) -> Any:
+    """Run a command with --json and return its document."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("TUNEMESH_", "KAFKA_"))}
+    command = [sys.executable, "-m", "services.mesh", *words, "--json", "--run-dir", str(mesh.folder.path)]
+    done = subprocess.run(command, env=env, cwd=REPOSITORY_ROOT, capture_output=True, text=True, timeout=90, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def eventually(ask: Callable[[], Any], enough: Callable[[Any], bool], *, timeout_s: float = 60.0) -> Any:
+    deadline = time.monotonic() + timeout_s
+    while not enough(found := ask()):
+        assert time.monotonic() < deadline, found
+        time.sleep(0.5)
+    return found
+
+
+def test_why_explains_a_recommendation_down_to_the_learned_sample(mesh: Mesh, users: Users) -> None:
+    answer = users.rate(5)[0]
+    best = answer.items[0]
+
+    def is_learned(report: Any) -> bool:
+        return any(sample["is_learned"] for sample in report["items"][0]["samples"])
+
+    report = eventually(lambda: tunemesh(mesh, "why", answer.request_id), is_learned)
+    row = report["items"][0]
+    assert (row["item_id"], row["score"], row["channel"]) == (best.item_id, pytest.approx(best.score), ",".join(best.reasons))
+    assert row["features"] and report["user_features"] and report["features_missing"] == ""
+    assert (report["model_version"], report["variant"]) == (answer.model_version, answer.variant)
+    assert [each["item_id"] for each in report["feedback"]] == [best.item_id]
+
+
+def test_learning_is_paused_and_resumed(mesh: Mesh, users: Users) -> None:
+    assert tunemesh(mesh, "pause", "learning")["ranker"]["is_paused"]
+    assert users.status().paused
+    assert not tunemesh(mesh, "resume", "learning")["ranker"]["is_paused"]
+    assert not users.status().paused
+
+
+def test_the_ranker_goes_back_and_learns_again(mesh: Mesh, users: Users) -> None:
+    before = eventually(users.status, lambda status: bool(status.last_checkpoint))
+    time.sleep(2.0)
+    moment_ms = time.time_ns() // 1_000_000
+    users.rate(20)
+    eventually(users.status, lambda status: status.samples_trained >= before.samples_trained + 20)
+    back = tunemesh(mesh, "rollback", "ranker", "--to", f"@{moment_ms}")
+    assert back["epoch"] == before.epoch + 1 and sum(back["skipped"]) > 0 and len(back["replicas"]) == 1
+    again = tunemesh(mesh, "retrain", "--from", f"@{moment_ms}")
+    assert again["epoch"] == back["epoch"] + 1 and sum(again["skipped"]) == 0
+    users.rate(5)
+    eventually(users.status, lambda status: status.epoch == again["epoch"] and not status.publishing_refused and status.seq > 0)
+
+
+def test_a_dead_letter_is_put_back_once_and_comes_back_with_its_mark(mesh: Mesh, users: Users) -> None:
+    users.send(uuid7(), "user-0", FILMS[0])
+
+    def orphans() -> Any:
+        rows = tunemesh(mesh, "dlq", "list", "--reason", "orphan")
+        return {row["topic"]: row for row in rows}.get("feedback.v1", {"letters": 0, "came_back": 0})
+
+    eventually(orphans, lambda row: row["letters"] == 1)
+    assert tunemesh(mesh, "dlq", "redrive", "feedback.v1", "--reason", "orphan")["redriven"] == 1
+    eventually(orphans, lambda row: (row["letters"], row["redriven"], row["came_back"]) == (2, 1, 1))
+    assert tunemesh(mesh, "dlq", "redrive", "feedback.v1", "--reason", "orphan")["redriven"] == 0
+
+
+def test_quality_tells_of_all_that(mesh: Mesh) -> None:
+    kafka = mesh.environment("router")["KAFKA_BOOTSTRAP_SERVERS"]
+    consumer = assigned_consumer(kafka, "quality.v1", start="beginning", client_id="test")
+    windows = [QualityWindow.FromString(record.value) for record in drain_to_end(consumer)]
+    consumer.close()
+    recommend = [window for window in windows if window.kind == "recommend" and window.metrics["requests"]]
+    assert sum(window.metrics["requests"] for window in recommend) >= 30
+    assert any(window.metrics["mean_score"] > 0 for window in recommend)
+    mesh_windows = [window for window in windows if window.kind == "mesh"]
+    assert any(window.metrics["orphans"] for window in mesh_windows)
+    assert any(window.metrics["gradient_norm"] > 0 for window in mesh_windows)
+    assert mesh_windows[-1].metrics["watermark_age_ms"] < 30_000
+    with urllib.request.urlopen(f"http://{mesh.address('quality', 50065)}/metrics", timeout=5) as answer:
+        assert "tunemesh_quality_watermark_age_ms" in answer.read().decode()
