@@ -163,6 +163,23 @@ def test_every_image_is_pinned_to_a_version() -> None:
             assert re.search(r"\d+\.\d+", tag), f"{name}: {image} is not pinned to a version"
 
 
+def test_the_image_makes_the_folder_of_every_volume_for_its_user() -> None:
+    """A named volume takes the owner of the folder that the image has at its place; without one it belongs to root."""
+    dockerfile = (REPOSITORY_ROOT / "services" / "Dockerfile").read_text()
+    match = re.search(r"for folder in ([a-z ]+); do install -d -o 10001 /var/lib/tunemesh/\$folder", dockerfile)
+    assert match is not None
+    own = [service for service in compose().services.values() if service.image.startswith("tunemesh/")]
+    volumes = {mount.target for service in own for mount in service.volumes if mount.is_named}
+    assert volumes == {f"/var/lib/tunemesh/{folder}" for folder in match[1].split()}
+
+
+def test_every_image_of_the_dockerfile_is_pinned_too() -> None:
+    dockerfile = (REPOSITORY_ROOT / "services" / "Dockerfile").read_text()
+    images = re.findall(r"^(?:FROM|ARG BASE_IMAGE=)\s*([^\s$]+:[^\s]+)", dockerfile, re.MULTILINE)
+    assert len(images) >= 2
+    assert [image for image in images if not re.search(r":\d+\.\d+\.\d+", image)] == []
+
+
 def test_every_port_is_published_on_loopback_only() -> None:
     published = [(name, port) for name, service in raw_services().items() for port in service.get("ports", [])]
     assert published
