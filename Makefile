@@ -14,7 +14,7 @@ PROTO_FILES = $(shell find protos/tunemesh -name '*.proto' | sort)
 PROTOC = $(LIGHT)/bin/python -m grpc_tools.protoc -I protos --python_out=$(1) --pyi_out=$(1) --grpc_python_out=$(1) $(PROTO_FILES)
 MESH = $(LIGHT)/bin/python -m services.mesh
 
-.PHONY: help setup lock demo train test up down status logs topics fmt lint typecheck protos protos-check clean
+.PHONY: help setup lock demo train test up down status load mig logs topics fmt lint typecheck protos protos-check clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,14 +57,20 @@ train: setup ## train a base from your own events: make train DATA=events.parque
 test: setup ## run all tests: unit and contract, then integration on real servers, then one end to end
 	@$(LIGHT)/bin/python tests/run_all.py $(TEST_ARGS)
 
-up: setup ## start the mesh without Docker and leave it running
-	@$(MESH) up
+up: setup ## start the mesh without Docker and leave it running; s="llm retriever" starts these, also beside what runs
+	@$(MESH) up $(s)
 
 down: $(LIGHT_STAMP) ## stop the mesh
 	@$(MESH) down
 
 status: $(LIGHT_STAMP) ## show each process of the mesh: state, pid, port, restarts, memory
 	@$(MESH) status
+
+load: $(LIGHT_STAMP) ## put open-loop load on the running mesh: HTML report, plot of latencies over time; LOAD_ARGS="--seconds 60"
+	@$(LIGHT)/bin/python -m loadtests.load $(LOAD_ARGS)
+
+mig: $(LIGHT_STAMP) ## show how this machine's GPUs are divided, or plan: make mig ARGS="plan --gpu h100-80 --need llm=40g"
+	@$(MESH) mig $(or $(ARGS),status)
 
 logs: $(LIGHT_STAMP) ## follow a service's log: make logs s=router
 	@$(MESH) logs $(s) --follow
