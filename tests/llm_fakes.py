@@ -26,6 +26,7 @@ class FakeEngine:
     ) -> None:
         self.pieces, self.context_tokens, self.control_tokens, self.forever = pieces, context_tokens, control_tokens, forever
         self.refuses = refuses
+        self.fails: type[Exception] | None = None
         self.prompts: list[list[Message]] = []
         self.samplings: list[Sampling] = []
         self.adapters: list[LoadedAdapter] = []
@@ -53,6 +54,8 @@ class FakeEngine:
                 await asyncio.sleep(0.001)
             for piece in self.pieces:
                 yield piece
+            if self.fails is not None:
+                raise self.fails("the engine died")
         finally:
             self.open -= 1
 

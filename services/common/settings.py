@@ -154,7 +154,10 @@ def redacted(settings: BaseSettings) -> str:
 
 
 def _describe(cls: type[BaseSettings], detail: ErrorDetails) -> str:
-    where = str(detail["loc"][0]) if detail["loc"] else cls.__name__
+    if not detail["loc"]:
+        # Of a validator that looks at several settings: its message names their variables.
+        return detail["msg"].removeprefix("Value error, ").replace("\n", " ")
+    where = str(detail["loc"][0])
     variable = variable_of(cls, where) if where in cls.model_fields else where
     reason = detail["msg"][:1].lower() + detail["msg"][1:]
     if detail["type"] == "missing":

@@ -210,8 +210,10 @@ class VllmEngine:
                 return f"the engine died: {error}"
 
     def shutdown(self) -> None:
-        """End the engine's processes; blocks for up to some seconds."""
+        """End the engine's processes; blocks for up to some seconds. Call once, last."""
         self._llm.shutdown(timeout=2.0)
+        # Let go of it now: vLLM's finalizer fails when the interpreter is half gone.
+        self._llm = None
 
 
 def prepare_environment(options: EngineOptions) -> None:
