@@ -1,5 +1,6 @@
 """The mesh's own infrastructure, from the real docker-compose.yml on free ports: what survives which death, and servers from outside."""
 
+import json
 import os
 import signal
 import socket
@@ -7,6 +8,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -65,6 +67,27 @@ def test_the_topic_job_makes_every_topic_on_the_embedded_broker(make: Callable[.
     assert {name: one.state for name, one in mesh.services().items()} == {"kafka": "healthy", "redis": "healthy", "topics": "done"}
     assert {topic.name for topic in ALL} <= topic_names(mesh.address("kafka"))
     assert mesh.environment("topics")["KAFKA_BOOTSTRAP_SERVERS"] == mesh.address("kafka")
+
+
+def mlflow(address: str, call: str, body: dict[str, str] | None = None) -> dict[str, Any]:
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(f"http://{address}/api/2.0/mlflow/{call}", data=data, headers={"content-type": "application/json"})
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        return dict(json.load(answer))
+
+
+@pytest.mark.timeout(240)
+def test_what_mlflow_holds_survives_its_kill_and_it_starts_beside_what_runs(make: Callable[..., Mesh]) -> None:
+    mesh = make(services=("redis",))
+    mesh.up()
+    mesh.start("mlflow")
+    assert mesh.environment("tuner")["MLFLOW_TRACKING_URI"] == f"http://{mesh.address('mlflow')}"
+    made = mlflow(mesh.address("mlflow"), "experiments/create", {"name": "tunes"})
+    os.killpg(mesh.pids()["mlflow"], signal.SIGKILL)
+    assert eventually(lambda: mesh.restarts()["mlflow"] == 1 and mesh.services()["mlflow"].state == "healthy", timeout_s=90)
+    found = mlflow(mesh.address("mlflow"), "experiments/get-by-name?experiment_name=tunes")
+    assert found["experiment"]["experiment_id"] == made["experiment_id"]
+    assert mesh.restarts()["redis"] == 0
 
 
 def test_what_redis_holds_survives_its_kill(make: Callable[..., Mesh]) -> None:
