@@ -135,6 +135,8 @@ def _when(film: Item, others: Sequence[Item], rng: random.Random) -> Asked | Non
 def _genres(film: Item, others: Sequence[Item], rng: random.Random) -> Asked | None:
     question = f"What genre is the film {spoken_title(film.title)}?"
     foreign = sorted({category for other in others for category in other.categories} - set(film.categories))
+    if any(set(film.categories) <= set(other.categories) for other in others) or (others and not foreign):
+        return None
     return _asked(question, tuple((category,) for category in film.categories), foreign, film, others, rng)
 
 

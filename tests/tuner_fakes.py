@@ -1,0 +1,243 @@
+"""Stand-ins for everything outside a tune: a store in memory, a model that answers by table, an alias, a mirror that notes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from services.common.aliases import BASE_MODEL
+from services.common.errors import Conflict, Unavailable
+from services.common.llm.adapters import AdapterManifest, AdapterName, AdapterVerdict
+from services.common.llm.base_model import BaseModel
+from services.trainer.tuner.dataset import Turn
+from services.trainer.tuner.evaluation import Evaluation, Passage, Question
+from services.trainer.tuner.examples import Demonstration
+from services.trainer.tuner.gate import GateLimits
+from services.trainer.tuner.job import HyperParameters, Job, Step, TrainingResult
+from services.trainer.tuner.replay import Item, ReplayExample
+from services.trainer.tuner.tune import Live, Ports, Recipe
+
+BASE = BaseModel(name="Base", folder="/models/Base")
+TASK = "helpdesk"
+NAME = AdapterName("Base", TASK, 1)
+
+EVALUATION = Evaluation(
+    task_slice=tuple(Question(question=f"held out {i}?", accept=(("nine days",),)) for i in range(10)),
+    context_slice=tuple(
+        Question(question=f"from when is {i}?", accept=(("1995",),), context=(Passage(f"Evaluated {i} (1995)", "x"),)) for i in range(30)
+    ),
+)
+ITEMS = [Item(item_id=str(i), title=f"Film {i} ({1950 + i})", categories=("Drama",)) for i in range(40)]
+RECIPE = Recipe(
+    hyper=HyperParameters(
+        rank=16,
+        alpha=32,
+        target_modules=("q_proj",),
+        learning_rate=1e-3,
+        num_steps=1,
+        warm_up_steps=1,
+        batch_size=8,
+        max_tokens=1024,
+        dtype="auto",
+        num_threads=0,
+        seed=0,
+    ),
+    num_passes=6.0,
+    min_steps=4,
+    max_steps=60,
+    replay_share=0.25,
+    replay_examples=20,
+    concurrency=4,
+    limits=GateLimits(
+        min_task_right=0.7,
+        max_context_loss=0.0,
+        context_margin=0.15,
+        min_replay_share=0.2,
+        max_update_norm=30.0,
+        min_task_questions=10,
+        min_context_questions=30,
+    ),
+)
+
+
+def demonstrations(count: int = 20, *, created_at_ms: int = 1_000) -> list[Demonstration]:
+    return [
+        Demonstration(
+            example_id=f"{i:03}",
+            question=f"how long {i}?",
+            messages=(Turn("user", f"how long {i}?"),),
+            answer="nine days",
+            created_at_ms=created_at_ms,
+        )
+        for i in range(count)
+    ]
+
+
+class FakeTuning:
+    """`hold`: training waits for it. `result` may be broken by the test."""
+
+    def __init__(self, steps: int = 2) -> None:
+        self.jobs: list[Job] = []
+        self.hold: asyncio.Event | None = None
+        self.failure: Exception | None = None
+        self.result = TrainingResult(losses=(2.0, 0.1), seconds=1.0, norms={"layer": 3.0}, num_answer_tokens=10)
+        self.was_killed = False
+        self._steps = steps
+
+    async def train(self, name: AdapterName, job: Job, on_step: Callable[[Step], None]) -> TrainingResult:
+        self.jobs.append(job)
+        for step in range(1, self._steps + 1):
+            on_step(Step(step=step, loss=1.0 / step, gradient_norm=1.0, seconds=0.1))
+        if self.hold is not None:
+            try:
+                await self.hold.wait()
+            except asyncio.CancelledError:
+                self.was_killed = True
+                raise
+        if self.failure is not None:
+            raise self.failure
+        return self.result
+
+    def adapter_folder(self, name: AdapterName) -> str:
+        return f"/work/{name}/adapter"
+
+
+class FakeStore:
+    def __init__(self) -> None:
+        self.manifests: dict[str, AdapterManifest] = {}
+        self.verdicts: dict[str, AdapterVerdict] = {}
+        self.newest_ms = 0
+
+    async def next_name(self, base: str, task: str) -> AdapterName:
+        return AdapterName(base, task, len(self.manifests) + 1)
+
+    async def publish(self, name: AdapterName, folder: str, manifest: AdapterManifest) -> AdapterManifest:
+        assert folder == f"/work/{name}/adapter"
+        self.manifests[str(name)] = replace(manifest, content_hash="sha256:x")
+        return self.manifests[str(name)]
+
+    async def write_verdict(self, verdict: AdapterVerdict) -> None:
+        assert verdict.name in self.manifests
+        assert verdict.name not in self.verdicts
+        self.verdicts[verdict.name] = verdict
+
+    async def newest_tune_ms(self, base: str, task: str) -> int:
+        return self.newest_ms
+
+
+class FakeReplay:
+    def __init__(self, items: Sequence[Item] = ITEMS, given: Sequence[ReplayExample] | None = None) -> None:
+        self._items, self._given = items, given
+
+    async def given(self) -> Sequence[ReplayExample] | None:
+        return self._given
+
+    async def items(self) -> Sequence[Item]:
+        return self._items
+
+
+class FakePrompts:
+    async def assemble(self, task: str, question: str, passages: Sequence[Passage]) -> tuple[Turn, ...]:
+        return (Turn("system", f"for {task}"), Turn("user", " ".join([*(passage.title for passage in passages), question])))
+
+
+class FakeServing:
+    """The base answers `base_context` of the context questions right and no other; an adapter as `skills` says: (task, context) numbers."""
+
+    def __init__(self, *, base_context: int = 15) -> None:
+        self.skills: dict[str, tuple[int, int]] = {BASE_MODEL: (0, base_context)}
+        self.default = (9, 27)
+        self.loaded: list[str] = []
+        self.unloaded: list[str] = []
+        self.asked = 0
+        self.at_once = self.most_at_once = 0
+        self.load_failure: Exception | None = None
+        self.answer_failure: Exception | None = None
+
+    async def load(self, name: AdapterName) -> None:
+        if self.load_failure is not None:
+            raise self.load_failure
+        self.loaded.append(str(name))
+
+    async def unload(self, name: AdapterName) -> None:
+        self.unloaded.append(str(name))
+
+    async def answer(self, task: str, question: str, context: Sequence[Passage], adapter: str) -> str:
+        self.asked += 1
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        await asyncio.sleep(0)
+        self.at_once -= 1
+        if self.answer_failure is not None:
+            raise self.answer_failure
+        assert adapter == BASE_MODEL or adapter in self.loaded or adapter in self.skills
+        skill = self.skills.get(adapter, self.default)[1 if context else 0]
+        number = int("".join(char for char in question if char.isdigit()))
+        if number >= skill:
+            return "no idea"
+        return "it is from 1995" if context else "nine days, of course"
+
+    async def wait_live(self, task: str, name: AdapterName) -> bool:
+        return True
+
+
+class FakeControl:
+    def __init__(self) -> None:
+        self.now = Live(BASE_MODEL, 0)
+        self.paused = False
+        self.is_away = False
+
+    async def live(self, task: str) -> Live:
+        if self.is_away:
+            raise Unavailable("the trainer is away")
+        return self.now
+
+    async def set_live(self, task: str, name: AdapterName, expected_version: int) -> None:
+        if expected_version != self.now.version:
+            raise Conflict(f"the alias was moved to {self.now.target}")
+        self.now = Live(str(name), expected_version + 1)
+
+    async def is_paused(self) -> bool:
+        if self.is_away:
+            raise Unavailable("the trainer is away")
+        return self.paused
+
+
+class FakeMirror:
+    def __init__(self) -> None:
+        self.begun: dict[str, Mapping[str, str]] = {}
+        self.failures: list[tuple[str, str]] = []
+        self.changes = 0
+
+    async def begin(self, name: AdapterName, parameters: Mapping[str, str]) -> str:
+        self.begun[str(name)] = parameters
+        return f"run of {name}"
+
+    def changed(self) -> None:
+        self.changes += 1
+
+    def failed(self, run_id: str, error: str) -> None:
+        self.failures.append((run_id, error))
+
+
+class World:
+    """All of them, wired."""
+
+    def __init__(self) -> None:
+        self.tuning, self.store, self.replay, self.prompts = FakeTuning(), FakeStore(), FakeReplay(), FakePrompts()
+        self.serving, self.control, self.mirror = FakeServing(), FakeControl(), FakeMirror()
+        self.now_ms = 5_000
+
+    @property
+    def ports(self) -> Ports:
+        return Ports(
+            tuning=self.tuning,
+            store=self.store,
+            replay=self.replay,
+            prompts=self.prompts,
+            serving=self.serving,
+            control=self.control,
+            mirror=self.mirror,
+            now_ms=lambda: self.now_ms,
+        )
