@@ -20,6 +20,9 @@ Vectors = NDArray[np.float32]
 
 # Of a probe's embedding here with torch's: what differs by more is another model, or a broken runtime.
 _MIN_COSINE = 0.999
+# Enough that batches are of like length, few enough that their tokens take little memory.
+_SORTED_TOGETHER = 2_048
+_RETRY_S = 10.0
 
 _log = logging.getLogger(__name__)
 
@@ -69,6 +72,13 @@ class Embedder:
         Texts of like length go through the network together, since a batch is padded to its longest. Blocks: call it off the event loop.
         """
         vectors_ND = np.empty((len(texts), self.num_dims), dtype=np.float32)
+        for start in range(0, len(texts), _SORTED_TOGETHER):
+            some = texts[start : start + _SORTED_TOGETHER]
+            vectors_ND[start : start + len(some)] = self._embed_sorted(some)
+        return vectors_ND
+
+    def _embed_sorted(self, texts: Sequence[str]) -> Vectors:
+        vectors_ND = np.empty((len(texts), self.num_dims), dtype=np.float32)
         tokens = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
         order = sorted(range(len(tokens)), key=lambda index: len(tokens[index]))
         for start in range(0, len(order), self._batch_size):
@@ -103,6 +113,7 @@ class LateEmbedder:
         self._load = load
         self._loaded: Embedder | None = None
         self._reason = ""
+        self._next_try_s = 0.0
         self._queries = ThreadPoolExecutor(1, thread_name_prefix="embed-query")
         self._documents = ThreadPoolExecutor(1, thread_name_prefix="embed-documents")
 
@@ -112,10 +123,12 @@ class LateEmbedder:
         return self._loaded
 
     async def look(self) -> Embedder | None:
-        """Load it if it is not loaded yet and can be; return it."""
-        if self._loaded is None:
+        """Load it if it is not loaded yet and can be; return it. Tries at most every ten seconds."""
+        loop = asyncio.get_running_loop()
+        if self._loaded is None and loop.time() >= self._next_try_s:
+            self._next_try_s = loop.time() + _RETRY_S
             try:
-                self._loaded = await asyncio.get_running_loop().run_in_executor(self._documents, self._load)
+                self._loaded = await loop.run_in_executor(self._documents, self._load)
                 _log.info("embedder %s %s with %d dimensions", self._loaded.stamp.name, self._loaded.version, self._loaded.num_dims)
             except ConfigurationError as error:
                 if str(error) != self._reason:

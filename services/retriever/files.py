@@ -14,6 +14,9 @@ from services.retriever.extract import SUFFIXES, Unreadable, extract
 
 MAX_REFUSED_SHOWN = 100
 
+# A look's documents are in memory together, and so are their tokens.
+_MAX_BATCH_BYTES = 16 * 1024 * 1024
+
 _log = logging.getLogger(__name__)
 
 
@@ -31,8 +34,9 @@ class _Seen:
     """What tells a file from its former self without reading it."""
 
     mtime_ns: int
+    ctime_ns: int
+    """Changes with the permissions too: a file that could not be read may be readable now."""
     size_bytes: int
-    inode: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +55,7 @@ class DocumentFolder:
     """Looks at one folder, again and again. One thread uses it; `refused` may be read from any."""
 
     def __init__(self, folder: Path, limits: FileLimits, chunks: ChunkLimits, *, max_batch: int) -> None:
-        """`max_batch`: a look reads at most so many files, so that what was read is searchable before all is."""
+        """`max_batch`: a look reads at most so many files (or 16 MiB), so that what was read is searchable before all is."""
         self._folder, self._limits, self._chunks, self._max_batch = folder, limits, chunks, max_batch
         self._seen: dict[str, _Seen] = {}
         self._warned = False
@@ -78,16 +82,16 @@ class DocumentFolder:
         self._warned = False
         found, refused = self._walk()
         documents: list[Document] = []
-        num_read, more = 0, False
+        num_read, num_bytes, more = 0, 0, False
         for name, seen in found.items():
             if self._seen.get(name) == seen:
                 if name in self.refused:
                     refused[name] = self.refused[name]
                 continue
-            if num_read >= self._max_batch:
+            if num_read >= self._max_batch or num_bytes >= _MAX_BATCH_BYTES:
                 more = True
-                break
-            num_read += 1
+                continue
+            num_read, num_bytes = num_read + 1, num_bytes + seen.size_bytes
             try:
                 document = self._read(name, indexed.get(name))
             except Unreadable as error:
@@ -119,7 +123,7 @@ class DocumentFolder:
             elif len(found) >= self._limits.max_files:
                 refused[name] = f"the folder has more than {self._limits.max_files} files"
             else:
-                found[name] = _Seen(mtime_ns=status.st_mtime_ns, size_bytes=status.st_size, inode=status.st_ino)
+                found[name] = _Seen(mtime_ns=status.st_mtime_ns, ctime_ns=status.st_ctime_ns, size_bytes=status.st_size)
         return found, refused
 
     def _files(self) -> Iterator[Path]:

@@ -160,7 +160,8 @@ class Indexer:
                 hashes.pop(name, None)
                 if name in documents:
                     hashes[name] = documents[name].content_hash
-        snapshot = await self._index.publish()
+            # Each time: a large catalogue can be searched, as far as it is indexed, before all of it is.
+            snapshot = await self._index.publish()
         done = Indexed(num_documents=len(documents), num_deleted=len(gone), seconds=time.monotonic() - started)
         _log.info(
             "%s: %d documents indexed, %d deleted in %.1f s; %d passages, version %s",

@@ -96,6 +96,13 @@ def test_a_refusal_stays_said_until_the_file_can_be_read(folder, tmp_path):
     assert ids(folder.look({})) == ["a.txt"] and folder.refused == {}
 
 
+def test_a_file_whose_permissions_changed_is_read_again(folder, tmp_path):
+    path = write(tmp_path / "a.txt", mtime_s=1)
+    assert ids(folder.look({})) == ["a.txt"] and ids(folder.look({})) == []
+    path.chmod(0o600)
+    assert ids(folder.look({})) == ["a.txt"]
+
+
 def test_files_over_the_number_are_refused(tmp_path):
     for number in range(5):
         write(tmp_path / f"{number}.txt")
