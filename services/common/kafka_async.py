@@ -168,8 +168,12 @@ class AsyncProducer:
         producer._message_accumulator.fail_all(error)
         try:
             await asyncio.wait_for(producer.stop(), _STOP_TIMEOUT_S)
+        except KeyError:
+            # A batch that was under way when it was failed here is put back by aiokafka's sender, which then misses it and dies.
+            await producer.client.close()
         except (KafkaError, TimeoutError) as stop_error:
             _log.warning("closing the connection to Kafka at %s: %r", self._bootstrap, stop_error)
+            await producer.client.close()
 
     async def _connect(self) -> None:
         attempts = 0
