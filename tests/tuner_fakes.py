@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from services.common.aliases import BASE_MODEL
 from services.common.errors import Conflict, Unavailable
@@ -12,11 +13,12 @@ from services.common.llm.adapters import AdapterManifest, AdapterName, AdapterVe
 from services.common.llm.base_model import BaseModel
 from services.trainer.tuner.dataset import Turn
 from services.trainer.tuner.evaluation import Evaluation, Passage, Question
-from services.trainer.tuner.examples import Demonstration
+from services.trainer.tuner.examples import Demonstration, ExampleBook, TuneRules
 from services.trainer.tuner.gate import GateLimits
 from services.trainer.tuner.job import HyperParameters, Job, Step, TrainingResult
 from services.trainer.tuner.replay import Item, ReplayExample
 from services.trainer.tuner.tune import Live, Ports, Recipe
+from services.trainer.tuner.tuner import Sources, Tuner
 
 BASE = BaseModel(name="Base", folder="/models/Base")
 TASK = "helpdesk"
@@ -241,3 +243,44 @@ class World:
             mirror=self.mirror,
             now_ms=lambda: self.now_ms,
         )
+
+
+class FakeEvaluations:
+    def __init__(self) -> None:
+        self.tasks = {TASK}
+        self.failure: Exception | None = None
+
+    def file(self, task: str) -> Path:
+        return Path(f"/evaluations/{task}.yaml")
+
+    def exists(self, task: str) -> bool:
+        return task in self.tasks
+
+    def load(self, task: str):
+        if self.failure is not None:
+            raise self.failure
+        return EVALUATION
+
+
+class Desk(World):
+    """The world with a tuner in it, and demonstrations of one task."""
+
+    def __init__(self, num: int = 20) -> None:
+        super().__init__()
+        self.book, self.evaluations = ExampleBook(max_per_task=1_000, max_tasks=10), FakeEvaluations()
+        self.ended = []
+        self.add(num)
+        self.ids = iter(f"tune-{i}" for i in range(1_000))
+        sources = Sources(examples=self.book, evaluations=self.evaluations, history=self.store, learning=self.control)
+        rules = TuneRules(min_demonstrations=20, min_new_demonstrations=10)
+        self.tuner = Tuner(BASE, sources, self.ports, RECIPE, rules, new_id=lambda: next(self.ids), on_end=self.ended.append)
+
+    def add(self, num: int, *, task: str = TASK, created_at_ms: int = 1_000) -> None:
+        begin = self.book.num_demonstrations(task)
+        for one in demonstrations(begin + num, created_at_ms=created_at_ms)[begin:]:
+            self.book.add_demonstration(task, one)
+
+    async def finish(self) -> None:
+        while self.tuner.running_tune_id:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)

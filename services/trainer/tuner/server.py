@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import grpc.aio
 from opentelemetry.metrics import Meter
@@ -76,8 +76,8 @@ def recipe_of(settings: TunerSettings) -> Recipe:
     return Recipe(
         hyper=hyper,
         num_passes=settings.num_passes,
-        min_steps=settings.min_steps,
-        max_steps=max(settings.min_steps, settings.max_steps),
+        min_steps=settings.num_steps or settings.min_steps,
+        max_steps=settings.num_steps or max(settings.min_steps, settings.max_steps),
         replay_share=settings.replay_share,
         replay_examples=settings.replay_examples,
         concurrency=settings.concurrency,
@@ -140,6 +140,15 @@ async def start_when_due(tuner: Tuner, interval_s: float) -> None:
                 said = str(error)
                 _log.warning("no tune can begin: %s", said)
         await asyncio.sleep(interval_s)
+
+
+def servicer_of(tuner: Tuner, live_target: Callable[[str], str | None]) -> Servicer:
+    """Return what the gRPC server serves. `live_target`: see TunerServicer."""
+    return Servicer(
+        descriptor=tuner_service_pb2.DESCRIPTOR.services_by_name["TunerService"],
+        implementation=TunerServicer(tuner, live_target=live_target),
+        register=tuner_service_pb2_grpc.add_TunerServiceServicer_to_server,
+    )
 
 
 class Parts:
@@ -227,9 +236,5 @@ async def run(settings: TunerSettings) -> None:
     logging.getLogger("kafka").setLevel(logging.WARNING)
     _log.info("settings: %s", redacted(settings))
     parts = Parts(settings, signals.meter)
-    servicer = Servicer(
-        descriptor=tuner_service_pb2.DESCRIPTOR.services_by_name["TunerService"],
-        implementation=TunerServicer(parts.tuner, live_target=parts.aliases.target),
-        register=tuner_service_pb2_grpc.add_TunerServiceServicer_to_server,
-    )
+    servicer = servicer_of(parts.tuner, parts.aliases.target)
     await serve([servicer], settings, signals, on_drain=parts.stop, main=parts.work)

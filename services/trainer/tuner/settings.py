@@ -62,7 +62,9 @@ class TunerSettings(BaseServiceSettings, KafkaSettings, ArtifactStoreSettings, M
     batch_size: int = Field(8, ge=1)
     """Examples a step."""
     num_passes: float = Field(6.0, gt=0)
-    """How often a demonstration is shown, on average."""
+    """How often a demonstration is shown, on average; the number of steps follows from it."""
+    num_steps: int = Field(0, ge=0)
+    """Steps of every tune; 0: as num_passes, min_steps and max_steps say."""
     min_steps: int = Field(40, ge=1)
     """Fewest steps of a tune, however few demonstrations there are."""
     max_steps: int = Field(600, ge=1)

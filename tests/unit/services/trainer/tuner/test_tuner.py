@@ -1,51 +1,9 @@
 import asyncio
-from pathlib import Path
 
 import pytest
 
 from services.common.errors import Conflict, InvalidInput, NotFound, Unavailable
-from services.trainer.tuner.examples import ExampleBook, TuneRules
-from services.trainer.tuner.tuner import Sources, Tuner
-from tests.tuner_fakes import BASE, EVALUATION, RECIPE, TASK, World, demonstrations
-
-
-class FakeEvaluations:
-    def __init__(self) -> None:
-        self.tasks = {TASK}
-        self.failure: Exception | None = None
-
-    def file(self, task: str) -> Path:
-        return Path(f"/evaluations/{task}.yaml")
-
-    def exists(self, task: str) -> bool:
-        return task in self.tasks
-
-    def load(self, task: str):
-        if self.failure is not None:
-            raise self.failure
-        return EVALUATION
-
-
-class Desk(World):
-    def __init__(self, num: int = 20) -> None:
-        super().__init__()
-        self.book, self.evaluations = ExampleBook(max_per_task=1_000, max_tasks=10), FakeEvaluations()
-        self.ended = []
-        self.add(num)
-        self.ids = iter(f"tune-{i}" for i in range(1_000))
-        sources = Sources(examples=self.book, evaluations=self.evaluations, history=self.store, learning=self.control)
-        rules = TuneRules(min_demonstrations=20, min_new_demonstrations=10)
-        self.tuner = Tuner(BASE, sources, self.ports, RECIPE, rules, new_id=lambda: next(self.ids), on_end=self.ended.append)
-
-    def add(self, num: int, *, task: str = TASK, created_at_ms: int = 1_000) -> None:
-        begin = self.book.num_demonstrations(task)
-        for one in demonstrations(begin + num, created_at_ms=created_at_ms)[begin:]:
-            self.book.add_demonstration(task, one)
-
-    async def finish(self) -> None:
-        while self.tuner.running_tune_id:
-            await asyncio.sleep(0)
-        await asyncio.sleep(0)
+from tests.tuner_fakes import TASK, Desk
 
 
 async def test_a_started_tune_can_be_watched_until_it_is_live():
