@@ -174,6 +174,7 @@ def test_unusable_feedback_changes_nothing_and_holds_nothing_up(traffic, feature
     exposure = traffic.expose()
     traffic.send("feedback.v1", exposure.user_id, b"\xff\xff")
     traffic.answer(exposure, kind="sneeze")
+    traffic.demonstrate(exposure.user_id)
     traffic.answer(exposure, value=float("inf"))
     for user in range(50):
         traffic.answer(traffic.expose(user_id=f"u{user}"))

@@ -103,6 +103,7 @@ def test_bad_records_are_set_aside_with_their_reasons_and_hold_nothing_up(fresh_
     traffic.send("feedback.v1", exposure.user_id, b"{}", headers=[("content-type", b"application/json")])
     traffic.send("exposures.v1", exposure.user_id, b"\xff\xff")
     unknown_kind = traffic.answer(exposure, kind="sneeze")
+    traffic.demonstrate(exposure.user_id)  # not set aside: the curator's
     not_shown = traffic.answer(exposure, item_id="never shown")
     orphan = traffic.answer(traffic.expose(send=False))
     no_number = traffic.answer(exposure, value=float("nan"))

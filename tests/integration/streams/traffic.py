@@ -134,6 +134,18 @@ class Traffic:
         self.feedback.append(feedback)
         return feedback
 
+    def demonstrate(self, user_id: str) -> None:
+        """Feedback about an answer of the language model: no business of the ranking half."""
+        feedback = feedback_pb2.Feedback(
+            feedback_id=f"f-{uuid7()}",
+            request_id=uuid7(),
+            user_id=user_id,
+            kind="demonstration",
+            text="In 1995.",
+            accepted_at_ms=time.time_ns() // 1_000_000,
+        )
+        self.send("feedback.v1", user_id, feedback.SerializeToString())
+
     def send(self, topic: str, key: str, value: bytes, *, headers=None, partition: int | None = None) -> None:
         headers = envelope.headers_for("test", "/test") if headers is None else headers
         self.producer.send(topic, value, key.encode(), headers=headers, partition=partition)
