@@ -27,6 +27,8 @@ from services.mesh.operate.rpc import Client
 ACTOR = "tunemesh rollback"
 PROBE_USER = "tunemesh-operate"
 _ADAPTER_SEPARATOR = "--"
+# With these the base answers because something is missing, not because the alias says so.
+_NOT_BY_CHOICE = ("adapter_unavailable", "aliases_unknown")
 _POLL_S = 0.1
 _PROBE_TIMEOUT_MS = 10_000
 _NAME = re.compile(r"[a-z0-9_-]{1,64}")
@@ -152,13 +154,16 @@ class LlmFollower:
             user_id=PROBE_USER, task=self._task, question="Are you there?", retrieve=False, sampling=Sampling(max_tokens=1)
         )
         stream = stub.Generate(request, timeout=_PROBE_TIMEOUT_MS / 1e3)
-        version = ""
+        header = router_service_pb2.GenerateHeader()
         try:
             for message in stream:
-                version = version or message.header.model_version
+                if message.HasField("header"):
+                    header = message.header
         except grpc.RpcError as error:
             raise self._router.translated(error) from error
-        return version if _ADAPTER_SEPARATOR in version else BASE_MODEL
+        if any(reason in header.degraded_reason for reason in _NOT_BY_CHOICE):
+            raise Unavailable(f"the {self._router.name} answers with {header.model_version} only because of {header.degraded_reason}")
+        return header.model_version if _ADAPTER_SEPARATOR in header.model_version else BASE_MODEL
 
 
 class PromptFollower:

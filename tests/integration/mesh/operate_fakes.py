@@ -47,6 +47,7 @@ class FakeParts(
         self.restores: list[trainer_pb.RestoreCheckpointRequest] = []
         self.paused, self.source_offsets = False, [0, 0]
         self.interloper: str | None = None
+        self.degraded = ""
         self._lock = threading.Lock()
         self._server = grpc.server(futures.ThreadPoolExecutor(4))
         trainer_grpc.add_TrainerServiceServicer_to_server(self, self._server)
@@ -118,7 +119,8 @@ class FakeParts(
 
     def Generate(self, request, context):
         target = self.followed(f"llm/{request.task}/production") or "base"
-        header = router_pb.GenerateHeader(request_id="r", model_version=BASE if target == "base" else target)
+        version = BASE if target == "base" or self.degraded else target
+        header = router_pb.GenerateHeader(request_id="r", model_version=version, degraded_reason=self.degraded)
         yield router_pb.GenerateResponse(header=header)
         yield router_pb.GenerateResponse(text="yes", finish_reason="length")
 

@@ -216,6 +216,14 @@ def test_rollback_says_when_the_mesh_does_not_follow(tunemesh: Run, parts: FakeP
     assert code == 1 and "does not answer with it" in said
 
 
+def test_a_base_that_answers_for_want_of_the_adapter_is_no_roll_back_to_the_base(tunemesh: Run, parts: FakeParts, monkeypatch) -> None:
+    monkeypatch.setenv("TUNEMESH_OPERATE_WAIT_MS", "300")
+    parts.set(ALIAS, V1)
+    parts.degraded = "retrieval_unavailable,adapter_unavailable"
+    code, _, said = tunemesh("rollback", "llm/helpdesk")
+    assert code == 1 and "only because of retrieval_unavailable,adapter_unavailable" in said
+
+
 def test_the_ranker_goes_back_to_a_checkpoint_and_its_replicas_follow(tunemesh: Run, parts: FakeParts, traffic: Traffic) -> None:
     now_ms = time.time_ns() // 1_000_000
     for name, epoch, age_ms in (("updater-1", 3, 1_000), ("updater-1", 4, 0), ("gone", 2, 3_600_000)):
