@@ -1,4 +1,4 @@
-"""A mesh of one's own for load, for the soak and the fault tests: MovieLens' catalogue, and no base, so the ranker learns from the load alone."""
+"""A mesh of one's own for soak and fault tests: MovieLens' catalogue, and no base, so that the ranker learns from the load alone."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from loadtests.demo.catalogue import write_catalogue
 from loadtests.movielens import load_films
 from services.common.errors import ConfigurationError
 from services.common.settings import load_settings
+from services.mesh.environments import REPOSITORY_ROOT
 from services.mesh.mesh import Mesh
 from services.mesh.settings import MeshSettings
 
@@ -31,6 +32,7 @@ _ENV = {
     "TUNEMESH_ROUTER_FLUSH_INTERVAL_MS": "100",
     "TUNEMESH_TRAINER_ON_LINEAGE_CHANGE": "adopt",
     "TUNEMESH_TELEMETRY_SAMPLE_RATIO": "0.01",
+    "TUNEMESH_MODELS_DIR": str(REPOSITORY_ROOT / "build" / "models"),  # made once
 }
 
 

@@ -33,6 +33,7 @@ class Call:
         degraded: the answer's degraded_reason.
         request_id: of the answer.
         feedback_id: of feedback; acknowledged when status is OK.
+        feedback_kind: of feedback: "rating" of a recommended item, "score" of a model's answer.
         first_text_s, last_text_s: of a streamed answer; None before any text.
         tokens: of a streamed answer, as its usage says; the number of its messages when it was cut.
         finish_reason: of a streamed answer that ended well.
@@ -49,6 +50,7 @@ class Call:
     degraded: str = ""
     request_id: str = ""
     feedback_id: str = ""
+    feedback_kind: str = ""
     first_text_s: float | None = None
     last_text_s: float | None = None
     tokens: int = 0

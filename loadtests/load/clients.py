@@ -59,7 +59,7 @@ class SteadyClock:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A recommendation that feedback can refer to."""
+    """An answer that feedback can refer to: `item_id` is the first item of a recommendation, empty of a model's answer."""
 
     request_id: str
     user_id: str
@@ -67,7 +67,7 @@ class Answer:
 
 
 class Answers:
-    """The latest recommendations without feedback, bounded; each is handed out once, the oldest first."""
+    """The latest answers without feedback, bounded; each is handed out once, the oldest first."""
 
     def __init__(self, limit: int = 10_000) -> None:
         """Keep at most `limit`."""
@@ -167,6 +167,8 @@ class RouterClient:
         else:
             if not call.finish_reason:
                 call.status, call.detail = "INCOMPLETE", "the stream ended with OK, but without a finish_reason"
+            elif call.first_text_s is not None:
+                self._answers.put(Answer(call.request_id, user_id, ""))
         call.tokens = call.tokens or num_messages
 
     def close(self) -> None:
@@ -183,13 +185,13 @@ class CollectorClient:
         self._channel = grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
         self._stub = collector_grpc.FeedbackCollectorServiceStub(self._channel)
 
-    def report(self, call: Call, stars: float) -> None:
-        """Rate the oldest answer that nobody has rated."""
+    def report(self, call: Call, liking: float) -> None:
+        """Rate the oldest answer that nobody has rated. `liking`: 0 to 1."""
         answer = self._answers.take()
         if answer is None:
             call.status = NOTHING_TO_REPORT
             return
-        feedback = _feedback(call, answer, stars)
+        feedback = _feedback(call, answer, liking)
         request = collector_pb2.SubmitFeedbackRequest(feedback=[feedback])
 
         def attempt(timeout_s: float) -> None:
@@ -213,13 +215,13 @@ class ProducerClient:
         self._bootstrap, self._clock, self._retrying, self._answers = bootstrap_servers, clock, retrying, answers
         self._producer: KafkaProducer | None = None
 
-    def report(self, call: Call, stars: float) -> None:
-        """Rate the oldest answer that nobody has rated; done when the broker has acknowledged it."""
+    def report(self, call: Call, liking: float) -> None:
+        """Rate the oldest answer that nobody has rated; done when the broker has acknowledged it. `liking`: 0 to 1."""
         answer = self._answers.take()
         if answer is None:
             call.status = NOTHING_TO_REPORT
             return
-        feedback = _feedback(call, answer, stars)
+        feedback = _feedback(call, answer, liking)
         feedback.accepted_at_ms = int(self._clock.now_s() * 1e3)
         value, key = feedback.SerializeToString(), feedback.user_id.encode()
         headers = headers_for("tunemesh.events.v1.Feedback", "/loadtests/load")
@@ -257,15 +259,16 @@ class ProducerClient:
                 producer.close(timeout=0)
 
 
-def _feedback(call: Call, answer: Answer, stars: float) -> feedback_pb2.Feedback:
+def _feedback(call: Call, answer: Answer, liking: float) -> feedback_pb2.Feedback:
     call.feedback_id, call.request_id = str(uuid.uuid4()), answer.request_id
+    call.feedback_kind = "rating" if answer.item_id else "score"
     return feedback_pb2.Feedback(
         feedback_id=call.feedback_id,
         request_id=answer.request_id,
         user_id=answer.user_id,
         item_id=answer.item_id,
-        kind="rating",
-        value=stars,
+        kind=call.feedback_kind,
+        value=float(round(1 + 4 * liking)) if answer.item_id else liking,
     )
 
 

@@ -106,11 +106,11 @@ class Run:
 
     def _produce(self, call: Call) -> None:
         assert self._producer is not None
-        self._producer.report(call, self._workload.stars())
+        self._producer.report(call, self._workload.liking())
 
     def _submit(self, call: Call) -> None:
         assert self._collector is not None
-        self._collector.report(call, self._workload.stars())
+        self._collector.report(call, self._workload.liking())
 
     def _close(self) -> None:
         for client in (self._router, self._collector, self._producer):

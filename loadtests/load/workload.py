@@ -38,9 +38,9 @@ class Workload:
         """Return distinct item ids; empty when none are to be named, so that the mesh recalls items itself."""
         return [film.item_id for film in self._source.sample(self._films, self._num_candidates)]
 
-    def stars(self) -> float:
-        """Return a rating of 1 to 5."""
-        return float(self._source.randint(1, 5))
+    def liking(self) -> float:
+        """Return how well a user likes an answer, 0 to 1; no two are alike."""
+        return self._source.random()
 
     def question(self) -> str:
         """Return a question about one film."""

@@ -165,6 +165,7 @@ def test_each_feedback_names_an_answer_once_and_is_logged_when_it_is_acknowledge
     assert 25 <= sum(call.ok for call in by_kafka) <= 30
     assert {item.feedback_id for item in loaded.collector.feedback} == {call.feedback_id for call in by_grpc if call.ok}
     assert set(loaded.logged) == {call.feedback_id for call in by_kafka if call.ok}
+    assert {item.kind: bool(item.item_id) for item in loaded.collector.feedback} == {"rating": True, "score": False}
     reported = [call.request_id for call in by_grpc + by_kafka if call.ok]
     assert len(reported) == len(set(reported))
 
