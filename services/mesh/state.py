@@ -134,17 +134,17 @@ class RunFolder:
         """Leave a request for the supervisor, which reads it on SIGHUP; a request that has not been read is replaced."""
         self._replace("start.json", asdict(request))
 
-    def requested(self) -> StartRequest:
-        """Return the request that was left last.
-
-        Raises:
-            ConfigurationError: there is none.
-        """
+    def requested(self) -> StartRequest | None:
+        """Return the request that was left last, None when there is none."""
         try:
             raw = json.loads((self.path / "start.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise ConfigurationError(f"{self.path} holds no start.json: nobody has said what to start") from None
+            return None
         return StartRequest(id=raw["id"], services=tuple(raw["services"]))
+
+    def forget_request(self) -> None:
+        """Remove what was asked of an earlier supervisor."""
+        (self.path / "start.json").unlink(missing_ok=True)
 
     def _replace(self, name: str, content: Mapping[str, Any]) -> None:
         fresh = self.path / f"{name}.new"

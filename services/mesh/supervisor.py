@@ -265,6 +265,9 @@ class Supervisor:
     def _on_request(self) -> None:
         """Start what the request names beside what runs; a plan that fails is refused and changes nothing."""
         request = self._folder.requested()
+        if request is None:
+            _log.warning("SIGHUP without a request to start anything: nothing happens")
+            return
         self._state.answered, self._state.refused = request.id, ""
         if self._state.phase != "up":
             self._state.refused = f"the mesh is {self._state.phase}, not up"
@@ -375,6 +378,7 @@ def prepare_folder(folder: RunFolder, *, forget_volumes: bool) -> None:
     if forget_volumes and (folder.path / "volumes").exists():
         shutil.rmtree(folder.path / "volumes.previous", ignore_errors=True)
         (folder.path / "volumes").rename(folder.path / "volumes.previous")
+    folder.forget_request()
     shutil.rmtree(folder.path / "logs.previous", ignore_errors=True)
     for name in ("volumes", "logs", "logs.previous"):
         (folder.path / name).mkdir(parents=True, exist_ok=True)

@@ -144,6 +144,10 @@ def test_more_services_of_a_running_mesh_start_later_beside_those_that_run(dummi
         mesh.start("third")
     assert mesh.services()["second"].state == "healthy"
     assert mesh.state().phase == "up"
+    (dummies.folder / "run" / "start.json").unlink()
+    os.kill(mesh.state().supervisor_pid, signal.SIGHUP)
+    assert eventually(lambda: "SIGHUP without a request" in mesh.log_path("supervisor").read_text())
+    assert mesh.pids().keys() == {"first", "second"}
     mesh.down()
     assert dummies.lines()[-2:] == ["second end", "first end"]
 
