@@ -39,7 +39,7 @@ class RouterSettings(KafkaSettings, BaseServiceSettings):
     """An answer goes on without passages when the retriever took longer."""
     retriever_passages: int = Field(4, ge=1, le=50)
     """How many passages are asked for."""
-    prompt_assembler_timeout_ms: int = Field(1_000, ge=1)
+    prompt_assembler_timeout_ms: int = Field(2_000, ge=1)
     """An answer goes on with the built-in prompt when the prompt assembler took longer."""
     llm_reconnect_ms: int = Field(2_000, ge=1)
     """How long a Generate whose first attempt found no llm waits for one before its second."""
