@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import signal
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -54,6 +55,11 @@ class Broker:
         """kill -9."""
         assert self._server is not None
         self._server.kill()
+
+    def suspend(self) -> None:
+        """Let it hang (SIGSTOP): connections stay open and nothing is answered. `kill` ends it."""
+        assert self._server is not None
+        os.kill(self._server.pid, signal.SIGSTOP)
 
     def stop(self) -> None:
         assert self._server is not None

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import logging
+import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
-from kafka.errors import OffsetOutOfRangeError
+from kafka.errors import KafkaError, OffsetOutOfRangeError
 
 from services.common.errors import InvalidInput, Overloaded, Unavailable
-from services.common.kafka import assigned_consumer, drain_to_end, durable_producer, end_offsets, read_compacted
+from services.common.kafka import RenewedProducer, assigned_consumer, drain_to_end, durable_producer, end_offsets, read_compacted
 from services.common.kafka_async import AsyncProducer, NotAcknowledged, Record
 from services.mesh.topics import create_topics
 
@@ -96,6 +100,70 @@ def test_an_absent_partition_and_an_absent_broker_are_unavailable(kafka_bootstra
         assigned_consumer(NOWHERE, "t", start="end", client_id="test", bootstrap_timeout_ms=500)
     with pytest.raises(Unavailable, match=f"no Kafka broker at {NOWHERE}"):
         durable_producer(NOWHERE, client_id="test", delivery_timeout_ms=500)
+
+
+def test_connecting_in_vain_leaves_no_thread_and_no_descriptor_behind(caplog: pytest.LogCaptureFixture) -> None:
+    # A captured log line keeps the connection that it is about, and its sockets.
+    caplog.set_level(logging.CRITICAL, logger="kafka")
+
+    def held() -> tuple[int, int]:
+        gc.collect()
+        return threading.active_count(), sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+    def try_both() -> None:
+        with pytest.raises(Unavailable):
+            assigned_consumer(NOWHERE, "t", start="end", client_id="test", bootstrap_timeout_ms=100)
+        with pytest.raises(Unavailable):
+            durable_producer(NOWHERE, client_id="test", bootstrap_timeout_ms=100)
+
+    try_both()
+    threads, descriptors = held()
+    for _ in range(8):
+        try_both()
+    now_threads, now_descriptors = held()
+    assert now_threads <= threads
+    # A socket or two may be on their way out; a leak would be 4 to 10 in each of the 8 rounds.
+    assert now_descriptors < descriptors + 8
+
+
+def send_until_acknowledged(producer: RenewedProducer, topic: str, timeout_s: float) -> int:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            return int(producer.send(topic, b"v").get(5).offset)
+        except (Unavailable, KafkaError):
+            assert time.monotonic() < deadline, f"nothing acknowledged within {timeout_s} s"
+            time.sleep(0.1)
+
+
+@pytest.mark.parametrize("hangs_first", [False, True])
+def test_a_renewed_producer_writes_again_when_the_broker_is_back(fresh_broker: Any, hangs_first: bool) -> None:
+    create_topics(fresh_broker.bootstrap, {"t": 1})
+    producer = RenewedProducer(fresh_broker.bootstrap, client_id="test", delivery_timeout_ms=2_000)
+    num_threads = threading.active_count()
+    assert producer.send("t", b"v").get(10).offset == 0
+    if hangs_first:
+        fresh_broker.suspend()
+    under_way = producer.send("t", b"v")
+    time.sleep(0.3)
+    fresh_broker.kill()
+    # It may have been acknowledged before the kill.
+    deadline = time.monotonic() + 8
+    while not under_way.is_done:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    started = time.monotonic()
+    for _ in range(20):
+        with pytest.raises((Unavailable, KafkaError)):
+            producer.send("t", b"v").get(5)
+    assert time.monotonic() - started < 12, "while the broker is known to be away, a send fails at once"
+    fresh_broker.start()
+    create_topics(fresh_broker.bootstrap, {"t": 1})
+    assert send_until_acknowledged(producer, "t", 20) >= 0
+    assert threading.active_count() <= num_threads
+    producer.close()
+    with pytest.raises(Unavailable, match="closed"):
+        producer.send("t", b"v")
 
 
 async def test_both_producers_put_a_user_on_the_same_partition(kafka_bootstrap: str, topics: Callable[..., str]) -> None:
