@@ -101,7 +101,7 @@ class LlmPart:
         with self._phases("before", "held-out paraphrases of the help desk, and answers from given context"):
             before = await self._measure(answers)
         with self._phases("teach", f"{len(self._desk.demonstrations)} demonstrations as feedback"):
-            taught_s = await self._teach(client, answers)
+            taught_s, taught_request_id = await self._teach(client, answers)
         with self._phases("tune", "LoRA, evaluation, gate, hot load"):
             tune = await self._tune()
         with self._phases("after", "the same questions again"):
@@ -112,6 +112,7 @@ class LlmPart:
             "grounded": [_as_dict(question, answer) for question, answer in zip(ASKED, grounded, strict=True)],
             "demonstrations": len(self._desk.demonstrations),
             "feedback_to_example_s": taught_s,
+            "taught_request_id": taught_request_id,
             "before": before,
             "after": after,
             "examples": self._side_by_side(before, after),
@@ -178,8 +179,8 @@ class LlmPart:
 
         return list(await asyncio.gather(*(one(request) for request in requests)))
 
-    async def _teach(self, client: MeshClient, answers: AnswerClient) -> float:
-        """Ask each demonstration's question, send the answer as it should be, and return how long the last one took to be an example."""
+    async def _teach(self, client: MeshClient, answers: AnswerClient) -> tuple[float, str]:
+        """Ask each question, send the answer as it should be; return how long the last one took to be an example, and a request id."""
         lessons = self._desk.demonstrations
         asked = await self._ask_all(answers, [_request(lesson.question, task=helpdesk.TASK) for lesson in lessons])
         for lesson, answer in zip(lessons, asked, strict=True):
@@ -196,7 +197,7 @@ class LlmPart:
 
         if not await _until(all_known, 60.0):
             raise RuntimeError(f"the tuner does not know all demonstrations after 60 s (logs: {self._mesh.folder.logs})")
-        return round(time.monotonic() - sent, 2)
+        return round(time.monotonic() - sent, 2), asked[0].request_id
 
     async def _tune(self) -> tuner_service_pb2.GetTuneResponse:
         started = await self._tuner.StartTune(tuner_service_pb2.StartTuneRequest(task=helpdesk.TASK, actor="demo"), timeout=30.0)
@@ -280,6 +281,7 @@ def _share(right: Sequence[bool]) -> float:
 def _as_dict(question: str, answer: Answer) -> dict[str, Any]:
     return {
         "question": question,
+        "request_id": answer.request_id,
         "answer": answer.text,
         "from": answer.titles,
         "ttft_ms": round(answer.ttft_ms, 1),

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from services.mesh.state import RunFolder
 from tests.e2e.demo_run import DemoRun
 
 
@@ -20,6 +21,12 @@ class FinishedDemo:
     report: dict[str, Any]
     run_dir: Path
     said: str
+
+    def address(self, service: str) -> str:
+        """Return `127.0.0.1:PORT` of a service's first port."""
+        state = RunFolder(self.run_dir).read()
+        assert state is not None, "the mesh is not running"
+        return f"127.0.0.1:{next(iter(state.services[service].ports.values()))}"
 
 
 @pytest.fixture(scope="session")

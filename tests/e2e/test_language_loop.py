@@ -2,6 +2,8 @@
 
 import pytest
 
+from tests.e2e.commands import tunemesh
+
 pytestmark = [pytest.mark.e2e, pytest.mark.integration, pytest.mark.timeout(1600)]
 
 
@@ -36,3 +38,34 @@ def test_a_roll_back_is_live_within_five_seconds(llm):
 
 def test_a_demonstration_is_an_example_within_seconds(llm):
     assert llm["feedback_to_example_s"] <= 15.0
+
+
+def test_why_of_an_answer_shows_its_prompt_its_passages_and_what_it_taught(demo, llm):
+    asked = tunemesh(demo.run_dir, "why", llm["grounded"][0]["request_id"])
+    assert (asked["kind"], asked["question"], asked["answer"].strip()) == (
+        "generation",
+        llm["grounded"][0]["question"],
+        llm["grounded"][0]["answer"],
+    )
+    assert asked["passage_ids"] and any("Toy Story" in message["content"] for message in asked["messages"])
+    taught = tunemesh(demo.run_dir, "why", llm["taught_request_id"])
+    assert [each["kind"] for each in taught["feedback"]] == ["demonstration"]
+    assert [each["kind"] for each in taught["examples"]] == ["demonstration"]
+
+
+def test_one_command_rolls_an_adapter_back_and_another_forward(demo, llm):
+    adapter = llm["tune"]["adapter"]
+    back = tunemesh(demo.run_dir, "rollback", "llm/helpdesk")
+    assert back["to"] == "base" and back["live_after_s"] <= 5.0
+    forward = tunemesh(demo.run_dir, "rollback", "llm/helpdesk", "--to", adapter)
+    assert forward["to"] == adapter
+
+
+def test_mlflow_mirrors_the_version_and_its_alias(demo, llm):
+    import mlflow
+
+    client = mlflow.MlflowClient(tracking_uri=f"http://{demo.address('mlflow')}")
+    run = client.get_run(llm["tune"]["mlflow_run_id"])
+    assert run.data.metrics and run.data.params
+    names = [model.name for model in client.search_registered_models()]
+    assert any("helpdesk" in name for name in names), names

@@ -1,14 +1,10 @@
 """The operator's commands, as typed, on the running ranking half; nothing but the run folder says where its parts are.
 
-A roll back of an adapter needs the language model: the demo shows it.
+Roll backs of adapters, and why of an answer: see test_language_loop.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -28,8 +24,8 @@ from tunemesh.trainer.v1 import trainer_service_pb2_grpc as trainer_grpc
 from loadtests.bare_mesh import RANKING, bare_mesh
 from services.common.ids import uuid7
 from services.common.kafka import assigned_consumer, drain_to_end
-from services.mesh.environments import REPOSITORY_ROOT
 from services.mesh.mesh import Mesh
+from tests.e2e.commands import tunemesh
 
 pytestmark = [pytest.mark.e2e, pytest.mark.integration, pytest.mark.timeout(400)]
 
@@ -79,15 +75,6 @@ def users(mesh: Mesh) -> Users:
     return Users(mesh)
 
 
-def tunemesh(mesh: Mesh, *words: str) -> Any:
-    """Run a command with --json and return its document."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("TUNEMESH_", "KAFKA_"))}
-    command = [sys.executable, "-m", "services.mesh", *words, "--json", "--run-dir", str(mesh.folder.path)]
-    done = subprocess.run(command, env=env, cwd=REPOSITORY_ROOT, capture_output=True, text=True, timeout=90, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
 def eventually(ask: Callable[[], Any], enough: Callable[[Any], bool], *, timeout_s: float = 60.0) -> Any:
     deadline = time.monotonic() + timeout_s
     while not enough(found := ask()):
@@ -103,7 +90,7 @@ def test_why_explains_a_recommendation_down_to_the_learned_sample(mesh: Mesh, us
     def is_learned(report: Any) -> bool:
         return any(sample["is_learned"] for sample in report["items"][0]["samples"])
 
-    report = eventually(lambda: tunemesh(mesh, "why", answer.request_id), is_learned)
+    report = eventually(lambda: tunemesh(mesh.folder.path, "why", answer.request_id), is_learned)
     row = report["items"][0]
     assert (row["item_id"], row["score"], row["channel"]) == (best.item_id, pytest.approx(best.score), ",".join(best.reasons))
     assert row["features"] and report["user_features"] and report["features_missing"] == ""
@@ -112,9 +99,9 @@ def test_why_explains_a_recommendation_down_to_the_learned_sample(mesh: Mesh, us
 
 
 def test_learning_is_paused_and_resumed(mesh: Mesh, users: Users) -> None:
-    assert tunemesh(mesh, "pause", "learning")["ranker"]["is_paused"]
+    assert tunemesh(mesh.folder.path, "pause", "learning")["ranker"]["is_paused"]
     assert users.status().paused
-    assert not tunemesh(mesh, "resume", "learning")["ranker"]["is_paused"]
+    assert not tunemesh(mesh.folder.path, "resume", "learning")["ranker"]["is_paused"]
     assert not users.status().paused
 
 
@@ -124,9 +111,9 @@ def test_the_ranker_goes_back_and_learns_again(mesh: Mesh, users: Users) -> None
     moment_ms = time.time_ns() // 1_000_000
     users.rate(20)
     eventually(users.status, lambda status: status.samples_trained >= before.samples_trained + 20)
-    back = tunemesh(mesh, "rollback", "ranker", "--to", f"@{moment_ms}")
+    back = tunemesh(mesh.folder.path, "rollback", "ranker", "--to", f"@{moment_ms}")
     assert back["epoch"] == before.epoch + 1 and sum(back["skipped"]) > 0 and len(back["replicas"]) == 1
-    again = tunemesh(mesh, "retrain", "--from", f"@{moment_ms}")
+    again = tunemesh(mesh.folder.path, "retrain", "--from", f"@{moment_ms}")
     assert again["epoch"] == back["epoch"] + 1 and sum(again["skipped"]) == 0
     users.rate(5)
     eventually(users.status, lambda status: status.epoch == again["epoch"] and not status.publishing_refused and status.seq > 0)
@@ -136,13 +123,13 @@ def test_a_dead_letter_is_put_back_once_and_comes_back_with_its_mark(mesh: Mesh,
     users.send(uuid7(), "user-0", FILMS[0])
 
     def orphans() -> Any:
-        rows = tunemesh(mesh, "dlq", "list", "--reason", "orphan")
+        rows = tunemesh(mesh.folder.path, "dlq", "list", "--reason", "orphan")
         return {row["topic"]: row for row in rows}.get("feedback.v1", {"letters": 0, "came_back": 0})
 
     eventually(orphans, lambda row: row["letters"] == 1)
-    assert tunemesh(mesh, "dlq", "redrive", "feedback.v1", "--reason", "orphan")["redriven"] == 1
+    assert tunemesh(mesh.folder.path, "dlq", "redrive", "feedback.v1", "--reason", "orphan")["redriven"] == 1
     eventually(orphans, lambda row: (row["letters"], row["redriven"], row["came_back"]) == (2, 1, 1))
-    assert tunemesh(mesh, "dlq", "redrive", "feedback.v1", "--reason", "orphan")["redriven"] == 0
+    assert tunemesh(mesh.folder.path, "dlq", "redrive", "feedback.v1", "--reason", "orphan")["redriven"] == 0
 
 
 def test_quality_tells_of_all_that(mesh: Mesh) -> None:
