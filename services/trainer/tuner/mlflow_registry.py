@@ -81,7 +81,7 @@ class MlflowRegistry:
             if not client.search_registered_models(f"name = '{model}'"):
                 client.create_registered_model(model)
             # Not a path: the server refuses those of other machines. The adapter's name finds it in the store.
-            source = f"tunemesh-adapter://{name}"
+            source = f"tunemesh-adapter:///{name}"
             shortened = {key: value[:_MAX_TAG_CHARS] for key, value in tags.items()} | {_ADAPTER_TAG: str(name)}
             made = client.create_model_version(model, source, run_id=run_id, tags=shortened, await_creation_for=0)
             return str(made.version)
