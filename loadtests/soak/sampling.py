@@ -63,7 +63,7 @@ class LagReader:
         self._kafka = mesh.environment("router")["KAFKA_BOOTSTRAP_SERVERS"]
         self._services = set(mesh.services())
         servers = self._kafka.split(",")
-        self._admin = KafkaAdminClient(bootstrap_servers=servers, client_id="soak", metrics_enabled=False)
+        self._admin = KafkaAdminClient(bootstrap_servers=servers, client_id="soak")
         self._consumer = KafkaConsumer(bootstrap_servers=servers, client_id="soak", enable_auto_commit=False, metrics_enabled=False)
         self._channel = grpc.insecure_channel(mesh.address("trainer"))
         self._trainer = trainer_grpc.TrainerServiceStub(self._channel)
