@@ -33,7 +33,9 @@ from tunemesh.llm.v1 import llm_service_pb2, llm_service_pb2_grpc
 from tunemesh.prompt_assembler.v1 import prompt_assembler_service_pb2, prompt_assembler_service_pb2_grpc
 from tunemesh.router.v1 import router_service_pb2, router_service_pb2_grpc
 
+from services.common.errors import ConfigurationError
 from services.common.llm.base_model import PACKAGED_MODEL, packaged_folder
+from services.common.settings import exit_with_configuration_error
 from services.mesh import embedded, health
 from services.mesh.embedded import LOOPBACK, Command, EmbeddedServer, free_port
 from services.mesh.environments import REPOSITORY_ROOT, Environments
@@ -309,12 +311,15 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str]) -> int:
     """Measure, print, and return 0 when the bar is met."""
     options = parse(argv)
-    with (
-        tempfile.TemporaryDirectory(prefix="tunemesh-bench-") as folder,
-        servers(Path(folder)) as ports,
-        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
-    ):
-        results = runner.run(measure(ports, options))
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix="tunemesh-bench-") as folder,
+            servers(Path(folder)) as ports,
+            asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+        ):
+            results = runner.run(measure(ports, options))
+    except ConfigurationError as error:
+        exit_with_configuration_error(error)
     lines, is_met = report(results, options.streams)
     bar = f"at least {MIN_RATIO}× tokens/s and at most {MAX_ADDED_TTFT_MS:.0f} ms added TTFT p50, through the router"
     verdict = f"Bar ({bar}): {'met' if is_met else 'NOT met'}."

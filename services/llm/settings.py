@@ -10,6 +10,9 @@ from pydantic_settings import SettingsConfigDict
 
 from services.common.settings import ArtifactStoreSettings, BaseServiceSettings, KafkaSettings, ModelSettings
 
+# Those that vLLM has kernels for.
+_LORA_RANKS = (8, 16, 32, 64, 128, 256)
+
 
 class LlmSettings(ModelSettings, ArtifactStoreSettings, KafkaSettings, BaseServiceSettings):
     """Environment prefix TUNEMESH_LLM_."""
@@ -50,8 +53,8 @@ class LlmSettings(ModelSettings, ArtifactStoreSettings, KafkaSettings, BaseServi
     """Most different adapters among the generations that are computed together; 0: no adapters at all."""
     max_cpu_loras: int = Field(4, ge=0)
     """Most adapters that are loaded: those that aliases point at, one that is being tried, and those kept for a roll back."""
-    max_lora_rank: Literal[8, 16, 32, 64, 128, 256] = 16
-    """Highest rank of an adapter; the cost of every adapter grows with it."""
+    max_lora_rank: int = 16
+    """Highest rank of an adapter: 8, 16, 32, 64, 128 or 256. The cost of every adapter grows with it."""
     adapters_dir: Path = Path("build/llm-adapters")
     """Folder of fetched adapters; of this process alone."""
     alias_wait_ms: int = Field(3_000, ge=0)
@@ -65,6 +68,8 @@ class LlmSettings(ModelSettings, ArtifactStoreSettings, KafkaSettings, BaseServi
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
+        if self.max_lora_rank not in _LORA_RANKS:
+            raise ValueError(f"TUNEMESH_LLM_MAX_LORA_RANK={self.max_lora_rank} is none of {', '.join(map(str, _LORA_RANKS))}")
         if self.max_cpu_loras < self.max_loras:
             raise ValueError(f"TUNEMESH_LLM_MAX_CPU_LORAS={self.max_cpu_loras} is below TUNEMESH_LLM_MAX_LORAS={self.max_loras}")
         if self.default_max_tokens > self.max_tokens:

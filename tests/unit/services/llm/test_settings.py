@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from services.common.errors import ConfigurationError
-from services.common.settings import load_settings
+from services.common.settings import load_settings, variable_of
 from services.llm.settings import AdminSettings, LlmSettings
 
 
@@ -31,3 +31,11 @@ def test_settings_that_do_not_fit_are_one_line_that_names_the_variable(monkeypat
         load_settings(LlmSettings)
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 200
+
+
+def test_every_number_can_be_set_by_its_variable(monkeypatch):
+    """A Literal of numbers, for one, takes none from the environment, where all is text."""
+    for name, field in LlmSettings.model_fields.items():
+        if field.annotation in (int, float):
+            monkeypatch.setenv(variable_of(LlmSettings, name), str(field.default))
+    assert load_settings(LlmSettings) == LlmSettings()
