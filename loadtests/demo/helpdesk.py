@@ -7,7 +7,7 @@ wordings of their own. Knows nothing of the mesh.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,20 +71,21 @@ def load(path: Path = _FILE) -> HelpDesk:
 
 
 def context_questions(films: Mapping[str, Film], count: int = NUM_CONTEXT_QUESTIONS, *, seed: int = _SEED) -> list[Asked]:
-    """Return questions about films that their context answers: the film's passage among two others.
+    """Return questions about films that their context answers: from which year, or of which genres, a film is.
 
     Args:
         films: of the catalogue.
-        count: how many; four kinds in turn: year, genres, which film is of a genre, which is of a year.
+        count: how many; year and genres in turn, with no other film's passage, one and two.
         seed: of films, company and order.
     """
     rng = random.Random(f"{seed}/context-questions")
     items = [_item(film) for film in sorted(films.values(), key=lambda film: int(film.item_id)) if year_of(film.title)]
-    kinds = (_when, _genres, _which_genre, _which_year)
+    kinds = [(make, num_others) for num_others in range(3) for make in (_when, _genres)]
     asked: list[Asked] = []
     while len(asked) < count:
-        film, *others = rng.sample(items, 3)
-        made = kinds[len(asked) % len(kinds)](film, others, rng)
+        make, num_others = kinds[len(asked) % len(kinds)]
+        film, *others = rng.sample(items, 1 + num_others)
+        made = make(film, others, rng)
         if made is not None:
             asked.append(made)
     return asked
@@ -122,9 +123,6 @@ def _item(film: Film) -> Item:
     return Item(item_id=film.item_id, title=film.title, categories=film.categories)
 
 
-Maker = Callable[[Item, Sequence[Item], random.Random], Asked | None]
-
-
 def _when(film: Item, others: Sequence[Item], rng: random.Random) -> Asked | None:
     year, other_years = year_of(film.title), [year_of(other.title) for other in others]
     if year in other_years:
@@ -138,30 +136,6 @@ def _genres(film: Item, others: Sequence[Item], rng: random.Random) -> Asked | N
     if any(set(film.categories) <= set(other.categories) for other in others) or (others and not foreign):
         return None
     return _asked(question, tuple((category,) for category in film.categories), foreign, film, others, rng)
-
-
-def _which_genre(film: Item, others: Sequence[Item], rng: random.Random) -> Asked | None:
-    category = rng.choice(film.categories)
-    if any(category in other.categories for other in others):
-        return None
-    return _which(f"Which film here belongs to the genre {category}?", film, others, rng)
-
-
-def _which_year(film: Item, others: Sequence[Item], rng: random.Random) -> Asked | None:
-    year = year_of(film.title)
-    if any(year_of(other.title) == year for other in others):
-        return None
-    return _which(f"Which film here was made in {year}?", film, others, rng)
-
-
-def _which(question: str, film: Item, others: Sequence[Item], rng: random.Random) -> Asked:
-    wrong = [wording for other in others for wording in _wordings(other)]
-    return _asked(question, (_wordings(film),), wrong, film, others, rng)
-
-
-def _wordings(film: Item) -> tuple[str, ...]:
-    written = film.title.rsplit(" (", 1)[0]
-    return tuple(dict.fromkeys((spoken_title(film.title), written)))
 
 
 def _asked(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from services.trainer.tuner.evaluation import Evaluation, Passage
 
-NUM_PASSAGES = 3
+MAX_PASSAGES = 4
 
 _TITLE = re.compile(r"(?P<name>.*\S)\s*\((?P<year>[12][0-9]{3})\)")
 _ARTICLE = re.compile(r"(?P<rest>.+), (?P<article>The|A|An)")
@@ -67,7 +67,7 @@ def without_evaluated(items: Sequence[Item], evaluation: Evaluation) -> list[Ite
 
 
 def replay_from_items(items: Sequence[Item], *, count: int, seed: int) -> list[ReplayExample]:
-    """Return up to `count` examples, each about another item, with up to `NUM_PASSAGES` passages in random order.
+    """Return up to `count` examples, each about another item, with 1 to `MAX_PASSAGES` passages in random order.
 
     Args:
         items: in any order; items that have neither a category nor a year are only used as company.
@@ -80,7 +80,7 @@ def replay_from_items(items: Sequence[Item], *, count: int, seed: int) -> list[R
     rng.shuffle(subjects)
     examples = []
     for subject in subjects[:count]:
-        others = rng.sample(pool, min(len(pool), 4 * NUM_PASSAGES))
+        others = rng.sample(pool, min(len(pool), 4 * MAX_PASSAGES))
         makers = list(_MAKERS)
         rng.shuffle(makers)
         examples.append(next(made for make in makers if (made := make(subject, others, rng)) is not None))
@@ -136,7 +136,7 @@ def _which_category(subject: Item, others: Sequence[Item], rng: random.Random) -
             f"I want something from {category}. Which one is it?",
         )
     )
-    return _example(question, subject, company, f"{spoken_title(subject.title)} is listed under {category}.", rng)
+    return _example(question, subject, company, f"{spoken_title(subject.title)} is listed under {category}.", rng, least=2)
 
 
 def _which_year(subject: Item, others: Sequence[Item], rng: random.Random) -> ReplayExample | None:
@@ -145,7 +145,7 @@ def _which_year(subject: Item, others: Sequence[Item], rng: random.Random) -> Re
     if not year or not company:
         return None
     question = rng.choice((f"Which of these is from {year}?", f"Which title came out in {year}?", f"Name the one that is from {year}."))
-    return _example(question, subject, company, f"{spoken_title(subject.title)} is from {year}.", rng)
+    return _example(question, subject, company, f"{spoken_title(subject.title)} is from {year}.", rng, least=2)
 
 
 _MAKERS: tuple[Maker, ...] = (_categories, _year, _which_category, _which_year)
@@ -155,7 +155,7 @@ def _company(subject: Item, others: Sequence[Item], names: Collection[str]) -> l
     return [other for other in others if other.item_id != subject.item_id and spoken_title(other.title) not in names]
 
 
-def _example(question: str, subject: Item, company: Sequence[Item], answer: str, rng: random.Random) -> ReplayExample:
-    shown = [subject, *company[: NUM_PASSAGES - 1]]
+def _example(question: str, subject: Item, company: Sequence[Item], answer: str, rng: random.Random, *, least: int = 1) -> ReplayExample:
+    shown = [subject, *company[: rng.randint(least - 1, MAX_PASSAGES - 1)]]
     rng.shuffle(shown)
     return ReplayExample(question=question, passages=tuple(passage_of(item) for item in shown), answer=answer)
