@@ -18,7 +18,7 @@ from tunemesh.catalog.v1.catalog_item_pb2 import CatalogItem
 from tunemesh.events.v1 import example_pb2
 
 from services.common.envelope import MalformedRecord, parse_value
-from services.common.errors import InvalidInput, NotFound
+from services.common.errors import CorruptArtifact, InvalidInput, NotFound
 from services.common.kafka import read_compacted
 from services.common.llm.adapters import AdapterManifest, AdapterName, AdapterStore, AdapterVerdict, is_task
 from services.common.topic_follower import Record
@@ -229,8 +229,12 @@ class Adapters:
         return await asyncio.to_thread(self._newest_tune_ms, base, task)
 
     def _newest_tune_ms(self, base: str, task: str) -> int:
-        names = [name for name in self._store.names(task) if name.base == base]
-        return self._store.manifest(names[-1]).created_at_ms if names else 0
+        for name in reversed([name for name in self._store.names(task) if name.base == base]):
+            try:
+                return self._store.manifest(name).created_at_ms
+            except CorruptArtifact as error:
+                _log.warning("when %s was tuned is not known: %s", name, error)
+        return 0
 
 
 class TrainingProcess:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from services.common.aliases import BASE_MODEL
-from services.common.errors import ServiceError
+from services.common.errors import CorruptArtifact, ServiceError
 from services.common.llm.adapters import AdapterManifest, AdapterName, AdapterStore, AdapterVerdict
 from services.trainer.tuner.job import Step
 
@@ -90,14 +90,17 @@ class Reconciler:
             ServiceError: MLflow or the store is away; what was written stays, the rest is written next time.
         """
         for name in self._store.names():
-            if name.base == self._base:
+            if name.base != self._base or self._mirrored.get(name):
+                continue
+            try:
                 self._mirror_adapter(name)
+            except CorruptArtifact as error:
+                _log.error("adapter %s is not mirrored: %s", name, error)
+                self._mirrored[name] = True
         self._end_failures()
         self._mirror_aliases()
 
     def _mirror_adapter(self, name: AdapterName) -> None:
-        if self._mirrored.get(name):
-            return
         verdict = self._store.verdict(name)
         if name in self._mirrored and verdict is None:
             return
@@ -168,9 +171,12 @@ class Mirror:
             self._news.clear()
             try:
                 await asyncio.to_thread(self._reconciler.reconcile)
-            except ServiceError as error:
+            except Exception as error:  # noqa: BLE001 - a mirror that fails, for whatever reason, must not end a tune
                 if not is_away:
-                    _log.warning("MLflow does not have everything yet, tried again every %.0f s: %s", self._retry_s, error)
+                    is_known = isinstance(error, ServiceError)
+                    _log.warning(
+                        "MLflow does not have everything yet, tried again every %.0f s: %s", self._retry_s, error, exc_info=not is_known
+                    )
                 is_away = True
                 await asyncio.sleep(self._retry_s)
                 self._news.set()

@@ -135,6 +135,17 @@ def test_the_run_of_a_failed_tune_is_ended_as_failed_once_mlflow_is_there(tmp_pa
     assert world.registry.ended["run-7"].failure == "out of room"
 
 
+def test_a_damaged_adapter_is_said_once_and_holds_up_no_other(tmp_path, caplog):
+    world = World(tmp_path)
+    for name in (ONE, TWO):
+        world.publish(name)
+    (tmp_path / "artifacts" / "adapters" / str(ONE) / "manifest.json").write_text("[]")
+    world.reconciler.reconcile()
+    world.reconciler.reconcile()
+    assert list(world.registry.versions) == [TWO]
+    assert caplog.text.count(f"adapter {ONE} is not mirrored") == 1
+
+
 async def test_mlflow_may_be_away_and_catches_up(tmp_path, caplog):
     caplog.set_level("INFO")
     world = World(tmp_path)
