@@ -1,7 +1,7 @@
 """Runs every test in the environment that it needs and closes with one summary: `make test` (TEST_ARGS go to pytest).
 
-Tests marked `ml` run in .venv/ml, all others in .venv/light. On two cores the quick ones of light run beside all of ml, whose results do
-not depend on time; the others that start servers run alone, and the whole mesh last.
+Tests marked `ml` run in .venv/ml, all others in .venv/light. On two cores the quick ones of both run side by side, since their results do
+not depend on time; those that start servers run alone, and the whole mesh last.
 Knows nothing about what the tests test.
 """
 
@@ -65,9 +65,10 @@ QUICK, SERVERS, MESH = ("unit", "contract"), ("integration", "faults"), ("e2e",)
 PHASES: tuple[tuple[Run, ...], ...] = (
     (
         Run(name="quick-light", environment="light", folders=QUICK, marker="not ml"),
-        Run(name="all-ml", environment="ml", folders=QUICK + SERVERS, marker="ml"),
+        Run(name="quick-ml", environment="ml", folders=QUICK, marker="ml"),
     ),
     (Run(name="servers-light", environment="light", folders=SERVERS, marker="not ml"),),
+    (Run(name="servers-ml", environment="ml", folders=SERVERS, marker="ml"),),
     (Run(name="mesh", environment="light", folders=MESH, marker="not ml"),),
 )
 
