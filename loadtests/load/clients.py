@@ -9,8 +9,8 @@ which is away make every other call of the process seconds slower; futures share
 
 from __future__ import annotations
 
-import contextlib
 import random
+import threading
 import time
 import uuid
 from collections import deque
@@ -18,7 +18,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import grpc
-from kafka import KafkaProducer
 from kafka.errors import KafkaError
 from tunemesh.common.v1 import chat_pb2
 from tunemesh.events.v1 import feedback_pb2
@@ -30,7 +29,7 @@ from tunemesh.router.v1 import router_service_pb2_grpc as router_grpc
 from loadtests.load.calls import NOTHING_TO_REPORT, Call
 from services.common.envelope import headers_for
 from services.common.errors import Unavailable
-from services.common.kafka import durable_producer
+from services.common.kafka import RenewedProducer
 from services.common.topics import FEEDBACK
 
 _RETRYABLE = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED}
@@ -213,7 +212,8 @@ class ProducerClient:
     def __init__(self, bootstrap_servers: str, clock: SteadyClock, retrying: Retrying, answers: Answers) -> None:
         """Nothing is connected before the first call."""
         self._bootstrap, self._clock, self._retrying, self._answers = bootstrap_servers, clock, retrying, answers
-        self._producer: KafkaProducer | None = None
+        self._producer: RenewedProducer | None = None
+        self._lock = threading.Lock()
 
     def report(self, call: Call, liking: float) -> None:
         """Rate the oldest answer that nobody has rated; done when the broker has acknowledged it. `liking`: 0 to 1."""
@@ -227,13 +227,9 @@ class ProducerClient:
         headers = headers_for("tunemesh.events.v1.Feedback", "/loadtests/load")
 
         def attempt(timeout_s: float) -> None:
-            producer = self._producer
             try:
-                if producer is None:
-                    producer = self._connect()
-                producer.send(FEEDBACK.name, value, key, headers=headers).get(timeout=timeout_s)
+                self._connected().send(FEEDBACK.name, value, key, headers).get(timeout=timeout_s)
             except (KafkaError, Unavailable) as error:
-                self._discard(producer)
                 raise _Refused(type(error).__name__, str(error), may_retry=True) from error
 
         self._retrying.run(call, attempt)
@@ -241,22 +237,14 @@ class ProducerClient:
     def close(self) -> None:
         """Close the connection; every call that succeeded was acknowledged."""
         if self._producer is not None:
-            self._producer.close(timeout=2)
+            self._producer.close()
 
-    def _connect(self) -> KafkaProducer:
-        fresh = durable_producer(self._bootstrap, client_id="load-producer", delivery_timeout_ms=_DELIVERY_TIMEOUT_MS)
-        if self._producer is not None:  # another greenlet was quicker
-            fresh.close(timeout=0)
+    def _connected(self) -> RenewedProducer:
+        """Return the producer. It renews itself after a failure; a repeat is harmless, since the feedback id is the same."""
+        with self._lock:
+            if self._producer is None:
+                self._producer = RenewedProducer(self._bootstrap, client_id="load-producer", delivery_timeout_ms=_DELIVERY_TIMEOUT_MS)
             return self._producer
-        self._producer = fresh
-        return fresh
-
-    def _discard(self, producer: KafkaProducer | None) -> None:
-        """An idempotent producer that lost a record may refuse all later ones: take a new one. The feedback id makes a repeat harmless."""
-        if producer is not None and producer is self._producer:
-            self._producer = None
-            with contextlib.suppress(KafkaError):  # it has failed already; the calls on it say so themselves
-                producer.close(timeout=0)
 
 
 def _feedback(call: Call, answer: Answer, liking: float) -> feedback_pb2.Feedback:

@@ -72,10 +72,10 @@ class Load:
         path = self.out / "calls.jsonl"
         return list(read_calls(path)) if path.exists() else []
 
-    def wait_for(self, kind: str, number: int, *, timeout_s: float) -> None:
-        """Return when so many calls of a kind have succeeded."""
+    def wait_for(self, kind: str, number: int, *, timeout_s: float, since_s: float = 0.0) -> None:
+        """Return when so many calls of a kind that were due after `since_s` have succeeded."""
         deadline = time.monotonic() + timeout_s
-        while sum(call.kind == kind and call.ok for call in self.calls()) < number:
+        while sum(call.kind == kind and call.ok and call.planned_s >= since_s for call in self.calls()) < number:
             assert self.process.poll() is None, f"the load ended:\n{self.said}"
             assert time.monotonic() < deadline, f"not {number} {kind} after {timeout_s:.0f} s:\n{self.said}"
             time.sleep(0.5)
