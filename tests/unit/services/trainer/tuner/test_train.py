@@ -2,6 +2,10 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
@@ -10,10 +14,14 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from services.common.errors import InvalidInput
+from services.common.llm.adapters import hash_content
+from services.mesh.environments import REPOSITORY_ROOT
 from services.trainer.tuner import train
+from services.trainer.tuner.adapters import TrainingProcess
 from services.trainer.tuner.dataset import TrainingExample, Turn
 from services.trainer.tuner.job import HyperParameters, Job, read_result, read_steps, write_job
 from services.trainer.tuner.train import Encoded
+from tests.tuner_fakes import NAME
 
 pytestmark = pytest.mark.ml
 
@@ -90,6 +98,28 @@ def test_a_training_learns_its_answers_and_leaves_an_adapter_that_names_the_base
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert (config["base_model_name_or_path"], config["r"], config["lora_alpha"]) == ("Tiny", 4, 8)
     assert sorted(path.name for path in (tmp_path / "adapter").iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+
+
+async def test_the_process_trains_as_the_tuner_starts_it(base, tmp_path):
+    steps = []
+    process = TrainingProcess(tmp_path, keep=1, timeout_s=120.0)
+    result = await process.train(NAME, job_of(base, num_steps=3), steps.append)
+    assert [step.loss for step in steps] == list(result.losses)
+    assert hash_content(process.adapter_folder(NAME)).startswith("sha256:")
+
+
+def test_the_process_ends_when_the_tuner_is_gone(base, tmp_path):
+    write_job(tmp_path, job_of(base, num_steps=100_000))
+    command = [sys.executable, "-m", "services.trainer.tuner.train", "--end-with-stdin", str(tmp_path)]
+    paths = os.pathsep.join([str(REPOSITORY_ROOT), str(REPOSITORY_ROOT / "protos" / "gen")])
+    with subprocess.Popen(command, stdin=subprocess.PIPE, cwd=REPOSITORY_ROOT, env={**os.environ, "PYTHONPATH": paths}) as process:
+        while not read_steps(tmp_path):
+            assert process.poll() is None
+            time.sleep(0.1)
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(20) == 1
+    assert not (tmp_path / "result.json").exists()
 
 
 def test_the_norm_of_an_update_is_that_of_the_product(base, tmp_path):
