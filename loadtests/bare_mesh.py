@@ -25,8 +25,11 @@ RANKING = ("kafka", "redis", "triton", "trainer", "updater", "recommender", "rou
 
 _READY_LIMIT_S = 120.0
 
-# Windows are short, so that what was sent is learned soon after the load has ended; the rest is as it comes.
+# Windows are short, so that what was sent is learned soon after the load has ended. And a machine that runs everything at once, with a
+# language model on its CPU, may be slow for a moment: better a late answer than one without the ranker.
 _ENV = {
+    "TUNEMESH_RECOMMENDER_REDIS_TIMEOUT_MS": "500",
+    "TUNEMESH_RECOMMENDER_TRITON_TIMEOUT_MS": "1500",
     "TUNEMESH_JOINER_WINDOW_MS": "2000",
     "TUNEMESH_JOINER_LATE_HORIZON_MS": "120000",
     "TUNEMESH_ROUTER_FLUSH_INTERVAL_MS": "100",

@@ -66,19 +66,21 @@ class Answer:
 
 
 class Answers:
-    """The latest answers without feedback, bounded; each is handed out once, the oldest first."""
+    """The latest answers without feedback, bounded; each is handed out once, the oldest first, but the few of the model before all others."""
 
     def __init__(self, limit: int = 10_000) -> None:
-        """Keep at most `limit`."""
-        self._answers: deque[Answer] = deque(maxlen=limit)
+        """Keep at most `limit` of the model and `limit` recommendations."""
+        self._of_model: deque[Answer] = deque(maxlen=limit)
+        self._recommendations: deque[Answer] = deque(maxlen=limit)
 
     def put(self, answer: Answer) -> None:
         """Keep one."""
-        self._answers.append(answer)
+        (self._recommendations if answer.item_id else self._of_model).append(answer)
 
     def take(self) -> Answer | None:
         """Return one, None when there is none."""
-        return self._answers.popleft() if self._answers else None
+        kept = self._of_model or self._recommendations
+        return kept.popleft() if kept else None
 
 
 class _Refused(Exception):
