@@ -66,7 +66,7 @@ class Answer:
 
 
 class Answers:
-    """The latest answers without feedback, bounded; each is handed out once, the oldest first, but the few of the model before all others."""
+    """The latest answers without feedback, bounded; each is handed out once: the few of the model first, then the oldest."""
 
     def __init__(self, limit: int = 10_000) -> None:
         """Keep at most `limit` of the model and `limit` recommendations."""
