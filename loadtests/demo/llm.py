@@ -66,7 +66,6 @@ class LlmPart:
         """Take the command line's options, the data and the running mesh."""
         self._options, self._data, self._mesh, self._phases, self._console = options, data, mesh, phases, console
         self._desk = helpdesk.load()
-        self._context = helpdesk.context_questions(data.films)
         self._kafka = mesh.environment("router")["KAFKA_BOOTSTRAP_SERVERS"]
 
     async def run(self) -> dict[str, Any]:
@@ -98,7 +97,7 @@ class LlmPart:
             await self._wait_ready(answers)
         with self._phases("ask", "the base model, about the catalogue"):
             grounded = [await self._ask_aloud(answers, question) for question in ASKED]
-        with self._phases("before", "held-out paraphrases of the help desk, and answers from given context"):
+        with self._phases("before", "held-out paraphrases of what the help desk is about to teach"):
             before = await self._measure(answers)
         with self._phases("teach", f"{len(self._desk.demonstrations)} demonstrations as feedback"):
             taught_s, taught_request_id = await self._teach(client, answers)
@@ -150,25 +149,15 @@ class LlmPart:
         return answer
 
     async def _measure(self, answers: AnswerClient) -> dict[str, Any]:
-        """Ask both slices greedily through the live alias."""
-        task = await self._ask_all(answers, [_request(q.question, task=helpdesk.TASK) for q in self._desk.held_out])
-        context = await self._ask_all(answers, [_request(q.question, task=helpdesk.TASK, context=q.context) for q in self._context])
-        judged = {
-            "held_out": [q.is_right(a.text) for q, a in zip(self._desk.held_out, task, strict=True)],
-            "from_context": [q.is_right(a.text) for q, a in zip(self._context, context, strict=True)],
-        }
-        for name, right in judged.items():
-            self._console.print(f"  {name.replace('_', ' ')}: {sum(right)} of {len(right)} right", highlight=False)
-        return {
-            "model_version": task[0].model_version,
-            "held_out": _share(judged["held_out"]),
-            "from_context": _share(judged["from_context"]),
-            "questions": {name: len(right) for name, right in judged.items()},
-            "answers": [
-                {"question": q.question, "answer": a.text, "right": r}
-                for q, a, r in zip(self._desk.held_out, task, judged["held_out"], strict=True)
-            ],
-        }
+        """Ask the held-out paraphrases greedily through the live alias."""
+        said = await self._ask_all(answers, [_request(asked.question, task=helpdesk.TASK) for asked in self._desk.held_out])
+        right = [asked.is_right(answer.text) for asked, answer in zip(self._desk.held_out, said, strict=True)]
+        self._console.print(f"  {sum(right)} of {len(right)} right, by {said[0].model_version}", highlight=False)
+        rows = [
+            {"question": asked.question, "answer": answer.text, "right": is_right}
+            for asked, answer, is_right in zip(self._desk.held_out, said, right, strict=True)
+        ]
+        return {"model_version": said[0].model_version, "held_out": sum(right) / len(right), "questions": len(right), "answers": rows}
 
     async def _ask_all(self, answers: AnswerClient, requests: Sequence[router_service_pb2.GenerateRequest]) -> list[Answer]:
         gate = asyncio.Semaphore(_CONCURRENCY)
@@ -182,7 +171,7 @@ class LlmPart:
     async def _teach(self, client: MeshClient, answers: AnswerClient) -> tuple[float, str]:
         """Ask each question, send the answer as it should be; return how long the last one took to be an example, and a request id."""
         lessons = self._desk.demonstrations
-        asked = await self._ask_all(answers, [_request(lesson.question, task=helpdesk.TASK) for lesson in lessons])
+        asked = await self._ask_all(answers, [_request(lesson.question, task=helpdesk.TASK, max_tokens=8) for lesson in lessons])
         for lesson, answer in zip(lessons, asked, strict=True):
             feedback = feedback_pb2.Feedback(
                 feedback_id=uuid7(), request_id=answer.request_id, user_id=_USER, kind="demonstration", text=lesson.answer
@@ -250,14 +239,11 @@ _USER = "demo-editor"
 
 
 def _request(
-    question: str, *, task: str, retrieve: bool = False, source: str = "", context: Sequence[Any] = (), max_tokens: int = 48
+    question: str, *, task: str, retrieve: bool = False, source: str = "", max_tokens: int = 48
 ) -> router_service_pb2.GenerateRequest:
-    request = router_service_pb2.GenerateRequest(
+    return router_service_pb2.GenerateRequest(
         user_id=_USER, task=task, question=question, retrieve=retrieve, retrieval_source=source, sampling={"max_tokens": max_tokens}
     )
-    for passage in context:
-        request.context.add(title=passage.title, text=passage.text)
-    return request
 
 
 async def _until(condition: Callable[[], Awaitable[bool]], limit_s: float, *, every_s: float = 0.5) -> bool:
@@ -272,10 +258,6 @@ async def _until(condition: Callable[[], Awaitable[bool]], limit_s: float, *, ev
                 raise
         await asyncio.sleep(every_s)
     return False
-
-
-def _share(right: Sequence[bool]) -> float:
-    return sum(right) / len(right)
 
 
 def _as_dict(question: str, answer: Answer) -> dict[str, Any]:

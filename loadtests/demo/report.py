@@ -159,11 +159,10 @@ def print_llm_summary(part: Mapping[str, Any], console: Console, *, shown: int =
     for example in part["examples"][::step][:shown]:
         table.add_row(example["question"], example["before"], example["after"])
     console.print(table)
-    before, after, asked = part["before"], part["after"], part["before"]["questions"]
-    for slice_name, said in (("held_out", "held-out paraphrases"), ("from_context", "answers from given context")):
-        console.print(
-            f"{said}: {before[slice_name]:.2f} right before, {after[slice_name]:.2f} after (of {asked[slice_name]})", highlight=False
-        )
+    before, after, metrics = part["before"], part["after"], part["tune"]["metrics"]
+    console.print(f"held-out paraphrases: {before['held_out']:.2f} right before, {after['held_out']:.2f} after", highlight=False)
+    base, candidate = metrics["context.base"], metrics["context.candidate"]
+    console.print(f"answers from given context (by the gate): {base:.2f} right before, {candidate:.2f} after", highlight=False)
     back = part["rollback_s"]
     console.print(f"{part['tune']['adapter']}: roll back {back['back']:.2f} s, {part['failed_rpcs']} failed RPCs", highlight=False)
 

@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import os
 import threading
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -218,19 +218,44 @@ class VllmEngine:
 
 def prepare_environment(options: EngineOptions) -> None:
     """Set what vLLM reads from the environment only. Its processes inherit it."""
-    os.environ["VLLM_CPU_OMP_THREADS_BIND"] = options.cpu_threads
+    os.environ["VLLM_CPU_OMP_THREADS_BIND"] = engine_cores(options.cpu_threads)
     os.environ["VLLM_NO_USAGE_STATS"] = "1"
     if Path(options.model).is_dir():
         # Nothing is to be fetched: without this every start asks the hub, and waits where there is no network.
         os.environ["HF_HUB_OFFLINE"] = "1"
 
 
+def engine_cores(wanted: str) -> str:
+    """Return the cores that the engine computes on, as vLLM reads them; "all" are those that this process may use."""
+    if wanted != "all":
+        return wanted
+    return ",".join(str(core) for core in sorted(os.sched_getaffinity(0)))
+
+
+def compute_dtype(wanted: str, *, on_cpu: bool, capabilities: Mapping[str, bool]) -> str:
+    """Return the type to compute in.
+
+    A processor without bfloat16 instructions emulates them: the first token of a 200-token prompt took 5.1 s in place of 0.5 s on two
+    cores with AVX2 only.
+
+    Args:
+        wanted: of the settings.
+        on_cpu: whether there is no accelerator.
+        capabilities: of the processor, as `torch.cpu.get_capabilities` names them.
+    """
+    if wanted != "auto" or not on_cpu:
+        return wanted
+    return "bfloat16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "float32"
+
+
 def _make_llm(options: EngineOptions) -> Any:
+    import torch
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.platforms import current_platform
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    kv_cache_gib = options.kv_cache_gib or (_CPU_KV_CACHE_GIB if current_platform.is_cpu() else 0.0)
+    on_cpu = bool(current_platform.is_cpu())
+    kv_cache_gib = options.kv_cache_gib or (_CPU_KV_CACHE_GIB if on_cpu else 0.0)
     loras: dict[str, Any] = {
         "enable_lora": True,
         "max_loras": options.max_loras,
@@ -240,7 +265,7 @@ def _make_llm(options: EngineOptions) -> Any:
     return AsyncLLM.from_engine_args(
         AsyncEngineArgs(
             model=options.model,
-            dtype=options.dtype,
+            dtype=compute_dtype(options.dtype, on_cpu=on_cpu, capabilities=torch.cpu.get_capabilities()),
             max_model_len=options.max_model_len,
             max_num_seqs=options.max_num_seqs,
             kv_cache_memory_bytes=int(kv_cache_gib * 1024**3) if kv_cache_gib else None,

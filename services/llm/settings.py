@@ -25,8 +25,8 @@ class LlmSettings(ModelSettings, ArtifactStoreSettings, KafkaSettings, BaseServi
     """Address of the adapter API. It asks nobody who they are: keep it private."""
     admin_port: int = Field(50059, ge=0, le=65535)
     """Port of the adapter API."""
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "bfloat16"
-    """Type of weights and activations."""
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """Type of weights and activations; "auto": bfloat16 on a GPU and on processors that compute it, else float32."""
     max_model_len: int = Field(2048, ge=64)
     """Most tokens of a prompt and its answer together."""
     max_num_seqs: int = Field(16, ge=1)
@@ -47,8 +47,9 @@ class LlmSettings(ModelSettings, ArtifactStoreSettings, KafkaSettings, BaseServi
     """GPUs that share the model."""
     enforce_eager: bool = False
     """Neither compile nor capture CUDA graphs: a faster start, slower tokens. Without a GPU it has no effect while adapters are on."""
-    cpu_threads: str = Field("auto", min_length=1)
-    """Without a GPU: "auto" (one thread per physical core, one core left free), "nobind", or the engine's cores, such as "0-3"."""
+    cpu_threads: str = Field("all", min_length=1)
+    """Without a GPU: "all" (a thread on every core that the process may use), "auto" (vLLM's choice: one core is left free), "nobind",
+    or the engine's cores, such as "0-3"."""
     max_loras: int = Field(2, ge=0)
     """Most different adapters among the generations that are computed together; 0: no adapters at all."""
     max_cpu_loras: int = Field(4, ge=0)

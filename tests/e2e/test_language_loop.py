@@ -29,7 +29,8 @@ def test_held_out_paraphrases_are_learned_from_the_demonstrations(llm):
 
 
 def test_answers_from_given_context_are_no_worse_than_before(llm):
-    assert llm["after"]["from_context"] >= llm["before"]["from_context"]
+    metrics = llm["tune"]["metrics"]
+    assert metrics["context.candidate"] >= metrics["context.base"]
 
 
 def test_a_roll_back_is_live_within_five_seconds(llm):
