@@ -33,7 +33,7 @@ class RouterSettings(KafkaSettings, BaseServiceSettings):
     """Time for a Generate, its last token included, whose caller set no deadline."""
     generate_max_deadline_ms: int = Field(300_000, ge=10)
     """A longer deadline of Generate is cut to this."""
-    generate_max_tokens: int = Field(4_096, ge=1)
+    generate_max_tokens: int = Field(1_024, ge=1)
     """A Generate that asks for more tokens is INVALID_ARGUMENT."""
     retriever_timeout_ms: int = Field(1_000, ge=1)
     """An answer goes on without passages when the retriever took longer."""
