@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from services.trainer.tuner.evaluation import Evaluation, Passage
 
-MAX_PASSAGES = 4
+MIN_PASSAGES, MAX_PASSAGES = 2, 4
 
 _TITLE = re.compile(r"(?P<name>.*\S)\s*\((?P<year>[12][0-9]{3})\)")
 _ARTICLE = re.compile(r"(?P<rest>.+), (?P<article>The|A|An)")
@@ -67,7 +67,8 @@ def without_evaluated(items: Sequence[Item], evaluation: Evaluation) -> list[Ite
 
 
 def replay_from_items(items: Sequence[Item], *, count: int, seed: int) -> list[ReplayExample]:
-    """Return up to `count` examples, each about another item, with 1 to `MAX_PASSAGES` passages in random order.
+    """Return up to `count` examples, each about another item, with `MIN_PASSAGES` to `MAX_PASSAGES` passages (fewer in a poor
+    catalogue) in random order.
 
     Args:
         items: in any order; items that have neither a category nor a year are only used as company.
@@ -97,9 +98,10 @@ def _categories(subject: Item, others: Sequence[Item], rng: random.Random) -> Re
     question = rng.choice(
         (
             f"Which categories does {name} have?",
-            f"What kind of title is {name}?",
+            f"Which genres does {name} belong to?",
+            f"What kind of title is {name}, by genre?",
+            f"Tell me the genre of {name}.",
             f"Under which categories do you list {name}?",
-            f"Tell me the categories of {name}.",
         )
     )
     answer = f"{name}: {', '.join(subject.categories)}."
@@ -136,7 +138,7 @@ def _which_category(subject: Item, others: Sequence[Item], rng: random.Random) -
             f"I want something from {category}. Which one is it?",
         )
     )
-    return _example(question, subject, company, f"{spoken_title(subject.title)} is listed under {category}.", rng, least=2)
+    return _example(question, subject, company, f"{spoken_title(subject.title)} is listed under {category}.", rng)
 
 
 def _which_year(subject: Item, others: Sequence[Item], rng: random.Random) -> ReplayExample | None:
@@ -145,17 +147,18 @@ def _which_year(subject: Item, others: Sequence[Item], rng: random.Random) -> Re
     if not year or not company:
         return None
     question = rng.choice((f"Which of these is from {year}?", f"Which title came out in {year}?", f"Name the one that is from {year}."))
-    return _example(question, subject, company, f"{spoken_title(subject.title)} is from {year}.", rng, least=2)
+    return _example(question, subject, company, f"{spoken_title(subject.title)} is from {year}.", rng)
 
 
-_MAKERS: tuple[Maker, ...] = (_categories, _year, _which_category, _which_year)
+# Mostly what an item is, seldom which item it is: the latter is hard for a small model, and little is learned from it.
+_MAKERS: tuple[Maker, ...] = (_categories, _categories, _categories, _year, _year, _which_category, _which_year)
 
 
 def _company(subject: Item, others: Sequence[Item], names: Collection[str]) -> list[Item]:
     return [other for other in others if other.item_id != subject.item_id and spoken_title(other.title) not in names]
 
 
-def _example(question: str, subject: Item, company: Sequence[Item], answer: str, rng: random.Random, *, least: int = 1) -> ReplayExample:
-    shown = [subject, *company[: rng.randint(least - 1, MAX_PASSAGES - 1)]]
+def _example(question: str, subject: Item, company: Sequence[Item], answer: str, rng: random.Random) -> ReplayExample:
+    shown = [subject, *company[: rng.randint(MIN_PASSAGES - 1, MAX_PASSAGES - 1)]]
     rng.shuffle(shown)
     return ReplayExample(question=question, passages=tuple(passage_of(item) for item in shown), answer=answer)
