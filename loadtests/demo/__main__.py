@@ -80,15 +80,15 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         ):
             mesh.up()
         if base_folder is not None:
-            result |= _on_loop(ranker.RankerPart(options, out, data, base_folder, mesh, phases).run)
+            folder = base_folder
+            result |= _on_loop(lambda: ranker.RankerPart(options, out, data, folder, mesh, phases).run())
             report.print_summary(result, console)
             report.write_json(result, out / "report.json")
         if options.part == "all":
             with phases("start llm", "the language model, retriever, prompt assembler, curator, tuner and MLflow"):
                 mesh.start(*llm.SERVICES)
         if options.part != "ranker":
-            part = llm.LlmPart(options, data, mesh, phases, console)
-            result["llm"] = _on_loop(part.run)
+            result["llm"] = _on_loop(lambda: llm.LlmPart(options, data, mesh, phases, console).run())
             report.print_llm_summary(result["llm"], console)
     result["phases_s"] = phases.seconds
     report.write_json(result, out / "report.json")
@@ -111,7 +111,7 @@ def _environment(options: argparse.Namespace, out: Path, base_folder: Path | Non
 
 
 def _on_loop(main: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
-    async def called() -> dict[str, Any]:
+    async def called() -> dict[str, Any]:  # gRPC channels belong to the loop that they are made in
         return await main()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
