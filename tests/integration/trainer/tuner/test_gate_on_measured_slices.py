@@ -218,7 +218,7 @@ async def bench(chain) -> AsyncIterator[Bench]:
 
 
 async def test_an_adapter_tuned_without_replay_is_refused_because_it_no_longer_reads(bench):
-    status = await bench.tune(await bench.demonstrations(), num_steps=30, replay_share=0.0)
+    status = await bench.tune(await bench.demonstrations(), num_steps=24, replay_share=0.0)
     assert status.phase == "refused", status
     assert status.metrics["task.base"] <= 0.2
     assert status.metrics["task.candidate"] > 0.5, "it must fail for want of reading, not of learning"
@@ -235,7 +235,7 @@ async def test_an_adapter_tuned_on_shuffled_answers_is_refused_because_it_learne
     answers = [one.answer for one in true]
     random.Random(1).shuffle(answers)
     status = await bench.tune(
-        [replace(one, answer=answer) for one, answer in zip(true, answers, strict=True)], num_steps=16, replay_share=0.25
+        [replace(one, answer=answer) for one, answer in zip(true, answers, strict=True)], num_steps=10, replay_share=0.25
     )
     assert status.phase == "refused", status
     assert any(sentence.startswith("the task slice is answered right in") for sentence in status.refusals)
