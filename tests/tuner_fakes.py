@@ -102,7 +102,7 @@ class FakeTuning:
         return self.result
 
     def adapter_folder(self, name: AdapterName) -> str:
-        return f"/work/{name}/adapter"
+        return f"/jobs/{name}/adapter"
 
 
 class FakeStore:
@@ -115,7 +115,7 @@ class FakeStore:
         return AdapterName(base, task, len(self.manifests) + 1)
 
     async def publish(self, name: AdapterName, folder: str, manifest: AdapterManifest) -> AdapterManifest:
-        assert folder == f"/work/{name}/adapter"
+        assert folder == f"/jobs/{name}/adapter"
         self.manifests[str(name)] = replace(manifest, content_hash="sha256:x")
         return self.manifests[str(name)]
 
