@@ -119,7 +119,7 @@ def steps_for(num_demonstrations: int, *, per_batch: int, num_passes: float, lea
     Args:
         num_demonstrations: there are.
         per_batch: demonstrations in one batch.
-        num_passes: 4.5 teach the facts of the demo's help desk (60 demonstrations, 6 to a batch, 45 steps).
+        num_passes: five teach the facts of the demo's help desk (60 demonstrations, 6 to a batch, 50 steps).
         least, most: bounds.
     """
     return max(least, min(most, math.ceil(num_passes * num_demonstrations / per_batch)))

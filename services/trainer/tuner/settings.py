@@ -61,7 +61,7 @@ class TunerSettings(BaseServiceSettings, KafkaSettings, ArtifactStoreSettings, M
     """Steps up to it; afterwards it falls in a line to zero."""
     batch_size: int = Field(8, ge=1)
     """Examples a step."""
-    num_passes: float = Field(4.5, gt=0)
+    num_passes: float = Field(5.0, gt=0)
     """How often a demonstration is shown, on average; the number of steps follows from it."""
     num_steps: int = Field(0, ge=0)
     """Steps of every tune; 0: as num_passes, min_steps and max_steps say."""
