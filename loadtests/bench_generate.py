@@ -365,7 +365,7 @@ def main(argv: Sequence[str]) -> int:
             f"`python -m loadtests.bench_generate --rounds {options.rounds} --repeats {options.repeats} --tokens {options.tokens} --write`"
         )
         where = (
-            f"{os.cpu_count()} cores ({platform.machine()}), {PACKAGED_MODEL} in bfloat16, LoRA enabled, greedy, prompts never seen before."
+            f"{os.cpu_count()} cores ({platform.machine()}), {PACKAGED_MODEL} in {_DTYPE}, LoRA enabled, greedy, prompts never seen before."
         )
         write_section(RESULTS, HEADING, "\n".join([f"{how} on {where}", "", *lines, "", verdict]))
     return 0 if is_met else 1

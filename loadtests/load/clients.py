@@ -35,6 +35,7 @@ from services.common.topics import FEEDBACK
 _RETRYABLE = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED}
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 0.5
 _DELIVERY_TIMEOUT_MS = 5_000
+_KEPT_ANSWERS = 200
 # A killed server must be found again quickly: gRPC's own pause before the next attempt to connect grows to two minutes.
 _CHANNEL_OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -66,9 +67,13 @@ class Answer:
 
 
 class Answers:
-    """The latest answers without feedback, bounded; each is handed out once: the few of the model first, then the oldest."""
+    """The latest answers without feedback; each is handed out once: the few of the model first, then the oldest of those kept.
 
-    def __init__(self, limit: int = 10_000) -> None:
+    Few are kept, so that feedback comes seconds after its answer, as users' does. Were all kept, answers that outnumber feedback would
+    age as long as the load lasts, until the joiner's late horizon has passed for each.
+    """
+
+    def __init__(self, limit: int = _KEPT_ANSWERS) -> None:
         """Keep at most `limit` of the model and `limit` recommendations."""
         self._of_model: deque[Answer] = deque(maxlen=limit)
         self._recommendations: deque[Answer] = deque(maxlen=limit)
