@@ -18,7 +18,7 @@ from kafka.errors import KafkaError, MessageSizeTooLargeError
 
 from services.common.errors import Unavailable
 
-Start = Literal["beginning", "end"] | Mapping[int, int]
+Start = Literal["beginning"] | Mapping[int, int]
 
 # The broker answers a fetch after at most this long when too little is there; the embedded one after half of it.
 _FETCH_WAIT_MS = 200
@@ -50,8 +50,7 @@ def assigned_consumer(
         bootstrap_servers: comma-separated host:port list.
         topic: its name.
         partitions: None means all that exist now.
-        start: "beginning", "end" (on the embedded broker: somewhere in the last batch, see `end_offsets`), or the next offset per
-            partition (partitions that are absent from it start at their beginning).
+        start: "beginning", or the next offset per partition (partitions that are absent from it start at their beginning).
         client_id: shown in the broker's log.
         bootstrap_timeout_ms: how long to look for the broker, and for the topic.
         overrides: further kafka-python consumer settings.
@@ -92,9 +91,6 @@ def _assign(consumer: KafkaConsumer, topic: str, partitions: Iterable[int] | Non
         raise Unavailable(f"topic {topic} has no partition {missing[0]}; it has {sorted(existing)}")
     assignment = [TopicPartition(topic, partition) for partition in wanted]
     consumer.assign(assignment)
-    if start == "end":
-        consumer.seek_to_end(*assignment)
-        return
     consumer.seek_to_beginning(*assignment)
     if start != "beginning":
         for partition in assignment:

@@ -71,12 +71,20 @@ class QualityLog:
         return consumer
 
     def _seek(self, consumer: KafkaConsumer, partitions: Sequence[TopicPartition], recall_ms: int) -> None:
+        """Raises Unavailable when an end is not told in time."""
         since = {at: self.started_ms - (recall_ms if at.topic in RECALLED else _RECALL_OTHERS_MS) for at in partitions}
+        at_end = []
         for at, found in consumer.offsets_for_times(since).items():
             if found is None or found.timestamp < 0:  # nothing so late: Kafka says None, the embedded broker offset 0 with timestamp -1
-                consumer.seek_to_end(at)
+                at_end.append(at)
             else:
                 consumer.seek(at, found.offset)
+        if at_end:
+            # seek_to_end alone asks for the end with the first poll, and what came until then would be skipped.
+            consumer.seek_to_end(*at_end)
+        for at in at_end:
+            if consumer.position(at, timeout_ms=_BOOTSTRAP_MS) is None:
+                raise Unavailable(f"Kafka does not tell where {at.topic}[{at.partition}] ends")
 
     def poll(self, timeout_ms: int) -> Iterator[Any]:
         """Yield what came, waiting for at most `timeout_ms` for the first.

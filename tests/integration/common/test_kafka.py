@@ -95,9 +95,9 @@ def test_more_than_a_megabyte_behind_is_read_whole(kafka_bootstrap: str, topics:
 
 def test_an_absent_partition_and_an_absent_broker_are_unavailable(kafka_bootstrap: str, topics: Callable[..., str]) -> None:
     with pytest.raises(Unavailable, match="has no partition 7"):
-        assigned_consumer(kafka_bootstrap, topics("few"), [7], start="end", client_id="test")
+        assigned_consumer(kafka_bootstrap, topics("few"), [7], start="beginning", client_id="test")
     with pytest.raises(Unavailable, match=f"no Kafka broker at {NOWHERE}"):
-        assigned_consumer(NOWHERE, "t", start="end", client_id="test", bootstrap_timeout_ms=500)
+        assigned_consumer(NOWHERE, "t", start="beginning", client_id="test", bootstrap_timeout_ms=500)
     with pytest.raises(Unavailable, match=f"no Kafka broker at {NOWHERE}"):
         durable_producer(NOWHERE, client_id="test", delivery_timeout_ms=500)
 
@@ -112,7 +112,7 @@ def test_connecting_in_vain_leaves_no_thread_and_no_descriptor_behind(caplog: py
 
     def try_both() -> None:
         with pytest.raises(Unavailable):
-            assigned_consumer(NOWHERE, "t", start="end", client_id="test", bootstrap_timeout_ms=100)
+            assigned_consumer(NOWHERE, "t", start="beginning", client_id="test", bootstrap_timeout_ms=100)
         with pytest.raises(Unavailable):
             durable_producer(NOWHERE, client_id="test", bootstrap_timeout_ms=100)
 
