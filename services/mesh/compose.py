@@ -23,11 +23,23 @@ Restart = Literal["no", "always", "on-failure", "unless-stopped"]
 Embedded = Literal["broker", "redis", "triton", "mlflow"]
 
 RUNNER_PROFILE = "cpu"
+DEFAULT_CPU_SHARES = 1024
 
 # Meaningful inside containers only: read, and left to Docker.
 CONTAINER_ONLY = frozenset({"image", "build", "ports", "mem_limit", "shm_size", "init", "tmpfs", "cpus", "deploy", "networks"})
 HONOURED = frozenset(
-    {"command", "environment", "depends_on", "healthcheck", "volumes", "restart", "stop_grace_period", "profiles", "x-tunemesh"}
+    {
+        "command",
+        "environment",
+        "depends_on",
+        "healthcheck",
+        "volumes",
+        "restart",
+        "stop_grace_period",
+        "cpu_shares",
+        "profiles",
+        "x-tunemesh",
+    }
 )
 
 _REFERENCE = re.compile(r"\$(?:(?P<escaped>\$)|\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}|(?P<other>.?))")
@@ -90,6 +102,7 @@ class Service:
     volumes: tuple[Mount, ...] = ()
     restart: Restart = "no"
     stop_grace_s: float = 10.0
+    cpu_shares: int = DEFAULT_CPU_SHARES
     profiles: tuple[str, ...] = ()
     local: Local | None = None
 
@@ -170,6 +183,7 @@ class _Reader:
             volumes=tuple(self._mount(mount, f"{where}.volumes") for mount in body.get("volumes") or []),
             restart=self._one_of(body.get("restart", "no"), Restart, f"{where}.restart"),
             stop_grace_s=self._seconds(body.get("stop_grace_period", "10s"), f"{where}.stop_grace_period"),
+            cpu_shares=self._shares(body.get("cpu_shares", DEFAULT_CPU_SHARES), f"{where}.cpu_shares"),
             profiles=self._words(body.get("profiles") or [], f"{where}.profiles"),
             local=self._local(body["x-tunemesh"], f"{where}.x-tunemesh") if "x-tunemesh" in body else None,
         )
@@ -282,6 +296,13 @@ class _Reader:
         if match is None or not any(match.groups()):
             raise self._error(where, f"{value!r} is no duration such as 500ms, 5s or 1m30s")
         return int(match["m"] or 0) * 60.0 + float(match["s"] or 0) + int(match["ms"] or 0) / 1000.0
+
+    def _shares(self, value: Any, where: str) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not 2 <= value <= 262_144:
+            raise self._error(
+                where, f"must be a whole number from 2 to 262144 (without it a service has {DEFAULT_CPU_SHARES}), not {value!r}"
+            )
+        return value
 
     def _error(self, where: str, what: str) -> ConfigurationError:
         return ConfigurationError(f"{self._path.name}: {where}: {what}")

@@ -7,11 +7,14 @@ The rules, all of them:
 3. A path under a volume's target becomes the same path under the run folder's `volumes/NAME`, under the volume's own folder, or under
    the bound folder.
 4. A variable of `x-tunemesh.ports` holds the loopback port; the user's TUNEMESH_… variables reach every service, compose's values win.
+5. `cpu_shares` below the default become a nice value with about the same share of a busy processor; more than that needs rights that the
+   runner does not ask for, and counts as the default.
 Knows nothing about running processes.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,7 +23,7 @@ from typing import Literal
 
 from services.common.errors import ConfigurationError
 from services.mesh import embedded
-from services.mesh.compose import Compose, Condition, HealthCheck, Local, Mount, Restart, Service
+from services.mesh.compose import DEFAULT_CPU_SHARES, Compose, Condition, HealthCheck, Local, Mount, Restart, Service
 from services.mesh.environments import Environments
 from services.mesh.settings import MeshSettings
 
@@ -54,6 +57,7 @@ class Process:
     depends_on: Mapping[str, Condition]
     restart: Restart
     stop_grace_s: float
+    niceness: int = 0
     in_memory_broker: bool = False
 
 
@@ -145,6 +149,7 @@ class Planner:
             depends_on={name: condition for name, condition in service.depends_on.items() if name in self.services},
             restart=service.restart,
             stop_grace_s=service.stop_grace_s,
+            niceness=niceness(service.cpu_shares),
             in_memory_broker=local.embedded == "broker" and self._settings.broker == "tansu",
         )
 
@@ -238,6 +243,14 @@ class Planner:
             where = f"{self._compose.path.name}: services.{service.name}"
             raise ConfigurationError(f"{where}: {match[0]} is no port that services.{other.name}.x-tunemesh.ports names")
         return f"{embedded.LOOPBACK}:{self._port_of(other, int(match[2]))}"
+
+
+def niceness(cpu_shares: int) -> int:
+    """Return the nice value, 0 to 19, that stands for a weight of cgroups.
+
+    Source: kernel/sched/core.c, sched_prio_to_weight: nice 0 weighs 1024 as the default of `cpu_shares` does, each step 1.25 times less.
+    """
+    return min(19, max(0, round(math.log(DEFAULT_CPU_SHARES / cpu_shares, 1.25))))
 
 
 def _local(service: Service) -> Local:

@@ -113,7 +113,7 @@ class Supervised:
         log = self._folder.log(process.name)
         with log.open("ab") as output:
             child = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", "-S", str(_LAUNCHER), str(_own_pid()), *process.argv),
+                *(sys.executable, "-I", "-S", str(_LAUNCHER), str(_own_pid()), str(process.niceness), *process.argv),
                 env=dict(process.env),
                 cwd=process.cwd,
                 stdin=asyncio.subprocess.DEVNULL,

@@ -124,6 +124,17 @@ def test_services_start_after_what_they_depend_on_and_stop_before_it(dummies: Du
     assert mesh.state().phase == "down"
 
 
+def test_a_service_with_a_smaller_share_of_the_processor_yields_to_the_others(dummies: Dummies) -> None:
+    modest = dummies.service("modest").replace("    image: dummy:1\n", "    image: dummy:1\n    cpu_shares: 256\n")
+    mesh = dummies.mesh(modest, dummies.service("other"))
+    mesh.up()
+    pids = mesh.pids()
+    assert {name: os.getpriority(os.PRIO_PROCESS, pid) for name, pid in pids.items()} == {"modest": 6, "other": 0}
+    group = Path(f"/proc/{pids['modest']}/autogroup")
+    if group.exists():  # a kernel with scheduling groups: between sessions only the group's value counts
+        assert group.read_text().strip().endswith("nice 6")
+
+
 def test_more_services_of_a_running_mesh_start_later_beside_those_that_run(dummies: Dummies) -> None:
     dummies.mesh(dummies.service("first"), dummies.service("job", "misconfigured"), dummies.service("second", after="first"))
     quick = MeshSettings(backoff_initial_ms=100, start_timeout_ms=20_000)

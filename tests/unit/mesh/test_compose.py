@@ -22,6 +22,7 @@ services:
     healthcheck: { test: ["CMD", "true"], interval: 1m30s, timeout: 500ms }
     volumes: ["data:/var/data", "./conf:/etc/conf:ro"]
     stop_grace_period: 3s
+    cpu_shares: 256
     x-tunemesh: { env: light, ports: { 80: WEB_PORT } }
   extra:
     image: extra:1
@@ -45,7 +46,7 @@ def test_a_service_is_read_with_its_variables_put_in(tmp_path: Path) -> None:
         Mount(source="data", target="/var/data", is_named=True, folder="build/data"),
         Mount(source="./conf", target="/etc/conf", is_named=False),
     )
-    assert (web.image, web.restart) == ("example:1", "unless-stopped")
+    assert (web.image, web.restart, web.cpu_shares) == ("example:1", "unless-stopped", 256)
 
 
 def test_the_users_variable_wins_over_the_default_and_an_empty_one_does_not(tmp_path: Path) -> None:
@@ -110,6 +111,8 @@ def test_the_start_order_puts_dependencies_first_and_refuses_a_circle(tmp_path: 
         ("condition: service_healthy", "condition: service_healthy, required: 1", "depends_on.store.required: must be true or false"),
         ("stop_grace_period: 3s", "deploy: { replicas: 2 }", "services.web.deploy.replicas: unknown key"),
         ("stop_grace_period: 3s", "deploy: { resources: { limits: { cpus: 1 } } }", "services.web.deploy.resources.limits: unknown key"),
+        ("cpu_shares: 256", "cpu_shares: 1", "services.web.cpu_shares: must be a whole number from 2 to 262144"),
+        ("cpu_shares: 256", "cpu_shares: low", "services.web.cpu_shares: must be a whole number"),
         ("${STORE_URL:-store:6379}", "${STORE_URL}", "variable STORE_URL is not set"),
         ("${STORE_URL:-store:6379}", "${STORE_URL-x}", "is no reference"),
         ("WORKERS: 2", "WORKERS: true", "must be text or a number, not True; put it in quotes"),

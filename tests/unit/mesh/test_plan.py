@@ -7,7 +7,7 @@ import pytest
 from services.common.errors import ConfigurationError
 from services.mesh.compose import load_compose, selected
 from services.mesh.environments import Environments
-from services.mesh.plan import Planner, Process
+from services.mesh.plan import Planner, Process, niceness
 from services.mesh.settings import MeshSettings
 
 COMPOSE = """
@@ -163,3 +163,11 @@ def test_an_environment_that_is_not_set_up_says_what_to_run(planned: Planned) ->
     (planned.folder / "ml" / "bin" / "python").unlink()
     with pytest.raises(ConfigurationError, match=r"the ml environment has no interpreter at .*: run `make setup`"):
         planned.planner().processes()
+
+
+@pytest.mark.parametrize(("cpu_shares", "nice"), [(1024, 0), (2048, 0), (820, 1), (256, 6), (128, 9), (2, 19)])
+def test_a_smaller_share_of_the_processor_becomes_a_nice_value(planned: Planned, cpu_shares: int, nice: int) -> None:
+    assert niceness(cpu_shares) == nice
+    text = COMPOSE.replace("    image: back:1\n", f"    image: back:1\n    cpu_shares: {cpu_shares}\n")
+    assert planned.process("back", text).niceness == nice
+    assert planned.process("front", text).niceness == 0
