@@ -181,7 +181,7 @@ def test_streams_are_cut_by_the_death_of_the_router_or_the_model_only(result):
 
 
 def test_answers_say_what_they_lack_and_are_whole_again_at_the_end(result):
-    allowed = {"retrieval_unavailable", "prompt_assembler_unavailable", "adapter_unavailable", "aliases_unknown"}
+    allowed = {"retrieval_unavailable", "prompt_assembler_unavailable", "labels_unavailable", "adapter_unavailable", "aliases_unknown"}
     answers = [call for call in result.of("generate") if call.ok]
     for call in answers:
         assert set(filter(None, call.degraded.split(","))) <= allowed
