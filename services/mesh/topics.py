@@ -9,10 +9,11 @@ from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
 from services.common.errors import ConfigurationError, Unavailable
-from services.common.topics import ALL, WITH_DLQ
+from services.common.topics import ALL, LLM_EXAMPLES, RANKER_DELTAS, WITH_DLQ
 
 _TOPIC_ALREADY_EXISTS = 36
 _LONG_RETENTION_MS = 14 * 24 * 3600 * 1000
+_FOR_EVER = "-1"
 
 
 def mesh_topic_partitions(*, user_partitions: int, shards: int = 1) -> dict[str, int]:
@@ -22,9 +23,13 @@ def mesh_topic_partitions(*, user_partitions: int, shards: int = 1) -> dict[str,
 
 
 def mesh_topic_configs() -> dict[str, dict[str, str]]:
-    """Return the broker's configuration by name of every topic in the table; deltas are kept longer than a replica may be away."""
+    """Return the broker's configuration by name of every topic in the table.
+
+    Deltas are kept longer than a replica may be away; examples for ever, since every tune begins anew from the base and needs them all.
+    """
     configs: dict[str, dict[str, str]] = {topic.name: {"cleanup.policy": topic.cleanup} for topic in ALL}
-    configs["ranker.deltas.v1"]["retention.ms"] = str(_LONG_RETENTION_MS)
+    configs[RANKER_DELTAS.name]["retention.ms"] = str(_LONG_RETENTION_MS)
+    configs[LLM_EXAMPLES.name]["retention.ms"] = _FOR_EVER
     return configs | {topic.dlq: {"cleanup.policy": "delete"} for topic in WITH_DLQ}
 
 

@@ -12,7 +12,8 @@ EMAIL, PHONE, CARD, IBAN = "email", "phone", "card", "iban"
 
 _EMAIL = re.compile(r"[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}")
 _IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]){11,30}\b", re.IGNORECASE)
-_CARD = re.compile(r"(?<!\d)(?:\d[ -]?){12,18}\d(?!\d)")
+_CARD = re.compile(r"(?<!\d)(?:\d[ -]?){12,}\d(?!\d)")
+_CARD_LENGTHS = range(13, 20)
 # A run of digits and what separates them in telephone numbers.
 _DIALLED = re.compile(r"(?<![\w.,])(?<!\d[ ()/-])(?:\+|00)?\(?\d(?:[ ()./-]{0,2}\d){6,14}(?!\w)(?![ ,()./-]{1,2}\d)")
 _LOCAL = re.compile(r"(?<![\w-])\d{3}-\d{4}(?![\w-])")
@@ -27,7 +28,18 @@ def kinds_in(text: str) -> frozenset[str]:
 
 
 def _has_card(text: str) -> bool:
-    return any(_passes_luhn(_digits(found)) for found in _matches(_CARD, text))
+    return any(_passes_luhn(number) for found in _matches(_CARD, text) for number in _card_numbers(found))
+
+
+def _card_numbers(found: str) -> Iterator[str]:
+    """Other numbers stand beside a card's, its expiry date say: every length is tried that begins and ends with a group of digits."""
+    groups = re.split(r"[ -]", found)
+    for start in range(len(groups)):
+        joined = ""
+        for group in groups[start : start + _CARD_LENGTHS.stop]:
+            joined += group
+            if len(joined) in _CARD_LENGTHS:
+                yield joined
 
 
 def _has_iban(text: str) -> bool:

@@ -29,7 +29,7 @@ MAX_TEXT_CHARS = 8_192
 MAX_PASSAGES = 32
 MAX_WORDINGS = 64
 
-_NOT_A_WORD = re.compile(r"[^0-9a-z]+")
+_NOT_A_WORD = re.compile(r"[\W_]+")
 
 Accept = tuple[tuple[str, ...], ...]
 
@@ -90,7 +90,7 @@ def leaked(evaluation: Evaluation, demonstrated: Iterable[str]) -> list[str]:
 
 def _words(text: str) -> str:
     """Blanks at both ends, so that "9 days" is not found in "29 days"."""
-    return f" {_NOT_A_WORD.sub(' ', text.lower()).strip()} "
+    return f" {_NOT_A_WORD.sub(' ', text.casefold()).strip()} "
 
 
 def _slice(rows: Any, where: str, *, with_context: bool) -> tuple[Question, ...]:

@@ -87,3 +87,12 @@ def test_a_held_out_question_among_the_demonstrations_is_found_in_any_spelling()
     evaluation = parse_evaluation(FIELDS, where="x")
     assert leaked(evaluation, ["how long may i keep it"]) == ["How long may I keep it?"]
     assert leaked(evaluation, ["How long may I keep them?"]) == []
+
+
+def test_questions_of_other_scripts_are_compared_by_their_words():
+    asked = [{"question": "Сколько дней можно держать фильм?", "accept": [["девять дней"]]}]
+    context = [{"question": "When?", "accept": [["1995"]], "context": [{"title": "Heat (1995)", "text": "x"}]}]
+    evaluation = parse_evaluation({"task_slice": asked, "context_slice": context}, where="t.yaml")
+    assert leaked(evaluation, ["Где вернуть фильм?"]) == []
+    assert leaked(evaluation, ["сколько дней можно держать фильм"]) == ["Сколько дней можно держать фильм?"]
+    assert is_right("Девять дней.", evaluation.task_slice[0].accept)

@@ -1,0 +1,12 @@
+"""What the mesh asks of the broker for its topics."""
+
+from services.common.topics import ALL, LLM_EXAMPLES
+from services.mesh.topics import mesh_topic_configs
+
+
+def test_examples_are_kept_for_ever_and_compacted_topics_are_compacted() -> None:
+    configs = mesh_topic_configs()
+    assert configs[LLM_EXAMPLES.name] == {"cleanup.policy": "delete", "retention.ms": "-1"}
+    assert {name for name, config in configs.items() if config["cleanup.policy"] == "compact"} == {
+        topic.name for topic in ALL if topic.cleanup == "compact"
+    }
