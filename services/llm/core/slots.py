@@ -164,7 +164,7 @@ class Slots:
         return slot
 
     def point(self, targets: Mapping[str, str]) -> list[str]:
-        """Take note of what the aliases point at now; return the adapters that they want and that have no slot, sorted.
+        """Take note of what the aliases point at now; return the adapters that they want and that have no slot or lose it, sorted.
 
         Args:
             targets: alias -> adapter name, all of them, without those that point at the base.
@@ -176,7 +176,7 @@ class Slots:
             if aliases or slot.aliases:
                 slot.last_aliased = self._changes
             slot.aliases = aliases
-        return sorted({name for name in self._targets.values() if name not in self._slots})
+        return sorted({name for name in self._targets.values() if name not in self._slots or self._slots[name].is_draining})
 
     def _aliases_of(self, name: str) -> tuple[str, ...]:
         return tuple(sorted(alias for alias, target in self._targets.items() if target == name))

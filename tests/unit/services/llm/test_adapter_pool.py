@@ -167,6 +167,24 @@ async def test_what_aliases_point_at_is_loaded_at_the_start_and_after_each_chang
     task.cancel()
 
 
+async def test_an_alias_that_goes_back_to_an_adapter_on_its_way_out_brings_it_back(pool, monkeypatch):
+    monkeypatch.setattr("services.llm.adapter_pool._FIRST_RETRY_S", 0.01)
+    targets = {"llm/t/production": "base--t--v2"}
+    changed, first = asyncio.Event(), asyncio.Event()
+    await pool.load("base--t--v1")
+    task = asyncio.create_task(pool.keep_up(lambda: targets, changed, first))
+    await asyncio.wait_for(first.wait(), 5)
+    with pool.lease("base--t--v1"):
+        unloading = asyncio.create_task(pool.unload("base--t--v1"))
+        await until(lambda: states(pool)["base--t--v1"] is State.DRAINING)
+        targets["llm/t/production"] = "base--t--v1"
+        changed.set()
+        await asyncio.sleep(0.05)
+    await unloading
+    await until(lambda: states(pool) == {"base--t--v1": State.LIVE, "base--t--v2": State.WARM})
+    task.cancel()
+
+
 async def test_an_adapter_that_is_not_there_yet_is_tried_again_and_one_of_another_base_is_not(pool, store, tmp_path, monkeypatch):
     monkeypatch.setattr("services.llm.adapter_pool._FIRST_RETRY_S", 0.01)
     targets = {"llm/t/production": "base--late--v1", "llm/u/production": "other--t--v1", "llm/v/production": "nonsense"}
