@@ -19,7 +19,7 @@ def embedder_folder() -> Path:
     try:
         python = Environments.of_repository().python("ml")
     except ConfigurationError as error:
-        pytest.skip(f"the embedder is exported by the ml environment: {error}")
+        pytest.skip(f"the embedder is exported by the ml environment, which `make setup` makes: {error}")
     environment = {"TUNEMESH_MODELS_DIR": str(MODELS_DIR), "PYTHONPATH": f"{REPOSITORY_ROOT}:{REPOSITORY_ROOT / 'protos' / 'gen'}"}
     command = [str(python), "-m", "services.retriever.export_embedder"]
     done = subprocess.run(command, env=environment, cwd=REPOSITORY_ROOT, capture_output=True, text=True, timeout=170)

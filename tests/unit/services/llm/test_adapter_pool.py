@@ -179,9 +179,13 @@ async def test_an_alias_that_goes_back_to_an_adapter_on_its_way_out_brings_it_ba
         await until(lambda: states(pool)["base--t--v1"] is State.DRAINING)
         targets["llm/t/production"] = "base--t--v1"
         changed.set()
-        await asyncio.sleep(0.05)
+        await until(lambda: pool.adapters[0].aliases == ("llm/t/production",))
+        assert states(pool)["base--t--v1"] is State.DRAINING  # its request runs on; it comes back only once it is out
     await unloading
-    await until(lambda: states(pool) == {"base--t--v1": State.LIVE, "base--t--v2": State.WARM})
+    await until(lambda: "base--t--v1" in states(pool) and states(pool)["base--t--v1"] is State.LIVE)
+    assert states(pool) == {"base--t--v1": State.LIVE, "base--t--v2": State.WARM}
+    with pool.lease("base--t--v1") as adapter:
+        assert adapter.lora_id == 3  # loaded anew, after v1 and v2
     task.cancel()
 
 
