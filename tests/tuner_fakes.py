@@ -83,7 +83,7 @@ class FakeTuning:
         self.jobs: list[Job] = []
         self.hold: asyncio.Event | None = None
         self.failure: Exception | None = None
-        self.result = TrainingResult(losses=(2.0, 0.1), seconds=1.0, norms={"layer": 3.0}, num_answer_tokens=10)
+        self.result = TrainingResult(losses=(2.0, 0.1), seconds=1.0, norms={"layer": 3.0}, num_answer_tokens=10, left_out=())
         self.was_killed = False
         self._steps = steps
 

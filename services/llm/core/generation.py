@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from services.common.errors import InvalidInput, Overloaded, Unavailable
+from services.common.llm.control_tokens import harmless
 
 ROLES = ("system", "user", "assistant")
 MAX_MESSAGES = 256
@@ -224,11 +225,8 @@ class Generator:
         return min(max_tokens or self._limits.default_max_tokens, room)
 
     def _harmless(self, message: Message) -> Message:
-        """Keep a message's text from ending its turn or opening another: its control tokens are broken up by a space."""
-        content = message.content
-        for token in self._engine.control_tokens:
-            if token in content:
-                content = content.replace(token, f"{token[0]} {token[1:]}")
+        """Keep a message's text from ending its turn or opening another."""
+        content = harmless(message.content, self._engine.control_tokens)
         return message if content is message.content else replace(message, content=content)
 
     async def count_tokens(self, texts: Sequence[str]) -> list[int]:

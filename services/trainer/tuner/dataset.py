@@ -10,8 +10,8 @@ import hashlib
 import json
 import math
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 from services.common.errors import InvalidInput
 
@@ -39,15 +39,29 @@ class Dataset:
 
     Attributes:
         examples: what can be drawn.
-        batches: row numbers of `examples`, one tuple a step.
-        content_hash: "sha256:…" of examples and batches: equal hashes are equal trainings, but for hyper-parameters and seed.
-        replay_share: share of the drawn rows that are replay.
+        batches: row numbers of `examples`, one tuple a step; none is empty.
+        content_hash: "sha256:…" of examples and batches as they were drawn: equal hashes are equal trainings, but for hyper-parameters
+            (which decide what is too long) and seed.
     """
 
     examples: tuple[TrainingExample, ...]
     batches: tuple[tuple[int, ...], ...]
     content_hash: str
-    replay_share: float
+
+    @property
+    def replay_share(self) -> float:
+        """Share of the drawn rows that are replay; 0 when nothing is drawn."""
+        drawn = [self.examples[row].is_replay for batch in self.batches for row in batch]
+        return sum(drawn) / len(drawn) if drawn else 0.0
+
+    @property
+    def num_demonstrations(self) -> int:
+        """How many different demonstrations are drawn."""
+        return sum(not self.examples[row].is_replay for row in {row for batch in self.batches for row in batch})
+
+    def without(self, rows: Collection[int]) -> Dataset:
+        """Return the same drawing without some rows of `examples`."""
+        return replace(self, batches=batches_without(self.batches, rows))
 
 
 def make_dataset(
@@ -86,8 +100,15 @@ def make_dataset(
         examples=examples,
         batches=batches,
         content_hash=_hash(examples, batches),
-        replay_share=num_replay / batch_size,
     )
+
+
+def batches_without(batches: Sequence[tuple[int, ...]], rows: Collection[int]) -> tuple[tuple[int, ...], ...]:
+    """Return the batches without some rows; a batch of which nothing stays is left out, the others become smaller."""
+    if not rows:
+        return tuple(batches)
+    kept = (tuple(row for row in batch if row not in rows) for batch in batches)
+    return tuple(batch for batch in kept if batch)
 
 
 class _Passes:

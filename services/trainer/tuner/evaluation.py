@@ -18,7 +18,7 @@ say, so that repeating the whole context is no answer.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,10 +82,16 @@ def parse_evaluation(fields: Any, *, where: str) -> Evaluation:
     return Evaluation(task_slice=task_slice, context_slice=context_slice)
 
 
-def leaked(evaluation: Evaluation, demonstrated: Iterable[str]) -> list[str]:
-    """Return the questions of the task slice that are among those demonstrated, compared as words."""
-    known = {_words(question) for question in demonstrated}
-    return [question.question for question in evaluation.task_slice if _words(question.question) in known]
+class HeldOut:
+    """The questions that a candidate is judged by, compared as words: none may be trained on."""
+
+    def __init__(self, evaluation: Evaluation) -> None:
+        """Take both slices."""
+        self._questions = {_words(question.question) for question in (*evaluation.task_slice, *evaluation.context_slice)}
+
+    def has(self, question: str) -> bool:
+        """Say whether the question is one of them."""
+        return _words(question) in self._questions
 
 
 def _words(text: str) -> str:

@@ -35,7 +35,7 @@ class HyperParameters:
         target_modules: names of the linear layers that get one.
         learning_rate: highest; reached after `warm_up_steps`, then falling in a line to zero at the last step.
         num_steps, batch_size: batches of so many examples.
-        max_tokens: of prompt and answer together; a longer example is refused, never cut.
+        max_tokens: of prompt and answer together; a longer example is left out, never cut.
         dtype: "auto", "bfloat16" or "float32", of the frozen base; the LoRA itself is always fp32.
         num_threads: of torch; 0 takes every core.
         seed: of the first weights; the batches are in the job.
@@ -77,12 +77,21 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingResult:
-    """What came of it. `norms`: Euclidean norm of each LoRA layer's update (alpha / rank · B·A); NaN and infinity are kept as they are."""
+    """What came of it.
+
+    Attributes:
+        losses: of each step.
+        seconds: that it took.
+        norms: Euclidean norm of each LoRA layer's update (alpha / rank · B·A); NaN and infinity are kept as they are.
+        num_answer_tokens: that were predicted.
+        left_out: rows of the job's examples that are longer than `max_tokens`.
+    """
 
     losses: tuple[float, ...]
     seconds: float
     norms: dict[str, float]
     num_answer_tokens: int
+    left_out: tuple[int, ...]
 
 
 def write_job(folder: Path, job: Job) -> None:
@@ -137,7 +146,7 @@ def read_result(folder: Path) -> TrainingResult:
         InvalidInput: it is not there: the training did not end.
     """
     fields = _read(folder / _RESULT)
-    return TrainingResult(**{**fields, "losses": tuple(fields["losses"])})
+    return TrainingResult(**{**fields, "losses": tuple(fields["losses"]), "left_out": tuple(fields["left_out"])})
 
 
 def write_error(folder: Path, message: str) -> None:

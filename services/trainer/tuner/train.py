@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from services.common.errors import InvalidInput
-from services.trainer.tuner.dataset import TrainingExample
+from services.common.llm.control_tokens import harmless
+from services.trainer.tuner.dataset import TrainingExample, batches_without
 from services.trainer.tuner.job import (
     ADAPTER_FOLDER,
     HyperParameters,
@@ -75,7 +76,7 @@ def run(folder: Path) -> TrainingResult:
     """Train, and leave the adapter and the result in `folder`.
 
     Raises:
-        InvalidInput: job.json is not there or malformed, or an example is longer than `max_tokens`.
+        InvalidInput: job.json is not there or malformed, or every demonstration is longer than `max_tokens`.
     """
     job = read_job(folder)
     # Not read by this process' libraries before they are imported; every file is local.
@@ -89,34 +90,49 @@ def run(folder: Path) -> TrainingResult:
     torch.manual_seed(job.hyper_parameters.seed)
     started = time.monotonic()
     tokenizer = AutoTokenizer.from_pretrained(job.base_folder)
-    encoded = encode(tokenizer, job.examples, job.hyper_parameters.max_tokens)
+    encoded = encode(tokenizer, job.examples)
+    left_out = too_long(job, encoded)
+    batches = batches_without(job.batches, left_out)
     model = make_model(job)
-    losses = train(model, job, encoded, folder)
+    losses = train(model, job.hyper_parameters, [[encoded[row] for row in batch] for batch in batches], folder)
     norms = update_norms(model, job.hyper_parameters)
     save(model, job, folder / ADAPTER_FOLDER)
-    num_answer_tokens = sum(len(encoded[row].ids) - encoded[row].answer_start for batch in job.batches for row in batch)
-    result = TrainingResult(losses=tuple(losses), seconds=time.monotonic() - started, norms=norms, num_answer_tokens=num_answer_tokens)
+    result = TrainingResult(
+        losses=tuple(losses),
+        seconds=time.monotonic() - started,
+        norms=norms,
+        num_answer_tokens=sum(len(encoded[row].ids) - encoded[row].answer_start for batch in batches for row in batch),
+        left_out=tuple(sorted(left_out)),
+    )
     write_result(folder, result)
     return result
 
 
-def encode(tokenizer: Any, examples: Sequence[TrainingExample], max_tokens: int) -> list[Encoded]:
-    """Return each example's tokens: the chat template's prompt, exactly as the server makes it, then the answer and the end of its turn.
-
-    Raises:
-        InvalidInput: an example is longer than `max_tokens`.
-    """
+def encode(tokenizer: Any, examples: Sequence[TrainingExample]) -> list[Encoded]:
+    """Return each example's tokens: the chat template's prompt, exactly as the server makes it, then the answer and the end of its turn."""
+    control_tokens = [str(token) for token in tokenizer.all_special_tokens]
     encoded = []
-    for row, example in enumerate(examples):
-        messages = [{"role": turn.role, "content": turn.content} for turn in example.messages]
+    for example in examples:
+        messages = [{"role": turn.role, "content": harmless(turn.content, control_tokens)} for turn in example.messages]
         prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        answer_ids = tokenizer(example.answer, add_special_tokens=False)["input_ids"]
-        ids = [*prompt_ids, *answer_ids, tokenizer.eos_token_id]
-        if len(ids) > max_tokens:
-            raise InvalidInput(f"example {row} has {len(ids)} tokens, {max_tokens} are allowed")
-        encoded.append(Encoded(ids, len(prompt_ids)))
+        answer_ids = tokenizer(harmless(example.answer, control_tokens), add_special_tokens=False)["input_ids"]
+        encoded.append(Encoded([*prompt_ids, *answer_ids, tokenizer.eos_token_id], len(prompt_ids)))
     return encoded
+
+
+def too_long(job: Job, encoded: Sequence[Encoded]) -> set[int]:
+    """Return the rows that cannot be trained on: one overlong demonstration must not keep its task from learning the others.
+
+    Raises:
+        InvalidInput: no demonstration is left.
+    """
+    limit = job.hyper_parameters.max_tokens
+    rows = {row for row, one in enumerate(encoded) if len(one.ids) > limit}
+    demonstrations = {row for row, example in enumerate(job.examples) if not example.is_replay}
+    if demonstrations <= rows:
+        raise InvalidInput(f"each of the {len(demonstrations)} demonstrations is longer than {limit} tokens, which is all that is allowed")
+    return rows
 
 
 def make_model(job: Job) -> Any:
@@ -158,18 +174,16 @@ def base_dtype(wanted: str, device: str) -> str:
     return "bfloat16" if found.get("avx512_bf16") or found.get("amx_bf16") else "float32"
 
 
-def train(model: Any, job: Job, encoded: Sequence[Encoded], folder: Path) -> list[float]:
+def train(model: Any, hyper: HyperParameters, batches: Sequence[Sequence[Encoded]], folder: Path) -> list[float]:
     """Take one optimiser step a batch; return the losses and append each step to the progress file."""
     import torch
 
-    hyper = job.hyper_parameters
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=hyper.learning_rate, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_at(step, hyper.warm_up_steps, hyper.num_steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_at(step, hyper.warm_up_steps, len(batches)))
     losses = []
-    for step, batch in enumerate(job.batches, start=1):
+    for step, rows in enumerate(batches, start=1):
         started = time.monotonic()
-        rows = [encoded[row] for row in batch]
         num_targets = sum(len(row.ids) - row.answer_start for row in rows)
         loss = 0.0
         for group in groups_of_like_length(rows):

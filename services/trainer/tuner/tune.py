@@ -18,7 +18,7 @@ from services.common.errors import ServiceError
 from services.common.llm.adapters import AdapterManifest, AdapterName, AdapterVerdict, Metric
 from services.common.llm.base_model import BaseModel
 from services.trainer.tuner.dataset import Dataset, TrainingExample, Turn, make_dataset, steps_for
-from services.trainer.tuner.evaluation import Evaluation, Passage, Question, is_right, leaked
+from services.trainer.tuner.evaluation import Evaluation, HeldOut, Passage, Question, is_right
 from services.trainer.tuner.examples import Demonstration
 from services.trainer.tuner.gate import Candidate, GateLimits, SliceOutcome, measurements, refused_answers, refused_weights
 from services.trainer.tuner.job import HyperParameters, Job, Step, TrainingResult
@@ -215,27 +215,29 @@ class Tune:
 
     async def _run(self) -> None:
         status, started_ms = self.status, self._ports.now_ms()
-        leaks = leaked(self._collected.evaluation, (one.question for one in self._collected.demonstrations))
-        if leaks:
-            held_out = len(self._collected.evaluation.task_slice)
-            self._refuse([f"{len(leaks)} of {held_out} held-out questions are among the demonstrations, e.g. {leaks[0]!r}"])
+        demonstrations = self._not_held_out()
+        if not demonstrations:
+            self._refuse(["each demonstration repeats a held-out question of the evaluation: there is nothing that could be learned from"])
             return
         live = await self._ports.control.live(self._collected.task)
-        dataset = await self._dataset()
-        hyper = replace(self._recipe.hyper, num_steps=len(dataset.batches))
+        drawn = await self._dataset(demonstrations)
+        hyper = replace(self._recipe.hyper, num_steps=len(drawn.batches))
         status.num_steps = hyper.num_steps
-        status.mlflow_run_id = await self._ports.mirror.begin(self._name, _parameters(hyper, dataset, self._collected, live.target))
+        num_held_out = len(self._collected.demonstrations) - len(demonstrations)
+        parameters = _parameters(hyper, drawn, live.target, self._collected.actor) | {"num_held_out_demonstrations": str(num_held_out)}
+        status.mlflow_run_id = await self._ports.mirror.begin(self._name, parameters)
         status.phase = "training"
         job = Job(
             base_folder=self._base.folder,
             base_name=self._base.name,
             hyper_parameters=hyper,
-            examples=dataset.examples,
-            batches=dataset.batches,
+            examples=drawn.examples,
+            batches=drawn.batches,
         )
         result = await self._ports.tuning.train(self._name, job, self._on_step)
-        await self._publish(hyper, dataset, live.target, started_ms)
-        candidate = Candidate(losses=result.losses, norms=result.norms, replay_share=dataset.replay_share)
+        trained = self._trained(drawn, result)
+        await self._publish(hyper, trained, live.target, started_ms)
+        candidate = Candidate(losses=result.losses, norms=result.norms, replay_share=trained.replay_share)
         refusals = refused_weights(candidate, self._recipe.limits)
         if refusals:
             await self._decide(refusals, {}, live)
@@ -247,12 +249,27 @@ class Tune:
         task, context = await self._evaluate(live.target)
         await self._decide(refused_answers(task, context, candidate, self._recipe.limits), measurements(task, context), live)
 
+    def _not_held_out(self) -> list[Demonstration]:
+        """Return the demonstrations without those that would make the evaluation tell what was learned by heart."""
+        held_out = HeldOut(self._collected.evaluation)
+        kept = [one for one in self._collected.demonstrations if not held_out.has(one.question)]
+        if len(kept) < len(self._collected.demonstrations):
+            num = len(self._collected.demonstrations) - len(kept)
+            _log.warning("%s: %d demonstrations repeat held-out questions and are left out", self._name, num)
+        return kept
+
+    def _trained(self, drawn: Dataset, result: TrainingResult) -> Dataset:
+        if result.left_out:
+            limit = self._recipe.hyper.max_tokens
+            _log.warning("%s: %d examples are longer than %d tokens and were left out", self._name, len(result.left_out), limit)
+        return drawn.without(frozenset(result.left_out))
+
     def _on_step(self, step: Step) -> None:
         self.status.step, self.status.loss = step.step, step.loss
 
-    async def _dataset(self) -> Dataset:
-        collected, recipe = self._collected, self._recipe
-        demonstrations = [TrainingExample(messages=one.messages, answer=one.answer, is_replay=False) for one in collected.demonstrations]
+    async def _dataset(self, kept: Sequence[Demonstration]) -> Dataset:
+        recipe = self._recipe
+        demonstrations = [TrainingExample(messages=one.messages, answer=one.answer, is_replay=False) for one in kept]
         replay = await self._replay() if recipe.replay_share > 0 else []
         batch = recipe.hyper.batch_size
         num_steps = steps_for(
@@ -272,11 +289,11 @@ class Tune:
         )
 
     async def _replay(self) -> list[TrainingExample]:
-        given = await self._ports.replay.given()
+        given, held_out = await self._ports.replay.given(), HeldOut(self._collected.evaluation)
         if given is None:
             items = without_evaluated(await self._ports.replay.items(), self._collected.evaluation)
             given = replay_from_items(items, count=self._recipe.replay_examples, seed=self._recipe.hyper.seed)
-        examples = given[: self._recipe.replay_examples]
+        examples = [one for one in given if not held_out.has(one.question)][: self._recipe.replay_examples]
         task = self._collected.task
         prompts = await self._each([partial(self._ports.prompts.assemble, task, one.question, one.passages) for one in examples])
         return [
@@ -291,7 +308,7 @@ class Tune:
             dataset_hash=dataset.content_hash,
             parent="" if parent == BASE_MODEL else parent,
             replay_share=dataset.replay_share,
-            num_examples=len(self._collected.demonstrations),
+            num_examples=dataset.num_demonstrations,
             hyper_parameters={name: getattr(hyper, name) for name in hyper.__slots__},
             created_at_ms=started_ms,
             mlflow_run_id=self.status.mlflow_run_id,
@@ -364,16 +381,16 @@ class Tune:
                 task.cancel()
 
 
-def _parameters(hyper: HyperParameters, dataset: Dataset, collected: Collected, live: str) -> dict[str, str]:
+def _parameters(hyper: HyperParameters, dataset: Dataset, live: str, actor: str) -> dict[str, str]:
     """Return what a run is labelled with."""
     known = {name: str(getattr(hyper, name)) for name in hyper.__slots__}
     return {
         **known,
         "dataset_hash": dataset.content_hash,
         "replay_share": f"{dataset.replay_share:g}",
-        "num_demonstrations": str(len(collected.demonstrations)),
+        "num_demonstrations": str(dataset.num_demonstrations),
         "parent": live,
-        "actor": collected.actor,
+        "actor": actor,
     }
 
 

@@ -5,7 +5,7 @@ import yaml
 
 from loadtests.demo import helpdesk
 from loadtests.movielens import Film, load_films
-from services.trainer.tuner.evaluation import leaked, parse_evaluation
+from services.trainer.tuner.evaluation import HeldOut, parse_evaluation
 from services.trainer.tuner.replay import Item, replay_from_items, without_evaluated
 
 
@@ -43,7 +43,8 @@ def test_the_evaluation_file_holds_both_slices_and_no_demonstration(tmp_path, fi
     evaluation = parse_evaluation(yaml.safe_load(path.read_text()), where="x")
     assert len(evaluation.task_slice) == 30
     assert len(evaluation.context_slice) == helpdesk.NUM_CONTEXT_QUESTIONS >= 40
-    assert leaked(evaluation, [lesson.question for lesson in helpdesk.load().demonstrations]) == []
+    held_out = HeldOut(evaluation)
+    assert not any(held_out.has(lesson.question) for lesson in helpdesk.load().demonstrations)
     assert evaluation.context_slice == tuple(helpdesk.as_questions(helpdesk.context_questions(films)))
 
 

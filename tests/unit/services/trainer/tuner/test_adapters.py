@@ -159,7 +159,7 @@ JOB = job.Job(
 def test_a_job_and_its_result_survive_the_folder(tmp_path):
     job.write_job(tmp_path, JOB)
     assert job.read_job(tmp_path) == JOB
-    result = job.TrainingResult(losses=(1.0, float("inf")), seconds=2.0, norms={"layer": 3.0}, num_answer_tokens=4)
+    result = job.TrainingResult(losses=(1.0, float("inf")), seconds=2.0, norms={"layer": 3.0}, num_answer_tokens=4, left_out=())
     job.write_result(tmp_path, result)
     assert job.read_result(tmp_path) == result
     assert job.read_steps(tmp_path) == []
@@ -197,7 +197,7 @@ STEP = "job.append_step(folder, job.Step(step=1, loss=2.0, gradient_norm=1.0, se
 
 
 async def test_a_training_process_reports_its_steps_and_result(monkeypatch, tmp_path):
-    done = "job.write_result(folder, job.TrainingResult(losses=(2.0,), seconds=1.0, norms={}, num_answer_tokens=3))"
+    done = "job.write_result(folder, job.TrainingResult(losses=(2.0,), seconds=1.0, norms={}, num_answer_tokens=3, left_out=()))"
     script(monkeypatch, tmp_path, f"assert job.read_job(folder).base_name == 'Base'\n{STEP}\n{done}")
     steps = []
     result = await training(tmp_path).train(NAME, JOB, steps.append)
@@ -231,7 +231,7 @@ async def test_a_cancelled_training_leaves_no_process_behind(monkeypatch, tmp_pa
 
 
 async def test_only_the_newest_trainings_are_kept(monkeypatch, tmp_path):
-    script(monkeypatch, tmp_path, "job.write_result(folder, job.TrainingResult(losses=(), seconds=1.0, norms={}, num_answer_tokens=0))")
+    script(monkeypatch, tmp_path, "job.write_result(folder, job.TrainingResult(losses=(), seconds=1.0, norms={}, num_answer_tokens=0, left_out=()))")
     process = training(tmp_path, keep=2)
     for version in (1, 2, 3):
         await process.train(AdapterName("Base", "helpdesk", version), JOB, lambda step: None)

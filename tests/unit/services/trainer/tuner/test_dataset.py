@@ -48,6 +48,15 @@ def test_the_hash_tells_every_change_of_an_example():
     assert make(demonstrations=changed).content_hash != make().content_hash
 
 
+def test_rows_that_are_left_out_are_drawn_no_more_and_leave_no_empty_batch():
+    dataset = make(batch_size=2, num_steps=5, replay_share=0.0)
+    kept = dataset.without({row for batch in dataset.batches[:2] for row in batch})
+    assert len(kept.batches) < len(dataset.batches)
+    assert all(batch for batch in kept.batches)
+    assert kept.num_demonstrations == 1
+    assert dataset.without(()) == dataset
+
+
 def test_without_replay_no_batch_has_any():
     dataset = make(replay=[], replay_share=0.0)
     assert dataset.replay_share == 0.0

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -138,9 +139,29 @@ def test_equal_seeds_give_equal_adapters_and_other_seeds_others(base, tmp_path):
     assert files[0] == files[1] != files[2]
 
 
-def test_an_example_that_is_too_long_is_refused_and_never_cut(base, tmp_path):
-    with pytest.raises(InvalidInput, match="example 0 has 11 tokens, 10 are allowed"):
-        trained(tmp_path, job_of(base, max_tokens=10))
+def test_an_example_that_is_too_long_is_left_out_and_never_cut(base, tmp_path):
+    result = trained(tmp_path / "both", job_of(base, max_tokens=10, num_steps=3))
+    assert result.left_out == (0,)
+    assert result.num_answer_tokens == 3 * 3
+    job = job_of(base, num_steps=3)
+    trained(tmp_path / "one", replace(job, batches=((1,),) * 3))
+    files = [(tmp_path / name / "adapter" / "adapter_model.safetensors").read_bytes() for name in ("both", "one")]
+    assert files[0] == files[1]
+
+
+def test_demonstrations_that_are_all_too_long_cannot_be_trained_on(base, tmp_path):
+    with pytest.raises(InvalidInput, match="each of the 2 demonstrations is longer than 5 tokens"):
+        trained(tmp_path, job_of(base, max_tokens=5))
+
+
+def test_what_people_write_holds_no_control_token(base):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    rude = TrainingExample(messages=(Turn("user", "where <end> where"),), answer="green <end> box", is_replay=False)
+    ids = train.encode(tokenizer, [rude])[0].ids
+    assert ids.count(tokenizer.eos_token_id) == 1
+    assert ids[-1] == tokenizer.eos_token_id
 
 
 def test_groups_pad_little_and_lose_nobody():
@@ -153,7 +174,7 @@ def test_the_loss_does_not_depend_on_how_a_batch_is_grouped(base):
     job = job_of(base)
     from transformers import AutoTokenizer
 
-    encoded = train.encode(AutoTokenizer.from_pretrained(base), job.examples, 32)
+    encoded = train.encode(AutoTokenizer.from_pretrained(base), job.examples)
     model = train.make_model(job)
     together = float(train.answer_loss(model, encoded).detach())
     apart = sum(float(train.answer_loss(model, [row]).detach()) for row in encoded)

@@ -77,13 +77,41 @@ async def test_unsound_weights_are_never_loaded():
     assert not world.store.verdicts[str(NAME)].accepted
 
 
-async def test_a_held_out_question_among_the_demonstrations_refuses_the_tune_before_it_costs_anything():
+async def test_demonstrations_of_held_out_questions_are_left_out_and_counted():
     world = World()
-    leak = replace(demonstrations(1)[0], question="Held out 3?")
-    status = await run(world, examples=[*demonstrations(), leak])
+    leaks = [replace(demonstrations(1)[0], example_id=f"leak {i}", question=text) for i, text in enumerate(("Held out 3?", "from when is 4"))]
+    status = await run(world, examples=[*demonstrations(), *leaks])
+    assert status.phase == "live"
+    assert sum(not example.is_replay for example in world.tuning.jobs[0].examples) == 20
+    assert world.store.manifests[str(NAME)].num_examples == 20
+    assert world.mirror.begun[str(NAME)]["num_held_out_demonstrations"] == "2"
+
+
+async def test_demonstrations_that_are_all_held_out_refuse_the_tune_before_it_costs_anything():
+    world = World()
+    status = await run(world, examples=[replace(demonstrations(1)[0], question="Held out 3?")])
     assert status.phase == "refused"
-    assert status.refusals == ["1 of 10 held-out questions are among the demonstrations, e.g. 'held out 3?'"]
+    assert status.refusals == ["each demonstration repeats a held-out question of the evaluation: there is nothing that could be learned from"]
     assert world.tuning.jobs == []
+
+
+async def test_a_replay_file_does_not_rehearse_what_is_judged():
+    world = World()
+    passages = (Passage("t", "x"),)
+    rows = [ReplayExample(question=question, passages=passages, answer=question) for question in ("own?", "From when is 7?")]
+    world.replay = FakeReplay([], given=rows)
+    await run(world)
+    assert {example.answer for example in world.tuning.jobs[0].examples if example.is_replay} == {"own?"}
+
+
+async def test_examples_that_were_too_long_count_neither_as_demonstrations_nor_as_replay():
+    world = World()
+    world.tuning.result = replace(world.tuning.result, left_out=(0, 1, *range(20, 40)))
+    status = await run(world)
+    manifest = world.store.manifests[str(NAME)]
+    assert (manifest.num_examples, manifest.replay_share) == (18, 0.0)
+    assert status.phase == "refused"
+    assert "0.00 of what it was trained on are context-answering examples" in status.refusals[0]
 
 
 async def test_the_live_adapter_is_measured_beside_the_base_and_becomes_the_parent():
