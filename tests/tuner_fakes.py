@@ -124,7 +124,7 @@ class FakeStore:
         assert verdict.name not in self.verdicts
         self.verdicts[verdict.name] = verdict
 
-    async def newest_tune_ms(self, base: str, task: str) -> int:
+    async def newest_decided_tune_ms(self, base: str, task: str) -> int:
         return self.newest_ms
 
 
@@ -249,6 +249,7 @@ class FakeEvaluations:
     def __init__(self) -> None:
         self.tasks = {TASK}
         self.failure: Exception | None = None
+        self.broken_tasks = {TASK}
 
     def file(self, task: str) -> Path:
         return Path(f"/evaluations/{task}.yaml")
@@ -257,7 +258,7 @@ class FakeEvaluations:
         return task in self.tasks
 
     def load(self, task: str):
-        if self.failure is not None:
+        if self.failure is not None and task in self.broken_tasks:
             raise self.failure
         return EVALUATION
 
@@ -272,7 +273,7 @@ class Desk(World):
         self.add(num)
         self.ids = iter(f"tune-{i}" for i in range(1_000))
         sources = Sources(examples=self.book, evaluations=self.evaluations, history=self.store, learning=self.control)
-        rules = TuneRules(min_demonstrations=20, min_new_demonstrations=10)
+        rules = TuneRules(min_demonstrations=20, min_new_demonstrations=10, failed_retry_ms=1_000)
         self.tuner = Tuner(BASE, sources, self.ports, RECIPE, rules, new_id=lambda: next(self.ids), on_end=self.ended.append)
 
     def add(self, num: int, *, task: str = TASK, created_at_ms: int = 1_000) -> None:

@@ -224,14 +224,15 @@ class Adapters:
         """See AdapterStore."""
         await asyncio.to_thread(self._store.write_verdict, verdict)
 
-    async def newest_tune_ms(self, base: str, task: str) -> int:
-        """Return when the newest adapter's tune began, Unix milliseconds; 0 when there is no adapter."""
-        return await asyncio.to_thread(self._newest_tune_ms, base, task)
+    async def newest_decided_tune_ms(self, base: str, task: str) -> int:
+        """Return when the newest tune began that the gate decided about, Unix milliseconds; 0 when there is none."""
+        return await asyncio.to_thread(self._newest_decided_tune_ms, base, task)
 
-    def _newest_tune_ms(self, base: str, task: str) -> int:
+    def _newest_decided_tune_ms(self, base: str, task: str) -> int:
         for name in reversed([name for name in self._store.names(task) if name.base == base]):
             try:
-                return self._store.manifest(name).created_at_ms
+                if self._store.verdict(name) is not None:
+                    return self._store.manifest(name).created_at_ms
             except CorruptArtifact as error:
                 _log.warning("when %s was tuned is not known: %s", name, error)
         return 0

@@ -27,11 +27,13 @@ class TuneRules:
 
     Attributes:
         min_demonstrations: fewer teach nothing that lasts.
-        min_new_demonstrations: an automatic tune waits for so many since the last one began.
+        min_new_demonstrations: an automatic tune waits for so many since the last one began that the gate decided about.
+        failed_retry_ms: a task whose tune failed is tuned again by itself after so long; twice as long after each further failure.
     """
 
     min_demonstrations: int
     min_new_demonstrations: int
+    failed_retry_ms: int
 
 
 @dataclass(slots=True)

@@ -14,20 +14,31 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from services.common.aliases import BASE_MODEL
-from services.common.errors import CorruptArtifact, ServiceError
+from services.common.errors import CorruptArtifact, InvalidInput, NotFound, ServiceError
 from services.common.llm.adapters import AdapterManifest, AdapterName, AdapterStore, AdapterVerdict
 from services.trainer.tuner.job import Step
 
 _BEGIN_TIMEOUT_S = 5.0
 _ALIAS_PREFIX, _ALIAS_SUFFIX = "llm/", "/production"
+# Trying again would change nothing, and must not hold up the rest.
+_NOT_MIRRORED = (CorruptArtifact, InvalidInput, NotFound)
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecord:
-    """What a run ends with. `metrics` are single values, `losses` one a step; `failure` is empty unless the tune failed."""
+    """What a run ends with.
 
+    Attributes:
+        ended_at_ms: time of every metric, Unix milliseconds: the same record written again adds no second point.
+        metrics: single values.
+        losses: one a step.
+        tags: of the run.
+        failure: empty unless the tune failed.
+    """
+
+    ended_at_ms: int
     metrics: Mapping[str, float]
     losses: Sequence[Step]
     tags: Mapping[str, str]
@@ -35,14 +46,16 @@ class RunRecord:
 
 
 class Registry(Protocol):
-    """MLflow, in our words. Every method blocks, and raises Unavailable when it is away."""
+    """MLflow, in our words. Every method blocks. All raise Unavailable when it is away, and InvalidInput or NotFound when it is there and
+    will not take this: what names a thing that it does not know, or has no room for.
+    """
 
     def begin_run(self, name: AdapterName, parameters: Mapping[str, str]) -> str:
         """Begin a run that `find_run` finds, and return its id."""
         ...
 
-    def find_run(self, name: AdapterName) -> str:
-        """Return the id of the adapter's newest run; empty when there is none."""
+    def find_run(self, name: AdapterName, run_id: str) -> str:
+        """Return `run_id` when MLflow has that run, else the newest run of the adapter's name that did not fail; empty: there is none."""
         ...
 
     def end_run(self, run_id: str, record: RunRecord) -> None:
@@ -94,7 +107,7 @@ class Reconciler:
                 continue
             try:
                 self._mirror_adapter(name)
-            except CorruptArtifact as error:
+            except _NOT_MIRRORED as error:
                 _log.error("adapter %s is not mirrored: %s", name, error)
                 self._mirrored[name] = True
         self._end_failures()
@@ -105,18 +118,24 @@ class Reconciler:
         if name in self._mirrored and verdict is None:
             return
         manifest = self._store.manifest(name)
-        run_id = self._registry.find_run(name) or self._registry.begin_run(name, _parameters(manifest))
+        run_id = self._registry.find_run(name, manifest.mlflow_run_id) or self._registry.begin_run(name, _parameters(manifest))
         self._versions[name] = self._registry.put_version(name, run_id, _tags(manifest, verdict))
         if verdict is not None:
             metrics = {metric: value.value for metric, value in verdict.metrics.items()}
             metrics |= {f"{metric}.{end}": getattr(value, end) for metric, value in verdict.metrics.items() for end in ("low", "high")}
-            self._registry.end_run(run_id, RunRecord(metrics=metrics, losses=self._losses(name), tags=_tags(manifest, verdict)))
+            record = RunRecord(
+                ended_at_ms=verdict.decided_at_ms, metrics=metrics, losses=self._losses(name), tags=_tags(manifest, verdict)
+            )
+            self._registry.end_run(run_id, record)
         self._mirrored[name] = verdict is not None
 
     def _end_failures(self) -> None:
         while self._failures:
             run_id, error = self._failures[0]
-            self._registry.end_run(run_id, RunRecord(metrics={}, losses=(), tags={}, failure=error))
+            try:
+                self._registry.end_run(run_id, RunRecord(ended_at_ms=0, metrics={}, losses=(), tags={}, failure=error))
+            except _NOT_MIRRORED as refusal:
+                _log.error("run %s of a failed tune is not ended: %s", run_id, refusal)
             with self._lock:
                 self._failures.pop(0)
 
@@ -131,7 +150,10 @@ class Reconciler:
             if target != BASE_MODEL and target not in versions:
                 _log.warning("%s points at %s, which the store does not have: MLflow's alias stays as it is", alias, target)
                 continue
-            self._registry.point_alias(self._base, task, versions.get(target, ""))
+            try:
+                self._registry.point_alias(self._base, task, versions.get(target, ""))
+            except _NOT_MIRRORED as error:
+                _log.error("MLflow's alias of task %s stays as it is: %s", task, error)
             self._pointed[alias] = target
 
 

@@ -6,11 +6,10 @@ import contextlib
 import math
 import os
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from services.common.errors import Unavailable
+from services.common.errors import InvalidInput, NotFound, ServiceError, Unavailable
 from services.common.llm.adapters import AdapterName
 from services.trainer.tuner.mirror import RunRecord
 
@@ -23,6 +22,7 @@ _MAX_PARAMETER_CHARS = 6_000
 _MAX_METRICS_PER_CALL = 1_000
 _HTTP_TIMEOUT_S = 10
 _HTTP_RETRIES = 1
+_ERRORS: Mapping[str, type[ServiceError]] = {"INVALID_PARAMETER_VALUE": InvalidInput, "RESOURCE_DOES_NOT_EXIST": NotFound}
 
 
 class MlflowRegistry:
@@ -45,10 +45,13 @@ class MlflowRegistry:
             client.log_batch(run.info.run_id, params=params, synchronous=True)
             return str(run.info.run_id)
 
-    def find_run(self, name: AdapterName) -> str:
-        """See `mirror.Registry`."""
+    def find_run(self, name: AdapterName, run_id: str) -> str:
+        """See `mirror.Registry`. A tune that failed has left its adapter's name, and a run of that name, to the next."""
+        if run_id:
+            with contextlib.suppress(NotFound), self._speaking() as client:
+                return str(client.get_run(run_id).info.run_id)
         with self._speaking() as client:
-            query = f"tags.`{_ADAPTER_TAG}` = '{name}'"
+            query = f"tags.`{_ADAPTER_TAG}` = '{name}' and attributes.status != 'FAILED'"
             found = client.search_runs([self._experiment(client)], query, max_results=1, order_by=["attributes.start_time DESC"])
             return str(found[0].info.run_id) if found else ""
 
@@ -57,9 +60,9 @@ class MlflowRegistry:
         with self._speaking() as client:
             from mlflow.entities import Metric, RunTag
 
-            now_ms = time.time_ns() // 1_000_000
-            metrics = [Metric(name, value, now_ms, 0) for name, value in record.metrics.items() if math.isfinite(value)]
-            metrics += [Metric("loss", step.loss, now_ms, step.step) for step in record.losses if math.isfinite(step.loss)]
+            at_ms = record.ended_at_ms
+            metrics = [Metric(name, value, at_ms, 0) for name, value in record.metrics.items() if math.isfinite(value)]
+            metrics += [Metric("loss", step.loss, at_ms, step.step) for step in record.losses if math.isfinite(step.loss)]
             tags = [RunTag(key, value[:_MAX_TAG_CHARS]) for key, value in record.tags.items()]
             if record.failure:
                 tags.append(RunTag("tunemesh.failure", record.failure[:_MAX_TAG_CHARS]))
@@ -97,14 +100,15 @@ class MlflowRegistry:
 
     @contextlib.contextmanager
     def _speaking(self) -> Iterator[Any]:
-        """Yield the client; MLflow's errors, of which a server that is away is one, become Unavailable."""
+        """Yield the client; MLflow's errors become ours. Those that say nothing about the request are Unavailable: it is tried again."""
         client = self._connected()
         from mlflow.exceptions import MlflowException
 
         try:
             yield client
         except (MlflowException, OSError) as error:
-            raise Unavailable(f"MLflow at {self._tracking_uri}: {' '.join(str(error).split())[:300]}") from error
+            kind = _ERRORS.get(getattr(error, "error_code", ""), Unavailable)
+            raise kind(f"MLflow at {self._tracking_uri}: {' '.join(str(error).split())[:300]}") from error
 
     def _connected(self) -> Any:
         with self._lock:

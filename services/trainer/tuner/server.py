@@ -200,7 +200,11 @@ class Parts:
             Sources(examples=examples, evaluations=EvaluationFolder(settings.evaluations_dir), history=adapters, learning=clients.control),
             ports,
             recipe_of(settings),
-            TuneRules(min_demonstrations=settings.min_demonstrations, min_new_demonstrations=settings.min_new_demonstrations),
+            TuneRules(
+                min_demonstrations=settings.min_demonstrations,
+                min_new_demonstrations=settings.min_new_demonstrations,
+                failed_retry_ms=settings.failed_retry_ms,
+            ),
             new_id=uuid7,
             on_end=note_end,
         )

@@ -41,7 +41,9 @@ class TunerSettings(BaseServiceSettings, KafkaSettings, ArtifactStoreSettings, M
     min_demonstrations: int = Field(20, ge=1)
     """A task with fewer is not tuned."""
     min_new_demonstrations: int = Field(20, ge=1)
-    """An automatic tune waits for so many since the last one of its task began."""
+    """An automatic tune waits for so many since the last one of its task began that the gate decided about."""
+    failed_retry_ms: int = Field(300_000, ge=1_000)
+    """A task whose tune failed is tuned again by itself after so long; twice as long after each further failure, up to 64 times."""
     max_demonstrations: int = Field(5_000, ge=1)
     """Of a task's demonstrations the newest so many are kept."""
     max_tasks: int = Field(100, ge=1)

@@ -25,6 +25,7 @@ from services.trainer.tuner.tune import ENDED, Collected, Ports, Recipe, Tune, T
 _TASK = re.compile(r"[a-z0-9_-]{1,64}")
 _MAX_ACTOR_CHARS = 256
 _MAX_REMEMBERED = 100
+_MAX_DOUBLINGS = 6
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class Evaluations(Protocol):
 class History(Protocol):
     """What earlier processes tuned."""
 
-    async def newest_tune_ms(self, base: str, task: str) -> int: ...  # noqa: D102 - see Adapters
+    async def newest_decided_tune_ms(self, base: str, task: str) -> int: ...  # noqa: D102 - see Adapters
 
 
 class Learning(Protocol):
@@ -77,6 +78,15 @@ class TaskState:
     waiting_for: str
 
 
+@dataclass(slots=True)
+class _Past:
+    """What is remembered of a task's tunes: when the newest began that the gate decided about (0: none did), and what failed since."""
+
+    decided_ms: int
+    num_failures: int = 0
+    not_before_ms: int = 0
+
+
 class Tuner:
     """Owns the tunes of this process. Every method belongs on one event loop."""
 
@@ -97,7 +107,7 @@ class Tuner:
         self._history, self._learning = sources.history, sources.learning
         self._ports, self._recipe, self._rules, self._new_id, self._on_end = ports, recipe, rules, new_id, on_end
         self._tunes: OrderedDict[str, TuneStatus] = OrderedDict()
-        self._begun_ms: dict[str, int] = {}
+        self._pasts: dict[str, _Past] = {}
         self._starting = asyncio.Lock()
         self._running: asyncio.Task[None] | None = None
 
@@ -145,24 +155,41 @@ class Tuner:
             if waiting_for:
                 raise Conflict(f"task {task!r} cannot be tuned yet: {waiting_for}")
             evaluation = await asyncio.to_thread(self._evaluations.load, task)
+            await self._past(task)
             name = await self._ports.store.next_name(self.base.name, task)
             return self._begin(name, evaluation, actor)
 
     async def start_due(self) -> TuneStatus | None:
-        """Begin a tune of the first task with enough new demonstrations, unless one runs or learning is paused."""
+        """Begin a tune of the first task that is due, unless one runs or learning is paused.
+
+        Raises:
+            ServiceError: none could begin, and this is why the first one could not. One task's evaluation file keeps no other waiting.
+        """
         if self.running_tune_id:
             return None
+        failure: ServiceError | None = None
         for task in self._examples.tasks():
-            if not _TASK.fullmatch(task) or self.task(task).waiting_for:
-                continue
-            if task not in self._begun_ms:
-                self._begun_ms[task] = await self._history.newest_tune_ms(self.base.name, task)
-            begun_ms = self._begun_ms[task]
-            num_new = self._examples.num_demonstrations(task, since_ms=begun_ms + 1 if begun_ms else 0)
-            if num_new >= self._rules.min_new_demonstrations and not await self._learning.is_paused():
-                _log.info("task %s has %d new demonstrations: a tune begins", task, num_new)
-                return await self.start(task, "tuner")
+            try:
+                if await self._is_due(task) and not await self._learning.is_paused():
+                    return await self.start(task, "tuner")
+            except ServiceError as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
         return None
+
+    async def _is_due(self, task: str) -> bool:
+        """A tune that failed says nothing about its demonstrations: they are new still, and are tried again later and later."""
+        if not _TASK.fullmatch(task) or self.task(task).waiting_for:
+            return False
+        past = await self._past(task)
+        num_new = self._examples.num_demonstrations(task, since_ms=past.decided_ms + 1 if past.decided_ms else 0)
+        return num_new >= self._rules.min_new_demonstrations and self._ports.now_ms() >= past.not_before_ms
+
+    async def _past(self, task: str) -> _Past:
+        if task not in self._pasts:
+            self._pasts[task] = _Past(await self._history.newest_decided_tune_ms(self.base.name, task))
+        return self._pasts[task]
 
     async def is_paused(self) -> bool:
         """Return whether automatic tunes wait because learning is paused; False when that is not known."""
@@ -180,21 +207,30 @@ class Tuner:
 
     def _begin(self, name: AdapterName, evaluation: Evaluation, actor: str) -> TuneStatus:
         task = name.task
-        self._begun_ms[task] = self._ports.now_ms()
+        begun_ms = self._ports.now_ms()
         collected = Collected(task=task, demonstrations=tuple(self._examples.demonstrations(task)), evaluation=evaluation, actor=actor)
         status = TuneStatus(tune_id=self._new_id(), task=task, adapter=str(name))
         self._tunes[status.tune_id] = status
         while len(self._tunes) > _MAX_REMEMBERED:
             self._tunes.popitem(last=False)
         tune = Tune(self.base, name, collected, self._recipe, self._ports, status)
-        self._running = asyncio.create_task(self._run(tune), name=f"tune-{name}")
+        self._running = asyncio.create_task(self._run(tune, begun_ms), name=f"tune-{name}")
         _log.info(
             "tune %s of task %s begins: %d demonstrations, asked for by %s", status.tune_id, task, len(collected.demonstrations), actor
         )
         return status
 
-    async def _run(self, tune: Tune) -> None:
+    async def _run(self, tune: Tune, begun_ms: int) -> None:
         try:
             await tune.run()
         finally:
+            self._note_end(tune.status, begun_ms)
             self._on_end(tune.status)
+
+    def _note_end(self, status: TuneStatus, begun_ms: int) -> None:
+        past = self._pasts[status.task]
+        if status.phase == "failed":
+            pause_ms = self._rules.failed_retry_ms * 2 ** min(past.num_failures, _MAX_DOUBLINGS)
+            past.num_failures, past.not_before_ms = past.num_failures + 1, self._ports.now_ms() + pause_ms
+        else:
+            self._pasts[status.task] = _Past(begun_ms)

@@ -9,7 +9,7 @@ from tunemesh.common.v1.chat_pb2 import ChatMessage
 from tunemesh.events.v1 import example_pb2
 
 from services.common.errors import InvalidInput, NotFound
-from services.common.llm.adapters import AdapterManifest, AdapterName, AdapterStore
+from services.common.llm.adapters import AdapterManifest, AdapterName, AdapterStore, AdapterVerdict
 from services.trainer.tuner import adapters, job
 from services.trainer.tuner.adapters import Adapters, EvaluationFolder, Examples, TrainingProcess, read_replay_file
 from services.trainer.tuner.dataset import TrainingExample, Turn
@@ -131,20 +131,22 @@ def test_a_replay_line_of_another_form_is_refused_by_its_number(tmp_path, line):
         read_replay_file(path)
 
 
-async def test_the_newest_tune_of_a_task_is_known_from_the_store(tmp_path):
+async def test_the_newest_tune_of_a_task_that_was_decided_about_is_known_from_the_store(tmp_path):
     (tmp_path / "made").mkdir()
     for file in ("adapter_config.json", "adapter_model.safetensors"):
         (tmp_path / "made" / file).write_text("{}")
     store = AdapterStore(tmp_path / "artifacts")
     history = Adapters(store)
-    assert await history.newest_tune_ms("Base", "helpdesk") == 0
-    for version, created_at_ms in ((1, 100), (2, 200)):
+    assert await history.newest_decided_tune_ms("Base", "helpdesk") == 0
+    for version, created_at_ms in ((1, 100), (2, 200), (3, 300)):
         name = AdapterName("Base", "helpdesk", version)
         manifest = AdapterManifest(name=str(name), base_model="Base", task="helpdesk", created_at_ms=created_at_ms)
         await history.publish(name, str(tmp_path / "made"), manifest)
-    assert await history.newest_tune_ms("Base", "helpdesk") == 200
-    assert await history.newest_tune_ms("Other", "helpdesk") == 0
-    assert await history.next_name("Base", "helpdesk") == AdapterName("Base", "helpdesk", 3)
+        if version < 3:
+            await history.write_verdict(AdapterVerdict(name=str(name), accepted=False, decided_at_ms=created_at_ms))
+    assert await history.newest_decided_tune_ms("Base", "helpdesk") == 200
+    assert await history.newest_decided_tune_ms("Other", "helpdesk") == 0
+    assert await history.next_name("Base", "helpdesk") == AdapterName("Base", "helpdesk", 4)
 
 
 JOB = job.Job(

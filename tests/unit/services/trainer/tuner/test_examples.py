@@ -51,7 +51,7 @@ def test_the_book_is_bounded_in_examples_and_tasks():
 
 
 def test_what_is_waited_for_is_said_with_numbers():
-    rules = TuneRules(min_demonstrations=20, min_new_demonstrations=5)
+    rules = TuneRules(min_demonstrations=20, min_new_demonstrations=5, failed_retry_ms=1_000)
     assert waits_for(12, rules, has_evaluation=True, evaluation_file="t.yaml") == "12 demonstrations are there and 20 are needed"
     assert waits_for(20, rules, has_evaluation=False, evaluation_file="t.yaml") == "there is no evaluation file t.yaml"
     assert waits_for(20, rules, has_evaluation=True, evaluation_file="t.yaml") == ""

@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from services.common.errors import Unavailable
+from services.common.errors import NotFound, Unavailable
 from services.common.llm.adapters import AdapterManifest, AdapterName, AdapterStore, AdapterVerdict, Metric
 from services.trainer.tuner.job import Step
 from services.trainer.tuner.mirror import Mirror, Reconciler
@@ -19,6 +19,7 @@ class FakeRegistry:
         self.versions: dict[AdapterName, tuple[str, str, dict]] = {}
         self.aliases: dict[str, str] = {}
         self.is_away = False
+        self.unknown: set[str] = set()
         self.calls = 0
 
     def _call(self) -> None:
@@ -32,12 +33,14 @@ class FakeRegistry:
         self.runs[run_id] = name
         return run_id
 
-    def find_run(self, name) -> str:
+    def find_run(self, name, run_id) -> str:
         self._call()
-        return next((run_id for run_id, of in self.runs.items() if of == name), "")
+        return run_id if run_id in self.runs else next((run_id for run_id, of in self.runs.items() if of == name), "")
 
     def end_run(self, run_id, record) -> None:
         self._call()
+        if run_id in self.unknown:
+            raise NotFound(f"no run {run_id}")
         self.ended[run_id] = record
 
     def put_version(self, name, run_id, tags) -> str:
@@ -61,8 +64,10 @@ class World:
         losses = [Step(step=1, loss=2.0, gradient_norm=1.0, seconds=0.1)]
         self.reconciler = Reconciler("Base", self.store, self.registry, aliases=lambda: self.aliases, losses=lambda name: losses)
 
-    def publish(self, name: AdapterName) -> None:
-        manifest = AdapterManifest(name=str(name), base_model=name.base, task=name.task, dataset_hash="sha256:d")
+    def publish(self, name: AdapterName, run_id: str = "") -> None:
+        manifest = AdapterManifest(
+            name=str(name), base_model=name.base, task=name.task, dataset_hash="sha256:d", mlflow_run_id=run_id
+        )
         self.store.publish(name, self._made, manifest)
 
     def judge(self, name: AdapterName, *refusals: str) -> None:
@@ -92,6 +97,28 @@ def test_a_run_that_began_with_the_tune_is_used_again(tmp_path):
     world.publish(ONE)
     world.reconciler.reconcile()
     assert world.registry.versions[ONE][1] == begun
+
+
+def test_the_run_that_the_manifest_names_is_used_before_another_of_the_same_name(tmp_path):
+    world = World(tmp_path)
+    failed, begun = world.registry.begin_run(ONE, {}), world.registry.begin_run(ONE, {})
+    world.publish(ONE, run_id=begun)
+    world.reconciler.reconcile()
+    assert failed != begun == world.registry.versions[ONE][1]
+
+
+def test_what_mlflow_will_not_take_is_said_and_holds_up_nothing_else(tmp_path, caplog):
+    world = World(tmp_path)
+    lost = world.registry.begin_run(ONE, {})
+    world.registry.unknown.add(lost)
+    for name in (ONE, TWO):
+        world.publish(name)
+        world.judge(name)
+    world.reconciler.note_failure(lost, "out of room")
+    world.reconciler.reconcile()
+    assert [world.registry.runs[run_id] for run_id in world.registry.ended] == [TWO]
+    assert f"adapter {ONE} is not mirrored: no run {lost}" in caplog.text
+    assert f"run {lost} of a failed tune is not ended" in caplog.text
 
 
 def test_the_alias_follows_control_forward_back_and_to_the_base(tmp_path):

@@ -1,4 +1,5 @@
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -62,12 +63,31 @@ async def test_a_tune_begins_by_itself_once_enough_is_new():
     await desk.finish()
 
 
-async def test_a_failed_tune_is_not_repeated_for_ever():
+async def test_a_failed_tune_is_tried_again_later_and_later():
     desk = Desk()
     desk.tuning.failure = Unavailable("no room")
+    for pause_ms in (1_000, 2_000, 4_000):
+        assert await desk.tuner.start_due() is not None
+        await desk.finish()
+        assert desk.ended[-1].phase == "failed"
+        desk.now_ms += pause_ms - 1
+        assert await desk.tuner.start_due() is None
+        desk.now_ms += 1
+    desk.tuning.failure = None
+    assert await desk.tuner.start_due() is not None
+    await desk.finish()
+    assert desk.ended[-1].phase == "live"
+    desk.now_ms += 1_000_000
+    assert await desk.tuner.start_due() is None
+
+
+async def test_a_refused_tune_waits_for_new_demonstrations():
+    desk = Desk()
+    desk.tuning.result = replace(desk.tuning.result, norms={})
     await desk.tuner.start_due()
     await desk.finish()
-    assert desk.ended[0].phase == "failed"
+    assert desk.ended[0].phase == "refused"
+    desk.now_ms += 1_000_000
     assert await desk.tuner.start_due() is None
 
 
@@ -90,12 +110,18 @@ async def test_while_learning_is_paused_none_begins_by_itself():
     await desk.finish()
 
 
-async def test_an_evaluation_file_that_cannot_be_read_is_said_and_starts_nothing():
+async def test_an_evaluation_file_that_cannot_be_read_is_said_and_keeps_no_other_task_waiting():
     desk = Desk()
     desk.evaluations.failure = InvalidInput("helpdesk.yaml: task_slice")
     with pytest.raises(InvalidInput, match="task_slice"):
         await desk.tuner.start_due()
     assert desk.tuner.running_tune_id == ""
+    desk.add(20, task="shipping")
+    desk.evaluations.tasks.add("shipping")
+    status = await desk.tuner.start_due()
+    assert status is not None
+    assert status.task == "shipping"
+    await desk.finish()
 
 
 async def test_a_stop_ends_the_running_tune_as_failed():
