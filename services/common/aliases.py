@@ -31,6 +31,13 @@ def llm_alias(task: str) -> str:
     return f"llm/{task}/production"
 
 
+def task_of_llm_alias(alias: str) -> str:
+    """Return the task whose adapter an alias names; empty when it is another kind of alias."""
+    kind, _, rest = alias.partition("/")
+    task, _, label = rest.rpartition("/")
+    return task if (kind, label) == ("llm", "production") else ""
+
+
 def prompt_alias(template: str, label: str) -> str:
     """Return the alias of a template's labelled version."""
     return f"prompt/{template}/{label}"

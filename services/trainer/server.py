@@ -22,6 +22,7 @@ from services.common.feature_spec import FeatureSpec
 from services.common.grpc_server import GrpcServer, Servicer, serve
 from services.common.ids import uuid7
 from services.common.kafka import RenewedProducer
+from services.common.llm.adapters import AdapterStore
 from services.common.settings import redacted, variable_of
 from services.common.telemetry import Telemetry, configure
 from services.trainer.adapters import KafkaBaseLog, KafkaControlLog, KafkaDeadLetters, KafkaDeltaLog, KafkaSamples, make_producer
@@ -222,7 +223,8 @@ async def run(settings: TrainerSettings) -> None:
     # Each connection is several lines at INFO, and reading a log back opens one.
     logging.getLogger("kafka").setLevel(logging.WARNING)
     _log.info("settings: %s", redacted(settings))
-    servicer = TrainerServicer(model=spec.model, schema_hash=spec.schema_hash)
+    adapters = AdapterStore(settings.artifacts_url)
+    servicer = TrainerServicer(model=spec.model, schema_hash=spec.schema_hash, adapters=adapters)
     threads: list[WorkerThread] = []
 
     async def work(server: GrpcServer) -> None:

@@ -12,7 +12,8 @@ from tunemesh.trainer.v1 import trainer_service_pb2 as pb
 from tunemesh.trainer.v1 import trainer_service_pb2_grpc
 
 from services.common.control import ControlState
-from services.common.errors import Conflict, CorruptArtifact, InvalidInput, Unavailable
+from services.common.errors import Conflict, CorruptArtifact, InvalidInput, NotFound, ServiceError, Unavailable
+from services.trainer.accepted import Adapters, check_target
 from services.trainer.owner import ControlOwner
 from services.trainer.restore import RestoreRequest
 from services.trainer.session import Fenced, HistoryLost
@@ -26,10 +27,11 @@ Result = TypeVar("Result")
 class TrainerServicer(trainer_service_pb2_grpc.TrainerServiceServicer):
     """One method per RPC; see protos/tunemesh/trainer/v1. UNAVAILABLE until the worker has begun its epoch."""
 
-    def __init__(self, *, model: str, schema_hash: str) -> None:
-        """Args: model and schema_hash of the feature spec."""
+    def __init__(self, *, model: str, schema_hash: str, adapters: Adapters) -> None:
+        """Args: model and schema_hash of the feature spec; `adapters` tells what the gate said of them."""
         self._model = model
         self._schema_hash = schema_hash
+        self._adapters = adapters
         self._worker: RankerWorker | None = None
         self._owner: ControlOwner | None = None
 
@@ -102,6 +104,8 @@ class TrainerServicer(trainer_service_pb2_grpc.TrainerServiceServicer):
         _check_name("target", request.target)
         _check_name("actor", request.actor)
         owner = self._control()
+        if not request.allow_unjudged:
+            await self._check_target(request.alias, request.target)
 
         def decide(state: ControlState) -> ControlRecord:
             return state.alias_change(
@@ -113,14 +117,36 @@ class TrainerServicer(trainer_service_pb2_grpc.TrainerServiceServicer):
     async def GetAlias(self, request: pb.GetAliasRequest, context: Any) -> pb.GetAliasResponse:  # noqa: ARG002
         """Return an alias as it is now, not as of the last poll."""
         _check_name("alias", request.alias)
+        record = await self._alias(request.alias)
+        return pb.GetAliasResponse(target=record.alias.target, version=record.version, previous_target=record.alias.previous_target)
+
+    async def _check_target(self, alias: str, target: str) -> None:
+        """A roll back must not need the artifact store: what answered before may answer again when nothing can be read of it."""
+        try:
+            await asyncio.to_thread(check_target, alias, target, self._adapters)
+        except Conflict as error:
+            raise Conflict(f"{error}; allow_unjudged points {alias} at it all the same") from error
+        except (ServiceError, CorruptArtifact) as error:
+            if await self._previous_target(alias) == target:
+                return
+            if isinstance(error, CorruptArtifact):
+                raise Conflict(str(error)) from error
+            raise
+
+    async def _previous_target(self, alias: str) -> str:
+        try:
+            return (await self._alias(alias)).alias.previous_target
+        except NotFound:
+            return ""
+
+    async def _alias(self, alias: str) -> ControlRecord:
         owner = self._control()
 
         def read() -> ControlRecord:
             owner.sync()
-            return owner.state.alias(request.alias)
+            return owner.state.alias(alias)
 
-        record = await self._run(read)
-        return pb.GetAliasResponse(target=record.alias.target, version=record.version, previous_target=record.alias.previous_target)
+        return await self._run(read)
 
     async def _run(self, command: Callable[[], Result]) -> Result:
         try:

@@ -86,13 +86,20 @@ def parse_alias(text: str) -> str:
     raise InvalidInput(f"{text!r} is no alias that can be rolled back: use llm/TASK, prompt/NAME or prompt/NAME/LABEL")
 
 
-def move(alias: str, to: str, trainer: Client, follower: Follower, *, timeout_ms: int) -> Move:
+def move(alias: str, to: str, trainer: Client, follower: Follower, *, allow_unjudged: bool, timeout_ms: int) -> Move:
     """Point an alias at `to` or, when that is empty, at what it pointed at before.
 
+    Args:
+        alias: whole; see parse_alias.
+        to: see above.
+        trainer: the trainer's control API.
+        follower: of the alias.
+        allow_unjudged: even at an adapter that the gate refused or has not judged.
+        timeout_ms: of each call.
     Raises:
         NotFound: the alias was never set, or no such target exists.
         InvalidInput: the alias has had one target only, or points at `to` already.
-        Conflict: somebody else moved the alias meanwhile; nothing was changed.
+        Conflict: somebody else moved the alias meanwhile, or the gate did not accept the adapter; nothing was changed.
         Unavailable: the trainer does not answer, or its broker.
     """
     stub = trainer_service_pb2_grpc.TrainerServiceStub(trainer.channel)  # type: ignore[no-untyped-call]
@@ -106,7 +113,9 @@ def move(alias: str, to: str, trainer: Client, follower: Follower, *, timeout_ms
         follower.check(target)
     except (Unavailable, Conflict) as error:
         _log.warning("%s; the alias is moved all the same", error)
-    request = trainer_service_pb2.SetAliasRequest(alias=alias, target=target, expected_version=now.version, actor=ACTOR)
+    request = trainer_service_pb2.SetAliasRequest(
+        alias=alias, target=target, expected_version=now.version, actor=ACTOR, allow_unjudged=allow_unjudged
+    )
     answer = trainer.call(stub.SetAlias, request, timeout_ms=timeout_ms)
     return Move(alias, now.target, target, answer.version, time.monotonic())
 

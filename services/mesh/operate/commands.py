@@ -120,7 +120,14 @@ def _rollback(operator: Operator, arguments: argparse.Namespace) -> int:
     settings = operator.settings
     alias = aliases.parse_alias(arguments.alias)
     follower = aliases.follower_of(alias, operator.client, timeout_ms=settings.rpc_timeout_ms, load_timeout_ms=settings.restore_timeout_ms)
-    moved = aliases.move(alias, arguments.to, operator.client("trainer"), follower, timeout_ms=settings.rpc_timeout_ms)
+    moved = aliases.move(
+        alias,
+        arguments.to,
+        operator.client("trainer"),
+        follower,
+        allow_unjudged=arguments.allow_unjudged,
+        timeout_ms=settings.rpc_timeout_ms,
+    )
     live_s = aliases.wait_until_live(moved, follower, wait_ms=settings.wait_ms)
     document = {"alias": alias, "from": moved.before, "to": moved.after, "version": moved.version, "live_after_s": round(live_s, 3)}
     _print(arguments, document, f"{alias}: {moved.before} -> {moved.after}; live after {live_s:.2f} s")

@@ -123,9 +123,7 @@ class Reconciler:
         if verdict is not None:
             metrics = {metric: value.value for metric, value in verdict.metrics.items()}
             metrics |= {f"{metric}.{end}": getattr(value, end) for metric, value in verdict.metrics.items() for end in ("low", "high")}
-            record = RunRecord(
-                ended_at_ms=verdict.decided_at_ms, metrics=metrics, losses=self._losses(name), tags=_tags(manifest, verdict)
-            )
+            record = RunRecord(ended_at_ms=verdict.decided_at_ms, metrics=metrics, losses=self._losses(name), tags=_tags(manifest, verdict))
             self._registry.end_run(run_id, record)
         self._mirrored[name] = verdict is not None
 

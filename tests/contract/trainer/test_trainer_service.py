@@ -15,12 +15,36 @@ from tunemesh.trainer.v1 import trainer_service_pb2 as pb
 from tunemesh.trainer.v1 import trainer_service_pb2_grpc
 
 from services.common import telemetry
+from services.common.errors import CorruptArtifact, Unavailable
 from services.common.grpc_server import GrpcServer
+from services.common.llm.adapters import AdapterManifest, AdapterName, AdapterNotFound, AdapterVerdict
 from services.trainer.server import servicer_of
 from services.trainer.servicer import TrainerServicer
 from services.trainer.settings import TrainerSettings
 from services.trainer.worker import RankerWorker, WorkerConfig
 from tests.trainer_fakes import SPEC, FakeBroker, FakeDeadLetters, FakeLearner, broker_with, sample_log, start
+
+
+class FakeAdapters:
+    """Adapters and what the gate said; `failure` is raised in place of any answer."""
+
+    def __init__(self) -> None:
+        self.verdicts: dict[str, AdapterVerdict | None] = {}
+        self.failure: Exception | None = None
+
+    def manifest(self, name: AdapterName) -> AdapterManifest:
+        if self.failure is not None:
+            raise self.failure
+        if str(name) not in self.verdicts:
+            raise AdapterNotFound(f"there is no adapter {name}")
+        return AdapterManifest(name=str(name), base_model=name.base, task=name.task)
+
+    def verdict(self, name: AdapterName) -> AdapterVerdict | None:
+        return self.verdicts[str(name)]
+
+    def judge(self, name: str, *refusals: str) -> str:
+        self.verdicts[name] = AdapterVerdict(name=name, accepted=not refusals, refusals=refusals)
+        return name
 
 
 @dataclass
@@ -29,6 +53,7 @@ class Service:
     learner: FakeLearner
     broker: FakeBroker
     worker: RankerWorker
+    adapters: FakeAdapters
 
     async def status(self) -> pb.GetStatusResponse:
         response: pb.GetStatusResponse = await self.stub.GetStatus(pb.GetStatusRequest())
@@ -47,13 +72,14 @@ async def service() -> AsyncIterator[Service]:
         WorkerConfig(samples_topic="samples.v1", publish_interval_ms=20, checkpoint_interval_ms=10**9),
         telemetry.disabled("trainer"),
     )
-    servicer = TrainerServicer(model=SPEC.model, schema_hash=SPEC.schema_hash)
+    adapters = FakeAdapters()
+    servicer = TrainerServicer(model=SPEC.model, schema_hash=SPEC.schema_hash, adapters=adapters)
     server = GrpcServer(TrainerSettings(port=0), telemetry.disabled("trainer"), [servicer_of(servicer)])
     port = await server.start(serving=False)
     channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
     running = asyncio.create_task(asyncio.to_thread(worker.run))
     servicer.attach(worker, life.session.logs.owner)
-    yield Service(trainer_service_pb2_grpc.TrainerServiceStub(channel), life.learner, broker, worker)
+    yield Service(trainer_service_pb2_grpc.TrainerServiceStub(channel), life.learner, broker, worker, adapters)
     worker.stop()
     await running
     await channel.close()
@@ -103,6 +129,53 @@ async def test_equal_offsets_give_equal_state_hashes(service: Service) -> None:
 async def test_a_base_is_announced_under_the_id_that_the_caller_gets(service: Service) -> None:
     response = await service.stub.PublishBase(pb.PublishBaseRequest())
     assert (response.base_id, response.uri) == (service.broker.bases[-1].base_id, service.broker.bases[-1].uri)
+
+
+ALIAS = "llm/helpdesk/production"
+V1, V2, V3 = (f"Base--helpdesk--v{number}" for number in (1, 2, 3))
+
+
+async def point(service: Service, target: str, **changes) -> int:
+    try:
+        version = (await service.stub.GetAlias(pb.GetAliasRequest(alias=ALIAS))).version
+    except grpc.aio.AioRpcError:
+        version = 0
+    request = pb.SetAliasRequest(**{"alias": ALIAS, "target": target, "expected_version": version, "actor": "ci"} | changes)
+    return int((await service.stub.SetAlias(request)).version)
+
+
+async def test_an_adapter_answers_only_when_the_gate_accepted_it(service: Service) -> None:
+    service.adapters.judge(V1)
+    service.adapters.judge(V2, "it forgot to read", "it is slow")
+    service.adapters.verdicts[V3] = None
+    other = service.adapters.judge("Base--shipping--v1")
+    for target, code, text in [
+        (V2, grpc.StatusCode.FAILED_PRECONDITION, "the gate refused Base--helpdesk--v2: it forgot to read; it is slow"),
+        (V3, grpc.StatusCode.FAILED_PRECONDITION, "the gate has not judged"),
+        (other, grpc.StatusCode.FAILED_PRECONDITION, "judged on the questions of task 'shipping'"),
+        ("Base--helpdesk--v9", grpc.StatusCode.NOT_FOUND, "no adapter"),
+        ("v1", grpc.StatusCode.INVALID_ARGUMENT, "v1"),
+    ]:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await point(service, target)
+        assert caught.value.code() is code
+        assert text in (caught.value.details() or "")
+    assert await point(service, V1) == 1
+    assert await point(service, "base") == 2
+    assert await point(service, V2, allow_unjudged=True) == 3
+
+
+@pytest.mark.parametrize("failure", [Unavailable("the store is away"), CorruptArtifact("verdict.json is torn")])
+async def test_a_roll_back_does_not_need_the_artifact_store_and_anything_else_does(service: Service, failure: Exception) -> None:
+    for name in (V1, V2, V3):
+        service.adapters.judge(name)
+    await point(service, V1)
+    await point(service, V2)
+    service.adapters.failure = failure
+    with pytest.raises(grpc.aio.AioRpcError, match=str(failure)):
+        await point(service, V3)
+    assert await point(service, V1) == 3
+    assert await point(service, "base") == 4
 
 
 async def test_aliases_move_by_compare_and_set(service: Service) -> None:
@@ -189,7 +262,7 @@ async def test_a_restore_that_cannot_be_changes_nothing(
 
 
 async def test_before_the_epoch_has_begun_calls_are_unavailable_and_health_is_not_serving() -> None:
-    unattached = servicer_of(TrainerServicer(model=SPEC.model, schema_hash=SPEC.schema_hash))
+    unattached = servicer_of(TrainerServicer(model=SPEC.model, schema_hash=SPEC.schema_hash, adapters=FakeAdapters()))
     server = GrpcServer(TrainerSettings(port=0), telemetry.disabled("trainer"), [unattached])
     port = await server.start(serving=False)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

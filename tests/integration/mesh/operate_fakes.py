@@ -44,6 +44,7 @@ class FakeParts(
         self.state, self.moved_at, self.lag_s = ControlState(), {}, 0.3
         self.adapters, self.versions = {f"{BASE}--helpdesk--v1", f"{BASE}--helpdesk--v2"}, 3
         self.loaded: list[str] = []
+        self.refused: set[str] = set()
         self.restores: list[trainer_pb.RestoreCheckpointRequest] = []
         self.paused, self.source_offsets = False, [0, 0]
         self.interloper: str | None = None
@@ -89,6 +90,8 @@ class FakeParts(
         return answer
 
     def SetAlias(self, request, context):
+        if request.target in self.refused and not request.allow_unjudged:
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"the gate refused {request.target}")
         try:
             changed = self.state.alias_change(request.alias, request.target, request.expected_version, now_ms=0, actor=request.actor)
         except AliasConflict as error:

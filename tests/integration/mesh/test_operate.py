@@ -200,6 +200,14 @@ def test_rollback_refuses_what_does_not_exist_and_leaves_the_alias_alone(tunemes
     assert parts.state.version(f"alias/{ALIAS}") == 1
 
 
+def test_rollback_to_a_refused_adapter_must_be_asked_for_twice(tunemesh: Run, parts: FakeParts) -> None:
+    parts.set(ALIAS, V1)
+    parts.refused.add(V2)
+    code, _, said = tunemesh("rollback", "llm/helpdesk", "--to", V2)
+    assert code == 1 and f"the gate refused {V2}" in said
+    assert document(tunemesh, "rollback", "llm/helpdesk", "--to", V2, "--allow-unjudged")["to"] == V2
+
+
 def test_rollback_yields_to_somebody_who_moved_the_alias_meanwhile(tunemesh: Run, parts: FakeParts) -> None:
     parts.set(ALIAS, V1, V2)
     parts.interloper = "base"

@@ -37,7 +37,12 @@ def test_runs_versions_and_the_alias_are_as_they_were_written(mlflow_url):
     assert registry.put_version(ONE, run_id, {"tunemesh.verdict": "refused", "tunemesh.refusals": "x" * 6_000}) == version
     second = registry.put_version(TWO, registry.begin_run(TWO, {}), {"tunemesh.verdict": "accepted"})
     steps = [Step(step=number, loss=1.0 / number, gradient_norm=1.0, seconds=0.1) for number in (1, 2)]
-    record = RunRecord(ended_at_ms=1_764_000_000_000, metrics={"task.candidate": 0.9, "task.live": float("nan")}, losses=steps, tags={"tunemesh.verdict": "refused"})
+    record = RunRecord(
+        ended_at_ms=1_764_000_000_000,
+        metrics={"task.candidate": 0.9, "task.live": float("nan")},
+        losses=steps,
+        tags={"tunemesh.verdict": "refused"},
+    )
     registry.end_run(run_id, record)
     registry.end_run(run_id, record)
     registry.point_alias("Base", "helpdesk", second)

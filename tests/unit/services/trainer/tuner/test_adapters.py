@@ -233,7 +233,11 @@ async def test_a_cancelled_training_leaves_no_process_behind(monkeypatch, tmp_pa
 
 
 async def test_only_the_newest_trainings_are_kept(monkeypatch, tmp_path):
-    script(monkeypatch, tmp_path, "job.write_result(folder, job.TrainingResult(losses=(), seconds=1.0, norms={}, num_answer_tokens=0, left_out=()))")
+    script(
+        monkeypatch,
+        tmp_path,
+        "job.write_result(folder, job.TrainingResult(losses=(), seconds=1.0, norms={}, num_answer_tokens=0, left_out=()))",
+    )
     process = training(tmp_path, keep=2)
     for version in (1, 2, 3):
         await process.train(AdapterName("Base", "helpdesk", version), JOB, lambda step: None)

@@ -65,9 +65,7 @@ class World:
         self.reconciler = Reconciler("Base", self.store, self.registry, aliases=lambda: self.aliases, losses=lambda name: losses)
 
     def publish(self, name: AdapterName, run_id: str = "") -> None:
-        manifest = AdapterManifest(
-            name=str(name), base_model=name.base, task=name.task, dataset_hash="sha256:d", mlflow_run_id=run_id
-        )
+        manifest = AdapterManifest(name=str(name), base_model=name.base, task=name.task, dataset_hash="sha256:d", mlflow_run_id=run_id)
         self.store.publish(name, self._made, manifest)
 
     def judge(self, name: AdapterName, *refusals: str) -> None:

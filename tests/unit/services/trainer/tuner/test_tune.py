@@ -79,7 +79,9 @@ async def test_unsound_weights_are_never_loaded():
 
 async def test_demonstrations_of_held_out_questions_are_left_out_and_counted():
     world = World()
-    leaks = [replace(demonstrations(1)[0], example_id=f"leak {i}", question=text) for i, text in enumerate(("Held out 3?", "from when is 4"))]
+    leaks = [
+        replace(demonstrations(1)[0], example_id=f"leak {i}", question=text) for i, text in enumerate(("Held out 3?", "from when is 4"))
+    ]
     status = await run(world, examples=[*demonstrations(), *leaks])
     assert status.phase == "live"
     assert sum(not example.is_replay for example in world.tuning.jobs[0].examples) == 20
@@ -91,7 +93,9 @@ async def test_demonstrations_that_are_all_held_out_refuse_the_tune_before_it_co
     world = World()
     status = await run(world, examples=[replace(demonstrations(1)[0], question="Held out 3?")])
     assert status.phase == "refused"
-    assert status.refusals == ["each demonstration repeats a held-out question of the evaluation: there is nothing that could be learned from"]
+    assert status.refusals == [
+        "each demonstration repeats a held-out question of the evaluation: there is nothing that could be learned from"
+    ]
     assert world.tuning.jobs == []
 
 

@@ -1,0 +1,38 @@
+"""Which adapters an alias of the language model may point at: those that the gate accepted for its task."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from services.common.aliases import BASE_MODEL, task_of_llm_alias
+from services.common.errors import Conflict
+from services.common.llm.adapters import AdapterManifest, AdapterName, AdapterVerdict
+
+
+class Adapters(Protocol):
+    """The adapter store; see AdapterStore for the errors."""
+
+    def manifest(self, name: AdapterName) -> AdapterManifest: ...  # noqa: D102
+    def verdict(self, name: AdapterName) -> AdapterVerdict | None: ...  # noqa: D102
+
+
+def check_target(alias: str, target: str, adapters: Adapters) -> None:
+    """Return when the alias may point at the target. Blocks. Aliases of other kinds may point at anything.
+
+    Raises:
+        InvalidInput, NotFound: the target is no adapter's name, or no such adapter is published.
+        Conflict: the gate refused the adapter, has not judged it, or judged it for another task.
+        CorruptArtifact, Unavailable: what the gate said cannot be read.
+    """
+    task = task_of_llm_alias(alias)
+    if not task or target == BASE_MODEL:
+        return
+    name = AdapterName.parse(target)
+    adapters.manifest(name)
+    if name.task != task:
+        raise Conflict(f"{name} was judged on the questions of task {name.task!r}, not on those of {task!r}")
+    verdict = adapters.verdict(name)
+    if verdict is None:
+        raise Conflict(f"the gate has not judged {name}: nothing is known of its answers")
+    if not verdict.accepted:
+        raise Conflict(f"the gate refused {name}: {'; '.join(verdict.refusals) or 'without a reason'}")
