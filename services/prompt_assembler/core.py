@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from services.common.errors import InvalidInput, NotFound, Unavailable
+from services.common.errors import Conflict, InvalidInput, NotFound, Unavailable
 
 DEFAULT_LABEL = "production"
 FIRST_VERSION = 1
@@ -41,6 +41,10 @@ _TURN_ROLES = ("user", "assistant")
 
 class TemplateNotFound(NotFound):
     """No such template, version or label. Retrying does not help."""
+
+
+class LabelDangles(Conflict):
+    """A label points at a version that is not in the store. Retrying does not help before the label is moved or the version put back."""
 
 
 class QuestionTooLong(InvalidInput):
@@ -309,6 +313,7 @@ class Assembler:
             InvalidInput: a field is out of its range; the message names it.
             QuestionTooLong: the question alone is over the budget.
             TemplateNotFound: no such template or label.
+            LabelDangles: the label means a version that is not there.
             Unavailable: the version is not here and the store cannot be read.
         """
         check_question(question)
@@ -353,6 +358,7 @@ class Assembler:
         Raises:
             InvalidInput: a name is malformed.
             TemplateNotFound: no such template, version or label.
+            LabelDangles: the label means a version that is not there.
             Unavailable: the version is not here and the store cannot be read.
         """
         if version:
@@ -376,6 +382,7 @@ class Assembler:
         check_name("template", name)
         check_name("label", label)
         version, reason = self._labels.of(name).get(label, 0), ""
+        is_set = bool(version)
         if not version and not self._labels.is_known:
             version, reason = await self._newest(name)
         elif not version and label == DEFAULT_LABEL:
@@ -383,11 +390,11 @@ class Assembler:
         elif not version:
             raise TemplateNotFound(f"template {name!r} has no label {label!r}; labels are set as the alias prompt/{name}/{label}")
         template = await self._store.get(name, version)
+        if template is None and is_set:
+            # Not "not found": the caller would take another template, and nobody would see that this one is lost.
+            raise LabelDangles(f"template {name!r}: its label {label!r} means v{version}, which is not there")
         if template is None:
-            missing = (
-                "there is none of that name" if version == FIRST_VERSION else f"its label {label!r} means v{version}, which is not there"
-            )
-            raise TemplateNotFound(f"template {name!r}: {missing}")
+            raise TemplateNotFound(f"template {name!r}: there is none of that name")
         return template, reason
 
     async def _newest(self, name: str) -> tuple[int, str]:

@@ -101,6 +101,7 @@ def generation_record(generation: Generation) -> Record:
         started_at_ms=generation.started_at_ms,
         first_token_at_ms=generation.first_token_at_ms,
         finished_at_ms=generation.finished_at_ms,
+        context_given=bool(question.context),
     )
     return _record(GENERATIONS, question.user_id, value.SerializeToString(), header.request_id, generation.finished_at_ms)
 

@@ -42,6 +42,7 @@ def read_generation(record: Record, now_ms: int) -> Generation:
         prompt_version=message.prompt_version,
         passage_ids=tuple(message.passage_ids),
         finished_at_ms=message.finished_at_ms,
+        context_given=message.context_given,
         traceparent=telemetry.traceparent_of(record.headers),
     )
 

@@ -6,8 +6,8 @@ when it became an example or was set aside. Examples that stand in the log alrea
 
 Feedback waits for its answer until the answers' log has been read to a time later by `wait_ms` than the feedback.
 
-What people wrote (the question, earlier turns, the answer, a comment) must be free of personal data; retrieved passages and the
-template's own words are the operator's, and are not looked at.
+What people wrote (the question, earlier turns, passages that came with the request, the answer, a comment) must be free of personal
+data; retrieved passages and the template's own words are the operator's, and are not looked at.
 """
 
 from __future__ import annotations
@@ -274,7 +274,8 @@ def example_of(generation: Generation, feedback: Feedback) -> Example:
 def _written_by_people(example: Example) -> list[str]:
     """The last turn is the template's, around the question and the passages; system turns are the template's too."""
     generation = example.generation
-    turns = [message.content for message in generation.messages[:-1] if message.role != "system"]
+    messages = generation.messages if generation.context_given else generation.messages[:-1]
+    turns = [message.content for message in messages if message.role != "system" or generation.context_given]
     return [generation.question, *turns, example.answer, example.feedback.text]
 
 

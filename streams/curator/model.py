@@ -27,7 +27,7 @@ class Message(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
-    """One answer of the language model."""
+    """One answer of the language model. `context_given`: its passages came with the request, not from the retriever."""
 
     request_id: str
     user_id: str
@@ -40,6 +40,7 @@ class Generation:
     prompt_version: str
     passage_ids: tuple[str, ...]
     finished_at_ms: int
+    context_given: bool = False
     traceparent: str = ""
 
 

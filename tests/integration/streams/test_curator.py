@@ -55,13 +55,13 @@ class Bench:
         for consumer in self._consumers.values():
             consumer.close()
 
-    def generate(self, question: str, *, user_id: str = "u1", answer: str = "A week.") -> generation_pb2.Generation:
+    def generate(self, question: str, *, user_id: str = "u1", answer: str = "A week.", context: str = "") -> generation_pb2.Generation:
         generation = generation_pb2.Generation(
             request_id=uuid7(),
             user_id=user_id,
             task="helpdesk",
             question=question,
-            messages=[chat_pb2.ChatMessage(role="user", content=question)],
+            messages=[chat_pb2.ChatMessage(role="user", content=f"{context}{question}")],
             answer=answer,
             finish_reason="stop",
             variant="default",
@@ -69,6 +69,7 @@ class Bench:
             prompt_version="answer@v1",
             passage_ids=["catalog:1"],
             finished_at_ms=now_ms(),
+            context_given=bool(context),
         )
         self.send("generations.v1", user_id, generation.SerializeToString())
         return generation
@@ -134,9 +135,11 @@ def test_feedback_becomes_an_example_within_two_seconds_and_never_twice_though_t
     bench.say(first, "boolean", 1.0)
     bench.say(first, "comment", text="Too short.")
     bench.say(first, "demonstration", text="Write to jane@example.com")
+    given = bench.generate("Where is it?", user_id="u4", context="An order of jane@example.com: ")
+    bench.say(given, "demonstration", text="In the green box.")
     bench.say(first, "boolean", 0.5)
     bench.say(generation_pb2.Generation(request_id="never made", user_id="u3"), "score", 0.5)
-    bench.read(examples=3, letters=3)
+    bench.read(examples=3, letters=4)
     judged = [example for example, _ in bench.examples[1:]]
     assert {each.kind for each in judged} == {example_pb2.EXAMPLE_KIND_JUDGED}
     assert [(each.answer, each.score, each.comment) for each in judged] == [("A week.", 1.0, ""), ("A week.", 0.0, "Too short.")]
@@ -148,7 +151,7 @@ def test_feedback_becomes_an_example_within_two_seconds_and_never_twice_though_t
     bench.say(first, "boolean", 1.0)  # an equal one stands in the log
     again = bench.say(first, "demonstration", text="Nine days, then it is late.")
     bench.start()
-    bench.read(examples=4, letters=3, timeout_s=40)
+    bench.read(examples=4, letters=4, timeout_s=40)
     time.sleep(1.0)
     bench.poll()
     assert [example.feedback_id for example, _ in bench.examples[3:]] == [again.feedback_id]

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from services.common.errors import InvalidInput, Unavailable
 from services.prompt_assembler.core import (
     Assembler,
+    LabelDangles,
     Passage,
     Question,
     QuestionTooLong,
@@ -272,8 +273,8 @@ async def test_an_unknown_template_or_label_is_not_found(name, label):
         await assembler().assemble(name, label, Question(text="Why?"))
 
 
-async def test_a_label_that_points_at_a_version_that_is_not_there_is_not_found():
-    with pytest.raises(TemplateNotFound, match="v7"):
+async def test_a_label_that_points_at_a_version_that_is_not_there_is_no_reason_to_take_another_template():
+    with pytest.raises(LabelDangles, match="v7"):
         await assembler(labels=FixedLabels({"production": 7})).assemble("answer", "", Question(text="Why?"))
 
 

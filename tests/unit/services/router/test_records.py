@@ -85,3 +85,6 @@ def test_the_record_of_an_answer_has_the_prompt_the_answer_and_all_versions():
     assert (value.usage.prompt_tokens, value.usage.completion_tokens) == (20, 5)
     assert (value.sampling.max_tokens, value.sampling.seed, list(value.sampling.stop)) == (7, 3, ["END"])
     assert (value.started_at_ms, value.first_token_at_ms, value.finished_at_ms) == (1, 2, 3)
+    assert not value.context_given
+    given = replace(generation, question=replace(question, context=(passage,)))
+    assert generation_pb2.Generation.FromString(generation_record(given).value).context_given

@@ -148,6 +148,13 @@ def test_what_the_operator_wrote_is_not_looked_at_for_personal_data():
     assert isinstance(only(bench.say()), Example)
 
 
+def test_passages_that_came_with_the_request_are_looked_at():
+    messages = (Message("system", "Be brief."), Message("user", "Order 7 of jane@example.com\n\nWhere is it?"))
+    bench = Bench()
+    bench.answer(replace(GENERATION, messages=messages, context_given=True))
+    assert letter_of(bench.say()).reason == reasons.PII
+
+
 def test_the_answer_that_a_demonstration_corrects_may_hold_anything():
     bench = Bench()
     bench.answer(replace(GENERATION, answer="Ask jane@example.com"))

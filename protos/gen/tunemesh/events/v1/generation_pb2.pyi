@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Generation(_message.Message):
-    __slots__ = ("request_id", "user_id", "task", "question", "messages", "answer", "finish_reason", "experiment", "variant", "model_version", "prompt_version", "passage_ids", "degraded_reason", "usage", "sampling", "started_at_ms", "first_token_at_ms", "finished_at_ms")
+    __slots__ = ("request_id", "user_id", "task", "question", "messages", "answer", "finish_reason", "experiment", "variant", "model_version", "prompt_version", "passage_ids", "degraded_reason", "usage", "sampling", "started_at_ms", "first_token_at_ms", "finished_at_ms", "context_given")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     USER_ID_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
@@ -27,6 +27,7 @@ class Generation(_message.Message):
     STARTED_AT_MS_FIELD_NUMBER: _ClassVar[int]
     FIRST_TOKEN_AT_MS_FIELD_NUMBER: _ClassVar[int]
     FINISHED_AT_MS_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_GIVEN_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     user_id: str
     task: str
@@ -45,4 +46,5 @@ class Generation(_message.Message):
     started_at_ms: int
     first_token_at_ms: int
     finished_at_ms: int
-    def __init__(self, request_id: _Optional[str] = ..., user_id: _Optional[str] = ..., task: _Optional[str] = ..., question: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[_chat_pb2.ChatMessage, _Mapping]]] = ..., answer: _Optional[str] = ..., finish_reason: _Optional[str] = ..., experiment: _Optional[str] = ..., variant: _Optional[str] = ..., model_version: _Optional[str] = ..., prompt_version: _Optional[str] = ..., passage_ids: _Optional[_Iterable[str]] = ..., degraded_reason: _Optional[str] = ..., usage: _Optional[_Union[_chat_pb2.TokenUsage, _Mapping]] = ..., sampling: _Optional[_Union[_chat_pb2.Sampling, _Mapping]] = ..., started_at_ms: _Optional[int] = ..., first_token_at_ms: _Optional[int] = ..., finished_at_ms: _Optional[int] = ...) -> None: ...
+    context_given: bool
+    def __init__(self, request_id: _Optional[str] = ..., user_id: _Optional[str] = ..., task: _Optional[str] = ..., question: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[_chat_pb2.ChatMessage, _Mapping]]] = ..., answer: _Optional[str] = ..., finish_reason: _Optional[str] = ..., experiment: _Optional[str] = ..., variant: _Optional[str] = ..., model_version: _Optional[str] = ..., prompt_version: _Optional[str] = ..., passage_ids: _Optional[_Iterable[str]] = ..., degraded_reason: _Optional[str] = ..., usage: _Optional[_Union[_chat_pb2.TokenUsage, _Mapping]] = ..., sampling: _Optional[_Union[_chat_pb2.Sampling, _Mapping]] = ..., started_at_ms: _Optional[int] = ..., first_token_at_ms: _Optional[int] = ..., finished_at_ms: _Optional[int] = ..., context_given: _Optional[bool] = ...) -> None: ...

@@ -64,7 +64,8 @@ class PromptAssemblerServiceServicer:
     """
 
     def Assemble(self, request, context):
-        """NOT_FOUND: no such template or label. INVALID_ARGUMENT: the question alone is over the budget.
+        """NOT_FOUND: no such template or label. FAILED_PRECONDITION: the label means a version that is not there. INVALID_ARGUMENT: the question
+        alone is over the budget.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
