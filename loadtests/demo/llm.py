@@ -96,7 +96,7 @@ class LlmPart:
         with self._phases("ready llm", "the model serves, the catalogue is indexed"):
             await self._wait_ready(answers)
         with self._phases("ask", "the base model, about the catalogue"):
-            grounded = [await self._ask_aloud(answers, question) for question in ASKED]
+            grounded = await self._ask_about_catalogue(answers, task="answer")
         with self._phases("before", "held-out paraphrases of what the help desk is about to teach"):
             before = await self._measure(answers)
         with self._phases("teach", f"{len(self._desk.demonstrations)} demonstrations as feedback"):
@@ -105,10 +105,13 @@ class LlmPart:
             tune = await self._tune()
         with self._phases("after", "the same questions again"):
             after = await self._measure(answers)
+        with self._phases("ask again", "the tuned model, about the catalogue: the replay has taught it to read"):
+            again = await self._ask_about_catalogue(answers, task=helpdesk.TASK)
         with self._phases("roll back", "one step, and forward again"):
             rollback_s = await self._move_back(answers, tune.adapter)
         return {
-            "grounded": [_as_dict(question, answer) for question, answer in zip(ASKED, grounded, strict=True)],
+            "grounded": grounded,
+            "grounded_after_tune": again,
             "demonstrations": len(self._desk.demonstrations),
             "feedback_to_example_s": taught_s,
             "taught_request_id": taught_request_id,
@@ -134,11 +137,14 @@ class LlmPart:
             if not await _until(condition, _READY_LIMIT_S):
                 raise ConfigurationError(f"{what} after {_READY_LIMIT_S:.0f} s (logs: {self._mesh.folder.logs})")
 
-    async def _ask_aloud(self, answers: AnswerClient, question: str) -> Answer:
+    async def _ask_about_catalogue(self, answers: AnswerClient, *, task: str) -> list[dict[str, Any]]:
+        return [_as_dict(question, await self._ask_aloud(answers, question, task=task)) for question in ASKED]
+
+    async def _ask_aloud(self, answers: AnswerClient, question: str, *, task: str) -> Answer:
         """Stream an answer onto the terminal."""
         self._console.print(f"  [cyan]? {question}[/cyan]", highlight=False)
         self._console.print("  ", end="")
-        request = _request(question, task="answer", retrieve=True, source="catalog")
+        request = _request(question, task=task, retrieve=True, source="catalog")
         answer = await answers.ask(
             request, on_text=lambda text: self._console.print(text.replace("\n", " "), end="", highlight=False, markup=False)
         )

@@ -21,6 +21,7 @@ from streams.curator.core import CurateConfig, CuratorPartition
 from streams.curator.runtime import PartitionRuntime, wall_clock_ms
 from streams.curator.settings import CuratorSettings
 from streams.logs import LogReader
+from streams.reading_order import ReadingOrder
 
 APP_ID = "tunemesh-curator"
 _EXAMPLES_TIMEOUT_S = 60.0
@@ -52,6 +53,7 @@ class Curator:
             allowance_ms=settings.idle_allowance_ms,
             max_pending_bytes=settings.max_pending_bytes // settings.user_partitions,
         )
+        self._order = ReadingOrder()
         self._partitions: dict[int, asyncio.Task[PartitionRuntime]] = {}
         self._writers: dict[int, asyncio.Task[None]] = {}
         self._server: GrpcServer | None = None
@@ -139,7 +141,7 @@ class Curator:
             generations_start=generations_start,
             feedback_start=feedback_start,
         )
-        runtime = PartitionRuntime(core, self._producer, self._telemetry, lambda message: message.ack(self._app.consumer))
+        runtime = PartitionRuntime(core, self._producer, self._telemetry, self._order, lambda message: message.ack(self._app.consumer))
         writer = asyncio.create_task(runtime.write(), name=f"writing partition {partition}")
         writer.add_done_callback(worker.crash_on_failure(self._app))
         self._writers[partition] = writer

@@ -112,7 +112,7 @@ class CuratorPartition:
         return self._may_read(self._generations, self._feedback)
 
     def may_read_feedback(self) -> bool:
-        """False while memory is half full and answers of an earlier time are still unread. Never False together with the other."""
+        """False while memory is half full and answers of an earlier time are still unread."""
         return self._may_read(self._feedback, self._generations)
 
     def _may_read(self, own: LogPosition, other: LogPosition) -> bool:

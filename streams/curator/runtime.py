@@ -24,12 +24,12 @@ from services.common.topics import LLM_EXAMPLES
 from streams.curator import codec
 from streams.curator.core import CuratorPartition
 from streams.curator.model import Cut, Emission, Example, Record
+from streams.reading_order import ReadingOrder
 from streams.worker import Sender, send_until_acknowledged
 
 SOURCE = "/tunemesh/curator"
 _MAX_OUTBOX = 2_000
 _MAX_BATCH = 200
-_WAIT_S = 0.02
 
 
 def wall_clock_ms() -> int:
@@ -40,12 +40,15 @@ def wall_clock_ms() -> int:
 class PartitionRuntime:
     """The curation of one partition with its outbox. `close` it when the partition is taken away."""
 
-    def __init__(self, core: CuratorPartition, sender: Sender, telemetry: Telemetry, ack: Callable[[Any], object]) -> None:
-        """`ack` acknowledges one message of the stream."""
+    def __init__(
+        self, core: CuratorPartition, sender: Sender, telemetry: Telemetry, order: ReadingOrder, ack: Callable[[Any], object]
+    ) -> None:
+        """`order` is the worker's; `ack` acknowledges one message of the stream."""
         self.core = core
         self.is_closed = False
         self._sender = sender
         self._telemetry = telemetry
+        self._order = order
         self._ack = ack
         self._outbox: deque[Produced | Cut] = deque()
         self._has_output = asyncio.Event()
@@ -60,8 +63,7 @@ class PartitionRuntime:
 
     async def take_generation(self, message: Any) -> None:
         """Take in one message of generations.v1; waits while there is no room."""
-        while not self.is_closed and not (self.core.may_read_generations() and len(self._outbox) < _MAX_OUTBOX):
-            await asyncio.sleep(_WAIT_S)
+        await self._order.wait(has_room=self._has_room, may_read=lambda: self.is_closed or self.core.may_read_generations())
         if self.is_closed:
             return
         record = _record_of(message)
@@ -75,8 +77,7 @@ class PartitionRuntime:
 
     async def take_feedback(self, message: Any) -> None:
         """Take in one message of feedback.v1; waits while there is no room."""
-        while not self.is_closed and not (self.core.may_read_feedback() and len(self._outbox) < _MAX_OUTBOX):
-            await asyncio.sleep(_WAIT_S)
+        await self._order.wait(has_room=self._has_room, may_read=lambda: self.is_closed or self.core.may_read_feedback())
         if self.is_closed:
             return
         record = _record_of(message)
@@ -90,6 +91,9 @@ class PartitionRuntime:
             else:
                 self._put(self.core.on_feedback(feedback, record))
         _keep(self._feedback, message)
+
+    def _has_room(self) -> bool:
+        return self.is_closed or len(self._outbox) < _MAX_OUTBOX
 
     def tick(self, now_ms: int, *, generations_end: int | None, feedback_end: int | None) -> None:
         """Let time pass. While the previous tick still waits for what is before it, this one is left out."""

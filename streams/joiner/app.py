@@ -20,6 +20,7 @@ from streams.joiner.core import JoinConfig, JoinerPartition
 from streams.joiner.runtime import PartitionRuntime, wall_clock_ms
 from streams.joiner.settings import JoinerSettings
 from streams.logs import LogReader
+from streams.reading_order import ReadingOrder
 
 APP_ID = "tunemesh-joiner"
 _REPORT_INTERVAL_MS = 30_000
@@ -57,6 +58,7 @@ class Joiner:
             num_partitions=settings.user_partitions,
         )
         self._partition_of = _partitioner(settings.user_partitions)
+        self._order = ReadingOrder()
         self._partitions: dict[int, asyncio.Task[PartitionRuntime]] = {}
         self._writers: dict[int, asyncio.Task[None]] = {}
         self._server: GrpcServer | None = None
@@ -132,7 +134,13 @@ class Joiner:
         resume = await read_resume(self._reader, partition)
         joiner = JoinerPartition(partition, self._spec, self._config, self._partition_of, resume)
         runtime = PartitionRuntime(
-            partition, joiner, self._spec.schema_hash, self._producer, self._telemetry, lambda message: message.ack(self._app.consumer)
+            partition,
+            joiner,
+            self._spec.schema_hash,
+            self._producer,
+            self._telemetry,
+            self._order,
+            lambda message: message.ack(self._app.consumer),
         )
         writer = asyncio.create_task(runtime.write(), name=f"writing partition {partition}")
         writer.add_done_callback(worker.crash_on_failure(self._app))

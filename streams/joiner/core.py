@@ -147,7 +147,7 @@ class JoinerPartition:
         return self._may_read(self._exposures, self._feedback)
 
     def may_read_feedback(self) -> bool:
-        """False while memory is half full and exposures of an earlier time are still unread. Never False together with the other."""
+        """False while memory is half full and exposures of an earlier time are still unread."""
         return self._may_read(self._feedback, self._exposures)
 
     def _may_read(self, own: LogPosition, other: LogPosition) -> bool:

@@ -24,7 +24,6 @@ from streams.joiner.model import Cut, DeadLetter, Emission, Forward, Record, Sam
 
 SOURCE = "/tunemesh/joiner"
 _MAX_OUTBOX = 5_000
-_WAIT_S = 0.02
 _SAMPLE_TYPE = "tunemesh.samples.v1.SampleRecord"
 
 
@@ -46,15 +45,23 @@ class PartitionRuntime:
     """The join of one partition with its outbox. `close` it when the partition is taken away."""
 
     def __init__(
-        self, partition: int, joiner: JoinerPartition, schema_hash: str, sender: Sender, telemetry: Telemetry, ack: Callable[[Any], object]
+        self,
+        partition: int,
+        joiner: JoinerPartition,
+        schema_hash: str,
+        sender: Sender,
+        telemetry: Telemetry,
+        order: ReadingOrder,
+        ack: Callable[[Any], object],
     ) -> None:
-        """`ack` acknowledges one message of the stream."""
+        """`order` is the worker's; `ack` acknowledges one message of the stream."""
         self.partition = partition
         self.joiner = joiner
         self.is_closed = False
         self._schema_hash = schema_hash
         self._sender = sender
         self._telemetry = telemetry
+        self._order = order
         self._ack = ack
         self._outbox: deque[Emission | Cut] = deque()
         self._has_output = asyncio.Event()
@@ -70,8 +77,7 @@ class PartitionRuntime:
 
     async def take_exposure(self, message: Any) -> None:
         """Take in one message of exposures.v1; waits while the join or the outbox has no room."""
-        while not self.is_closed and not (self.joiner.may_read_exposures() and len(self._outbox) < _MAX_OUTBOX):
-            await asyncio.sleep(_WAIT_S)
+        await self._order.wait(has_room=self._has_room, may_read=lambda: self.is_closed or self.joiner.may_read_exposures())
         if self.is_closed:
             return
         record = _record_of(message)
@@ -85,8 +91,7 @@ class PartitionRuntime:
 
     async def take_feedback(self, message: Any) -> None:
         """Take in one message of feedback.v1; waits while the join or the outbox has no room."""
-        while not self.is_closed and not (self.joiner.may_read_feedback() and len(self._outbox) < _MAX_OUTBOX):
-            await asyncio.sleep(_WAIT_S)
+        await self._order.wait(has_room=self._has_room, may_read=lambda: self.is_closed or self.joiner.may_read_feedback())
         if self.is_closed:
             return
         record = _record_of(message)
@@ -97,6 +102,9 @@ class PartitionRuntime:
         else:
             self._put(self.joiner.on_feedback(feedback, record))
         _keep(self._feedback, message)
+
+    def _has_room(self) -> bool:
+        return self.is_closed or len(self._outbox) < _MAX_OUTBOX
 
     def tick(self, now_ms: int, *, exposures_end: int | None, feedback_end: int | None) -> None:
         """Let time pass. While the previous tick still waits to be written, this one is left out."""

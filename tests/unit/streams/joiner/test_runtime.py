@@ -12,6 +12,7 @@ from services.common.labels import keep_negative
 from services.common.telemetry import current_traceparent
 from streams.joiner.core import JoinerPartition
 from streams.joiner.runtime import PartitionRuntime, wall_clock_ms
+from streams.reading_order import ReadingOrder
 from tests.unit.streams.joiner.test_codec import a_feedback, an_exposure
 from tests.unit.streams.joiner.test_core import CONFIG, SPEC
 
@@ -55,7 +56,7 @@ class Bench:
         def ack(message: FakeMessage) -> None:
             self.acked.append((message.topic, message.offset))
 
-        self.runtime = PartitionRuntime(0, joiner, SPEC.schema_hash, self.sender, telemetry.disabled(), ack)
+        self.runtime = PartitionRuntime(0, joiner, SPEC.schema_hash, self.sender, telemetry.disabled(), ReadingOrder(), ack)
         self.now_ms = wall_clock_ms() - 120_000
 
     def exposure(self, offset: int, **changes) -> FakeMessage:
