@@ -145,10 +145,10 @@ def _fetch_last_batches(consumer: KafkaConsumer, offsets: Mapping[TopicPartition
 def drain_to_end(consumer: KafkaConsumer, timeout_ms: int = 30_000) -> list[Any]:
     """Return every record from the consumer's positions up to the ends that its partitions have now, in offset order per partition.
 
-    What is appended meanwhile may be among them.
+    What is appended meanwhile may be among them. A long log may take long: the time limit is on each step of it.
 
     Raises:
-        Unavailable: the end was not reached in time.
+        Unavailable: for `timeout_ms` nothing came, and the end is not reached.
     """
     ends = end_offsets(consumer, timeout_ms)
     deadline = time.monotonic() + timeout_ms / 1000
@@ -158,9 +158,12 @@ def drain_to_end(consumer: KafkaConsumer, timeout_ms: int = 30_000) -> list[Any]
         at for at, end in ends.items() if consumer.position(at, timeout_ms=timeout_ms) < max(end, consumer.highwater(at) or 0)
     ]:
         if time.monotonic() > deadline:
-            raise Unavailable(f"the end of {behind[0].topic} was not reached in {timeout_ms} ms")
+            raise Unavailable(
+                f"{behind[0].topic} was not read to its end: nothing came for {timeout_ms} ms, {len(records)} records did before"
+            )
         for batch in consumer.poll(timeout_ms=_FETCH_WAIT_MS).values():
             records.extend(batch)
+            deadline = time.monotonic() + timeout_ms / 1000
     return records
 
 

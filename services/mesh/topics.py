@@ -14,6 +14,10 @@ from services.common.topics import ALL, LLM_EXAMPLES, RANKER_DELTAS, WITH_DLQ
 _TOPIC_ALREADY_EXISTS = 36
 _LONG_RETENTION_MS = 14 * 24 * 3600 * 1000
 _FOR_EVER = "-1"
+# Curator and tuner read the whole topic when they start, and hold it in memory for that moment: about 130,000 examples.
+_MAX_EXAMPLE_BYTES = 256 * 1024 * 1024
+# Whole segments are deleted, and the default of a gigabyte would never fill.
+_EXAMPLE_SEGMENT_BYTES = 32 * 1024 * 1024
 
 
 def mesh_topic_partitions(*, user_partitions: int, shards: int = 1) -> dict[str, int]:
@@ -29,7 +33,11 @@ def mesh_topic_configs() -> dict[str, dict[str, str]]:
     """
     configs: dict[str, dict[str, str]] = {topic.name: {"cleanup.policy": topic.cleanup} for topic in ALL}
     configs[RANKER_DELTAS.name]["retention.ms"] = str(_LONG_RETENTION_MS)
-    configs[LLM_EXAMPLES.name]["retention.ms"] = _FOR_EVER
+    configs[LLM_EXAMPLES.name] |= {
+        "retention.ms": _FOR_EVER,
+        "retention.bytes": str(_MAX_EXAMPLE_BYTES),
+        "segment.bytes": str(_EXAMPLE_SEGMENT_BYTES),
+    }
     return configs | {topic.dlq: {"cleanup.policy": "delete"} for topic in WITH_DLQ}
 
 

@@ -21,6 +21,7 @@ from services.common.telemetry import Telemetry, current_traceparent
 from streams.joiner import codec
 from streams.joiner.core import JoinerPartition
 from streams.joiner.model import Cut, DeadLetter, Emission, Forward, Record, SampleGroup
+from streams.reading_order import ReadingOrder
 
 SOURCE = "/tunemesh/joiner"
 _MAX_OUTBOX = 5_000
