@@ -37,10 +37,11 @@ SERVICES = ("llm", "retriever", "prompt_assembler", "router", "feedback_collecto
 # The demo says itself when the tune begins, so that it can show what the model answered before.
 MESH_ENV = {"TUNEMESH_TUNER_AUTO": "false"}
 
+# For the eye; how many such questions are answered right, before and after, the gate measures on the evaluation's context slice.
 ASKED = (
-    "Which genres does the film Toy Story belong to?",
-    "Is The Silence of the Lambs a comedy or a thriller?",
     "Name the genres of Fargo.",
+    "Which year is Casablanca from?",
+    "Under which genres is Star Trek: First Contact listed?",
 )
 
 _CONCURRENCY = 8
@@ -271,6 +272,7 @@ def _as_dict(question: str, answer: Answer) -> dict[str, Any]:
         "question": question,
         "request_id": answer.request_id,
         "answer": answer.text,
+        "model_version": answer.model_version,
         "from": answer.titles,
         "ttft_ms": round(answer.ttft_ms, 1),
         "degraded_reason": answer.degraded_reason,

@@ -15,7 +15,13 @@ def llm(demo):
 def test_answers_about_the_catalogue_stream_from_retrieved_passages(llm):
     for asked in llm["grounded"]:
         assert asked["answer"] and asked["from"] and asked["degraded_reason"] == ""
-    assert any("Toy Story" in title for title in llm["grounded"][0]["from"])
+    assert any("Fargo" in title for title in llm["grounded"][0]["from"])
+
+
+def test_after_the_tune_the_adapter_answers_them(llm):
+    for asked in llm["grounded_after_tune"]:
+        assert asked["answer"] and asked["from"] and asked["degraded_reason"] == ""
+        assert asked["model_version"] == llm["tune"]["adapter"]
 
 
 def test_no_call_of_the_language_half_fails(llm):
@@ -48,7 +54,7 @@ def test_why_of_an_answer_shows_its_prompt_its_passages_and_what_it_taught(demo,
         llm["grounded"][0]["question"],
         llm["grounded"][0]["answer"],
     )
-    assert asked["passage_ids"] and any("Toy Story" in message["content"] for message in asked["messages"])
+    assert asked["passage_ids"] and any("Fargo" in message["content"] for message in asked["messages"])
     taught = tunemesh(demo.run_dir, "why", llm["taught_request_id"])
     assert [each["kind"] for each in taught["feedback"]] == ["demonstration"]
     assert [each["kind"] for each in taught["examples"]] == ["demonstration"]
