@@ -252,6 +252,15 @@ time.sleep(600)
     assert eventually(lambda: dummies.remaining() == [] and not mesh.folder.is_up())
 
 
+@pytest.fixture
+def heard_ctrl_c() -> Iterator[None]:
+    """A shell has background jobs ignore SIGINT, and their children inherit that: tests that run in one would wait in vain."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard_ctrl_c")
 def test_ctrl_c_during_the_foreground_run_stops_every_process(dummies: Dummies) -> None:
     mesh = dummies.mesh(dummies.service("one", "grandchild"), dummies.service("two", after="one"))
     argv = [sys.executable, "-m", "services.mesh", "up", "--foreground", "--file", str(dummies.folder / "compose.yml")]
@@ -265,6 +274,7 @@ def test_ctrl_c_during_the_foreground_run_stops_every_process(dummies: Dummies) 
     assert mesh.state().phase == "down"
 
 
+@pytest.mark.usefixtures("heard_ctrl_c")
 def test_ctrl_c_during_the_start_stops_what_was_started(dummies: Dummies) -> None:
     never = (
         dummies.service("never")
