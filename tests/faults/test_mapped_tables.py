@@ -49,9 +49,10 @@ def test_readers_beside_a_busy_writer_see_whole_rows_of_at_most_two_neighbouring
                 num_reads, num_deltas = map(int, output.split())
                 assert num_reads > 100
                 assert num_deltas > 20
-    # The tables grew, and the generations before are gone.
-    (generation,) = tmp_path.glob("gen-*")
-    assert int(generation.name.removeprefix("gen-")) > 1
+    # The tables grew, and the generations before are gone: but for one, when the kill came between making the next and removing the last.
+    numbers = sorted(int(path.name.removeprefix("gen-")) for path in tmp_path.glob("gen-*"))
+    assert numbers[-1] > 1
+    assert numbers in ([numbers[-1]], [numbers[-1] - 1, numbers[-1]])
 
 
 @pytest.mark.parametrize("seed", range(2))
