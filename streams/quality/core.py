@@ -126,7 +126,7 @@ class Window:
 
 @dataclass(slots=True)
 class _Tally:
-    """What one key has gathered in the present window."""
+    """What one key has gathered in the present window. `score_sum`: of the ranker's scores, or of those that people gave to answers."""
 
     requests: int = 0
     degraded: int = 0
@@ -135,7 +135,7 @@ class _Tally:
     positive: int = 0
     thumbs_up: int = 0
     score_sum: float = 0.0
-    scores: list[float] = field(default_factory=list)
+    num_scores: int = 0
     ttft_ms: list[float] = field(default_factory=list)
     finished: Counter[str] = field(default_factory=Counter)
     tokens: int = 0
@@ -174,9 +174,11 @@ class Quality:
         tally = self._tally(self.remember(shown.request_id, RECOMMEND, shown.variant, shown.model_version))
         tally.requests += 1
         tally.degraded += shown.is_degraded
-        tally.scores.extend(shown.scores)
         if len(shown.scores) > 0:
-            tally.rows.add("scores", np.asarray(shown.scores, np.float32), self._limits.max_rows)
+            scores_N = np.asarray(shown.scores, np.float32)
+            tally.num_scores += len(scores_N)
+            tally.score_sum += float(scores_N.sum(dtype=np.float64))
+            tally.rows.add("scores", scores_N, self._limits.max_rows)
         if shown.user_U is not None and shown.items_NF is not None:
             tally.rows.add("user", shown.user_U.reshape(1, -1), self._limits.max_rows)
             tally.rows.add("item", shown.items_NF, self._limits.max_rows)
@@ -330,8 +332,8 @@ def _recommendation_metrics(tally: _Tally) -> dict[str, float]:
     metrics: dict[str, float] = {}
     if tally.judged:
         metrics["positive_rate"] = tally.positive / tally.judged
-    if tally.scores:
-        metrics["mean_score"] = float(np.mean(tally.scores))
+    if tally.num_scores:
+        metrics["mean_score"] = tally.score_sum / tally.num_scores
     return metrics
 
 

@@ -230,7 +230,8 @@ class GrpcControl:
         """Point llm/TASK/production at `name`.
 
         Raises:
-            Conflict: somebody else moved it since it was read: the candidate was not compared with what is live now.
+            Conflict: somebody else moved it since it was read, so that the candidate was not compared with what is live now; or the
+                trainer does not let it point there.
             Unavailable: the trainer cannot be reached; the alias may have moved all the same.
         """
         alias = llm_alias(task)
@@ -247,8 +248,10 @@ class GrpcControl:
         try:
             await self._retries.call(once)
         except Conflict:
-            # A first attempt whose answer was lost looks like somebody else's move.
             now = await self.live(task)
+            if now.version == expected_version:  # nobody moved it: the trainer says what else is wrong
+                raise
+            # A first attempt whose answer was lost looks like somebody else's move.
             if now != Live(str(name), expected_version + 1):
                 raise Conflict(
                     f"{alias} was moved to {now.target} while {name} was judged, which was not compared with that: start another tune"

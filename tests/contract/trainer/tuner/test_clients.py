@@ -224,6 +224,12 @@ async def test_a_move_by_somebody_else_is_a_conflict_that_names_it(peers, channe
         await control(channel).set_live("helpdesk", NAME, 3)
 
 
+async def test_what_the_trainer_does_not_allow_is_told_in_its_words(peers, channel):
+    peers.failures = [grpc.StatusCode.FAILED_PRECONDITION]
+    with pytest.raises(Conflict, match="was not moved to Base--helpdesk--v2: FAILED_PRECONDITION"):
+        await control(channel).set_live("helpdesk", NAME, 0)
+
+
 async def test_whether_learning_is_paused_is_asked_and_not_guessed(peers, channel):
     peers.paused = True
     assert await control(channel).is_paused()
