@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,6 +44,8 @@ _ENV = {
 def bare_mesh(folder: Path, *, services: tuple[str, ...] = (), durable_broker: bool) -> Iterator[Mesh]:
     """Start a mesh on free ports in `folder`, fill its catalogue, and yield it when its answers are whole; stop it at the end.
 
+    It begins empty: what an earlier one left in the folder's volumes, a durable broker's log say, is deleted.
+
     Args:
         folder: of its state, logs, volumes and telemetry.
         services: only these and what they depend on; all by default.
@@ -53,6 +56,8 @@ def bare_mesh(folder: Path, *, services: tuple[str, ...] = (), durable_broker: b
     settings = load_settings(MeshSettings).model_copy(update={"broker": "kafka" if durable_broker else "tansu"})
     env = {name: os.environ.get(name, value) for name, value in _ENV.items()} | {"TUNEMESH_TELEMETRY_DIR": str(folder / "telemetry")}
     with Mesh(env=env, run_dir=folder / "mesh", services=services, free_ports=True, settings=settings) as mesh:
+        if not mesh.folder.is_up():
+            shutil.rmtree(mesh.folder.path / "volumes", ignore_errors=True)
         mesh.up()
         asyncio.run(write_catalogue(mesh.environment("router")["KAFKA_BOOTSTRAP_SERVERS"], load_films().values()))
         _wait_ready(mesh)

@@ -27,8 +27,10 @@ from services.common.settings import exit_with_configuration_error
 from services.mesh.environments import REPOSITORY_ROOT
 from services.mesh.mesh import Mesh
 
-# Memories that fill up for hours by design get a bound that a soak reaches within its warm-up, so that a leak can be told from them.
+# Memories that fill up for hours by design get a bound that a soak reaches within its warm-up, so that a leak can be told from them. The
+# curator's answers take feedback for an hour, and what takes feedback is not committed: its lag.
 _BOUNDS = {
+    "TUNEMESH_CURATOR_WINDOW_MS": "180000",
     "TUNEMESH_JOINER_LATE_HORIZON_MS": "30000",
     "TUNEMESH_TRAINER_DEDUP_WINDOW_SAMPLES": "40000",
     "TUNEMESH_QUALITY_REMEMBERED_REQUESTS": "3000",
