@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,7 +58,8 @@ class DocumentFolder:
         """`max_batch`: a look reads at most so many files (or 16 MiB), so that what was read is searchable before all is."""
         self._folder, self._limits, self._chunks, self._max_batch = folder, limits, chunks, max_batch
         self._seen: dict[str, _Seen] = {}
-        self._warned = False
+        self._device: int | None = None  # of the folder when it last had files
+        self._said = ""
         self.refused: dict[str, str] = {}
         """Path -> reason."""
 
@@ -69,18 +70,17 @@ class DocumentFolder:
     def look(self, indexed: Mapping[str, str]) -> FileChanges:
         """Return what changed. Reads files: call it off the event loop.
 
-        A folder that is not there changes nothing: an unmounted disk must not empty the index.
+        A folder that is not there, cannot be listed, or is empty where another disk was, deletes nothing: an unmounted disk must not
+        empty the index.
 
         Args:
             indexed: document id -> content hash of what the index holds of files.
         """
         if not self._folder.is_dir():
-            if not self._warned:
-                _log.warning("the documents' folder %s is not there: what is indexed stays, and it is looked for", self._folder)
-            self._warned = True
+            self._say(f"the documents' folder {self._folder} is not there: what is indexed stays, and it is looked for")
             return FileChanges(documents=(), gone=(), more=False)
-        self._warned = False
-        found, refused = self._walk()
+        found, refused, unlisted = self._walk()
+        is_doubtful = self._is_doubtful(found.keys() | refused.keys(), indexed, unlisted)
         documents: list[Document] = []
         num_read, num_bytes, more = 0, 0, False
         for name, seen in found.items():
@@ -103,18 +103,47 @@ class DocumentFolder:
         self._report(refused)
         for name in self._seen.keys() - found.keys():
             del self._seen[name]
-        gone = tuple(name for name in indexed if name not in found or name in refused)
+        gone = () if is_doubtful else tuple(name for name in indexed if name not in found or name in refused)
         return FileChanges(documents=tuple(documents), gone=gone, more=more)
 
-    def _walk(self) -> tuple[dict[str, _Seen], dict[str, str]]:
-        """Return the readable files by their path inside the folder, sorted, and those that are refused unread."""
+    def _is_doubtful(self, names: Collection[str], indexed: Mapping[str, str], unlisted: OSError | None) -> bool:
+        """Say whether what was not found may be there all the same."""
+        device = self._folder.stat().st_dev
+        if unlisted is not None:
+            self._say(f"not all of the documents' folder can be listed, so nothing is deleted from the index: {unlisted}")
+        elif not names and indexed and device != self._device:
+            self._say(
+                f"the documents' folder {self._folder} is empty, and {len(indexed)} documents are indexed: they stay until it has a file"
+            )
+        else:
+            self._said = ""
+            self._device = device if names else self._device
+            return False
+        return True
+
+    def _say(self, what: str) -> None:
+        """Once, not with every look."""
+        if what != self._said:
+            _log.warning("%s", what)
+        self._said = what
+
+    def _walk(self) -> tuple[dict[str, _Seen], dict[str, str], OSError | None]:
+        """Return the readable files by their path inside the folder, sorted; those that are refused unread; why a folder was not listed."""
         found: dict[str, _Seen] = {}
         refused: dict[str, str] = {}
-        for path in self._files():
+        errors: list[OSError] = []
+        for path in self._files(errors.append):
             name = path.relative_to(self._folder).as_posix()
+            shown = os.fsencode(name).decode("utf-8", "backslashreplace")
+            if shown != name:
+                refused[shown] = "its name is not UTF-8"
+                continue
             try:
                 status = path.lstat()
             except FileNotFoundError:
+                continue
+            except OSError as error:
+                refused[name] = f"it cannot be read: {error.strerror}"
                 continue
             if not stat.S_ISREG(status.st_mode):
                 refused[name] = "it is a link or no file"
@@ -124,11 +153,11 @@ class DocumentFolder:
                 refused[name] = f"the folder has more than {self._limits.max_files} files"
             else:
                 found[name] = _Seen(mtime_ns=status.st_mtime_ns, ctime_ns=status.st_ctime_ns, size_bytes=status.st_size)
-        return found, refused
+        return found, refused, errors[0] if errors else None
 
-    def _files(self) -> Iterator[Path]:
+    def _files(self, on_error: Callable[[OSError], None]) -> Iterator[Path]:
         """Yield candidates in a stable order. Hidden files and folders are passed over; links are not followed."""
-        for folder, folders, files in os.walk(self._folder):
+        for folder, folders, files in os.walk(self._folder, onerror=on_error):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             for name in sorted(files):
                 path = Path(folder, name)

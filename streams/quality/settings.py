@@ -43,7 +43,8 @@ class QualitySettings(BaseServiceSettings, KafkaSettings, FeatureSpecSettings):
     """A share of degraded answers above it is an alarm."""
     orphan_limit: float = Field(0.05, ge=0, le=1)
     """A share of feedback without its exposure above it is an alarm."""
-    watermark_limit_ms: int = Field(30_000, ge=100)
-    """A replica whose weights are older than this is an alarm."""
+    watermark_limit_ms: int = Field(90_000, ge=100)
+    """A replica whose weights are older than this is an alarm. More than the joiner's window: a single feedback that waits for its exposure
+    holds the watermark back for so long."""
     forget_replica_ms: int = Field(600_000, ge=1_000)
     """A replica that has not reported for so long is gone for good, and no alarm any more."""

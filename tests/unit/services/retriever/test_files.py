@@ -76,6 +76,46 @@ def test_a_folder_that_is_not_there_deletes_nothing_and_is_read_once_it_is(tmp_p
     assert ids(changes) == ["b.txt"] and changes.gone == ("a.txt",)
 
 
+def test_an_empty_folder_deletes_nothing_unless_its_files_were_seen_to_go(folder, tmp_path, caplog):
+    for _ in range(3):
+        assert folder.look({"a.txt": "h"}).gone == ()
+    assert caplog.text.count("they stay until it has a file") == 1
+    write(tmp_path / "b.txt")
+    assert folder.look({"a.txt": "h"}).gone == ("a.txt",)
+    (tmp_path / "b.txt").unlink()
+    assert folder.look({"b.txt": "h"}).gone == ("b.txt",)
+
+
+def test_an_empty_mount_point_is_told_from_an_emptied_folder(folder, tmp_path):
+    write(tmp_path / "a.txt")
+    folder.look({})
+    folder._device = -1  # as if another disk had been there
+    (tmp_path / "a.txt").unlink()
+    assert folder.look({"a.txt": "h"}).gone == ()
+
+
+def test_a_folder_that_cannot_be_listed_deletes_nothing(folder, tmp_path, monkeypatch, caplog):
+    write(tmp_path / "sub" / "a.txt")
+    write(tmp_path / "b.txt")
+    scandir = os.scandir
+
+    def refusing(path):
+        if Path(path).name == "sub":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    changes = folder.look({"sub/a.txt": "h"})
+    assert (ids(changes), changes.gone) == (["b.txt"], ())
+    assert "Permission denied" in caplog.text
+
+
+def test_a_name_that_is_not_utf_8_is_refused_and_shown_escaped(folder, tmp_path):
+    write(tmp_path / os.fsdecode(b"caf\xe9.txt"))
+    assert ids(folder.look({})) == []
+    assert folder.refused == {"caf\\xe9.txt": "its name is not UTF-8"}
+
+
 def test_refused_files_are_named_with_their_reason_and_leave_the_index(folder, tmp_path):
     write(tmp_path / "big.txt", "x" * 1001)
     (tmp_path / "binary.md").write_bytes(b"\xff\xfe\x00")
