@@ -14,6 +14,10 @@ from services.common import envelope
 
 # A dead letter carries its record whole, up to this: with headers and key it must stay under a broker's default limit of 1 MB.
 MAX_VALUE_BYTES = 900_000
+# What a stranger may make large as well: parsers quote what they cannot read. A letter that the broker does not take would stop its writer.
+_MAX_DETAIL_CHARS = 2_000
+_MAX_KEY_BYTES = 16_384
+_MAX_HEADER_BYTES = 32_768
 
 
 def dead_letter(
@@ -29,7 +33,7 @@ def dead_letter(
     failed_at_ms: int | None = None,
     feedback_id: str = "",
 ) -> dead_letter_pb2.DeadLetter:
-    """Return the dead letter of one record. A value above MAX_VALUE_BYTES is cut, and `detail` says so.
+    """Return the dead letter of one record. A value above MAX_VALUE_BYTES is cut, as are a long detail, key and headers; `detail` says so.
 
     Args:
         topic: where the record was read.
@@ -43,22 +47,39 @@ def dead_letter(
         failed_at_ms: Unix milliseconds; the wall clock when absent.
         feedback_id: when the record was readable feedback.
     """
-    raw = value or b""
-    if len(raw) > MAX_VALUE_BYTES:
-        detail = f"{detail} (value cut from {len(raw)} to {MAX_VALUE_BYTES} bytes)"
-        raw = raw[:MAX_VALUE_BYTES]
+    raw, name, kept = value or b"", key or b"", _short_headers(headers or ())
+    if len(detail) > _MAX_DETAIL_CHARS:
+        detail = f"{detail[:_MAX_DETAIL_CHARS]}…"
+    if len(kept) < len({header for header, _ in headers or ()}):
+        detail = f"{detail} (headers cut to {_MAX_HEADER_BYTES} bytes)"
+    # The letter's own record has the key, too, and whole.
+    room = max(0, MAX_VALUE_BYTES - len(name)) if len(name) > _MAX_KEY_BYTES else MAX_VALUE_BYTES
+    if len(raw) > room:
+        detail = f"{detail} (value cut from {len(raw)} to {room} bytes)"
+        raw = raw[:room]
     return dead_letter_pb2.DeadLetter(
         source_topic=topic,
         source_partition=partition,
         source_offset=offset,
         reason=reason,
         detail=detail,
-        key=key or b"",
+        key=name[:_MAX_KEY_BYTES],
         value=raw,
-        headers={name: content or b"" for name, content in headers or ()},
+        headers=kept,
         failed_at_ms=time.time_ns() // 1_000_000 if failed_at_ms is None else failed_at_ms,
         feedback_id=feedback_id,
     )
+
+
+def _short_headers(headers: Sequence[tuple[str, bytes]]) -> dict[str, bytes]:
+    """Return the headers without those that have no room; of a repeated name the last one stays."""
+    kept: dict[str, bytes] = {}
+    room = _MAX_HEADER_BYTES
+    for name, content in {name: content or b"" for name, content in headers}.items():
+        if len(name.encode()) + len(content) <= room:
+            kept[name] = content
+            room -= len(name.encode()) + len(content)
+    return kept
 
 
 def dead_letter_headers(letter: dead_letter_pb2.DeadLetter, source: str) -> list[tuple[str, bytes]]:

@@ -19,7 +19,6 @@ from typing import NamedTuple
 from tunemesh.events.v1.dead_letter_pb2 import DeadLetter
 
 from services.common.dead_letter_reasons import REDRIVE_CLAIMED, REDRIVEN
-from services.common.dead_letters import MAX_VALUE_BYTES
 
 REDRIVEN_HEADER = "tunemesh-redriven"
 _CUT = "(value cut from "
@@ -69,7 +68,7 @@ class Letter:
         """Return why it can never be put back; empty when it can."""
         if not self.body.value:
             return "its record was not kept"
-        return "its record was cut" if len(self.body.value) == MAX_VALUE_BYTES and _CUT in self.body.detail else ""
+        return "its record was cut" if _CUT in self.body.detail else ""
 
     @property
     def state(self) -> str:
