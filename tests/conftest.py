@@ -11,7 +11,7 @@ import os
 import re
 import signal
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -50,6 +50,23 @@ class Broker:
             command = embedded.kafka_command(self._kafka_home, port=self._port, controller_port=self._controller_port, data_dir=data_dir)
         log = self._log_dir / "broker.log"
         self._server = embedded.EmbeddedServer(command, log=log, ready=lambda: embedded.broker_ready(self._port))
+
+    def restart_with_topics(self, partitions: Mapping[str, int], *, clients: Iterable[int]) -> None:
+        """Kill it, start it again and create the topics, while the processes `clients` (pids) stand still.
+
+        The embedded broker creates a topic with four partitions when a client asks for it first, and the clients of a broker that comes
+        back empty ask at once.
+        """
+        paused = list(clients)
+        for pid in paused:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            self.kill()
+            self.start()
+            create_topics(self.bootstrap, partitions)
+        finally:
+            for pid in paused:
+                os.kill(pid, signal.SIGCONT)
 
     def kill(self) -> None:
         """kill -9."""

@@ -91,6 +91,10 @@ class TrainerProcess:
                 self.port = int(match[1])
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def log(self) -> str:
         return "\n".join(self.lines)
 

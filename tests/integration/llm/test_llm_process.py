@@ -30,6 +30,7 @@ from services.common.topics import CONTROL
 from services.llm.weights import prepare
 from services.mesh.embedded import free_port
 from services.mesh.environments import REPOSITORY_ROOT
+from services.mesh.topics import mesh_topic_partitions
 from tests.conftest import Broker
 from tests.llm_process import LlmProcess
 
@@ -266,9 +267,8 @@ def test_an_adapter_that_cannot_be_served_is_refused_and_the_engine_goes_on(llm,
     assert llm.ask().startswith("The capital")
 
 
-def test_aliases_are_followed_once_the_broker_is_there_and_a_roll_back_is_live_within_5_s(llm, mesh_topics):
-    llm.broker.start()
-    mesh_topics(llm.broker.bootstrap)
+def test_aliases_are_followed_once_the_broker_is_there_and_a_roll_back_is_live_within_5_s(llm):
+    llm.broker.restart_with_topics(mesh_topic_partitions(user_partitions=2), clients=[llm.process.pid])
     llm.point(name(2))
     until(lambda: llm.states().get(name(2)) == "LIVE", 20)
     # Both slots are taken; v1 has no alias and goes.

@@ -19,6 +19,7 @@ from services.common.dead_letters import dead_letter
 from services.common.envelope import header
 from services.common.ids import uuid7
 from services.common.kafka import assigned_consumer
+from services.mesh.topics import mesh_topic_partitions
 from tests.integration.streams.traffic import PARTITIONS, SPEC_PATH, Process, Traffic
 
 pytestmark = pytest.mark.integration
@@ -200,13 +201,12 @@ def test_feedback_after_a_restart_finds_the_variant_of_requests_from_before(fres
     assert total(found, "requests", variant="canary") == 0
 
 
-def test_a_broker_that_comes_back_is_read_again_and_metrics_are_served_meanwhile(fresh_broker, quality, mesh_topics, traffic) -> None:
+def test_a_broker_that_comes_back_is_read_again_and_metrics_are_served_meanwhile(fresh_broker, quality) -> None:
     fresh_broker.kill()
     process = quality(wait=False)
     process.wait_for("trying again")
     assert "tunemesh_quality_windows_total" in process.scrape()
-    fresh_broker.start()
-    mesh_topics(fresh_broker.bootstrap, user_partitions=PARTITIONS)
+    fresh_broker.restart_with_topics(mesh_topic_partitions(user_partitions=PARTITIONS), clients=[process.pid])
     process.wait_for("reading from")
     with Traffic(fresh_broker.bootstrap) as again:
         again.expose()

@@ -42,6 +42,10 @@ class Process:
                 [sys.executable, "-m", module], cwd=REPOSITORY_ROOT, env={**inherited, "PYTHONPATH": path, **env}, stdout=file, stderr=file
             )
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def has_said(self, text: str, *, count: int = 1) -> bool:
         return self.log.read_text().count(text) >= count
 

@@ -13,7 +13,6 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tunemesh.trainer.v1 import trainer_service_pb2 as pb
 
 from services.common.artifacts import read_artifact
-from services.common.errors import ConfigurationError
 from services.common.telemetry import read_spans
 from services.mesh.topics import create_topics
 from services.trainer.adapters import KafkaDeltaLog
@@ -170,7 +169,7 @@ def test_a_broker_that_lost_its_data_stops_the_trainer_and_is_refused_by_the_nex
     env = environment(fresh_broker.bootstrap, mine, tmp_path, 2, publish_interval_ms=100, checkpoint_interval_ms=100)
     with TrainerProcess(env) as trainer:
         trainer.until(lambda status: list(status.source_offsets) == ends and status.last_checkpoint != "")
-        _lose_data(fresh_broker, partitions)
+        fresh_broker.restart_with_topics(partitions, clients=[trainer.pid])
         if fresh_broker.is_durable:
             return
         assert trainer.wait(120) == 1, trainer.log
@@ -182,19 +181,6 @@ def test_a_broker_that_lost_its_data_stops_the_trainer_and_is_refused_by_the_nex
         status = trainer.until(lambda status: True)
         assert (list(status.source_offsets), status.epoch) == ([0, 0], 2)
         assert status.table_rows["user"] > 0
-
-
-def _lose_data(broker: Broker, partitions: dict[str, int]) -> None:
-    """Start the broker anew, without its data; again when a client's question made the embedded one create a topic in its own way first."""
-    for _ in range(5):
-        broker.kill()
-        broker.start()
-        try:
-            create_topics(broker.bootstrap, partitions)
-        except ConfigurationError:
-            continue
-        return
-    pytest.fail("a client was quicker than create_topics five times")
 
 
 def test_without_a_broker_the_trainer_ends_with_one_line_and_code_1(tmp_path: Path) -> None:
