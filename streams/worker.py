@@ -34,6 +34,10 @@ _COMMIT_INTERVAL_S = 1.0
 _FETCH_WAIT_MS = 200
 # Collects a tenth of a second of records into one answer when few come, and costs nothing when many do.
 _FETCH_MIN_BYTES = 65_536
+# A stream that waits on purpose reads nothing, for hours if it must. aiokafka would take it for dead after `max_poll_interval` and leave
+# the group: for good, since it joins again only after a read, and Faust reads only what is assigned. Whether it is alive is told by
+# its heartbeats and its health service.
+_MAX_POLL_INTERVAL_S = 7 * 86_400.0
 
 _log = logging.getLogger(__name__)
 
@@ -68,7 +72,7 @@ class _App(faust.App):  # type: ignore[misc, unused-ignore]
         return _Transport(self.conf.broker_consumer, self)
 
 
-def new_app(app_id: str, *, bootstrap_servers: str, worker_id: str, session_timeout_ms: int) -> Any:
+def new_app(app_id: str, *, bootstrap_servers: str, worker_id: str, session_timeout_ms: int, buffer_records: int = 4_096) -> Any:
     """Return a Faust app that is part of the consumer group `app_id`.
 
     Args:
@@ -77,6 +81,7 @@ def new_app(app_id: str, *, bootstrap_servers: str, worker_id: str, session_time
         worker_id: static membership: a worker that comes back under its old name gets its partitions without waiting for the old one
             to time out.
         session_timeout_ms: a silent worker loses its partitions after it.
+        buffer_records: about as many are read ahead, per topic, of what the agents have taken.
     """
     for name in ("faust", "mode", "aiokafka", __name__):  # Faust's services log under the module of their class
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -87,12 +92,14 @@ def new_app(app_id: str, *, bootstrap_servers: str, worker_id: str, session_time
         autodiscover=False,
         broker_commit_interval=_COMMIT_INTERVAL_S,
         broker_heartbeat_interval=session_s / 4,
-        broker_max_poll_records=1_000,
+        broker_max_poll_interval=_MAX_POLL_INTERVAL_S,
+        broker_max_poll_records=min(1_000, buffer_records),
         broker_session_timeout=session_s,
         consumer_auto_offset_reset="earliest",
         consumer_group_instance_id=f"{app_id}-{worker_id}",
         key_serializer="raw",
         store="memory://",
+        stream_buffer_maxsize=buffer_records,
         stream_wait_empty=False,  # records stay unacknowledged on purpose
         table_standby_replicas=1,
         topic_allow_declare=False,

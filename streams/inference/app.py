@@ -2,7 +2,7 @@
 
 A request is acknowledged once its answer, or its dead letter, has been acknowledged by the broker, and everything before it too. So a
 door that dies answers again what was under way: a sender goes by inference_id. Within one process a repeated inference_id is answered
-once.
+once; a repeat that comes while its question is under way shares its outcome, a dead letter too.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ from streams.logs import LogReader
 
 APP_ID = "tunemesh-inference"
 SOURCE = "/tunemesh/inference"
+# A question may be as large as a message, and those that are read ahead are in memory.
+_BUFFER_RECORDS = 64
 
 _log = logging.getLogger(__name__)
 
@@ -55,6 +57,7 @@ class InferenceDoor:
             bootstrap_servers=settings.kafka_bootstrap_servers,
             worker_id=settings.worker_id,
             session_timeout_ms=settings.session_timeout_ms,
+            buffer_records=_BUFFER_RECORDS,
         )
         self._patience = Patience(
             max_attempts=settings.max_attempts,
@@ -66,6 +69,7 @@ class InferenceDoor:
         self._room = asyncio.Semaphore(settings.max_running)
         self._in_order: defaultdict[int, InOrder[Any]] = defaultdict(InOrder)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._is_revoked = False
         self._server: GrpcServer | None = None
         self._counter = telemetry.meter.create_counter("inference.requests", description="Questions that may wait, by outcome.")
         self._add_agent()
@@ -106,6 +110,7 @@ class InferenceDoor:
 
     async def _on_revoked(self, _app: Any, _revoked: Any, **_: Any) -> None:
         """Every rebalance takes all partitions away (eager protocol); whoever has one next answers what is not acknowledged."""
+        self._is_revoked = True  # ending the tasks makes room, and what waits for it must not begin
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -115,6 +120,7 @@ class InferenceDoor:
 
     async def _on_assigned(self, _app: Any, assigned: Any, **_: Any) -> None:
         partitions = sorted(at.partition for at in assigned if at.topic == INFERENCE_REQUESTS.name)
+        self._is_revoked = False
         _log.info("partitions %s taken up", partitions)
         if self._server is not None:
             await self._server.set_serving(True)
@@ -122,7 +128,7 @@ class InferenceDoor:
     async def _take(self, message: Any) -> None:
         """Begin with a message as soon as there is room."""
         await self._room.acquire()
-        if message.generation_id != self._app.consumer_generation_id:  # from before a rebalance
+        if self._is_revoked or message.generation_id != self._app.consumer_generation_id:  # from before a rebalance
             self._room.release()
             return
         in_order = self._in_order[message.partition]

@@ -170,3 +170,20 @@ async def test_questions_are_answered_once_or_set_aside_and_none_is_lost_when_th
         assert "Traceback" not in bench.process.log.read_text() and await asyncio.to_thread(bench.process.stop) == 0
     finally:
         await asyncio.to_thread(bench.close)
+
+
+async def test_a_backlog_far_above_what_the_door_reads_ahead_is_answered_whole(
+    fresh_broker, mesh_topics, tmp_path: Path, router: FakeRouter
+) -> None:
+    mesh_topics(fresh_broker.bootstrap, user_partitions=PARTITIONS)
+    bench = Bench(fresh_broker.bootstrap, tmp_path, router.port)
+    names = {f"q{number}" for number in range(400)}
+    for name in sorted(names):
+        bench.ask(name)
+    try:
+        await asyncio.to_thread(bench.start)
+        await asyncio.to_thread(bench.read, responses=len(names), letters=0)
+        assert sorted(answer.inference_id for answer in bench.answers()) == sorted(f"i-{name}" for name in names)
+        assert router.most_running == 3
+    finally:
+        await asyncio.to_thread(bench.close)
