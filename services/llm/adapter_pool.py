@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -156,6 +156,21 @@ class AdapterPool:
         wanted = {alias: target for alias, target in targets.items() if alias.startswith(LLM_ALIAS_PREFIX) and target != BASE_MODEL}
         return self._slots.point(wanted)
 
+    async def remove_leftovers(self, targets: Mapping[str, str]) -> None:
+        """Delete what earlier processes fetched and no alias points at any more. Call it before anything is loaded."""
+        try:
+            await asyncio.to_thread(self._remove_all_but, set(targets.values()))
+        except OSError as error:
+            _log.warning("what earlier processes fetched into %s stays there: %s", self._folder, error)
+
+    def _remove_all_but(self, wanted: Set[str]) -> None:
+        if not self._folder.is_dir():
+            return
+        for folder in sorted(self._folder.iterdir()):
+            if folder.is_dir() and folder.name not in wanted and _is_adapter_name(folder.name):
+                self._remove(folder)
+                _log.info("adapter %s of an earlier process is deleted from %s: no alias points at it", folder.name, self._folder)
+
     async def keep_up(self, targets: Callable[[], Mapping[str, str]], changed: asyncio.Event, first: asyncio.Event) -> None:
         """Load what the aliases point at, now and after every change, until cancelled. What fails is tried again, and the log says so.
 
@@ -164,23 +179,29 @@ class AdapterPool:
             changed: set when that may be another.
             first: set here when everything was tried once.
         """
+        loads: dict[str, asyncio.Task[bool]] = {}  # side by side: one that waits for another's answers to end holds up nobody else
+        is_settled: dict[str, bool] = {}  # of those that were tried since the last change
         retry_s = _FIRST_RETRY_S
-        while True:
-            changed.clear()
-            missing = self.point(targets())
-            failed = [name for name in missing if not await self._try_load(name, retry_s)]
-            first.set()
-            if not failed:
-                retry_s = _FIRST_RETRY_S
-                await changed.wait()
-                continue
-            try:
-                await asyncio.wait_for(changed.wait(), retry_s)
-                retry_s = _FIRST_RETRY_S
-            except TimeoutError:
-                retry_s = min(retry_s * 2, _MAX_RETRY_S)
+        try:
+            while True:
+                if changed.is_set():
+                    changed.clear()
+                    is_settled, retry_s = {}, _FIRST_RETRY_S
+                for name in self.point(targets()):
+                    if name not in loads and name not in is_settled:
+                        loads[name] = asyncio.ensure_future(self._try_load(name, retry_s))
+                if not loads:
+                    first.set()
+                if not await _something_ended(changed, loads.values(), None if all(is_settled.values()) else retry_s):
+                    is_settled = {name: True for name, settled in is_settled.items() if settled}
+                    retry_s = min(retry_s * 2, _MAX_RETRY_S)
+                is_settled |= {name: loads.pop(name).result() for name in list(loads) if loads[name].done()}
+        finally:
+            for load in loads.values():
+                load.cancel()
 
     async def _try_load(self, name: str, retry_s: float) -> bool:
+        """Return False when it is worth another try."""
         try:
             await self.load(name)
         except (WrongBase, InvalidInput) as error:
@@ -204,9 +225,13 @@ class AdapterPool:
             added = True
             await self._engine.warm(adapter)
         except BaseException as error:
-            self._slots.fail_load(name)
-            if added and isinstance(error, ServiceError):
-                await self._engine.remove_adapter(lora_id)
+            try:
+                if added and isinstance(error, ServiceError):
+                    await self._engine.remove_adapter(lora_id)
+                if isinstance(error, AdapterUnusable):
+                    await asyncio.to_thread(self._discard, name)
+            finally:
+                self._slots.fail_load(name)
             raise
         self._slots.end_load(name)
         _log.info("adapter %s is warm (id %d)", name, lora_id)
@@ -220,10 +245,14 @@ class AdapterPool:
             del self._idle[name]
         try:
             await self._engine.remove_adapter(slot.lora_id)
-            await asyncio.to_thread(self._remove, self._folder / name)
+            await asyncio.to_thread(self._discard, name)
         finally:
             self._slots.end_unload(name)
         _log.info("adapter %s is unloaded", name)
+
+    def _discard(self, name: str) -> None:
+        if (self._folder / name).is_dir():
+            self._remove(self._folder / name)
 
     def _start(self, name: str, work: Any) -> asyncio.Task[Any]:
         """Run `work` as the adapter's task, which outlives the caller; what it raises reaches those who wait for it."""
@@ -255,3 +284,21 @@ class AdapterPool:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _something_ended(changed: asyncio.Event, loads: Collection[asyncio.Task[bool]], timeout_s: float | None) -> bool:
+    """Wait for a change, or for the end of a load; False when the time was over first."""
+    news = asyncio.ensure_future(changed.wait())
+    try:
+        done, _ = await asyncio.wait({news, *loads}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        news.cancel()
+    return bool(done)
+
+
+def _is_adapter_name(text: str) -> bool:
+    try:
+        AdapterName.parse(text)
+    except InvalidInput:
+        return False
+    return True

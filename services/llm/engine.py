@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from services.common.errors import InvalidInput
+from services.common.llm.control_tokens import control_tokens_of
 from services.llm.adapter_pool import AdapterUnusable
 from services.llm.core.generation import EngineGone, LoadedAdapter, Message, Piece, Sampling
 
@@ -58,7 +59,7 @@ class VllmEngine:
         """Use `start`."""
         self._llm, self._options = llm, options
         self._tokenizer = llm.get_tokenizer()
-        self._control_tokens = tuple(str(token) for token in self._tokenizer.all_special_tokens)
+        self._control_tokens = control_tokens_of(self._tokenizer)
         self._numbers = itertools.count(1)
 
     @classmethod

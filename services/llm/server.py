@@ -122,6 +122,10 @@ class Process:
         engine = self._engine = await self._start_engine()
         pool = self._pool = self._make_pool(engine)
         self.servicer.attach(Generator(engine, pool, base_model=self._base.name, limits=limits_of(settings)))
+        if await asyncio.to_thread(self._follower.wait_ready, settings.alias_wait_ms / 1e3):
+            await pool.remove_leftovers(self._targets())
+        else:
+            _log.warning("control.v1 cannot be read yet: the base serves, adapters follow once it can")
         self._admin.attach(pool)
         keeping_up = await self._start_keeping_up(pool)
         death = asyncio.ensure_future(
@@ -170,8 +174,6 @@ class Process:
 
     async def _start_keeping_up(self, pool: AdapterPool) -> asyncio.Task[None]:
         """Begin to follow the aliases; return when what they want was tried once, or the wait is over."""
-        if not await asyncio.to_thread(self._follower.wait_ready, self._settings.alias_wait_ms / 1e3):
-            _log.warning("control.v1 cannot be read yet: the base serves, adapters follow once it can")
         first = asyncio.Event()
         task = asyncio.ensure_future(pool.keep_up(self._targets, self._changed, first))
         with suppress(TimeoutError):

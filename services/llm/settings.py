@@ -57,7 +57,7 @@ class LlmSettings(ModelSettings, ArtifactStoreSettings, KafkaSettings, BaseServi
     max_lora_rank: int = 16
     """Highest rank of an adapter: 8, 16, 32, 64, 128 or 256. The cost of every adapter grows with it."""
     adapters_dir: Path = Path("build/llm-adapters")
-    """Folder of fetched adapters; of this process alone."""
+    """Folder of fetched adapters; of this process alone, which deletes those that it does not need any more."""
     alias_wait_ms: int = Field(3_000, ge=0)
     """How long a start waits for control.v1, so that health says SERVING with its adapters warm; then it serves without them."""
     adapter_timeout_ms: int = Field(60_000, ge=1_000)
@@ -76,6 +76,11 @@ class LlmSettings(ModelSettings, ArtifactStoreSettings, KafkaSettings, BaseServi
         if self.default_max_tokens > self.max_tokens:
             raise ValueError(
                 f"TUNEMESH_LLM_DEFAULT_MAX_TOKENS={self.default_max_tokens} is above TUNEMESH_LLM_MAX_TOKENS={self.max_tokens}"
+            )
+        if "://" not in self.artifacts_url and self.adapters_dir.resolve().is_relative_to(Path(self.artifacts_url).resolve()):
+            raise ValueError(
+                f"TUNEMESH_LLM_ADAPTERS_DIR={self.adapters_dir} is inside TUNEMESH_ARTIFACTS_URL={self.artifacts_url}: "
+                "fetched adapters are deleted again and need another folder"
             )
         return self
 

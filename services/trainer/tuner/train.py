@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from services.common.errors import InvalidInput
-from services.common.llm.control_tokens import harmless
+from services.common.llm.control_tokens import control_tokens_of, harmless
 from services.trainer.tuner.dataset import TrainingExample, batches_without
 from services.trainer.tuner.job import (
     ADAPTER_FOLDER,
@@ -110,7 +110,7 @@ def run(folder: Path) -> TrainingResult:
 
 def encode(tokenizer: Any, examples: Sequence[TrainingExample]) -> list[Encoded]:
     """Return each example's tokens: the chat template's prompt, exactly as the server makes it, then the answer and the end of its turn."""
-    control_tokens = [str(token) for token in tokenizer.all_special_tokens]
+    control_tokens = control_tokens_of(tokenizer)
     encoded = []
     for example in examples:
         messages = [{"role": turn.role, "content": harmless(turn.content, control_tokens)} for turn in example.messages]

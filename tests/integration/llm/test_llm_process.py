@@ -17,6 +17,7 @@ import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from safetensors.numpy import save_file
+from transformers import AutoTokenizer
 from tunemesh.common.v1.chat_pb2 import ChatMessage, Sampling
 from tunemesh.events.v1.control_pb2 import Alias, ControlRecord
 from tunemesh.llm.v1 import llm_admin_service_pb2 as admin_pb
@@ -25,7 +26,8 @@ from tunemesh.llm.v1 import llm_service_pb2 as pb
 
 from services.common.kafka import durable_producer
 from services.common.llm.adapters import AdapterManifest, AdapterName, AdapterStore
-from services.common.llm.base_model import PACKAGED_MODEL
+from services.common.llm.base_model import PACKAGED_MODEL, packaged_folder
+from services.common.llm.control_tokens import control_tokens_of, harmless
 from services.common.topics import CONTROL
 from services.llm.weights import prepare
 from services.mesh.embedded import free_port
@@ -265,6 +267,14 @@ def test_an_adapter_that_cannot_be_served_is_refused_and_the_engine_goes_on(llm,
     assert error.code() == code
     assert detail in error.details()
     assert llm.ask().startswith("The capital")
+
+
+def test_no_special_token_of_the_model_survives_in_what_people_write(llm):
+    tokenizer = AutoTokenizer.from_pretrained(packaged_folder(REPOSITORY_ROOT / "build" / "models"))
+    special = {number: token.content for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    assert len(special) > len(tokenizer.all_special_tokens), "its role and tool markers are among the added tokens only"
+    rude = harmless(" ".join(special.values()) + "".join(special.values()), control_tokens_of(tokenizer))
+    assert not special.keys() & set(tokenizer(rude, add_special_tokens=False)["input_ids"])
 
 
 def test_aliases_are_followed_once_the_broker_is_there_and_a_roll_back_is_live_within_5_s(llm):

@@ -29,7 +29,7 @@ def publish(store: AdapterStore, tmp_path: Path, *names: str) -> None:
 @pytest.fixture
 def store(tmp_path) -> AdapterStore:
     store = AdapterStore(tmp_path / "artifacts")
-    publish(store, tmp_path, "base--t--v1", "base--t--v2", "base--t--v3", "other--t--v1")
+    publish(store, tmp_path, "base--t--v1", "base--t--v2", "base--t--v3", "base--u--v1", "other--t--v1")
     return store
 
 
@@ -199,6 +199,57 @@ async def test_an_adapter_that_is_not_there_yet_is_tried_again_and_one_of_anothe
     publish(store, tmp_path, "base--late--v1")
     await until(lambda: states(pool) == {"base--late--v1": State.LIVE})
     task.cancel()
+
+
+async def test_one_task_that_waits_for_a_long_answer_keeps_no_other_waiting(pool):
+    targets = {"llm/t/production": "base--t--v1"}
+    changed, first = asyncio.Event(), asyncio.Event()
+    await pool.load("base--t--v2")
+    task = asyncio.create_task(pool.keep_up(lambda: targets, changed, first))
+    await asyncio.wait_for(first.wait(), 5)
+    with pool.lease("base--t--v2"):
+        targets["llm/t/canary"] = "base--t--v3"  # takes the slot of v2, whose answer runs on
+        changed.set()
+        await until(lambda: states(pool).get("base--t--v2") is State.DRAINING)
+        del targets["llm/t/production"]
+        changed.set()
+        await until(lambda: states(pool)["base--t--v1"] is State.WARM)
+        targets["llm/u/production"] = "base--u--v1"  # takes the slot of v1, which is idle
+        changed.set()
+        await until(lambda: states(pool).get("base--u--v1") is State.LIVE)
+        assert states(pool)["base--t--v3"] is State.LOADING
+    await until(lambda: states(pool) == {"base--t--v3": State.LIVE, "base--u--v1": State.LIVE})
+    task.cancel()
+
+
+async def test_an_adapter_that_is_not_there_is_tried_again_while_another_loads(pool, store, tmp_path, monkeypatch):
+    monkeypatch.setattr("services.llm.adapter_pool._FIRST_RETRY_S", 0.01)
+    targets = {"llm/t/production": "base--late--v1"}
+    await pool.load("base--t--v1")
+    await pool.load("base--t--v2")
+    with pool.lease("base--t--v1"), pool.lease("base--t--v2"):
+        targets["llm/u/production"] = "base--u--v1"
+        task = asyncio.create_task(pool.keep_up(lambda: targets, asyncio.Event(), asyncio.Event()))
+        await until(lambda: states(pool).get("base--u--v1") is State.LOADING)
+        publish(store, tmp_path, "base--late--v1")
+        await until(lambda: "base--late--v1" in states(pool))
+    await until(lambda: states(pool) == {"base--late--v1": State.LIVE, "base--u--v1": State.LIVE})
+    task.cancel()
+
+
+async def test_folders_of_earlier_processes_go_unless_an_alias_wants_them(pool, tmp_path):
+    await pool.remove_leftovers({})
+    for name in ("base--t--v1", "base--t--v2", "notes"):
+        (tmp_path / "fetched" / name).mkdir(parents=True)
+    await pool.remove_leftovers({"llm/t/production": "base--t--v2"})
+    assert sorted(path.name for path in (tmp_path / "fetched").iterdir()) == ["base--t--v2", "notes"]
+
+
+async def test_an_adapter_that_the_engine_does_not_take_leaves_no_folder(pool, engine, tmp_path):
+    engine.refuses = AdapterUnusable
+    with pytest.raises(AdapterUnusable):
+        await pool.load("base--t--v1")
+    assert list((tmp_path / "fetched").iterdir()) == []
 
 
 async def test_a_disk_that_takes_no_adapter_is_no_reason_to_end(store, engine, tmp_path):

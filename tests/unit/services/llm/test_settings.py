@@ -21,6 +21,7 @@ def test_the_adapter_api_listens_on_loopback_even_when_the_public_one_does_not(m
         ("TUNEMESH_LLM_MAX_CPU_LORAS", "1", "TUNEMESH_LLM_MAX_CPU_LORAS=1 is below TUNEMESH_LLM_MAX_LORAS=2"),
         ("TUNEMESH_LLM_DEFAULT_MAX_TOKENS", "2000", "is above TUNEMESH_LLM_MAX_TOKENS=1024"),
         ("TUNEMESH_LLM_MAX_LORA_RANK", "17", "TUNEMESH_LLM_MAX_LORA_RANK=17"),
+        ("TUNEMESH_LLM_ADAPTERS_DIR", "build/artifacts/adapters", "is inside TUNEMESH_ARTIFACTS_URL=build/artifacts"),
         ("TUNEMESH_LLM_DTYPE", "int3", "TUNEMESH_LLM_DTYPE=int3"),
         ("TUNEMESH_LLM_MODLE", "x", "did you mean TUNEMESH_LLM_MODEL"),
     ],
