@@ -142,7 +142,8 @@ class Mesh:
         failed = [f"{name}: {one.message}" for name, one in state.services.items() if name in names and one.state == "failed"]
         if state.refused or failed:
             raise ConfigurationError(f"{state.refused or '; '.join(failed)} (logs: {self.folder.logs})")
-        return all(state.services[name].state in ANSWERING for name in names)
+        # The supervisor plans by its own variables: what is a server of the mesh here may be an external one there.
+        return all(state.services[name].state in ANSWERING for name in names if name in state.services)
 
     def down(self) -> None:
         """Stop every process of the mesh and return when none is left. A mesh that is not up is no error."""

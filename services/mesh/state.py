@@ -69,10 +69,14 @@ class StartRequest:
 
 @dataclass(slots=True, kw_only=True)
 class MeshState:
-    """The whole mesh. `message` says why it failed; `answered` is the last start request seen, `refused` why it was not obeyed."""
+    """The whole mesh. `message` says why it failed; `answered` is the last start request seen, `refused` why it was not obeyed.
+
+    `was_up`: whether every service has answered once.
+    """
 
     phase: Phase = "starting"
     supervisor_pid: int = 0
+    was_up: bool = False
     message: str = ""
     answered: str = ""
     refused: str = ""
@@ -96,10 +100,16 @@ class RunFolder:
         """Take the folder for one supervisor until the returned file is closed.
 
         Raises:
-            ConfigurationError: another supervisor has it.
+            ConfigurationError: another supervisor has it, or the folder cannot be written.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        file = (self.path / "lock").open("a+", encoding="utf-8")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = (self.path / "lock").open("a+", encoding="utf-8")
+        except OSError as error:
+            raise ConfigurationError(
+                f"the run folder {self.path} cannot be written: {error.strerror or error}; "
+                "give the folder back to this user, or set TUNEMESH_MESH_RUN_DIR to another"
+            ) from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -109,11 +119,12 @@ class RunFolder:
 
     def is_up(self) -> bool:
         """Whether a supervisor holds the folder."""
-        if not (self.path / "lock").exists():
-            return False
         try:
-            self.lock().close()
-        except ConfigurationError:
+            with (self.path / "lock").open(encoding="utf-8") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
             return True
         return False
 

@@ -72,12 +72,18 @@ class Supervised:
                 self._become("failed" if taken else "stopped", taken)
                 return
             started = time.monotonic()
-            code = await self._live()
-            if self._ended_for_good(code):
-                return
+            try:
+                code = await self._live()
+            except OSError as error:  # no memory, no descriptor, no room for its log: that may pass
+                ending = f"could not be started: {error}"
+                _log.error("%s %s", self.process.name, ending)
+            else:
+                if self._ended_for_good(code):
+                    return
+                ending = _ending(code)
             if time.monotonic() - started > self._settings.backoff_reset_ms / 1000:
                 backoff_s = self._settings.backoff_initial_ms / 1000
-            self._become("backoff", f"{_ending(code)}; starts again in {backoff_s:.1f} s")
+            self._become("backoff", f"{ending}; starts again in {backoff_s:.1f} s")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(backoff_s):
                     await self._stopping.wait()
@@ -199,9 +205,12 @@ class Supervised:
         return ""
 
     def _last_words(self) -> str:
-        with self._folder.log(self.process.name).open("rb") as log:
-            log.seek(max(0, log.seek(0, 2) - 4096))
-            tail = log.read().decode(errors="replace")
+        try:
+            with self._folder.log(self.process.name).open("rb") as log:
+                log.seek(max(0, log.seek(0, 2) - 4096))
+                tail = log.read().decode(errors="replace")
+        except OSError as error:
+            return f"(its log cannot be read: {error})"
         # Triton wraps what a model raised into lines of its own.
         wrapped = _CONFIGURATION_ERROR.search(tail)
         return wrapped[0] if wrapped else embedded.last_line(tail)
@@ -260,7 +269,18 @@ class Supervisor:
         return [process.name for process in added]
 
     def _run(self, names: Iterable[str]) -> None:
-        self._tasks += [asyncio.create_task(self._all[name].run(partial(self._dependencies, name))) for name in names]
+        for name in names:
+            task = asyncio.create_task(self._all[name].run(partial(self._dependencies, name)), name=name)
+            task.add_done_callback(self._on_supervision_ended)
+            self._tasks.append(task)
+
+    def _on_supervision_ended(self, task: asyncio.Task[None]) -> None:
+        """A service that nobody watches any more must not look well: the mesh ends, and says why."""
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        _log.error("%s: its supervision failed", task.get_name(), exc_info=error)
+        self._state.message = f"{task.get_name()}: its supervision failed: {error!r}"
+        self._stop.set()
 
     def _on_request(self) -> None:
         """Start what the request names beside what runs; a plan that fails is refused and changes nothing."""
@@ -269,8 +289,11 @@ class Supervisor:
             _log.warning("SIGHUP without a request to start anything: nothing happens")
             return
         self._state.answered, self._state.refused = request.id, ""
+        lost = [name for name, one in self._all.items() if one.process.in_memory_broker and one.has_ended_badly]
         if self._state.phase != "up":
             self._state.refused = f"the mesh is {self._state.phase}, not up"
+        elif lost:  # an empty log beside states that were derived from the lost one
+            self._state.refused = f"{lost[0]} has lost its log: stop the mesh (make down) and start it again"
         else:
             try:
                 self._run(self._add(self._plan(request.services)))
@@ -286,7 +309,7 @@ class Supervisor:
             failed = [f"{name}: {one.state.message}" for name, one in self._all.items() if one.state.state == "failed"]
             late = [f"{name} ({one.state.state})" for name, one in self._all.items() if one.state.state not in ANSWERING]
             if not late:
-                self._state.phase = "up"
+                self._state.phase, self._state.was_up = "up", True
                 self._publish()
                 _log.info("all %d services are up", len(self._all))
                 return
@@ -341,7 +364,10 @@ class Supervisor:
                 await self._changed.wait()
 
     def _publish(self) -> None:
-        self._folder.write(self._state)
+        try:
+            self._folder.write(self._state)
+        except OSError as error:  # a full disk is no reason to stop supervising; the next change is written again
+            _log.error("the state of the mesh cannot be written: %s", error)
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -370,14 +396,18 @@ def prepare_folder(folder: RunFolder, *, forget_volumes: bool) -> None:
     Args:
         folder: the run folder.
         forget_volumes: the broker's log did not survive, so what was derived from it (features, tables, checkpoints) must not either;
-            it is kept as `volumes.previous` until the next start.
+            it is kept as `volumes.previous` until the next one that came up.
     """
+    previous = folder.read()
     leftovers = folder.kill_leftovers(RUN_DIR_VARIABLE)
     if leftovers:
         _log.warning("killed %d processes that an earlier supervisor had left behind: %s", len(leftovers), leftovers)
     if forget_volumes and (folder.path / "volumes").exists():
-        shutil.rmtree(folder.path / "volumes.previous", ignore_errors=True)
-        (folder.path / "volumes").rename(folder.path / "volumes.previous")
+        if previous is not None and not previous.was_up:  # nothing was learned in a start that failed
+            shutil.rmtree(folder.path / "volumes")
+        else:
+            shutil.rmtree(folder.path / "volumes.previous", ignore_errors=True)
+            (folder.path / "volumes").rename(folder.path / "volumes.previous")
     folder.forget_request()
     shutil.rmtree(folder.path / "logs.previous", ignore_errors=True)
     for name in ("volumes", "logs", "logs.previous"):

@@ -14,6 +14,7 @@ import psutil
 import pytest
 from kafka import KafkaConsumer
 
+from services.common.errors import ConfigurationError
 from services.common.topics import ALL
 from services.mesh import embedded
 from services.mesh.mesh import Mesh
@@ -108,6 +109,9 @@ def test_the_death_of_the_in_memory_broker_is_said_and_not_papered_over(make: Ca
         "was ended by SIGKILL; its log was in memory and is lost: stop the mesh (make down) and start it again"
     )
     assert mesh.restarts()["kafka"] == 0
+    with pytest.raises(ConfigurationError, match="kafka has lost its log"):
+        mesh.start("mlflow")
+    assert "mlflow" not in mesh.services()
 
 
 def test_a_new_in_memory_broker_puts_aside_what_was_derived_from_the_old_one(make: Callable[..., Mesh]) -> None:

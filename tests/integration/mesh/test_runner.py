@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from services.common.errors import ConfigurationError
@@ -184,6 +185,30 @@ def test_a_service_that_dies_again_and_again_is_started_ever_more_slowly(dummies
         os.kill(mesh.pids()["one"], signal.SIGKILL)
         assert eventually(lambda restart=restart: mesh.restarts()["one"] == restart and "one" in mesh.pids())
     assert time.monotonic() - started > 0.1 + 0.2 + 0.4
+
+
+def test_supervision_goes_on_while_neither_a_log_nor_the_state_can_be_written(dummies: Dummies) -> None:
+    mesh = dummies.mesh(dummies.service("one"))
+    mesh.up()
+    log, state = mesh.folder.log("one"), mesh.folder.path / "state.json.new"
+    log.unlink()
+    log.mkdir()
+    os.kill(mesh.pids()["one"], signal.SIGKILL)
+    assert eventually(lambda: "could not be started" in mesh.services()["one"].message)
+    state.mkdir()
+    log.rmdir()
+    assert eventually(lambda: dummies.lines().count("one start") == 2)
+    state.rmdir()
+    (running,) = [child for child in psutil.Process(mesh.state().supervisor_pid).children() if "dummy.py" in child.cmdline()]
+    running.kill()
+    assert eventually(lambda: mesh.restarts()["one"] == 2 and mesh.services()["one"].state == "healthy")
+
+
+def test_a_run_folder_that_cannot_be_written_is_one_line(dummies: Dummies, tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("in the way")
+    with pytest.raises(ConfigurationError, match=r"run folder .* cannot be written: .*TUNEMESH_MESH_RUN_DIR"):
+        dummies.mesh(dummies.service("one")).up()
+    (tmp_path / "run").unlink()
 
 
 def test_a_taken_port_names_the_port_the_service_its_holder_and_the_variable(dummies: Dummies) -> None:
