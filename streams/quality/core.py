@@ -8,7 +8,7 @@ a request that is not known by the end of the next window is "unmatched". Shapes
 from __future__ import annotations
 
 import math
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
@@ -43,6 +43,8 @@ class Limits(Protocol):
     def degraded_limit(self) -> float: ...  # noqa: D102
     @property
     def orphan_limit(self) -> float: ...  # noqa: D102
+    @property
+    def orphan_span_ms(self) -> int: ...  # noqa: D102
     @property
     def watermark_limit_ms(self) -> int: ...  # noqa: D102
     @property
@@ -154,6 +156,8 @@ class Quality:
         self._mesh: Counter[str] = Counter()
         self._letters: Counter[str] = Counter()
         self._gradient_norm = 0.0
+        # (end of the window, orphans, feedback) of the windows within orphan_span_ms.
+        self._span: deque[tuple[int, int, int]] = deque()
         self._replicas: dict[str, Replica] = {}
         # Feedback without a known request: that of this window, and that of the one before.
         self._early: list[Act] = []
@@ -257,6 +261,7 @@ class Quality:
         metrics, alarms = self._of_mesh(end_ms)
         windows.append(Window(Key(MESH, "", ""), start_ms, end_ms, metrics, alarms))
         self._tallies, self._mesh, self._letters, self._gradient_norm = {}, Counter(), Counter(), 0.0
+        self._drift.end_window()
         return windows
 
     def _tally(self, key: Key) -> _Tally:
@@ -283,17 +288,24 @@ class Quality:
 
     def _of_mesh(self, now_ms: int) -> tuple[dict[str, float], list[Alarm]]:
         metrics: dict[str, float] = {name: float(count) for name, count in {**self._mesh, **self._letters}.items() if count}
-        alarms = [*self._orphans(metrics), *self._gradients(metrics), *self._watermarks(metrics, now_ms)]
+        if self._drift.num_left_out:
+            metrics["variants_without_reference"] = self._drift.num_left_out
+        alarms = [*self._orphans(metrics, now_ms), *self._gradients(metrics), *self._watermarks(metrics, now_ms)]
         return metrics, alarms
 
-    def _orphans(self, metrics: dict[str, float]) -> Iterable[Alarm]:
-        if not self._mesh["feedback"]:
+    def _orphans(self, metrics: dict[str, float], now_ms: int) -> Iterable[Alarm]:
+        """The joiner waits for an exposure for longer than a window: the ratio is that of a span in which both have come."""
+        self._span.append((now_ms, self._mesh["orphans"], self._mesh["feedback"]))
+        while self._span[0][0] <= now_ms - self._limits.orphan_span_ms:
+            self._span.popleft()
+        orphans, feedback = (sum(window[column] for window in self._span) for column in (1, 2))
+        if not feedback:
             return
-        metrics["orphan_ratio"] = ratio = self._mesh["orphans"] / self._mesh["feedback"]
-        if self._mesh["feedback"] >= self._limits.min_requests and ratio > self._limits.orphan_limit:
+        metrics["orphan_ratio"] = ratio = orphans / feedback
+        if feedback >= self._limits.min_requests and ratio > self._limits.orphan_limit:
             detail = (
-                f"{self._mesh['orphans']} orphans against {self._mesh['feedback']} feedback: exposures are lost (router's counters), or "
-                "senders use wrong request ids; `tunemesh dlq list feedback.v1 --reason orphan` shows them"
+                f"{orphans} orphans against {feedback} feedback in {self._limits.orphan_span_ms / 1e3:.0f} s: exposures are lost (router's "
+                "counters), or senders use wrong request ids; `tunemesh dlq list feedback.v1 --reason orphan` shows them"
             )
             yield Alarm("orphans", ratio, self._limits.orphan_limit, detail)
 

@@ -15,6 +15,8 @@ from streams.quality.psi import FeatureReference, Float32Array
 
 FORMAT = 1
 _ROWS_PER_REQUEST = 20
+# With windows of 10 s, an hour: a variant that is gone so long may give its place to another.
+_IDLE_WINDOWS = 360
 
 
 class Rows:
@@ -67,6 +69,7 @@ class Drift:
 
     Attributes:
         num_completed: counts up by one whenever a reference is complete, so that the caller may save it.
+        num_left_out: variants of the present window that found no place.
     """
 
     def __init__(
@@ -80,18 +83,32 @@ class Drift:
             num_windows: windows per reference.
             num_bins: bins per feature.
             limit: a PSI above this, and above chance, is drift.
-            max_references: variants that are compared; further ones are not.
+            max_references: variants that are compared; a further one gets the place of the one that was compared longest ago, if that is
+                360 windows ago.
         """
-        self.num_completed = 0
+        self.num_completed, self.num_left_out = 0, 0
         self._names, self._schema_hash, self._max = names, schema_hash, max_references
         self._num_windows, self._num_bins, self._limit = num_windows, num_bins, limit
         self._building: dict[str, _Building] = {}
         self._references: dict[str, _Reference] = {}
+        self._window = 0
+        self._last_seen: dict[str, int] = {}  # the window; of every name in the two above
+
+    def end_window(self) -> None:
+        """Count a window."""
+        self._window += 1
+        self.num_left_out = 0
 
     def compare(self, kind: str, variant: str, rows: Rows, num_requests: int) -> dict[str, tuple[float, float]]:
         """Return (PSI, limit) by feature; nothing while the variant's reference is being built, which this window then adds to."""
         name = f"{kind}/{variant}"
         columns = rows.columns(self._names)
+        if not columns:
+            return {}
+        if not self._has_place(name):
+            self.num_left_out += 1
+            return {}
+        self._last_seen[name] = self._window
         reference = self._references.get(name)
         if reference is None:
             self._build(name, columns, num_requests)
@@ -104,9 +121,19 @@ class Drift:
                 found[feature] = (known.psi(values_N), limit)
         return found
 
+    def _has_place(self, name: str) -> bool:
+        """Whether the variant has a reference, begun or complete, or room for one; the longest idle gives way."""
+        if name in self._last_seen or len(self._last_seen) < self._max:
+            return True
+        idlest = min(self._last_seen, key=self._last_seen.__getitem__)
+        if self._window - self._last_seen[idlest] < _IDLE_WINDOWS:
+            return False
+        del self._last_seen[idlest]
+        self._references.pop(idlest, None)
+        self._building.pop(idlest, None)
+        return True
+
     def _build(self, name: str, columns: Mapping[str, Float32Array], num_requests: int) -> None:
-        if not columns or (name not in self._building and len(self._building) + len(self._references) >= self._max):
-            return
         building = self._building.setdefault(name, _Building())
         building.windows += 1
         building.requests += num_requests
@@ -148,6 +175,7 @@ class Drift:
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"no saved reference: {error!r}") from error
         self._references |= loaded
+        self._last_seen |= dict.fromkeys(loaded, self._window)
         return len(loaded)
 
 

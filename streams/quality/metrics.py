@@ -7,7 +7,7 @@ features, topics). Names:
                                                                thumbs_up_rate, ttft_p50_ms, ttft_p95_ms, tokens_per_s, error_ratio, …
     tunemesh_quality_psi{kind,variant,model_version,feature}
     tunemesh_quality_METRIC                                    of the mesh: orphan_ratio, unmatched_feedback, mesh_feedback, gradient_norm,
-                                                               samples_trained, deltas, replicas
+                                                               samples_trained, deltas, replicas, variants_without_reference
     tunemesh_quality_watermark_age_ms{replica}                 replica="" is the oldest
     tunemesh_quality_dead_letters{topic,reason}                in the window
     tunemesh_quality_alarm{alarm,kind,variant,model_version}   the value, while the alarm lasts

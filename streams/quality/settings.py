@@ -26,7 +26,8 @@ class QualitySettings(BaseServiceSettings, KafkaSettings, FeatureSpecSettings):
     remembered_requests: int = Field(100_000, ge=1)
     """Requests whose variant is remembered for their feedback; the oldest go first. About 300 bytes each."""
     max_series: int = Field(32, ge=1)
-    """Most (variant, model version) pairs in one window; the requests of further ones count as model version "other"."""
+    """Most (variant, model version) pairs in one window, and variants with a reference; the requests of further ones count as model version
+    "other", and a further variant gets the reference's place of one that has had no traffic for 360 windows."""
     reference_windows: int = Field(6, ge=1)
     """The first so many windows of a variant that have min_requests are what later ones are compared with."""
     reference_path: Path | None = None
@@ -43,6 +44,8 @@ class QualitySettings(BaseServiceSettings, KafkaSettings, FeatureSpecSettings):
     """A share of degraded answers above it is an alarm."""
     orphan_limit: float = Field(0.05, ge=0, le=1)
     """A share of feedback without its exposure above it is an alarm."""
+    orphan_span_ms: int = Field(600_000, ge=1_000)
+    """The time up to now that this share is taken of. Several times the joiner's window, after which feedback is an orphan."""
     watermark_limit_ms: int = Field(90_000, ge=100)
     """A replica whose weights are older than this is an alarm. More than the joiner's window: a single feedback that waits for its exposure
     holds the watermark back for so long."""

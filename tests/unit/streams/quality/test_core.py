@@ -185,6 +185,19 @@ def test_orphans_are_an_alarm_and_notes_about_letters_are_no_letters() -> None:
     assert names(window.alarms) == ["orphans"]
 
 
+def test_orphans_are_compared_with_the_feedback_of_the_time_in_which_they_came() -> None:
+    reducer = quality(orphan_span_ms=60_000)
+    for number in range(10):
+        reducer.acted(act(f"r{number}"))
+    assert close(reducer, 10_000)[MESH].metrics["orphan_ratio"] == 0.0
+    for now_ms, orphans, ratio in [(50_000, 2, 0.2), (60_000, 1, 0.3), (70_000, 0, None)]:
+        for _ in range(orphans):
+            reducer.died("feedback.v1", "orphan")
+        window = close(reducer, now_ms)[MESH]
+        assert window.metrics.get("orphan_ratio") == (None if ratio is None else pytest.approx(ratio))
+        assert names(window.alarms) == ([] if ratio is None else ["orphans"])
+
+
 @pytest.mark.parametrize(
     ("deltas", "alarms"),
     [

@@ -40,6 +40,23 @@ def test_each_variant_has_a_reference_of_its_own_up_to_a_number() -> None:
     assert watched.compare("recommend", "c", rows(generator), 200) == {}
 
 
+def test_a_variant_that_is_long_gone_gives_its_place_to_another() -> None:
+    generator, watched = np.random.default_rng(0), drift(num_windows=1)
+    for variant in ("a", "b", "c"):
+        watched.compare("recommend", variant, rows(generator), 200)
+    assert watched.num_left_out == 1
+    for window in range(360):
+        watched.end_window()
+        if window < 359:
+            assert watched.compare("recommend", "c", rows(generator, requests=1), 1) == {}
+            assert (watched.num_left_out, bool(watched.compare("recommend", "b", rows(generator, requests=1), 1))) == (1, True)
+    watched.compare("recommend", "c", rows(generator), 200)
+    assert (watched.num_left_out, watched.num_completed) == (0, 3)
+    assert watched.compare("recommend", "c", rows(generator), 200) and watched.compare("recommend", "b", rows(generator), 200)
+    assert watched.compare("recommend", "a", rows(generator), 200) == {}
+    assert watched.num_left_out == 1
+
+
 def test_a_saved_reference_is_used_at_once_and_one_of_another_feature_spec_is_refused() -> None:
     generator, first = np.random.default_rng(0), drift(num_windows=1)
     first.compare("recommend", "a", rows(generator), 200)
