@@ -112,7 +112,12 @@ class TrainerServicer(trainer_service_pb2_grpc.TrainerServiceServicer):
                 request.alias, request.target, request.expected_version, now_ms=time.time_ns() // 1_000_000, actor=request.actor
             )
 
-        return pb.SetAliasResponse(version=(await self._run(lambda: owner.write(decide))).version)
+        def check() -> ControlRecord:
+            owner.sync()
+            return decide(owner.state)
+
+        record = await self._run(check if request.validate_only else lambda: owner.write(decide))
+        return pb.SetAliasResponse(version=record.version)
 
     async def GetAlias(self, request: pb.GetAliasRequest, context: Any) -> pb.GetAliasResponse:  # noqa: ARG002
         """Return an alias as it is now, not as of the last poll."""

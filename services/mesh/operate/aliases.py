@@ -109,13 +109,16 @@ def move(alias: str, to: str, trainer: Client, follower: Follower, *, allow_unju
         raise InvalidInput(f"{alias} has had one target only ({now.target}): say where to go with --to")
     if target == now.target:
         raise InvalidInput(f"{alias} points at {target} already")
+    request = trainer_service_pb2.SetAliasRequest(
+        alias=alias, target=target, expected_version=now.version, actor=ACTOR, allow_unjudged=allow_unjudged, validate_only=True
+    )
+    # First, for the follower's check loads an adapter, and another one may have to go for it.
+    trainer.call(stub.SetAlias, request, timeout_ms=timeout_ms)
     try:
         follower.check(target)
     except (Unavailable, Conflict) as error:
         _log.warning("%s; the alias is moved all the same", error)
-    request = trainer_service_pb2.SetAliasRequest(
-        alias=alias, target=target, expected_version=now.version, actor=ACTOR, allow_unjudged=allow_unjudged
-    )
+    request.validate_only = False
     answer = trainer.call(stub.SetAlias, request, timeout_ms=timeout_ms)
     return Move(alias, now.target, target, answer.version, time.monotonic())
 

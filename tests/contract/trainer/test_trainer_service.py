@@ -160,6 +160,9 @@ async def test_an_adapter_answers_only_when_the_gate_accepted_it(service: Servic
             await point(service, target)
         assert caught.value.code() is code
         assert text in (caught.value.details() or "")
+        with pytest.raises(grpc.aio.AioRpcError, match=text):
+            await point(service, target, validate_only=True)
+    assert await point(service, V1, validate_only=True) == 1
     assert await point(service, V1) == 1
     assert await point(service, "base") == 2
     assert await point(service, V2, allow_unjudged=True) == 3

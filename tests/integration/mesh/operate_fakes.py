@@ -96,7 +96,8 @@ class FakeParts(
             changed = self.state.alias_change(request.alias, request.target, request.expected_version, now_ms=0, actor=request.actor)
         except AliasConflict as error:
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
-        self.set(request.alias, request.target)
+        if not request.validate_only:
+            self.set(request.alias, request.target)
         return trainer_pb.SetAliasResponse(version=changed.version)
 
     def GetStatus(self, request, context):

@@ -112,18 +112,20 @@ class PublishBaseResponse(_message.Message):
     def __init__(self, base_id: _Optional[str] = ..., uri: _Optional[str] = ...) -> None: ...
 
 class SetAliasRequest(_message.Message):
-    __slots__ = ("alias", "target", "expected_version", "actor", "allow_unjudged")
+    __slots__ = ("alias", "target", "expected_version", "actor", "allow_unjudged", "validate_only")
     ALIAS_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
     EXPECTED_VERSION_FIELD_NUMBER: _ClassVar[int]
     ACTOR_FIELD_NUMBER: _ClassVar[int]
     ALLOW_UNJUDGED_FIELD_NUMBER: _ClassVar[int]
+    VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
     alias: str
     target: str
     expected_version: int
     actor: str
     allow_unjudged: bool
-    def __init__(self, alias: _Optional[str] = ..., target: _Optional[str] = ..., expected_version: _Optional[int] = ..., actor: _Optional[str] = ..., allow_unjudged: _Optional[bool] = ...) -> None: ...
+    validate_only: bool
+    def __init__(self, alias: _Optional[str] = ..., target: _Optional[str] = ..., expected_version: _Optional[int] = ..., actor: _Optional[str] = ..., allow_unjudged: _Optional[bool] = ..., validate_only: _Optional[bool] = ...) -> None: ...
 
 class SetAliasResponse(_message.Message):
     __slots__ = ("version",)
