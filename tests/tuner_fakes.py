@@ -53,6 +53,7 @@ RECIPE = Recipe(
     concurrency=4,
     limits=GateLimits(
         min_task_right=0.7,
+        max_task_loss=0.0,
         max_context_loss=0.0,
         context_margin=0.15,
         min_replay_share=0.2,

@@ -28,6 +28,8 @@ class GateLimits:
 
     Attributes:
         min_task_right: share of right answers on the task slice.
+        max_task_loss: by how much that share may be below the live adapter's. A later tune that is as good is wanted: it knows more than the
+            slice asks.
         max_context_loss: by how much the share of right answers from context may be below the base's and the live one's.
         context_margin: how far below zero the lower 95 % bound of (candidate - base) from context may be.
         min_replay_share: of what it was trained on.
@@ -36,6 +38,7 @@ class GateLimits:
     """
 
     min_task_right: float
+    max_task_loss: float
     max_context_loss: float
     context_margin: float
     min_replay_share: float
@@ -127,7 +130,7 @@ def _refused_sizes(task: SliceOutcome, context: SliceOutcome, limits: GateLimits
 
 
 def _refused_task(task: SliceOutcome, limits: GateLimits) -> list[str]:
-    right, gain = share(task.candidate), difference(task.candidate, task.live)
+    right, gain, loss = share(task.candidate), difference(task.candidate, task.base), difference(task.candidate, task.live)
     refusals = []
     if not right.value >= limits.min_task_right:
         refusals.append(
@@ -135,8 +138,13 @@ def _refused_task(task: SliceOutcome, limits: GateLimits) -> list[str]:
         )
     if not gain.low > 0:
         refusals.append(
-            f"the task slice is not answered better than by the live model: {right.value:.2f} against {share(task.live).value:.2f}, "
+            f"the task slice is not answered better than by the base: {right.value:.2f} against {share(task.base).value:.2f}, "
             f"difference {_interval(gain)}, and the lower bound must be above 0"
+        )
+    if list(task.live) != list(task.base) and not loss.value >= -limits.max_task_loss:
+        refusals.append(
+            f"the task slice is answered worse than by the live model: {right.value:.2f} against {share(task.live).value:.2f} right, "
+            f"difference {_interval(loss)}"
         )
     return refusals
 

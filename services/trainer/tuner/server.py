@@ -66,6 +66,7 @@ def recipe_of(settings: TunerSettings) -> Recipe:
     )
     limits = GateLimits(
         min_task_right=settings.min_task_right,
+        max_task_loss=settings.max_task_loss,
         max_context_loss=settings.max_context_loss,
         context_margin=settings.context_margin,
         min_replay_share=settings.min_replay_share,

@@ -101,6 +101,8 @@ class TunerSettings(BaseServiceSettings, KafkaSettings, ArtifactStoreSettings, M
 
     min_task_right: float = Field(0.7, ge=0, le=1)
     """Gate: least share of right answers on the task slice."""
+    max_task_loss: float = Field(0.0, ge=0, le=1)
+    """Gate: by how much that share may be below the live adapter's."""
     max_context_loss: float = Field(0.0, ge=0, le=1)
     """Gate: by how much answers from given context may be below the base's and the live adapter's."""
     context_margin: float = Field(0.15, ge=0, le=1)
