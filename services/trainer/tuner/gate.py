@@ -28,8 +28,8 @@ class GateLimits:
 
     Attributes:
         min_task_right: share of right answers on the task slice.
-        max_task_loss: by how much that share may be below the live adapter's. A later tune that is as good is wanted: it knows more than the
-            slice asks.
+        max_task_loss: by how much that share may be below the live adapter's. One that is as good is wanted: it knows more than
+            the slice asks.
         max_context_loss: by how much the share of right answers from context may be below the base's and the live one's.
         context_margin: how far below zero the lower 95 % bound of (candidate - base) from context may be.
         min_replay_share: of what it was trained on.
