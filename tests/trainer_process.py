@@ -160,6 +160,9 @@ class TrainerProcess:
     def __exit__(self, *_: object) -> None:
         if self.is_alive:
             self.kill()
+        self._reader.join(5)
+        if self._process.stderr is not None:
+            self._process.stderr.close()
 
 
 def produce(bootstrap: str, topic: str, logs: Sequence[Iterable[SampleRecord]], *, traceparent: str = "") -> list[int]:

@@ -70,15 +70,18 @@ class Edge:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._router_channel.close()
+        await self.kill_router()
         await self._collector_channel.close()
-        self.router.__exit__()
         self.collector.__exit__()
 
     async def start_router(self) -> None:
         self.router = ServiceProcess("services.router", self._router_env)
         self._router_channel = grpc.aio.insecure_channel(f"127.0.0.1:{await asyncio.to_thread(self.router.wait_ready)}")
         self._router_stub = router_service_pb2_grpc.RouterServiceStub(self._router_channel)
+
+    async def kill_router(self) -> None:
+        await self._router_channel.close()
+        self.router.__exit__()
 
     async def recommend(self, number: int) -> str:
         request = router_service_pb2.RecommendRequest(user_id=f"user-{number}", candidates=["a", "b"], idempotency_key=f"key-{number}")
@@ -178,7 +181,7 @@ async def test_while_the_broker_is_away_requests_succeed_exposures_wait_on_disk_
         # A retry while the broker is away is the same request.
         assert await edge.recommend(1) == away[0]
         # The router dies as well: the next one finds the spool.
-        edge.router.kill()
+        await edge.kill_router()
         await edge.start_router()
         await asyncio.to_thread(fresh_broker.start)
         away.append(await edge.recommend(11))
