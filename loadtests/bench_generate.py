@@ -38,8 +38,10 @@ from services.common.errors import ConfigurationError
 from services.common.llm.base_model import PACKAGED_MODEL, packaged_folder
 from services.common.settings import exit_with_configuration_error
 from services.mesh import embedded, health
+from services.mesh.compose import load_compose
 from services.mesh.embedded import LOOPBACK, Command, EmbeddedServer, free_port
 from services.mesh.environments import REPOSITORY_ROOT, Environments
+from services.mesh.plan import niceness
 from services.mesh.topics import create_topics, mesh_topic_partitions
 
 RESULTS = REPOSITORY_ROOT / "loadtests" / "RESULTS.md"
@@ -137,10 +139,17 @@ def _commands(environments: Environments, folder: Path, ports: dict[str, int]) -
     return {
         "kafka": embedded.broker_command(environments, port=ports["kafka"]),
         "vllm http": _vllm_command(ml, shared, ports["vllm http"]),
-        "llm": Command(argv=(ml, "-m", "services.llm"), env={**shared, **llm}),
+        "llm": Command(argv=(*_launcher("llm"), ml, "-m", "services.llm"), env={**shared, **llm}),
         "prompt_assembler": Command(argv=(light, "-m", "services.prompt_assembler"), env={**shared, **assembler}),
         "router": Command(argv=(light, "-m", "services.router"), env={**shared, **router}),
     }
+
+
+def _launcher(service: str) -> tuple[str, ...]:
+    """Return what the runner puts before a service's command: its share of the processor is that of compose."""
+    shares = load_compose(REPOSITORY_ROOT / "docker-compose.yml", os.environ).services[service].cpu_shares
+    launch = REPOSITORY_ROOT / "services" / "mesh" / "launch.py"
+    return (sys.executable, "-I", "-S", str(launch), str(os.getpid()), str(niceness(shares)))
 
 
 def _vllm_command(python: str, shared: dict[str, str], port: int) -> Command:
