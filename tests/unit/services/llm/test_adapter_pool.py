@@ -233,6 +233,7 @@ async def test_an_adapter_that_is_not_there_is_tried_again_while_another_loads(p
         await until(lambda: states(pool).get("base--u--v1") is State.LOADING)
         publish(store, tmp_path, "base--late--v1")
         await until(lambda: "base--late--v1" in states(pool))
+        assert states(pool)["base--u--v1"] is State.LOADING, "it still waits, and kept nobody else waiting"
     await until(lambda: states(pool) == {"base--late--v1": State.LIVE, "base--u--v1": State.LIVE})
     task.cancel()
 
