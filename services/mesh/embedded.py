@@ -40,9 +40,16 @@ class Command:
 
 def free_port() -> int:
     """Return a loopback TCP port that was free a moment ago; a caller retries on another one when it has been taken since."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
+    return free_ports(1)[0]
+
+
+def free_ports(num: int) -> list[int]:
+    """Return that many different loopback TCP ports that were free a moment ago: all are held until the last is found."""
+    with contextlib.ExitStack() as held:
+        probes = [held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) for _ in range(num)]
+        for probe in probes:
+            probe.bind((LOOPBACK, 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 def broker_command(environments: Environments, *, port: int, cluster_id: str | None = None) -> Command:

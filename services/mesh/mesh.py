@@ -66,8 +66,8 @@ class Mesh:
         self._names, self._keep = services, keep
         if free_ports:
             compose = load_compose(compose_path, self._environ)
-            moved = [variable for one in compose.services.values() if one.local for variable in one.local.ports.values()]
-            self._environ |= {variable: str(embedded.free_port()) for variable in moved}
+            moved = dict.fromkeys(variable for one in compose.services.values() if one.local for variable in one.local.ports.values())
+            self._environ |= {variable: str(port) for variable, port in zip(moved, embedded.free_ports(len(moved)), strict=True)}
         self._planner = planner_for(self.settings, self._environ, services)
         self._supervisor: subprocess.Popen[bytes] | None = None
 
