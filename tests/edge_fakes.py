@@ -98,10 +98,10 @@ class ServiceProcess:
             [sys.executable, "-m", module], env={**clean, "PYTHONPATH": paths, **env}, cwd=cwd, stderr=subprocess.PIPE, text=True
         )
         self.lines: list[str] = []
+        self.port = 0
         self._ready = threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        self.port = 0
 
     def _read(self) -> None:
         assert self._process.stderr is not None
@@ -117,7 +117,7 @@ class ServiceProcess:
     def log(self) -> str:
         return "\n".join(self.lines)
 
-    def wait_ready(self, timeout_s: float = 30.0) -> int:
+    def wait_ready(self, timeout_s: float = 120.0) -> int:
         assert self._ready.wait(timeout_s) and self.port, f"not READY:\n{self.log}"
         return self.port
 
@@ -128,7 +128,7 @@ class ServiceProcess:
         self._process.kill()
         self.wait()
 
-    def wait(self, timeout_s: float = 30.0) -> int:
+    def wait(self, timeout_s: float = 120.0) -> int:
         code = self._process.wait(timeout_s)
         self._reader.join(timeout_s)
         return code

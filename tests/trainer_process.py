@@ -115,14 +115,14 @@ class TrainerProcess:
         if stub is None:
             return None
         try:
-            response: pb.GetStatusResponse = stub.GetStatus(pb.GetStatusRequest(), timeout=5)
+            response: pb.GetStatusResponse = stub.GetStatus(pb.GetStatusRequest(), timeout=30)
         except grpc.RpcError as error:
-            if error.code() == grpc.StatusCode.UNAVAILABLE:
+            if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
                 return None
             raise
         return response
 
-    def until(self, condition: Callable[[pb.GetStatusResponse], bool], timeout_s: float = 60.0) -> pb.GetStatusResponse:
+    def until(self, condition: Callable[[pb.GetStatusResponse], bool], timeout_s: float = 120.0) -> pb.GetStatusResponse:
         """Poll the status until it meets the condition."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:

@@ -14,7 +14,7 @@ from services.common.artifacts import read_artifact
 from tests.trainer_fakes import sample_log
 from tests.trainer_process import Topics, TrainerProcess, base_pointers, environment, follow, produce
 
-pytestmark = [pytest.mark.integration, pytest.mark.ml, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.ml, pytest.mark.timeout(900)]
 
 NUM_KILLS = 10
 # Small batches make many boundaries; quick checkpoints make each restart begin somewhere else.

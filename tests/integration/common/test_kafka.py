@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import statistics
 import threading
 import time
 from collections.abc import Callable
@@ -147,19 +148,24 @@ def test_a_renewed_producer_writes_again_when_the_broker_is_back(fresh_broker: A
     time.sleep(0.3)
     fresh_broker.kill()
     # It may have been acknowledged before the kill.
-    deadline = time.monotonic() + 8
+    deadline = time.monotonic() + 30
     while not under_way.is_done:
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    started = time.monotonic()
+    took_s = []
     for _ in range(20):
+        started = time.monotonic()
         with pytest.raises((Unavailable, KafkaError)):
-            producer.send("t", b"v").get(5)
-    assert time.monotonic() - started < 12, "while the broker is known to be away, a send fails at once"
+            producer.send("t", b"v").get(30)
+        took_s.append(time.monotonic() - started)
+    assert statistics.median(took_s) < 0.5, "while the broker is known to be away, a send fails at once"
     fresh_broker.start()
     create_topics(fresh_broker.bootstrap, {"t": 1})
-    assert send_until_acknowledged(producer, "t", 20) >= 0
-    assert threading.active_count() <= num_threads
+    assert send_until_acknowledged(producer, "t", 60) >= 0
+    deadline = time.monotonic() + 30
+    while threading.active_count() > num_threads:  # a producer that was given up ends its thread by itself
+        assert time.monotonic() < deadline, threading.enumerate()
+        time.sleep(0.05)
     producer.close()
     with pytest.raises(Unavailable, match="closed"):
         producer.send("t", b"v")
@@ -203,7 +209,7 @@ async def test_what_cannot_be_sent_is_refused_before_anything_is_written(kafka_b
 async def test_a_broker_that_goes_away_is_told_in_time_then_at_once_and_found_again(fresh_broker: Any) -> None:
     bootstrap = fresh_broker.bootstrap
     create_topics(bootstrap, {"t": 1})
-    producer = AsyncProducer(bootstrap, client_id="test", delivery_timeout_ms=500)
+    producer = AsyncProducer(bootstrap, client_id="test", delivery_timeout_ms=3_000)
     await producer.start(wait_s=10)
     await producer.send([Record("t", b"k", b"before")])
     fresh_broker.kill()
@@ -213,12 +219,17 @@ async def test_a_broker_that_goes_away_is_told_in_time_then_at_once_and_found_ag
     started = time.monotonic()
     with pytest.raises(NotAcknowledged, match="is away"):
         await producer.send([Record("t", b"k", b"at once")])
-    assert time.monotonic() - started < 0.1
+    assert time.monotonic() - started < 1
     await asyncio.to_thread(fresh_broker.start)  # the embedded one comes back empty, and makes topics as they are asked for
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not producer.connected:
             await asyncio.sleep(0.05)
-    await producer.send([Record("t", b"k", b"after")])
+        while True:  # the topic is being made
+            try:
+                await producer.send([Record("t", b"k", b"after")])
+                break
+            except NotAcknowledged:
+                await asyncio.sleep(0.1)
     await producer.stop()
     consumer = await asyncio.to_thread(assigned_consumer, bootstrap, "t", start="beginning", client_id="test")
     values = [record.value for record in await asyncio.to_thread(drain_to_end, consumer)]
@@ -246,6 +257,6 @@ async def test_stopping_while_the_broker_is_away_takes_no_longer_than_its_timeou
     await asyncio.sleep(0.05)
     started = time.monotonic()
     await producer.stop()
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 20
     with pytest.raises(NotAcknowledged):
         await sending

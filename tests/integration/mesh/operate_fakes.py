@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from concurrent import futures
 
 import grpc
@@ -31,7 +30,7 @@ class FakeParts(
     admin_grpc.LlmAdminServiceServicer,
     prompt_grpc.PromptAssemblerServiceServicer,
 ):
-    """Aliases move by the real rules of control.v1; the mesh follows them `lag_s` later.
+    """Aliases move by the real rules of control.v1; the mesh follows a move after `lag` questions.
 
     Attributes:
         adapters: those that LoadAdapter knows.
@@ -41,7 +40,8 @@ class FakeParts(
     """
 
     def __init__(self) -> None:
-        self.state, self.moved_at, self.lag_s = ControlState(), {}, 0.3
+        self.state, self.lag = ControlState(), 3
+        self._asked: dict[str, int] = {}
         self.adapters, self.versions = {f"{BASE}--helpdesk--v1", f"{BASE}--helpdesk--v2"}, 3
         self.loaded: list[str] = []
         self.refused: set[str] = set()
@@ -67,15 +67,17 @@ class FakeParts(
             with self._lock:
                 version = self.state.version(f"alias/{alias}")
                 self.state.apply(self.state.alias_change(alias, target, version, now_ms=0, actor="test"))
-                self.moved_at[alias] = time.monotonic()
+                self._asked[alias] = 0
 
     def followed(self, alias: str) -> str:
-        """What a follower that is `lag_s` behind believes."""
+        """What a follower believes that was asked so often since the move."""
         try:
             now: Alias = self.state.alias(alias).alias
         except AliasNotFound:
             return ""
-        return now.target if time.monotonic() - self.moved_at[alias] > self.lag_s else now.previous_target
+        with self._lock:
+            self._asked[alias] += 1
+            return now.target if self._asked[alias] > self.lag else now.previous_target
 
     def GetAlias(self, request, context):
         try:

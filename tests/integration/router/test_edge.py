@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from tunemesh.recommender.v1 import recommender_service_pb2, recommender_service
 from tunemesh.router.v1 import router_service_pb2, router_service_pb2_grpc
 
 from services.common.envelope import header
+from services.common.errors import Unavailable
 from services.common.kafka import assigned_consumer, drain_to_end
 from services.common.telemetry import read_spans
 from tests.edge_fakes import ServiceProcess
@@ -85,14 +87,14 @@ class Edge:
 
     async def recommend(self, number: int) -> str:
         request = router_service_pb2.RecommendRequest(user_id=f"user-{number}", candidates=["a", "b"], idempotency_key=f"key-{number}")
-        return (await self._router_stub.Recommend(request, timeout=10)).request_id
+        return (await self._router_stub.Recommend(request, timeout=40)).request_id
 
     async def submit(self, number: int, request_id: str) -> Any:
         item = feedback_pb2.Feedback(
             feedback_id=f"feedback-{number}", request_id=request_id, user_id=f"user-{number}", item_id="a", kind="rating", value=5.0
         )
         request = feedback_collector_service_pb2.SubmitFeedbackRequest(feedback=[item])
-        return (await self._collector_stub.SubmitFeedback(request, timeout=10)).receipts[0]
+        return (await self._collector_stub.SubmitFeedback(request, timeout=40)).receipts[0]
 
     async def submit_until_accepted(self, number: int, request_id: str) -> Any:
         async with asyncio.timeout(60):
@@ -116,9 +118,12 @@ class Edge:
         return [exposure_pb2.Exposure.FromString(record.value).request_id for record in await self.read("exposures.v1")]
 
 
-async def eventually(condition: Callable[[], Awaitable[bool]], timeout_s: float = 30.0) -> None:
+async def eventually(condition: Callable[[], Awaitable[bool]], timeout_s: float = 90.0) -> None:
     deadline = time.monotonic() + timeout_s
-    while not await condition():
+    while True:
+        with contextlib.suppress(Unavailable):  # a topic that the broker has not made yet
+            if await condition():
+                return
         assert time.monotonic() < deadline, "it did not happen in time"
         await asyncio.sleep(0.1)
 
@@ -127,9 +132,9 @@ async def test_exposures_and_feedback_arrive_keyed_by_user_on_one_partition_and_
     fresh_broker: Any, mesh_topics: Callable[..., None], tmp_path: Path, recommender_target: str
 ) -> None:
     mesh_topics(fresh_broker.bootstrap, user_partitions=4)
-    async with Edge(fresh_broker.bootstrap, tmp_path, recommender_target, delivery_timeout_ms=3_000) as edge:
+    async with Edge(fresh_broker.bootstrap, tmp_path, recommender_target, delivery_timeout_ms=20_000) as edge:
         requests = [await edge.recommend(number) for number in range(20)]
-        receipts = [await edge.submit(number, request_id) for number, request_id in enumerate(requests)]
+        receipts = [await edge.submit_until_accepted(number, request_id) for number, request_id in enumerate(requests)]
         assert (await edge.submit(0, requests[0])).duplicate
 
         async def all_exposed() -> bool:
@@ -234,4 +239,4 @@ async def test_what_was_acknowledged_before_the_broker_was_killed_is_there_after
         async def all_exposed() -> bool:
             return set(requests) <= set(await edge.exposed())
 
-        await eventually(all_exposed, 60)
+        await eventually(all_exposed)

@@ -21,7 +21,7 @@ from services.common.features import (
     seen_key,
     user_key,
 )
-from services.common.kafka import assigned_consumer
+from services.common.kafka import assigned_consumer, drain_to_end
 from services.common.recall_state import MAX_POPULAR, Popularity, pack_counts
 from streams.features.core import Act, FeaturePartition
 from streams.features.store import popularity_counts_key, recent_ids_key
@@ -79,12 +79,8 @@ def log_of(bootstrap: str) -> list[list]:
     consumer = assigned_consumer(bootstrap, "feedback.v1", start="beginning", client_id="test")
     records: list[list] = [[] for _ in range(PARTITIONS)]
     try:
-        idle = 0
-        while idle < 5:
-            polled = consumer.poll(timeout_ms=100)
-            idle = 0 if polled else idle + 1
-            for at, batch in polled.items():
-                records[at.partition] += batch
+        for record in drain_to_end(consumer):
+            records[record.partition].append(record)
     finally:
         consumer.close()
     return records

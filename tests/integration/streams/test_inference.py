@@ -182,7 +182,7 @@ async def test_a_backlog_far_above_what_the_door_reads_ahead_is_answered_whole(
         bench.ask(name)
     try:
         await asyncio.to_thread(bench.start)
-        await asyncio.to_thread(bench.read, responses=len(names), letters=0)
+        await asyncio.to_thread(bench.read, responses=len(names), letters=0, timeout_s=120)
         assert sorted(answer.inference_id for answer in bench.answers()) == sorted(f"i-{name}" for name in names)
         assert router.most_running == 3
     finally:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +19,7 @@ from tests.integration.streams.traffic import PARTITIONS, SPEC, SPEC_PATH, Proce
 
 pytestmark = pytest.mark.integration
 WINDOW_MS, HORIZON_MS = 2_000, 3_500
+TICK_MS = 500  # the default
 
 
 @pytest.fixture
@@ -33,8 +36,9 @@ def joiner(fresh_broker, mesh_topics, tmp_path: Path) -> Iterator[Callable[..., 
         "TUNEMESH_JOINER_LATE_HORIZON_MS": str(HORIZON_MS),
     }
 
-    def start(*, wait: bool = True) -> Process:
-        process = Process("streams.joiner", tmp_path / f"joiner-{len(started)}.log", env)
+    def start(*, wait: bool = True, **more: object) -> Process:
+        own = {f"TUNEMESH_JOINER_{name.upper()}": str(value) for name, value in more.items()}
+        process = Process("streams.joiner", tmp_path / f"joiner-{len(started)}.log", env | own)
         started.append(process)
         if wait:
             process.wait_for("taken up", count=PARTITIONS)
@@ -87,13 +91,17 @@ def test_an_answer_becomes_a_sample_at_once_and_the_rest_become_negatives(fresh_
 
 def test_every_partition_ticks_steadily_and_the_watermark_follows_the_clock(fresh_broker, joiner) -> None:
     joiner()
-    outcome = read_outcome(fresh_broker.bootstrap, lambda found: sum(map(len, found.ticks.values())) >= 12)
-    now_ms = time.time_ns() // 1_000_000
+    outcome = read_outcome(
+        fresh_broker.bootstrap, lambda found: len(found.ticks) == PARTITIONS and all(len(ticks) >= 10 for ticks in found.ticks.values())
+    )
     for partition in range(PARTITIONS):
         ticks = outcome.ticks[partition]
         numbers = [tick.tick for tick in ticks]
-        assert numbers == sorted(set(numbers)) and numbers[-1] - numbers[0] <= 1.5 * len(numbers)
-        assert 0 <= now_ms - ticks[-1].watermark_ms < 3_000
+        assert numbers == sorted(set(numbers))
+        # One every half second; on a machine that stands still some are left out, most are not.
+        assert statistics.median(later - earlier for earlier, later in itertools.pairwise(numbers)) == 1
+        behind_ms = [tick.tick * TICK_MS - tick.watermark_ms for tick in ticks]
+        assert all(-TICK_MS <= behind < 5_000 for behind in behind_ms) and statistics.median(behind_ms) < 3_000
 
 
 def test_bad_records_are_set_aside_with_their_reasons_and_hold_nothing_up(fresh_broker, joiner, traffic) -> None:
@@ -143,9 +151,11 @@ def test_records_on_the_wrong_partition_are_forwarded_and_joined(fresh_broker, j
 
 
 def test_a_joiner_that_is_killed_again_and_again_loses_no_feedback_and_makes_no_sample_anew(fresh_broker, joiner, traffic) -> None:
-    processes = [joiner()]
+    # Feedback from just before its window's end may come late to the log, on a busy machine: the joiner then still has the window open.
+    patient = {"idle_allowance_ms": 2_000}
+    processes = [joiner(**patient)]
     # Seconds of life after taking its partitions up; None: killed while it still joins the group.
-    lives: list[float | None] = [3.0, None, 8.0]
+    lives: list[float | None] = [3.0, None, 12.0]
     born = 0.0
 
     def die(elapsed: float) -> None:
@@ -157,7 +167,7 @@ def test_a_joiner_that_is_killed_again_and_again_loses_no_feedback_and_makes_no_
         elif elapsed - born >= (2.0 if lives[0] is None else lives[0]):
             lives.pop(0)
             processes[-1].kill()
-            processes.append(joiner(wait=False))
+            processes.append(joiner(wait=False, **patient))
             born = elapsed
 
     traffic.run(120.0, per_second=60, tick=die, until=lambda: not lives and processes[-1].has_said("taken up", count=PARTITIONS))
@@ -169,7 +179,7 @@ def test_a_joiner_that_is_killed_again_and_again_loses_no_feedback_and_makes_no_
         aside = {letter.feedback_id for letter in found.dead_letters}
         return everybody <= found.joined | aside and wanted.keys() <= found.samples.keys()
 
-    outcome = read_outcome(fresh_broker.bootstrap, is_over, timeout_s=60.0)
+    outcome = read_outcome(fresh_broker.bootstrap, is_over, timeout_s=120.0)
     # Nobody is an orphan: all exposures are in the log, and what was joined before a death is not taken for one after it.
     assert outcome.reasons == {}
     assert outcome.joined == everybody

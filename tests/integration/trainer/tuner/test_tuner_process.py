@@ -81,10 +81,10 @@ def tuner(environment, tmp_path) -> Iterator[Service]:
     service.kill()
 
 
-def status_when(stub, condition, timeout_s: float = 20.0) -> pb.GetTunerStatusResponse:
+def status_when(stub, condition, timeout_s: float = 90.0) -> pb.GetTunerStatusResponse:
     deadline = time.monotonic() + timeout_s
     while True:
-        status = stub.GetTunerStatus(pb.GetTunerStatusRequest(), timeout=5)
+        status = stub.GetTunerStatus(pb.GetTunerStatusRequest(), timeout=30)
         if condition(status):
             return status
         assert time.monotonic() < deadline, status
@@ -97,20 +97,20 @@ def test_examples_are_counted_once_thresholds_hold_and_a_tune_without_peers_fail
         bootstrap = environment["KAFKA_BOOTSTRAP_SERVERS"]
         judged = example_pb2.EXAMPLE_KIND_JUDGED
         write(bootstrap, example(1), example(1), example(2), example(3, kind=judged))
-        status = status_when(stub, lambda status: status.tasks["helpdesk"].judged == 1)
+        both = "2 demonstrations are there and 3 are needed"
+        status = status_when(stub, lambda status: (status.tasks["helpdesk"].judged, status.tasks["helpdesk"].waiting_for) == (1, both))
         assert (status.base_model, status.paused) == ("Tiny", False)
-        assert status.tasks["helpdesk"].waiting_for == "2 demonstrations are there and 3 are needed"
         assert status.tasks["helpdesk"].live == "base"
         write(bootstrap, example(4))
         status_when(stub, lambda status: "there is no evaluation file" in status.tasks["helpdesk"].waiting_for)
         with pytest.raises(grpc.RpcError) as caught:
-            stub.StartTune(pb.StartTuneRequest(task="helpdesk", actor="test"), timeout=5)
+            stub.StartTune(pb.StartTuneRequest(task="helpdesk", actor="test"), timeout=30)
         assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
         (tmp_path / "evaluations" / "helpdesk.yaml").write_text(EVALUATION)
-        started = stub.StartTune(pb.StartTuneRequest(task="helpdesk", actor="test"), timeout=5)
+        started = stub.StartTune(pb.StartTuneRequest(task="helpdesk", actor="test"), timeout=30)
         assert started.adapter == "Tiny--helpdesk--v1"
         status_when(stub, lambda status: not status.running_tune_id)
-        tune = stub.GetTune(pb.GetTuneRequest(tune_id=started.tune_id), timeout=5)
+        tune = stub.GetTune(pb.GetTuneRequest(tune_id=started.tune_id), timeout=30)
         assert tune.phase == "failed"
         assert "llm/helpdesk/production could not be read: UNAVAILABLE" in tune.error
     assert tuner.terminate() == 0
