@@ -77,6 +77,8 @@ class FakeLlm(Behaviour, llm_service_pb2_grpc.LlmServiceServicer):
         self.break_status = grpc.StatusCode.UNAVAILABLE
         self.word_delay_s = 0.0
         self.num_streamed = 0
+        self.goes_on = asyncio.Event()  # cleared: every stream stands still after its first word
+        self.goes_on.set()
         self.cancelled = asyncio.Event()
 
     async def Generate(self, request, context):
@@ -89,6 +91,8 @@ class FakeLlm(Behaviour, llm_service_pb2_grpc.LlmServiceServicer):
             for number, word in enumerate(self.words):
                 if number == break_after:
                     await context.abort(self.break_status, "the engine died")
+                if number:
+                    await self.goes_on.wait()
                 await asyncio.sleep(self.word_delay_s)
                 self.num_streamed += 1
                 yield llm_service_pb2.GenerateResponse(text=word)

@@ -188,7 +188,7 @@ class LlmPart:
         sent = time.monotonic()
 
         async def all_known() -> bool:
-            status = await self._tuner.GetTunerStatus(tuner_service_pb2.GetTunerStatusRequest(), timeout=5.0)
+            status = await self._tuner.GetTunerStatus(tuner_service_pb2.GetTunerStatusRequest(), timeout=60.0)
             return helpdesk.TASK in status.tasks and status.tasks[helpdesk.TASK].demonstrations >= len(lessons)
 
         if not await _until(all_known, 60.0):
@@ -200,7 +200,7 @@ class LlmPart:
         deadline = time.monotonic() + _TUNE_LIMIT_S
         with Progress("A tune") as progress:
             while True:
-                tune = await self._tuner.GetTune(tuner_service_pb2.GetTuneRequest(tune_id=started.tune_id), timeout=10.0)
+                tune = await self._tuner.GetTune(tuner_service_pb2.GetTuneRequest(tune_id=started.tune_id), timeout=60.0)
                 if tune.phase in _ENDED or time.monotonic() > deadline:
                     break
                 loss = f"{tune.loss:.3f}" if tune.step else "-"
@@ -218,13 +218,13 @@ class LlmPart:
     async def _move_back(self, answers: AnswerClient, adapter: str) -> dict[str, float]:
         """Move the alias one step back and forward; return the seconds until an answer came from the right model."""
         alias = llm_alias(helpdesk.TASK)
-        current = await self._trainer.GetAlias(trainer_service_pb2.GetAliasRequest(alias=alias), timeout=10.0)
+        current = await self._trainer.GetAlias(trainer_service_pb2.GetAliasRequest(alias=alias), timeout=60.0)
         seconds = {}
         for name, target in (("back", current.previous_target or "base"), ("forward", adapter)):
             started = time.monotonic()
-            current = await self._trainer.GetAlias(trainer_service_pb2.GetAliasRequest(alias=alias), timeout=10.0)
+            current = await self._trainer.GetAlias(trainer_service_pb2.GetAliasRequest(alias=alias), timeout=60.0)
             moved = trainer_service_pb2.SetAliasRequest(alias=alias, target=target, expected_version=current.version, actor="demo")
-            await self._trainer.SetAlias(moved, timeout=10.0)
+            await self._trainer.SetAlias(moved, timeout=60.0)
             if not await _until(lambda target=target: self._answers_with(answers, target), _LIVE_LIMIT_S, every_s=0.1):  # type: ignore[misc]
                 raise RuntimeError(f"{alias} points at {target}, and after {_LIVE_LIMIT_S:.0f} s the answers still come from another model")
             seconds[name] = round(time.monotonic() - started, 2)

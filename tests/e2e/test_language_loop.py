@@ -1,5 +1,8 @@
 """The language half, as `make demo` runs it: grounded answers, a tune from demonstrations, and a roll back."""
 
+import time
+from typing import Any
+
 import pytest
 
 from tests.e2e.commands import tunemesh
@@ -72,7 +75,17 @@ def test_mlflow_mirrors_the_version_and_its_alias(demo, llm):
     import mlflow
 
     client = mlflow.MlflowClient(tracking_uri=f"http://{demo.address('mlflow')}")
-    run = client.get_run(llm["tune"]["mlflow_run_id"])
+    adapter = llm["tune"]["adapter"]
+
+    def live() -> Any:
+        try:
+            return client.get_model_version_by_alias(adapter.rpartition("--")[0], "production")
+        except mlflow.MlflowException:
+            return None  # neither the model nor its alias is mirrored yet
+
+    deadline = time.monotonic() + 60
+    while (version := live()) is None or version.tags["tunemesh.adapter"] != adapter:
+        assert time.monotonic() < deadline, version
+        time.sleep(0.5)
+    run = client.get_run(version.run_id)
     assert run.data.metrics and run.data.params
-    names = [model.name for model in client.search_registered_models()]
-    assert any("helpdesk" in name for name in names), names

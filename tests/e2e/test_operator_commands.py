@@ -25,7 +25,7 @@ from loadtests.bare_mesh import RANKING, bare_mesh
 from services.common.ids import uuid7
 from services.common.kafka import assigned_consumer, drain_to_end
 from services.mesh.mesh import Mesh
-from tests.e2e.commands import tunemesh
+from tests.e2e.commands import CommandFailed, tunemesh
 
 pytestmark = [pytest.mark.e2e, pytest.mark.integration, pytest.mark.timeout(400)]
 
@@ -58,16 +58,16 @@ class Users:
         answers = []
         for user in range(number):
             request = router_pb.RecommendRequest(user_id=f"user-{user}", candidates=FILMS)
-            answers.append(self.router.Recommend(request, timeout=10))
+            answers.append(self.router.Recommend(request, timeout=60))
             self.send(answers[-1].request_id, f"user-{user}", answers[-1].items[0].item_id)
         return answers
 
     def send(self, request_id: str, user_id: str, item_id: str) -> None:
         feedback = Feedback(feedback_id=uuid7(), request_id=request_id, user_id=user_id, item_id=item_id, kind="rating", value=5.0)
-        self.collector.SubmitFeedback(collector_pb.SubmitFeedbackRequest(feedback=[feedback]), timeout=10)
+        self.collector.SubmitFeedback(collector_pb.SubmitFeedbackRequest(feedback=[feedback]), timeout=60)
 
     def status(self) -> trainer_pb.GetStatusResponse:
-        return self.trainer.GetStatus(trainer_pb.GetStatusRequest(), timeout=10)
+        return self.trainer.GetStatus(trainer_pb.GetStatusRequest(), timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -77,14 +77,22 @@ def users(mesh: Mesh) -> Users:
 
 def eventually(ask: Callable[[], Any], enough: Callable[[Any], bool], *, timeout_s: float = 60.0) -> Any:
     deadline = time.monotonic() + timeout_s
-    while not enough(found := ask()):
+    while True:
+        try:
+            if enough(found := ask()):
+                return found
+        except CommandFailed:  # what it asks for may come yet
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+            continue
         assert time.monotonic() < deadline, found
         time.sleep(0.5)
-    return found
 
 
 def test_why_explains_a_recommendation_down_to_the_learned_sample(mesh: Mesh, users: Users) -> None:
-    answer = users.rate(5)[0]
+    answers = eventually(lambda: users.rate(5), lambda found: any(not answer.degraded_reason for answer in found))
+    answer = next(answer for answer in answers if not answer.degraded_reason)
     best = answer.items[0]
 
     def is_learned(report: Any) -> bool:
@@ -120,29 +128,44 @@ def test_the_ranker_goes_back_and_learns_again(mesh: Mesh, users: Users) -> None
 
 
 def test_a_dead_letter_is_put_back_once_and_comes_back_with_its_mark(mesh: Mesh, users: Users) -> None:
-    users.send(uuid7(), "user-0", FILMS[0])
-
     def orphans() -> Any:
         rows = tunemesh(mesh.folder.path, "dlq", "list", "--reason", "orphan")
-        return {row["topic"]: row for row in rows}.get("feedback.v1", {"letters": 0, "came_back": 0})
+        return {row["topic"]: row for row in rows}.get("feedback.v1", {"letters": 0, "redriven": 0, "came_back": 0})
 
-    eventually(orphans, lambda row: row["letters"] == 1)
-    assert tunemesh(mesh.folder.path, "dlq", "redrive", "feedback.v1", "--reason", "orphan")["redriven"] == 1
-    eventually(orphans, lambda row: (row["letters"], row["redriven"], row["came_back"]) == (2, 1, 1))
+    # A rating of an earlier test may be an orphan as well, when the machine stood still between its exposure and the log.
+    before = orphans()["letters"]
+    users.send(uuid7(), "user-0", FILMS[0])
+    eventually(orphans, lambda row: row["letters"] == before + 1)
+    assert tunemesh(mesh.folder.path, "dlq", "redrive", "feedback.v1", "--reason", "orphan")["redriven"] == before + 1
+
+    def is_back(row: Any) -> bool:
+        return row["redriven"] == before + 1 and row["came_back"] >= 1 and row["letters"] == before + 1 + row["came_back"]
+
+    eventually(orphans, is_back)
     assert tunemesh(mesh.folder.path, "dlq", "redrive", "feedback.v1", "--reason", "orphan")["redriven"] == 0
 
 
 def test_quality_tells_of_all_that(mesh: Mesh) -> None:
     kafka = mesh.environment("router")["KAFKA_BOOTSTRAP_SERVERS"]
-    consumer = assigned_consumer(kafka, "quality.v1", start="beginning", client_id="test")
-    windows = [QualityWindow.FromString(record.value) for record in drain_to_end(consumer)]
-    consumer.close()
-    recommend = [window for window in windows if window.kind == "recommend" and window.metrics["requests"]]
-    assert sum(window.metrics["requests"] for window in recommend) >= 30
-    assert any(window.metrics["mean_score"] > 0 for window in recommend)
-    mesh_windows = [window for window in windows if window.kind == "mesh"]
-    assert any(window.metrics["orphans"] for window in mesh_windows)
-    assert any(window.metrics["gradient_norm"] > 0 for window in mesh_windows)
-    assert mesh_windows[-1].metrics["watermark_age_ms"] < 30_000
+
+    def windows() -> list[QualityWindow]:
+        consumer = assigned_consumer(kafka, "quality.v1", start="beginning", client_id="test")
+        try:
+            return [QualityWindow.FromString(record.value) for record in drain_to_end(consumer)]
+        finally:
+            consumer.close()
+
+    def tells_all(found: list[QualityWindow]) -> bool:
+        recommend = [window for window in found if window.kind == "recommend" and window.metrics["requests"]]
+        of_the_mesh = [window for window in found if window.kind == "mesh"]
+        return (
+            sum(window.metrics["requests"] for window in recommend) >= 30
+            and any(window.metrics["mean_score"] > 0 for window in recommend)
+            and any(window.metrics["orphans"] for window in of_the_mesh)
+            and any(window.metrics["gradient_norm"] > 0 for window in of_the_mesh)
+            and of_the_mesh[-1].metrics["watermark_age_ms"] < 30_000
+        )
+
+    eventually(windows, tells_all)
     with urllib.request.urlopen(f"http://{mesh.address('quality', 50065)}/metrics", timeout=5) as answer:
         assert "tunemesh_quality_watermark_age_ms" in answer.read().decode()

@@ -71,7 +71,7 @@ def pause_while_away(stub: TrainerServiceStub) -> tuple[float, pb.GetStatusRespo
     started = time.monotonic()
     stub.PauseLearning(pb.PauseLearningRequest(), timeout=20)
     took_s = time.monotonic() - started
-    status: pb.GetStatusResponse = stub.GetStatus(pb.GetStatusRequest(), timeout=2)
+    status: pb.GetStatusResponse = stub.GetStatus(pb.GetStatusRequest(), timeout=20)
     stub.ResumeLearning(pb.ResumeLearningRequest(), timeout=20)
     return took_s, status
 
@@ -159,7 +159,7 @@ def test_learning_publishing_and_replicas_go_on_without_a_restart_of_anybody(res
 
 
 def test_the_control_api_answers_while_the_broker_is_away(result):
-    assert result.pause_took_s < 6.0
+    assert result.pause_took_s < 12.0
     assert result.during.paused
     assert result.during.epoch == result.before.epoch
 

@@ -60,7 +60,7 @@ async def probe() -> Probe:
 
 @pytest.fixture
 async def server(probe: Probe) -> AsyncIterator[GrpcServer]:
-    server = GrpcServer(BaseServiceSettings(port=0, drain_grace_ms=2_000), telemetry.disabled("router"), [servicer(probe)])
+    server = GrpcServer(BaseServiceSettings(port=0, drain_grace_ms=30_000), telemetry.disabled("router"), [servicer(probe)])
     await server.start()
     yield server
     await server.drain()

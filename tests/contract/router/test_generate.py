@@ -43,9 +43,10 @@ class FakeGenerationLog:
 
 
 class World:
-    """The router before its three services."""
+    """The router before its three services; it waits for them for long, that a busy machine makes no helper look like a dead one."""
 
-    def __init__(self) -> None:
+    def __init__(self, **settings: int) -> None:
+        self._own = {"retriever_timeout_ms": 20_000, "prompt_assembler_timeout_ms": 20_000, "llm_reconnect_ms": 20_000} | settings
         self.servers = AnswerServers()
         self.adapters = FakeAdapters()
         self.log = FakeGenerationLog()
@@ -55,10 +56,8 @@ class World:
         settings = RouterSettings(
             port=0,
             drain_grace_ms=100,
-            retriever_timeout_ms=300,
-            prompt_assembler_timeout_ms=300,
-            llm_reconnect_ms=1_500,
             generate_max_tokens=100,
+            **self._own,
             **self.servers.settings,
         )
         signals = telemetry.disabled("router")
@@ -76,7 +75,7 @@ class World:
         await self._clients.close()
         await self.servers.stop()
 
-    def call(self, *, timeout: float | None = 10.0, **fields: Any) -> Any:
+    def call(self, *, timeout: float | None = 60.0, **fields: Any) -> Any:
         return self.stub.Generate(router_service_pb2.GenerateRequest(**{"user_id": "u", "question": "When?", **fields}), timeout=timeout)
 
     async def ask(self, **fields: Any) -> Answer:
@@ -128,10 +127,12 @@ async def test_an_answer_is_logged_whole(world):
 
 
 async def test_the_first_text_leaves_before_the_last_one_is_made(world):
-    world.servers.llm.word_delay_s = 0.2
+    world.servers.llm.goes_on.clear()
     call = world.call()
     await call.read()
     assert (await call.read()).text == "Heat " and world.servers.llm.num_streamed == 1
+    world.servers.llm.goes_on.set()
+    assert (await call.read()).text == "is "
     call.cancel()
 
 
@@ -215,11 +216,12 @@ async def test_the_built_in_prompt_has_the_passages_and_the_turns(world):
 
 
 @pytest.mark.parametrize(("name", "reason"), [("retriever", "retrieval_unavailable"), ("assembler", "prompt_assembler_unavailable")])
-async def test_a_helper_that_hangs_costs_its_own_short_time_only(world, name, reason):
-    getattr(world.servers, name).delay_s = 5.0
-    started = time.monotonic()
-    assert (await world.ask(retrieve=True)).header.degraded_reason == reason
-    assert time.monotonic() - started < 2.0
+async def test_a_helper_that_hangs_costs_its_own_short_time_only(name, reason):
+    async with World(**{{"retriever": "retriever_timeout_ms", "assembler": "prompt_assembler_timeout_ms"}[name]: 300}) as world:
+        getattr(world.servers, name).delay_s = 60.0
+        started = time.monotonic()
+        assert (await world.ask(retrieve=True)).header.degraded_reason == reason
+        assert time.monotonic() - started < 20.0
 
 
 async def test_what_a_helper_says_about_its_own_degradation_is_passed_on(world):
@@ -232,13 +234,14 @@ async def test_a_question_that_does_not_fit_its_prompt_is_the_callers_error(worl
     assert (await world.failure())[:2] == (grpc.StatusCode.INVALID_ARGUMENT, "question: it has 900 tokens, 512 fit")
 
 
-async def test_an_llm_that_is_away_is_waited_for_once_and_then_unavailable(world):
-    await world.servers.stop_one("llm")
-    started = time.monotonic()
-    code, detail, texts = await world.failure()
-    assert code is grpc.StatusCode.UNAVAILABLE and "llm" in detail and texts == []
-    assert 1.0 < time.monotonic() - started < 4.0
-    assert world.log.generations == []
+async def test_an_llm_that_is_away_is_waited_for_once_and_then_unavailable():
+    async with World(llm_reconnect_ms=1_500) as world:
+        await world.servers.stop_one("llm")
+        started = time.monotonic()
+        code, detail, texts = await world.failure()
+        assert code is grpc.StatusCode.UNAVAILABLE and "llm" in detail and texts == []
+        assert 1.0 < time.monotonic() - started < 30.0
+        assert world.log.generations == []
 
 
 async def test_an_llm_that_comes_back_in_time_is_not_noticed(world):
@@ -288,16 +291,16 @@ async def test_a_stream_that_breaks_twice_before_its_first_text_is_unavailable(w
 
 async def test_a_caller_that_goes_away_stops_the_model_and_the_answer_is_logged_as_cancelled(world):
     world.servers.llm.word_delay_s = 0.1
-    world.servers.llm.words = ["word "] * 100
+    world.servers.llm.words = ["word "] * 2_000
     call = world.call()
     for _ in range(3):
         await call.read()
     call.cancel()
-    await asyncio.wait_for(world.servers.llm.cancelled.wait(), 2)
-    async with asyncio.timeout(2):
+    await asyncio.wait_for(world.servers.llm.cancelled.wait(), 30)
+    async with asyncio.timeout(30):
         while not world.log.generations:
             await asyncio.sleep(0.01)
-    assert (world.log.generations[0].finish_reason, world.servers.llm.num_streamed < 20) == ("cancelled", True)
+    assert (world.log.generations[0].finish_reason, world.servers.llm.num_streamed < 400) == ("cancelled", True)
 
 
 async def test_a_call_cancelled_while_text_flows_leaves_no_complaint_in_the_log(world, caplog):
@@ -307,7 +310,7 @@ async def test_a_call_cancelled_while_text_flows_leaves_no_complaint_in_the_log(
         for _ in range(5):
             await call.read()
         call.cancel()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while len(world.log.generations) < 5:
             await asyncio.sleep(0.01)
     assert {generation.finish_reason for generation in world.log.generations} == {"cancelled"}
@@ -316,10 +319,10 @@ async def test_a_call_cancelled_while_text_flows_leaves_no_complaint_in_the_log(
 
 async def test_the_callers_deadline_bounds_the_model(world):
     world.servers.llm.word_delay_s = 0.1
-    world.servers.llm.words = ["word "] * 100
-    code, _, texts = await world.failure(timeout=0.5)
-    assert code is grpc.StatusCode.DEADLINE_EXCEEDED and 1 <= len(texts) < 10
-    await asyncio.wait_for(world.servers.llm.cancelled.wait(), 2)
+    world.servers.llm.words = ["word "] * 2_000
+    code, _, texts = await world.failure(timeout=3.0)
+    assert code is grpc.StatusCode.DEADLINE_EXCEEDED and 1 <= len(texts) < 200
+    await asyncio.wait_for(world.servers.llm.cancelled.wait(), 30)
 
 
 @pytest.mark.parametrize(
@@ -352,7 +355,7 @@ async def test_a_bad_request_is_invalid_argument_names_its_field_and_reaches_nob
 async def test_every_helper_sees_the_callers_trace(world):
     header = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
     request = router_service_pb2.GenerateRequest(user_id="u", question="When?", retrieve=True)
-    async for _ in world.stub.Generate(request, timeout=5, metadata=(("traceparent", header),)):
+    async for _ in world.stub.Generate(request, timeout=60, metadata=(("traceparent", header),)):
         pass
     for fake in (world.servers.retriever, world.servers.assembler, world.servers.llm):
         assert fake.metadata["traceparent"] == header
