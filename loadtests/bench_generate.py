@@ -39,7 +39,7 @@ from services.common.llm.base_model import PACKAGED_MODEL, packaged_folder
 from services.common.settings import exit_with_configuration_error
 from services.mesh import embedded, health
 from services.mesh.compose import load_compose
-from services.mesh.embedded import LOOPBACK, Command, EmbeddedServer, free_port
+from services.mesh.embedded import LOOPBACK, Command, EmbeddedServer, free_ports
 from services.mesh.environments import REPOSITORY_ROOT, Environments
 from services.mesh.plan import niceness
 from services.mesh.topics import create_topics, mesh_topic_partitions
@@ -94,7 +94,8 @@ def question(way: str, number: int) -> str:
 def servers(folder: Path) -> Iterator[dict[str, int]]:
     """Start everything and yield name -> port."""
     environments = Environments.of_repository()
-    ports = {name: free_port() for name in ("kafka", "vllm http", "llm", "admin", "prompt_assembler", "router")}
+    names = ("kafka", "vllm http", "llm", "admin", "prompt_assembler", "router")
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
     with ExitStack() as stack:
         for name, command in _commands(environments, folder, ports).items():
             print(f"starting {name}", flush=True)

@@ -29,7 +29,7 @@ class Broker:
 
     def __init__(self, log_dir: Path, *, kafka_home: Path | None = None) -> None:
         self._log_dir, self._kafka_home = log_dir, kafka_home
-        self._port, self._controller_port = embedded.free_port(), embedded.free_port()
+        self._port, self._controller_port = embedded.free_ports(2)
         self._server: embedded.EmbeddedServer | None = None
         self.start()
 
@@ -87,7 +87,7 @@ class TritonServer:
     """A running tritonserver: `url` is its gRPC address (host:port), `http_url` its HTTP one."""
 
     def __init__(self, workspace: Path, *, repository: Path, models: tuple[str, ...], env: Mapping[str, str]) -> None:
-        grpc_port, http_port = embedded.free_port(), embedded.free_port()
+        grpc_port, http_port = embedded.free_ports(2)
         command = embedded.triton_command(
             ENVIRONMENTS, http_port=http_port, grpc_port=grpc_port, workspace=workspace, models=models, repository=repository, env=env
         )

@@ -16,7 +16,7 @@ from tunemesh.recommender.v1 import recommender_service_pb2_grpc as pb_grpc
 
 from services.common import exposure_block, telemetry
 from services.common.grpc_server import GrpcServer
-from services.mesh.embedded import free_port
+from services.mesh.embedded import free_ports
 from services.mesh.environments import REPOSITORY_ROOT
 from services.recommender.server import grpc_servicer
 from services.recommender.servicer import RecommenderServicer
@@ -158,7 +158,7 @@ async def serving(health: health_pb2_grpc.HealthStub) -> None:
 
 
 async def test_the_process_answers_degraded_when_nothing_else_runs_and_ends_on_sigterm(tmp_path):
-    port, closed = free_port(), free_port()
+    port, closed = free_ports(2)
     process = start(
         telemetry_dir=str(tmp_path),
         TUNEMESH_RECOMMENDER_PORT=str(port),

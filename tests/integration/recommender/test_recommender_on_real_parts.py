@@ -118,7 +118,7 @@ def start_redis(port: int, log: Path) -> embedded.EmbeddedServer:
 
 @pytest.fixture
 async def parts(fresh_broker, mesh_topics, triton, tmp_path):
-    port, redis_port = embedded.free_port(), embedded.free_port()
+    port, redis_port = embedded.free_ports(2)
     redis_url = f"redis://127.0.0.1:{redis_port}/0"
     mesh_topics(fresh_broker.bootstrap)
     write_catalog(fresh_broker.bootstrap)

@@ -22,7 +22,7 @@ from services.common.aliases import BASE_MODEL
 from services.common.llm.adapters import AdapterName, AdapterStore
 from services.common.llm.base_model import PACKAGED_MODEL, BaseModel, packaged_folder
 from services.llm.weights import prepare
-from services.mesh.embedded import free_port
+from services.mesh.embedded import free_ports
 from services.mesh.environments import REPOSITORY_ROOT
 from services.trainer.tuner.adapters import Adapters, TrainingProcess
 from services.trainer.tuner.clients import GrpcPrompts, GrpcServing, Retries, open_channel
@@ -86,7 +86,7 @@ def chain(tmp_path_factory) -> Iterator[Chain]:
         "TUNEMESH_ARTIFACTS_URL": str(folder / "artifacts"),
         "TUNEMESH_TELEMETRY_DIR": str(folder / "telemetry"),
     }
-    llm_port, admin_port, assembler_port = free_port(), free_port(), free_port()
+    llm_port, admin_port, assembler_port = free_ports(3)
     services = [
         Service(
             "ml",
