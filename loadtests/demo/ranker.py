@@ -211,7 +211,7 @@ class RankerPart:
         """Place every acknowledged feedback; on a loaded machine the joiner or the trainer may need another moment for the last ones."""
         for _ in range(_ACCOUNT_TRIES):
             placed = await asyncio.to_thread(account, self._kafka, log.acknowledged, [outcome.request_id for outcome in log.outcomes])
-            if not placed.missing and (await self._trainer.refresh()).samples_trained >= placed.samples:
+            if not placed.missing and (await self._trainer.refresh()).samples_trained == placed.samples:
                 break
             await asyncio.sleep(_QUIET_S)
             await _quiet(lambda: self._trainer.last.samples_trained, self._trainer.refresh)

@@ -71,7 +71,7 @@ def pause_while_away(stub: TrainerServiceStub) -> tuple[float, pb.GetStatusRespo
     started = time.monotonic()
     stub.PauseLearning(pb.PauseLearningRequest(), timeout=20)
     took_s = time.monotonic() - started
-    status: pb.GetStatusResponse = stub.GetStatus(pb.GetStatusRequest(), timeout=20)
+    status: pb.GetStatusResponse = stub.GetStatus(pb.GetStatusRequest(), timeout=6)
     stub.ResumeLearning(pb.ResumeLearningRequest(), timeout=20)
     return took_s, status
 
@@ -105,9 +105,9 @@ def result(tmp_path_factory):
         kafka = mesh.environment("router")["KAFKA_BOOTSTRAP_SERVERS"]
 
         def status() -> pb.GetStatusResponse:
-            return stub.GetStatus(pb.GetStatusRequest(), timeout=5)
+            return stub.GetStatus(pb.GetStatusRequest(), timeout=30)
 
-        load.wait_for("recommend", 80, timeout_s=60)
+        load.wait_for("recommend", 80, timeout_s=240)
         first_time(lambda: status().samples_trained > 50, time.time())
         before, told = status(), replica(kafka)
         during = []
@@ -159,7 +159,7 @@ def test_learning_publishing_and_replicas_go_on_without_a_restart_of_anybody(res
 
 
 def test_the_control_api_answers_while_the_broker_is_away(result):
-    assert result.pause_took_s < 12.0
+    assert result.pause_took_s < 6.0
     assert result.during.paused
     assert result.during.epoch == result.before.epoch
 

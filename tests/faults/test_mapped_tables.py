@@ -65,9 +65,12 @@ def test_a_writer_killed_again_and_again_never_shows_a_wrong_row(tmp_path, seed)
             outcomes.append(first_line(writer)[0])
             reader = reader or ModelReader(tmp_path, table_process.SCHEMA)
             end = time.monotonic() + delays.uniform(0.01, 0.2)
-            while time.monotonic() < end:
+            num_whole = 0
+            while time.monotonic() < end or not num_whole:
+                assert time.monotonic() < end + 60, "the reader sees no whole row although the writer lives"
                 with contextlib.suppress(TableNotReady):  # the writer stood still in the middle of a row; a torn row is an AssertionError
                     table_process.check_once(reader)
+                    num_whole += 1
             os.kill(writer.pid, signal.SIGKILL)
             writer.wait()
         # Without a writer a row or the control block may be half-written; then the reader says so.

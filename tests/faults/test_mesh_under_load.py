@@ -23,7 +23,7 @@ from services.common.topics import FEEDBACK, LLM_EXAMPLES
 from services.mesh.mesh import Mesh
 from tests.faults.loaded_mesh import Kill, Load, kill_and_wait
 
-pytestmark = [pytest.mark.e2e, pytest.mark.integration, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.e2e, pytest.mark.integration, pytest.mark.timeout(2400)]
 
 VICTIMS = ("router", "recommender", "triton", "updater", "feedback_collector", "trainer", "joiner", "features", "redis")
 VICTIMS += ("llm", "retriever", "prompt_assembler", "curator", "quality", "inference", "tuner", "mlflow", "kafka")
@@ -58,13 +58,13 @@ def result(tmp_path_factory):
     durable = "KAFKA_HOME" in os.environ
     victims = [name for name in VICTIMS if name != "kafka" or durable]
     with bare_mesh(folder, durable_broker=durable) as mesh, Load(folder / "calls", mesh, *OPTIONS) as load:
-        load.wait_for("recommend", 100, timeout_s=60)
-        load.wait_for("generate", 2, timeout_s=60)
+        load.wait_for("recommend", 100, timeout_s=240)
+        load.wait_for("generate", 2, timeout_s=240)
         kills = {}
         for name in victims:
             kills[name] = kill_and_wait(mesh, name, timeout_s=RESTART_LIMIT_S)
             time.sleep(SETTLE_S)
-        load.wait_for("generate", 2, timeout_s=60, since_s=time.time())
+        load.wait_for("generate", 2, timeout_s=240, since_s=time.time())
         calls = load.end(timeout_s=180)
         kafka = mesh.environment("router")["KAFKA_BOOTSTRAP_SERVERS"]
         placed, samples_trained = settled(mesh, kafka, calls)
@@ -96,7 +96,7 @@ def settled(mesh: Mesh, kafka: str, calls: list[Call]) -> tuple[Accounting, int]
         stub = trainer_grpc.TrainerServiceStub(channel)
         while True:
             placed = account(kafka, ratings, answered)
-            trained = stub.GetStatus(trainer_pb2.GetStatusRequest(), timeout=10).samples_trained
+            trained = stub.GetStatus(trainer_pb2.GetStatusRequest(), timeout=60).samples_trained
             if (placed.missing == 0 and trained == placed.samples) or time.monotonic() > deadline:
                 return placed, trained
             time.sleep(3.0)

@@ -167,12 +167,15 @@ class Traffic:
                     later.append((elapsed + self.random.choice([0.0, 0.2, 1.5, 4.0]), exposure))
             for due in [entry for entry in later if entry[0] <= elapsed]:
                 later.remove(due)
-                if elapsed - due[0] < 1.0:  # else this process stood still, and the answer might be too late for the joiner by now
+                if (
+                    time.monotonic() - started - due[0] < 1.0
+                ):  # else this process stood still, and the answer might be too late for the joiner by now
                     self.answer(due[1])
             tick(elapsed)
             time.sleep(0.005)
-        for _, exposure in later:
-            self.answer(exposure)
+        for due_s, exposure in later:
+            if time.monotonic() - started - due_s < 1.0:
+                self.answer(exposure)
         self.producer.flush()
 
 
