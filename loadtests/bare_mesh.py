@@ -16,11 +16,11 @@ from tunemesh.router.v1 import router_service_pb2_grpc as router_grpc
 
 from loadtests.demo.catalogue import write_catalogue
 from loadtests.movielens import load_films
-from services.common.errors import ConfigurationError
-from services.common.settings import load_settings
-from services.mesh.environments import REPOSITORY_ROOT
-from services.mesh.mesh import Mesh
-from services.mesh.settings import MeshSettings
+from services.common.platform.errors import ConfigurationError
+from services.common.platform.settings import load_settings
+from services.mesh.runner.environments import REPOSITORY_ROOT
+from services.mesh.runner.mesh import Mesh
+from services.mesh.runner.settings import MeshSettings
 
 RANKING = ("kafka", "redis", "triton", "trainer", "updater", "recommender", "router", "feedback_collector", "joiner", "features")
 

@@ -34,15 +34,15 @@ from tunemesh.llm.v1 import llm_service_pb2, llm_service_pb2_grpc
 from tunemesh.prompt_assembler.v1 import prompt_assembler_service_pb2, prompt_assembler_service_pb2_grpc
 from tunemesh.router.v1 import router_service_pb2, router_service_pb2_grpc
 
-from services.common.errors import ConfigurationError
-from services.common.llm.base_model import PACKAGED_MODEL, packaged_folder
-from services.common.settings import exit_with_configuration_error
-from services.mesh import embedded, health
-from services.mesh.compose import load_compose
-from services.mesh.embedded import LOOPBACK, Command, EmbeddedServer, free_ports
-from services.mesh.environments import REPOSITORY_ROOT, Environments
-from services.mesh.plan import niceness
-from services.mesh.topics import create_topics, mesh_topic_partitions
+from services.common.language.base_model import PACKAGED_MODEL, packaged_folder
+from services.common.platform.errors import ConfigurationError
+from services.common.platform.settings import exit_with_configuration_error
+from services.mesh.runner import embedded, health
+from services.mesh.runner.compose import load_compose
+from services.mesh.runner.embedded import LOOPBACK, Command, EmbeddedServer, free_ports
+from services.mesh.runner.environments import REPOSITORY_ROOT, Environments
+from services.mesh.runner.plan import niceness
+from services.mesh.runner.topics import create_topics, mesh_topic_partitions
 
 RESULTS = REPOSITORY_ROOT / "loadtests" / "RESULTS.md"
 HEADING = "## Generate: streaming through router and llm, against vLLM's own HTTP server"

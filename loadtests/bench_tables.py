@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 from tunemesh.events.v1 import delta_pb2
 
-from services.common.delta import DeltaBody, TableDelta, decode_body, encode_body
-from services.common.tables.generation import Applied
-from services.common.tables.reader import ModelReader
-from services.common.tables.trainer_table import TrainerTable
-from services.common.tables.writer import ModelWriter, TableImage
+from services.common.ranker.delta import DeltaBody, TableDelta, decode_body, encode_body
+from services.common.ranker.tables.generation import Applied
+from services.common.ranker.tables.reader import ModelReader
+from services.common.ranker.tables.writer import ModelWriter, TableImage
+from services.trainer.trainer_table import TrainerTable
 
 DIM = 16
 REQUEST_ROWS = 2600

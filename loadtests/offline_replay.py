@@ -23,12 +23,12 @@ from tunemesh.samples.v1.sample_pb2 import Sample, SampleGroup, TaskLabel
 
 from loadtests.metrics import FloatArray, Gain, OnlineCounters, auc, auc_gain, mean_gain, ndcg_of_target
 from loadtests.movielens import CandidateDrawer, Film, Rating, TimedRating, load_films, load_ratings, overlaid_sessions, split_by_time
-from services.common import exposure_block
-from services.common.artifacts import read_artifact
-from services.common.feature_spec import FeatureSpec
-from services.common.features import Interaction
-from services.common.ids import sample_id
-from services.common.labels import keep_negative, labels_for, negative_labels
+from services.common.platform.artifacts import read_artifact
+from services.common.platform.ids import sample_id
+from services.common.ranker import exposure_block
+from services.common.ranker.feature_spec import FeatureSpec
+from services.common.ranker.features import Interaction
+from services.common.ranker.labels import keep_negative, labels_for, negative_labels
 from services.trainer.batch import BatchConfig, FeatureStates, replay_order
 from services.trainer.learner import Learner, LearnerConfig
 from services.trainer.train import History, train

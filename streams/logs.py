@@ -15,7 +15,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
-from services.common.errors import ConfigurationError, Unavailable
+from services.common.platform.errors import ConfigurationError, Unavailable
 
 _TAIL_RECORDS = 500
 _POLL_MS = 200

@@ -22,8 +22,8 @@ from typing import Any, Protocol
 import faust
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Transport
 
-from services.common.errors import Overloaded, Unavailable
-from services.common.kafka_async import NotAcknowledged, Record
+from services.common.platform.errors import Overloaded, Unavailable
+from services.common.platform.kafka_async import NotAcknowledged, Record
 
 _POLL_S = 0.2
 _RETRY_S = 1.0
@@ -172,7 +172,7 @@ async def run_until_failure(app: Any, *background: asyncio.Task[None]) -> None:
 
 
 class Sender(Protocol):
-    """What `send_until_acknowledged` needs of `services.common.kafka_async.AsyncProducer`."""
+    """What `send_until_acknowledged` needs of `services.common.platform.kafka_async.AsyncProducer`."""
 
     async def send(self, records: Sequence[Record]) -> None:
         """Return once all are acknowledged; raise NotAcknowledged with the others, or Overloaded."""

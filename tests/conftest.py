@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from services.mesh import embedded
-from services.mesh.environments import REPOSITORY_ROOT, Environments
-from services.mesh.topics import create_topics
+from services.mesh.runner import embedded
+from services.mesh.runner.environments import REPOSITORY_ROOT, Environments
+from services.mesh.runner.topics import create_topics
 
 ENVIRONMENTS = Environments.of_repository()
 HAS_TORCH = importlib.util.find_spec("torch") is not None
@@ -174,7 +174,7 @@ def mesh_topics() -> Callable[..., None]:
     """`mesh_topics(bootstrap, user_partitions=2)` creates every topic of the mesh, by its own name, on a broker of the test's own."""
 
     def create(bootstrap: str, *, user_partitions: int = 2, shards: int = 1) -> None:
-        from services.mesh.topics import mesh_topic_partitions
+        from services.mesh.runner.topics import mesh_topic_partitions
 
         create_topics(bootstrap, mesh_topic_partitions(user_partitions=user_partitions, shards=shards))
 

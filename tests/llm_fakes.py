@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
 
-from services.common.errors import NotFound
+from services.common.platform.errors import NotFound
 from services.llm.core.generation import LoadedAdapter, Message, Piece, Sampling
 
 ANSWER = (Piece(text="Hello", num_tokens=1), Piece(text=" there", num_tokens=1), Piece(text=".", num_tokens=1, finish_reason="stop"))

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from services.mesh.environments import REPOSITORY_ROOT, Environments
+from services.mesh.runner.environments import REPOSITORY_ROOT, Environments
 
 
 class LlmProcess:

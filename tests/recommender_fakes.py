@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from services.common import exposure_block
-from services.common.feature_spec import FeatureSpec
-from services.common.features import GlobalState, Interaction, ItemState, UserState, merge_globals, merge_item_bytes
-from services.common.ids import entity_key
-from services.common.recall_state import Counted
+from services.common.platform.ids import entity_key
+from services.common.ranker import exposure_block
+from services.common.ranker.feature_spec import FeatureSpec
+from services.common.ranker.features import GlobalState, Interaction, ItemState, UserState, merge_globals, merge_item_bytes
+from services.common.ranker.recall_state import Counted
 from services.recommender.core import FeaturesUnavailable, OnlineState, Query, RankerUnavailable, RecallLimits, Recommender, Scores
 from services.recommender.rules import Rules
 

@@ -17,18 +17,18 @@ from tunemesh.events.v1.dead_letter_pb2 import DeadLetter
 from tunemesh.events.v1.delta_pb2 import ROW_DTYPE_FP32, BasePointer, Delta
 from tunemesh.samples.v1.sample_pb2 import Sample, SampleGroup, SampleRecord, TaskLabel, Tick
 
-from services.common import exposure_block
-from services.common.artifacts import Artifact, Manifest
-from services.common.delta import DeltaBody, Reassembler
-from services.common.feature_spec import FeatureSpec
-from services.common.features import USER_FEATURES, Features, item_feature_names
-from services.common.ids import entity_key, sample_id
-from services.common.tables.trainer_table import Eviction, TrainerTable
-from services.trainer.gate import GateLimits
+from services.common.platform.artifacts import Artifact, Manifest
+from services.common.platform.ids import entity_key, sample_id
+from services.common.ranker import exposure_block
+from services.common.ranker.delta import DeltaBody, Reassembler
+from services.common.ranker.feature_spec import FeatureSpec
+from services.common.ranker.features import USER_FEATURES, Features, item_feature_names
 from services.trainer.owner import ControlOwner
 from services.trainer.prequential import TaskQuality
+from services.trainer.publish_gate import GateLimits
 from services.trainer.session import HistoryLost, Logs, Session, SessionConfig, Stores, open_session
 from services.trainer.stores import BaseStore, Checkpoint, CheckpointStore, Dated, Retention, nothing_so_old
+from services.trainer.trainer_table import Eviction, TrainerTable
 
 SPEC = FeatureSpec.load(Path(__file__).parents[1] / "model_repo" / "ranker" / "feature_spec.yaml")
 

@@ -22,9 +22,9 @@ from tunemesh.samples.v1.sample_pb2 import SampleRecord
 from tunemesh.trainer.v1 import trainer_service_pb2 as pb
 from tunemesh.trainer.v1.trainer_service_pb2_grpc import TrainerServiceStub
 
-from services.common.artifacts import read_artifact
-from services.common.kafka import assigned_consumer, drain_to_end
-from services.trainer.adapters import KafkaDeltaLog
+from services.common.platform.artifacts import read_artifact
+from services.common.platform.kafka import assigned_consumer, drain_to_end
+from services.trainer.kafka_logs import KafkaDeltaLog
 from tests.trainer_fakes import SPEC, Follower
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -7,18 +7,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from services.common.aliases import BASE_MODEL
-from services.common.errors import Conflict, Unavailable
-from services.common.llm.adapters import AdapterManifest, AdapterName, AdapterVerdict
-from services.common.llm.base_model import BaseModel
-from services.trainer.tuner.dataset import Turn
-from services.trainer.tuner.evaluation import Evaluation, Passage, Question
-from services.trainer.tuner.examples import Demonstration, ExampleBook, TuneRules
-from services.trainer.tuner.gate import GateLimits
-from services.trainer.tuner.job import HyperParameters, Job, Step, TrainingResult
-from services.trainer.tuner.replay import Item, ReplayExample
-from services.trainer.tuner.tune import Live, Ports, Recipe
-from services.trainer.tuner.tuner import Sources, Tuner
+from services.common.language.aliases import BASE_MODEL
+from services.common.language.base_model import BaseModel
+from services.common.language.lora_store import AdapterManifest, AdapterName, AdapterVerdict
+from services.common.platform.errors import Conflict, Unavailable
+from services.tuner.adapter_gate import GateLimits
+from services.tuner.dataset import Turn
+from services.tuner.evaluation import Evaluation, Passage, Question
+from services.tuner.examples import Demonstration, ExampleBook, TuneRules
+from services.tuner.job import HyperParameters, Job, Step, TrainingResult
+from services.tuner.replay import Item, ReplayExample
+from services.tuner.tune import Live, Ports, Recipe
+from services.tuner.tuner import Sources, Tuner
 
 BASE = BaseModel(name="Base", folder="/models/Base")
 TASK = "helpdesk"

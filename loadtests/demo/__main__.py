@@ -22,9 +22,9 @@ from rich.console import Console
 
 from loadtests.demo import base, llm, ranker, report
 from loadtests.demo.phases import Phases
-from services.common.errors import ConfigurationError
-from services.common.settings import EXIT_BAD_CONFIGURATION
-from services.mesh.mesh import Mesh
+from services.common.platform.errors import ConfigurationError
+from services.common.platform.settings import EXIT_BAD_CONFIGURATION
+from services.mesh.runner.mesh import Mesh
 
 _TELEMETRY_SAMPLE_RATIO = "0.02"
 

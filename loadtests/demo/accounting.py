@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from tunemesh.events.v1 import dead_letter_pb2, exposure_pb2, feedback_pb2
 from tunemesh.samples.v1 import sample_pb2
 
-from services.common.kafka import assigned_consumer, end_offsets
-from services.common.topics import EXPOSURES, FEEDBACK, SAMPLES
+from services.common.events.topics import EXPOSURES, FEEDBACK, SAMPLES
+from services.common.platform.kafka import assigned_consumer, end_offsets
 
 ORPHAN = "orphan"
 _READ_LIMIT_S = 120.0

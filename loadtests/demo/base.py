@@ -13,20 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loadtests.movielens import Film, Rating, load_films, load_ratings, split_by_time
-from services.common.errors import ConfigurationError
-from services.mesh.environments import REPOSITORY_ROOT, Environments
+from services.common.platform.errors import ConfigurationError
+from services.mesh.runner.environments import REPOSITORY_ROOT, Environments
 
 BASE_FRACTION = 0.6
 
 # What a base depends on besides the data: when one of these changes, the kept base is not used again.
 _SOURCES = (
     "model_repo/ranker/feature_spec.yaml",
-    "services/common/exposure_block.py",
-    "services/common/feature_spec.py",
-    "services/common/features.py",
-    "services/common/labels.py",
-    "services/common/ranking",
-    "services/common/tables",
+    "services/common/ranker/exposure_block.py",
+    "services/common/ranker/feature_spec.py",
+    "services/common/ranker/features.py",
+    "services/common/ranker/labels.py",
+    "services/common/ranker",
+    "services/common/ranker/tables",
     "services/trainer/batch.py",
     "services/trainer/learner.py",
     "services/trainer/train.py",

@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from tunemesh.catalog.v1 import catalog_item_pb2
 
 from loadtests.movielens import Film
-from services.common.envelope import headers_for
-from services.common.errors import ConfigurationError
-from services.common.kafka_async import AsyncProducer, Record
-from services.common.topics import CATALOG
+from services.common.events.envelope import headers_for
+from services.common.events.topics import CATALOG
+from services.common.platform.errors import ConfigurationError
+from services.common.platform.kafka_async import AsyncProducer, Record
 
 
 async def write_catalogue(kafka: str, films: Iterable[Film]) -> None:

@@ -19,10 +19,10 @@ from tunemesh.feedback_collector.v1 import feedback_collector_service_pb2_grpc a
 from tunemesh.router.v1 import router_service_pb2 as router_pb2
 from tunemesh.router.v1 import router_service_pb2_grpc as router_grpc
 
-from services.common.envelope import headers_for
-from services.common.errors import ConfigurationError, Overloaded, Unavailable
-from services.common.kafka_async import AsyncProducer, Record
-from services.common.topics import FEEDBACK
+from services.common.events.envelope import headers_for
+from services.common.events.topics import FEEDBACK
+from services.common.platform.errors import ConfigurationError, Overloaded, Unavailable
+from services.common.platform.kafka_async import AsyncProducer, Record
 
 T = TypeVar("T")
 

@@ -18,14 +18,14 @@ import torch
 from tunemesh.events.v1 import exposure_pb2, feedback_pb2
 
 from loadtests.metrics import ndcg_of_target
-from services.common import exposure_block
-from services.common.artifacts import read_artifact
-from services.common.feature_spec import FeatureSpec
-from services.common.ids import entity_key
-from services.common.kafka import assigned_consumer
-from services.common.ranking.inputs import assemble
-from services.common.ranking.network import RankerNetwork, Rows
-from services.common.topics import EXPOSURES, FEEDBACK
+from services.common.events.topics import EXPOSURES, FEEDBACK
+from services.common.platform.artifacts import read_artifact
+from services.common.platform.ids import entity_key
+from services.common.platform.kafka import assigned_consumer
+from services.common.ranker import exposure_block
+from services.common.ranker.feature_spec import FeatureSpec
+from services.common.ranker.inputs import assemble
+from services.common.ranker.network import RankerNetwork, Rows
 
 _BATCH = 16
 

@@ -26,10 +26,10 @@ from loadtests.demo.catalogue import write_catalogue
 from loadtests.demo.client import MeshClient
 from loadtests.demo.phases import Phases
 from loadtests.demo.progress import Progress, Snapshot
-from services.common.aliases import llm_alias
-from services.common.errors import ConfigurationError
-from services.common.ids import uuid7
-from services.mesh.mesh import Mesh
+from services.common.language.aliases import llm_alias
+from services.common.platform.errors import ConfigurationError
+from services.common.platform.ids import uuid7
+from services.mesh.runner.mesh import Mesh
 
 SERVICES = ("llm", "retriever", "prompt_assembler", "router", "feedback_collector", "curator", "trainer", "tuner", "mlflow", "quality")
 """What this part needs of the mesh; what they depend on comes with them."""

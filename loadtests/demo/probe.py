@@ -14,7 +14,7 @@ import numpy as np
 import tritonclient.grpc.aio as triton
 from tritonclient.utils import InferenceServerException
 
-from services.common.ids import entity_key
+from services.common.platform.ids import entity_key
 
 MODEL = "ranker"
 

@@ -29,11 +29,11 @@ from loadtests.demo.replay import LIKE_STARS, Replay, ReplayLog
 from loadtests.demo.watch import FrozenScores, TrainerWatch, Watch
 from loadtests.metrics import OnlineCounters
 from loadtests.movielens import CandidateDrawer
-from services.common import exposure_block, features
-from services.common.errors import ConfigurationError
-from services.common.feature_spec import FeatureSpec
-from services.mesh.environments import REPOSITORY_ROOT, Environments
-from services.mesh.mesh import Mesh
+from services.common.platform.errors import ConfigurationError
+from services.common.ranker import exposure_block, features
+from services.common.ranker.feature_spec import FeatureSpec
+from services.mesh.runner.environments import REPOSITORY_ROOT, Environments
+from services.mesh.runner.mesh import Mesh
 
 SERVICES = ("router", "feedback_collector", "trainer", "updater", "recommender", "joiner", "features")
 """What this part needs of the mesh; what they depend on comes with them."""

@@ -27,10 +27,10 @@ from tunemesh.router.v1 import router_service_pb2 as router_pb2
 from tunemesh.router.v1 import router_service_pb2_grpc as router_grpc
 
 from loadtests.load.calls import NOTHING_TO_REPORT, Call
-from services.common.envelope import headers_for
-from services.common.errors import Unavailable
-from services.common.kafka import RenewedProducer
-from services.common.topics import FEEDBACK
+from services.common.events.envelope import headers_for
+from services.common.events.topics import FEEDBACK
+from services.common.platform.errors import Unavailable
+from services.common.platform.kafka import RenewedProducer
 
 _RETRYABLE = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED}
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 0.5

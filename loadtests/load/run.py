@@ -23,8 +23,8 @@ from loadtests.load.summary import summarise
 from loadtests.load.users import CollectorUser, GenerateUser, KafkaProducerUser, LoadEnvironment, RecommendUser, StreamUser
 from loadtests.load.workload import Workload
 from loadtests.movielens import load_films
-from services.common.errors import ConfigurationError
-from services.common.settings import exit_with_configuration_error
+from services.common.platform.errors import ConfigurationError
+from services.common.platform.settings import exit_with_configuration_error
 
 _MAX_CALLS = 1_000_000
 _LIMIT = 20

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.common.errors import ConfigurationError
-from services.mesh.state import MeshState, RunFolder
+from services.common.platform.errors import ConfigurationError
+from services.mesh.runner.state import MeshState, RunFolder
 
 LOOPBACK = "127.0.0.1"
 

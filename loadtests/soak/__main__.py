@@ -22,10 +22,10 @@ from loadtests.soak import report
 from loadtests.soak.report import Series
 from loadtests.soak.sampling import LagReader, usage_of
 from loadtests.soak.trend import MIN_SAMPLES
-from services.common.errors import ConfigurationError
-from services.common.settings import exit_with_configuration_error
-from services.mesh.environments import REPOSITORY_ROOT
-from services.mesh.mesh import Mesh
+from services.common.platform.errors import ConfigurationError
+from services.common.platform.settings import exit_with_configuration_error
+from services.mesh.runner.environments import REPOSITORY_ROOT
+from services.mesh.runner.mesh import Mesh
 
 # Memories that fill up for hours by design get a bound that a soak reaches within its warm-up, so that a leak can be told from them. The
 # curator's answers take feedback for an hour, and what takes feedback is not committed: its lag.

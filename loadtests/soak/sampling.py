@@ -18,9 +18,9 @@ from tunemesh.events.v1 import delta_pb2
 from tunemesh.trainer.v1 import trainer_service_pb2 as trainer_pb2
 from tunemesh.trainer.v1 import trainer_service_pb2_grpc as trainer_grpc
 
-from services.common import topics
-from services.common.kafka import read_compacted
-from services.mesh.mesh import Mesh
+from services.common.events import topics
+from services.common.platform.kafka import read_compacted
+from services.mesh.runner.mesh import Mesh
 
 # Consumer groups by service: a group commits what it has done with. Others keep their offsets themselves and are asked.
 GROUPS: Mapping[str, tuple[topics.Topic, ...]] = {

@@ -1,6 +1,6 @@
 """Run the feedback collector: `python -m services.feedback_collector`."""
 
-from services.common.settings import load_settings, run_main
+from services.common.platform.settings import load_settings, run_main
 from services.feedback_collector.server import run
 from services.feedback_collector.settings import FeedbackCollectorSettings
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from services.common.errors import InvalidInput, Unavailable
-from services.common.feedback_kinds import LLM_KINDS, fault_of
+from services.common.events.feedback_kinds import LLM_KINDS, fault_of
+from services.common.platform.errors import InvalidInput, Unavailable
 
 MAX_ID_BYTES = 128
 MAX_KIND_BYTES = 64

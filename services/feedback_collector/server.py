@@ -7,11 +7,11 @@ import time
 
 from tunemesh.feedback_collector.v1 import feedback_collector_service_pb2, feedback_collector_service_pb2_grpc
 
-from services.common import grpc_server, telemetry
-from services.common.kafka_async import AsyncProducer
-from services.common.settings import redacted
-from services.feedback_collector.adapters import KafkaFeedbackLog
+from services.common.platform import grpc_server, telemetry
+from services.common.platform.kafka_async import AsyncProducer
+from services.common.platform.settings import redacted
 from services.feedback_collector.core import AcceptedIds, Collector, FeedbackLog
+from services.feedback_collector.kafka_feedback_log import KafkaFeedbackLog
 from services.feedback_collector.servicer import FeedbackCollectorServicer
 from services.feedback_collector.settings import FeedbackCollectorSettings
 

@@ -1,6 +1,6 @@
 """Run the language model: `python -m services.llm` (ml environment; `python -m services.llm.weights` makes the default model first)."""
 
-from services.common.settings import load_settings, run_main
+from services.common.platform.settings import load_settings, run_main
 from services.llm.server import run
 from services.llm.settings import LlmSettings
 

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from services.common.aliases import BASE_MODEL
-from services.common.errors import Conflict, CorruptArtifact, InvalidInput, ServiceError, Unavailable
-from services.common.llm.adapters import AdapterManifest, AdapterName
+from services.common.language.aliases import BASE_MODEL
+from services.common.language.lora_store import AdapterManifest, AdapterName
+from services.common.platform.errors import Conflict, CorruptArtifact, InvalidInput, ServiceError, Unavailable
 from services.llm.core.generation import LoadedAdapter
 from services.llm.core.slots import AdapterDraining, Slot, Slots
 
@@ -60,11 +60,11 @@ class AdapterFiles(Protocol):
     """Where adapters come from; every method blocks."""
 
     def manifest(self, name: str | AdapterName) -> AdapterManifest:
-        """See `services.common.llm.adapters.AdapterStore.manifest`."""
+        """See `services.common.language.lora_store.AdapterStore.manifest`."""
         ...
 
     def fetch(self, name: str | AdapterName, into: str | Path) -> Path:
-        """See `services.common.llm.adapters.AdapterStore.fetch`."""
+        """See `services.common.language.lora_store.AdapterStore.fetch`."""
         ...
 
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from services.common.errors import InvalidInput
-from services.common.llm.control_tokens import control_tokens_of
+from services.common.language.control_tokens import control_tokens_of
+from services.common.platform.errors import InvalidInput
 from services.llm.adapter_pool import AdapterUnusable
 from services.llm.core.generation import EngineGone, LoadedAdapter, Message, Piece, Sampling
 

@@ -20,14 +20,14 @@ from tunemesh.llm.v1 import (
     llm_service_pb2_grpc,
 )
 
-from services.common import grpc_server, telemetry
-from services.common.aliases import AliasView
-from services.common.errors import ConfigurationError, InvalidInput
-from services.common.llm.adapters import AdapterStore
-from services.common.llm.base_model import BaseModel, resolve
-from services.common.settings import redacted
-from services.common.topic_follower import TopicFollower
-from services.common.topics import CONTROL
+from services.common.events.topics import CONTROL
+from services.common.language.aliases import AliasView
+from services.common.language.base_model import BaseModel, resolve
+from services.common.language.lora_store import AdapterStore
+from services.common.platform import grpc_server, telemetry
+from services.common.platform.errors import ConfigurationError, InvalidInput
+from services.common.platform.settings import redacted
+from services.common.platform.topic_follower import TopicFollower
 from services.llm.adapter_pool import AdapterPool
 from services.llm.admin_servicer import LlmAdminServicer
 from services.llm.core.generation import Generator, Limits

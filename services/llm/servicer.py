@@ -14,7 +14,7 @@ from tunemesh.common.v1 import chat_pb2
 from tunemesh.llm.v1 import llm_service_pb2 as pb
 from tunemesh.llm.v1 import llm_service_pb2_grpc
 
-from services.common.errors import Unavailable
+from services.common.platform.errors import Unavailable
 from services.llm.core.generation import Generator, Message, Part, Query, Sampling
 
 Context = grpc.aio.ServicerContext[Any, Any]

@@ -8,7 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from services.common.settings import ArtifactStoreSettings, BaseServiceSettings, KafkaSettings, ModelSettings
+from services.common.platform.settings import ArtifactStoreSettings, BaseServiceSettings, KafkaSettings, ModelSettings
 
 # Those that vLLM has kernels for.
 _LORA_RANKS = (8, 16, 32, 64, 128, 256)

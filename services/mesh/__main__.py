@@ -1,6 +1,6 @@
 """The `tunemesh` command: up, down, status, logs, settings, topics, and the operator's (`python -m services.mesh --help`).
 
-Knows the command line and the terminal; `services.mesh.mesh` does the work.
+Knows the command line and the terminal; `services.mesh.runner.mesh` does the work.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from pathlib import Path
 
 import psutil
 
-from services.common.errors import ConfigurationError, Unavailable
-from services.common.settings import exit_with_configuration_error, load_settings
-from services.mesh import supervisor
-from services.mesh.compose import load_compose, start_order
-from services.mesh.mesh import Mesh, planner_for
+from services.common.platform.errors import ConfigurationError, Unavailable
+from services.common.platform.settings import exit_with_configuration_error, load_settings
 from services.mesh.mig import command_line as mig
 from services.mesh.operate.command_line import add_commands
-from services.mesh.plan import Process
-from services.mesh.settings import MeshSettings, TopicsSettings
-from services.mesh.settings_list import settings_of
-from services.mesh.state import MeshState, RunFolder, ServiceState
-from services.mesh.topics import create_topics, mesh_topic_configs, mesh_topic_partitions
+from services.mesh.runner import supervisor
+from services.mesh.runner.compose import load_compose, start_order
+from services.mesh.runner.mesh import Mesh, planner_for
+from services.mesh.runner.plan import Process
+from services.mesh.runner.settings import MeshSettings, TopicsSettings
+from services.mesh.runner.settings_list import settings_of
+from services.mesh.runner.state import MeshState, RunFolder, ServiceState
+from services.mesh.runner.topics import create_topics, mesh_topic_configs, mesh_topic_partitions
 
 _FOLLOW_POLL_S = 0.2
 

@@ -1,6 +1,6 @@
 """Run the prompt assembler: `python -m services.prompt_assembler`."""
 
-from services.common.settings import load_settings, run_main
+from services.common.platform.settings import load_settings, run_main
 from services.prompt_assembler.server import run
 from services.prompt_assembler.settings import PromptAssemblerSettings
 

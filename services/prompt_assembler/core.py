@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from services.common.errors import Conflict, InvalidInput, NotFound, Unavailable
+from services.common.platform.errors import Conflict, InvalidInput, NotFound, Unavailable
 
 DEFAULT_LABEL = "production"
 FIRST_VERSION = 1

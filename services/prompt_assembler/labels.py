@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from services.common.aliases import AliasView, prompt_alias
+from services.common.language.aliases import AliasView, prompt_alias
 
 _TARGET = re.compile(r"v([1-9][0-9]{0,8})")
 

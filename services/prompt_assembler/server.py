@@ -9,14 +9,14 @@ from pathlib import Path
 
 from tunemesh.prompt_assembler.v1 import prompt_assembler_service_pb2, prompt_assembler_service_pb2_grpc
 
-from services.common.aliases import AliasView
-from services.common.errors import ConfigurationError
-from services.common.grpc_server import GrpcServer, Servicer, serve
-from services.common.llm.base_model import resolve
-from services.common.settings import redacted, variable_of
-from services.common.telemetry import Telemetry, configure
-from services.common.topic_follower import TopicFollower
-from services.common.topics import CONTROL
+from services.common.events.topics import CONTROL
+from services.common.language.aliases import AliasView
+from services.common.language.base_model import resolve
+from services.common.platform.errors import ConfigurationError
+from services.common.platform.grpc_server import GrpcServer, Servicer, serve
+from services.common.platform.settings import redacted, variable_of
+from services.common.platform.telemetry import Telemetry, configure
+from services.common.platform.topic_follower import TopicFollower
 from services.prompt_assembler.core import Assembler, Labels, TokenCounter
 from services.prompt_assembler.labels import AliasLabels
 from services.prompt_assembler.servicer import PromptAssemblerServicer

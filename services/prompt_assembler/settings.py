@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from services.common.settings import ArtifactSettings, BaseServiceSettings, KafkaSettings, ModelSettings
+from services.common.platform.settings import ArtifactSettings, BaseServiceSettings, KafkaSettings, ModelSettings
 
 
 class PromptAssemblerSettings(BaseServiceSettings, KafkaSettings, ArtifactSettings, ModelSettings):

@@ -22,7 +22,7 @@ import fsspec
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from services.common.errors import ConfigurationError, InvalidInput, Unavailable
+from services.common.platform.errors import ConfigurationError, InvalidInput, Unavailable
 from services.prompt_assembler.core import FIRST_VERSION, MAX_TEMPLATE_BYTES, Template, Turn, check_template
 
 BUILT_IN_FOLDER = Path(__file__).with_name("templates")

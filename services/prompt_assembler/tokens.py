@@ -17,7 +17,7 @@ from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
-from services.common.errors import ConfigurationError, InvalidInput
+from services.common.platform.errors import ConfigurationError, InvalidInput
 from services.prompt_assembler.core import TokenCounter, Turn
 
 # Too many rather than too few: English text has about 4.3 bytes a token, ChatML adds 5 to 6 tokens a turn.

@@ -1,6 +1,6 @@
 """Run the recommender: `python -m services.recommender`."""
 
-from services.common.settings import load_settings, run_main
+from services.common.platform.settings import load_settings, run_main
 from services.recommender.server import run
 from services.recommender.settings import RecommenderSettings
 

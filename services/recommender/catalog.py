@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from tunemesh.catalog.v1 import catalog_item_pb2
 
-from services.common.envelope import MalformedRecord, parse_value
-from services.common.ids import entity_key
-from services.common.topic_follower import Record
+from services.common.events.envelope import MalformedRecord, parse_value
+from services.common.platform.ids import entity_key
+from services.common.platform.topic_follower import Record
 
 _log = logging.getLogger(__name__)
 

@@ -13,12 +13,12 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from services.common import exposure_block
-from services.common.errors import InvalidInput, Unavailable
-from services.common.feature_spec import FeatureSpec
-from services.common.features import GlobalState, ItemMatrix, UserState, build_features, merge_item_bytes
-from services.common.ids import entity_key
-from services.common.recall_state import Counted
+from services.common.platform.errors import InvalidInput, Unavailable
+from services.common.platform.ids import entity_key
+from services.common.ranker import exposure_block
+from services.common.ranker.feature_spec import FeatureSpec
+from services.common.ranker.features import GlobalState, ItemMatrix, UserState, build_features, merge_item_bytes
+from services.common.ranker.recall_state import Counted
 from services.recommender.recall import Proposal, fresh_items, merged, similar_items
 from services.recommender.rules import Rules, diversified
 

@@ -1,7 +1,7 @@
 """Recall by embedding: the items whose rows suit the user's row and history best, read from the mapped tables of this host.
 
 Exact search over a snapshot that is renewed every few seconds. It repeats the part of the first task's logit that is linear in the
-item's row (services.common.ranking.network): scale * (user + mean of history) · item + the item's bias. Knows no storage format.
+item's row (services.common.ranker.network): scale * (user + mean of history) · item + the item's bias. Knows no storage format.
 Shapes: M items, L history items, D row dimension, C = D less the leading biases.
 """
 
@@ -16,9 +16,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from services.common.errors import CorruptArtifact
-from services.common.ids import entity_key
-from services.common.tables.reader import TableNotReady
+from services.common.platform.errors import CorruptArtifact
+from services.common.platform.ids import entity_key
+from services.common.ranker.tables.reader import TableNotReady
 
 Float32Array = npt.NDArray[np.float32]
 Int64Array = npt.NDArray[np.int64]
@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 
 class RowReader(Protocol):
-    """What is used of services.common.tables.reader.ModelReader."""
+    """What is used of services.common.ranker.tables.reader.ModelReader."""
 
     def read(self, ids: dict[str, Int64Array]) -> Any:
         """Return a view with `.rows` and `.found` per table."""

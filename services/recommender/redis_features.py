@@ -1,7 +1,7 @@
 """Reads online features and recall lists from Redis, where the feature stream writes them.
 
 Item states and stream-wide counters are kept for a short while, users never: a user's own act must show in the next answer.
-Knows nothing about what the states mean; `services.common.features` does.
+Knows nothing about what the states mean; `services.common.ranker.features` does.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError, RedisError
 
-from services.common.errors import CorruptArtifact
-from services.common.feature_spec import FeatureSpec
-from services.common.features import (
+from services.common.platform.errors import CorruptArtifact
+from services.common.ranker.feature_spec import FeatureSpec
+from services.common.ranker.features import (
     GlobalState,
     UserState,
     global_key,
@@ -32,7 +32,7 @@ from services.common.features import (
     seen_key,
     user_key,
 )
-from services.common.recall_state import Counted, add_up, unpack_counts
+from services.common.ranker.recall_state import Counted, add_up, unpack_counts
 from services.recommender.core import FeaturesUnavailable, OnlineState
 from services.recommender.recall import popular_now
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from services.common.errors import ConfigurationError
+from services.common.platform.errors import ConfigurationError
 
 
 class _Exclude(BaseModel):

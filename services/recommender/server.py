@@ -9,14 +9,14 @@ from pathlib import Path
 import yaml
 from tunemesh.recommender.v1 import recommender_service_pb2, recommender_service_pb2_grpc
 
-from services.common.errors import ConfigurationError
-from services.common.feature_spec import FeatureSpec
-from services.common.grpc_server import GrpcServer, Servicer, serve
-from services.common.settings import redacted, variable_of
-from services.common.tables.reader import ModelReader
-from services.common.telemetry import configure
-from services.common.topic_follower import TopicFollower
-from services.common.topics import CATALOG
+from services.common.events.topics import CATALOG
+from services.common.platform.errors import ConfigurationError
+from services.common.platform.grpc_server import GrpcServer, Servicer, serve
+from services.common.platform.settings import redacted, variable_of
+from services.common.platform.telemetry import configure
+from services.common.platform.topic_follower import TopicFollower
+from services.common.ranker.feature_spec import FeatureSpec
+from services.common.ranker.tables.reader import ModelReader
 from services.recommender.catalog import ItemIndex
 from services.recommender.core import RecallLimits, Recommender
 from services.recommender.nearest import EmbeddingRecall

@@ -7,8 +7,8 @@ from typing import Any
 
 from tunemesh.recommender.v1 import recommender_service_pb2, recommender_service_pb2_grpc
 
-from services.common.feature_spec import FeatureSpec
-from services.common.telemetry import Telemetry
+from services.common.platform.telemetry import Telemetry
+from services.common.ranker.feature_spec import FeatureSpec
 from services.recommender.core import Answer, Query, Recommender
 
 # For callers that set no deadline.

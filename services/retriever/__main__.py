@@ -1,6 +1,6 @@
 """Run the retriever: `python -m services.retriever`."""
 
-from services.common.settings import load_settings, run_main
+from services.common.platform.settings import load_settings, run_main
 from services.retriever.server import run
 from services.retriever.settings import RetrieverSettings
 

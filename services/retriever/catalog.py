@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 from tunemesh.catalog.v1 import catalog_item_pb2
 
-from services.common.envelope import MalformedRecord, parse_value
-from services.common.topic_follower import Record
+from services.common.events.envelope import MalformedRecord, parse_value
+from services.common.platform.topic_follower import Record
 from services.retriever.core.documents import CATALOG, ChunkLimits, Document, Section, clean, hash_of, paragraphs_of
 
 _ID_PREFIX = f"{CATALOG}:"

@@ -13,7 +13,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from services.common.errors import ConfigurationError, Unavailable
+from services.common.platform.errors import ConfigurationError, Unavailable
 from services.retriever.embedder_files import MODEL_FILE, TOKENIZER_FILE, EmbedderStamp, read_stamp
 
 Vectors = NDArray[np.float32]

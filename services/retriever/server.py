@@ -8,12 +8,12 @@ import logging
 from opentelemetry.metrics import Meter
 from tunemesh.retriever.v1 import retriever_service_pb2, retriever_service_pb2_grpc
 
-from services.common.errors import ConfigurationError
-from services.common.grpc_server import GrpcServer, Servicer, serve
-from services.common.settings import redacted, variable_of
-from services.common.telemetry import configure
-from services.common.topic_follower import TopicFollower
-from services.common.topics import CATALOG
+from services.common.events.topics import CATALOG
+from services.common.platform.errors import ConfigurationError
+from services.common.platform.grpc_server import GrpcServer, Servicer, serve
+from services.common.platform.settings import redacted, variable_of
+from services.common.platform.telemetry import configure
+from services.common.platform.topic_follower import TopicFollower
 from services.retriever.catalog import CatalogDocuments
 from services.retriever.core.documents import ChunkLimits
 from services.retriever.core.search import Searcher

@@ -11,7 +11,7 @@ from tunemesh.common.v1 import passage_pb2
 from tunemesh.retriever.v1 import retriever_service_pb2 as pb
 from tunemesh.retriever.v1 import retriever_service_pb2_grpc
 
-from services.common.errors import Overloaded
+from services.common.platform.errors import Overloaded
 from services.retriever.core.search import NoIndex, Searcher
 from services.retriever.embedder import Vectors
 from services.retriever.files import MAX_REFUSED_SHOWN

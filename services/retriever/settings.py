@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from services.common.settings import BaseServiceSettings, KafkaSettings, ModelSettings
+from services.common.platform.settings import BaseServiceSettings, KafkaSettings, ModelSettings
 
 
 class RetrieverSettings(BaseServiceSettings, KafkaSettings, ModelSettings):

@@ -1,6 +1,6 @@
 """Run the router: `python -m services.router`."""
 
-from services.common.settings import load_settings, run_main
+from services.common.platform.settings import load_settings, run_main
 from services.router.server import run
 from services.router.settings import RouterSettings
 

@@ -18,10 +18,9 @@ from tunemesh.llm.v1 import llm_service_pb2, llm_service_pb2_grpc
 from tunemesh.prompt_assembler.v1 import prompt_assembler_service_pb2, prompt_assembler_service_pb2_grpc
 from tunemesh.retriever.v1 import retriever_service_pb2, retriever_service_pb2_grpc
 
-from services.common.aliases import BASE_MODEL, AliasView, llm_alias
-from services.common.errors import InvalidInput, Overloaded
-from services.common.telemetry import outgoing_metadata
-from services.router.adapters import channel_options
+from services.common.language.aliases import BASE_MODEL, AliasView, llm_alias
+from services.common.platform.errors import InvalidInput, Overloaded
+from services.common.platform.telemetry import outgoing_metadata
 from services.router.generation import (
     AdapterNotLoaded,
     ModelFailed,
@@ -35,6 +34,7 @@ from services.router.generation import (
     TemplateNotFound,
     Usage,
 )
+from services.router.grpc_recommender import channel_options
 from services.router.question import Message, Passage, Question
 from services.router.records import messages_proto, sampling_proto
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from services.common.errors import InvalidInput, Unavailable
+from services.common.platform.errors import InvalidInput, Unavailable
 
 MAX_ID_BYTES = 128
 # Less than this is not worth an attempt: two hops and the ranker take several milliseconds.

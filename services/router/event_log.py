@@ -16,8 +16,8 @@ from typing import Protocol
 
 from opentelemetry.metrics import CallbackOptions, Observation
 
-from services.common.kafka_async import NotAcknowledged, Record
-from services.common.telemetry import Telemetry
+from services.common.platform.kafka_async import NotAcknowledged, Record
+from services.common.platform.telemetry import Telemetry
 from services.router.spool import Spool
 
 _MAX_BATCH = 500
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 class Sender(Protocol):
-    """What the log needs of `services.common.kafka_async.AsyncProducer`."""
+    """What the log needs of `services.common.platform.kafka_async.AsyncProducer`."""
 
     async def send(self, records: Sequence[Record]) -> None:
         """Return once all are acknowledged; raise NotAcknowledged with the others."""

@@ -18,7 +18,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from services.common.errors import NotFound, ServiceError, Unavailable
+from services.common.platform.errors import NotFound, ServiceError, Unavailable
 from services.router.question import BASE_MODEL, DEFAULT_TASK, Message, Passage, Question, Sampling, checked
 
 RETRIEVAL_UNAVAILABLE = "retrieval_unavailable"

@@ -6,12 +6,12 @@ import math
 import re
 from dataclasses import dataclass, field, replace
 
-from services.common.errors import InvalidInput
+from services.common.platform.errors import InvalidInput
 from services.router.core import MAX_ID_BYTES, check_id
 
 DEFAULT_TASK = "answer"
 BASE_MODEL = "base"
-"""The adapter name that stands for none: `services.common.aliases.BASE_MODEL`, which a core cannot import."""
+"""The adapter name that stands for none: `services.common.language.aliases.BASE_MODEL`, which a core cannot import."""
 MAX_QUESTION_BYTES = 8_192
 MAX_TURNS = 32
 MAX_PASSAGES = 32

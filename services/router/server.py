@@ -8,14 +8,13 @@ import time
 
 from tunemesh.router.v1 import router_service_pb2, router_service_pb2_grpc
 
-from services.common import grpc_server, telemetry
-from services.common.aliases import AliasView
-from services.common.ids import uuid7
-from services.common.kafka_async import AsyncProducer
-from services.common.settings import redacted, variable_of
-from services.common.topic_follower import TopicFollower
-from services.common.topics import CONTROL
-from services.router.adapters import DegradedAnswers, GrpcRecommender
+from services.common.events.topics import CONTROL
+from services.common.language.aliases import AliasView
+from services.common.platform import grpc_server, telemetry
+from services.common.platform.ids import uuid7
+from services.common.platform.kafka_async import AsyncProducer
+from services.common.platform.settings import redacted, variable_of
+from services.common.platform.topic_follower import TopicFollower
 from services.router.answer_clients import GrpcLanguageModel, GrpcPromptAssembler, GrpcRetriever, LiveAdapters
 from services.router.core import ExposureLog, Limits, RecentAnswers, Recommender, Router
 from services.router.event_log import KafkaEventLog
@@ -28,6 +27,7 @@ from services.router.generation import (
     PromptAssembler,
     Retriever,
 )
+from services.router.grpc_recommender import DegradedAnswers, GrpcRecommender
 from services.router.records import Exposures, Generations
 from services.router.servicer import RouterServicer
 from services.router.settings import RouterSettings

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from services.common.settings import BaseServiceSettings, KafkaSettings
+from services.common.platform.settings import BaseServiceSettings, KafkaSettings
 
 
 class RouterSettings(KafkaSettings, BaseServiceSettings):

@@ -1,6 +1,6 @@
 """Run the trainer: `python -m services.trainer` (ml environment)."""
 
-from services.common.settings import load_settings, run_main
+from services.common.platform.settings import load_settings, run_main
 from services.trainer.server import run
 from services.trainer.settings import TrainerSettings
 

@@ -17,13 +17,21 @@ import numpy as np
 import numpy.typing as npt
 from tunemesh.samples.v1.sample_pb2 import Sample, SampleGroup, TaskLabel
 
-from services.common import exposure_block, features
-from services.common.feature_spec import FeatureSpec
-from services.common.features import BASE_PARTIAL, Features, GlobalState, Interaction, ItemState, UserState
-from services.common.ids import sample_id
-from services.common.labels import keep_negative, labels_for, negative_labels
-from services.common.recall_state import CO_OCCURRENCE_DEPTH, MAX_NEIGHBOURS, MAX_POPULAR, Neighbours, Popularity, pack_counts, pack_ids
-from services.common.sessions import overlay
+from services.common.platform.ids import sample_id
+from services.common.ranker import exposure_block, features
+from services.common.ranker.feature_spec import FeatureSpec
+from services.common.ranker.features import BASE_PARTIAL, Features, GlobalState, Interaction, ItemState, UserState
+from services.common.ranker.labels import keep_negative, labels_for, negative_labels
+from services.common.ranker.recall_state import (
+    CO_OCCURRENCE_DEPTH,
+    MAX_NEIGHBOURS,
+    MAX_POPULAR,
+    Neighbours,
+    Popularity,
+    pack_counts,
+    pack_ids,
+)
+from services.trainer.overlay import overlay
 
 NUM_OTHERS = 99
 
@@ -102,7 +110,7 @@ class FeatureStates:
         )
 
     def records(self) -> Iterator[tuple[str, bytes]]:
-        """Return all states as (Redis key, packed value), as services.common.features names them; seen sets are packed ids."""
+        """Return all states as (Redis key, packed value), as services.common.ranker.features names them; seen sets are packed ids."""
         for user_id, user in self._users.items():
             yield features.user_key(user_id), user.to_bytes()
             yield features.seen_key(user_id), pack_ids(self._seen[user_id])

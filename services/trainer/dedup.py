@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from services.common.tables.index import MISSING, SlotIndex
+from services.common.ranker.tables.index import MISSING, SlotIndex
 
 SampleIds = NDArray[np.uint64]
 

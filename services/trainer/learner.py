@@ -21,16 +21,16 @@ from torch import Tensor
 from torch.nn import functional
 from tunemesh.samples.v1.sample_pb2 import SampleGroup
 
-from services.common import exposure_block
-from services.common.errors import CorruptArtifact
-from services.common.feature_spec import FeatureSpec, TableSpec
-from services.common.ids import entity_key
-from services.common.labels import keep_negative
-from services.common.ranking.inputs import Float32Array, Int64Array, RankerInputs, assemble
-from services.common.ranking.network import RankerNetwork, Rows, score
-from services.common.tables.admission import Admission
-from services.common.tables.trainer_table import Eviction, TrainerTable
+from services.common.platform.errors import CorruptArtifact
+from services.common.platform.ids import entity_key
+from services.common.ranker import exposure_block
+from services.common.ranker.feature_spec import FeatureSpec, TableSpec
+from services.common.ranker.inputs import Float32Array, Int64Array, RankerInputs, assemble
+from services.common.ranker.labels import keep_negative
+from services.common.ranker.network import RankerNetwork, Rows, score
+from services.trainer.admission import Admission
 from services.trainer.prequential import PrequentialWindow, TaskQuality
+from services.trainer.trainer_table import Eviction, TrainerTable
 
 Arrays = dict[str, npt.NDArray[Any]]
 

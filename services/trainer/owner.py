@@ -11,8 +11,8 @@ from typing import Protocol
 
 from tunemesh.events.v1.control_pb2 import ControlRecord
 
-from services.common.control import ControlState
-from services.common.errors import Unavailable
+from services.common.platform.control import ControlState
+from services.common.platform.errors import Unavailable
 
 _ATTEMPTS = 5
 

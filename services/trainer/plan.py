@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from services.common.control import ControlState
-from services.common.errors import ConfigurationError
+from services.common.platform.control import ControlState
+from services.common.platform.errors import ConfigurationError
 from services.trainer.merge import Position, start_position
 
 OnLineageChange = Literal["refuse", "adopt"]

@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tunemesh.events.v1.delta_pb2 import Delta, DeltaHeader, RowDtype
 
-from services.common.delta import DeltaBody, TableDelta, chunk, encode_body
-from services.common.errors import Unavailable
-from services.common.tables.trainer_table import TrainerTable
-from services.trainer.gate import Float32s, GateLimits, refusal
+from services.common.platform.errors import Unavailable
+from services.common.ranker.delta import DeltaBody, TableDelta, chunk, encode_body
 from services.trainer.merge import Position
+from services.trainer.publish_gate import Float32s, GateLimits, refusal
+from services.trainer.trainer_table import TrainerTable
 
 _log = logging.getLogger(__name__)
 

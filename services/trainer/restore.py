@@ -16,9 +16,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from services.common.envelope import Headers
-from services.common.errors import Conflict, Unavailable
-from services.common.feature_spec import FeatureSpec
+from services.common.events.envelope import Headers
+from services.common.platform.errors import Conflict, Unavailable
+from services.common.ranker.feature_spec import FeatureSpec
 from services.trainer.dedup import DedupWindow
 from services.trainer.merge import Position, TickMerge, UnusableRecord
 from services.trainer.plan import Restored

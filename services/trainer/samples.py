@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tunemesh.samples.v1.sample_pb2 import Sample, SampleGroup, SampleRecord
 
-from services.common import exposure_block
-from services.common.dead_letter_reasons import MALFORMED, SCHEMA_MISMATCH
-from services.common.envelope import Headers, MalformedRecord, header, parse_value
-from services.common.errors import CorruptArtifact
-from services.common.feature_spec import FeatureSpec
+from services.common.events.dead_letter_reasons import MALFORMED, SCHEMA_MISMATCH
+from services.common.events.envelope import Headers, MalformedRecord, header, parse_value
+from services.common.platform.errors import CorruptArtifact
+from services.common.ranker import exposure_block
+from services.common.ranker.feature_spec import FeatureSpec
 from services.trainer.dedup import DedupWindow
 from services.trainer.merge import GroupRecord, TickRecord
 
@@ -27,7 +27,7 @@ class UnusableSample(Exception):
     """A record that the learner must not see.
 
     Attributes:
-        reason: machine-readable, of services.common.dead_letters.
+        reason: machine-readable, of services.common.events.dead_letters.
     """
 
     def __init__(self, reason: str, detail: str) -> None:

@@ -16,18 +16,18 @@ from concurrent.futures import Future
 from tunemesh.events.v1 import delta_pb2
 from tunemesh.trainer.v1 import trainer_service_pb2, trainer_service_pb2_grpc
 
-from services.common.artifacts import Arrays
-from services.common.errors import CorruptArtifact, Unavailable
-from services.common.feature_spec import FeatureSpec
-from services.common.grpc_server import GrpcServer, Servicer, serve
-from services.common.ids import uuid7
-from services.common.kafka import RenewedProducer
-from services.common.llm.adapters import AdapterStore
-from services.common.settings import redacted, variable_of
-from services.common.telemetry import Telemetry, configure
-from services.trainer.adapters import KafkaBaseLog, KafkaControlLog, KafkaDeadLetters, KafkaDeltaLog, KafkaSamples, make_producer
-from services.trainer.gate import GateLimits
+from services.common.language.lora_store import AdapterStore
+from services.common.platform.artifacts import Arrays
+from services.common.platform.errors import CorruptArtifact, Unavailable
+from services.common.platform.grpc_server import GrpcServer, Servicer, serve
+from services.common.platform.ids import uuid7
+from services.common.platform.kafka import RenewedProducer
+from services.common.platform.settings import redacted, variable_of
+from services.common.platform.telemetry import Telemetry, configure
+from services.common.ranker.feature_spec import FeatureSpec
+from services.trainer.kafka_logs import KafkaBaseLog, KafkaControlLog, KafkaDeadLetters, KafkaDeltaLog, KafkaSamples, make_producer
 from services.trainer.owner import ControlOwner
+from services.trainer.publish_gate import GateLimits
 from services.trainer.servicer import TrainerServicer
 from services.trainer.session import Fenced, HistoryLost, Learner, Logs, Session, SessionConfig, Stores, open_session
 from services.trainer.settings import TrainerSettings

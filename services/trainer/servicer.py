@@ -11,8 +11,8 @@ from tunemesh.events.v1.control_pb2 import ControlRecord
 from tunemesh.trainer.v1 import trainer_service_pb2 as pb
 from tunemesh.trainer.v1 import trainer_service_pb2_grpc
 
-from services.common.control import ControlState
-from services.common.errors import Conflict, CorruptArtifact, InvalidInput, NotFound, ServiceError, Unavailable
+from services.common.platform.control import ControlState
+from services.common.platform.errors import Conflict, CorruptArtifact, InvalidInput, NotFound, ServiceError, Unavailable
 from services.trainer.accepted import Adapters, check_target
 from services.trainer.owner import ControlOwner
 from services.trainer.restore import RestoreRequest

@@ -23,16 +23,16 @@ from tunemesh.events.v1.control_pb2 import ControlRecord, EpochClaim
 from tunemesh.events.v1.delta_pb2 import BasePointer, Delta, RowDtype
 from tunemesh.samples.v1.sample_pb2 import SampleGroup
 
-from services.common.control import ControlState
-from services.common.delta import Reassembler
-from services.common.errors import CorruptArtifact, Unavailable
-from services.common.tables.index import Int64s
+from services.common.platform.control import ControlState
+from services.common.platform.errors import CorruptArtifact, Unavailable
+from services.common.ranker.delta import Reassembler
+from services.common.ranker.tables.index import Int64s
 from services.trainer.dedup import DedupWindow
-from services.trainer.gate import GateLimits, refusal
 from services.trainer.merge import TickMerge
 from services.trainer.owner import ControlOwner
 from services.trainer.plan import Cut, Found, OnLineageChange, Plan, plan_start
 from services.trainer.prequential import TaskQuality
+from services.trainer.publish_gate import GateLimits, refusal
 from services.trainer.publisher import DeltaLog, DeltaPublisher, Identity, Published
 from services.trainer.samples import Learnable, without_repeats
 from services.trainer.stores import BaseStore, Checkpoint, CheckpointStore, Counters, base_name, checkpoint_name

@@ -7,8 +7,8 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from services.common import topics
-from services.common.settings import ArtifactSettings, BaseServiceSettings, FeatureSpecSettings, KafkaSettings
+from services.common.events import topics
+from services.common.platform.settings import ArtifactSettings, BaseServiceSettings, FeatureSpecSettings, KafkaSettings
 from services.trainer.plan import OnLineageChange
 
 

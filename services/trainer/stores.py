@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from services.common.artifacts import (
+from services.common.platform.artifacts import (
     Arrays,
     Artifact,
     Manifest,
@@ -28,7 +28,7 @@ from services.common.artifacts import (
     read_manifest,
     write_artifact,
 )
-from services.common.errors import ConfigurationError, CorruptArtifact, NotFound
+from services.common.platform.errors import ConfigurationError, CorruptArtifact, NotFound
 from services.trainer.merge import PartitionPosition, Position
 from services.trainer.plan import Cut, Restored
 

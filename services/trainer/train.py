@@ -20,10 +20,10 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from services.common.artifacts import Manifest, write_artifact
-from services.common.errors import ConfigurationError, ServiceError
-from services.common.feature_spec import FeatureSpec
-from services.common.features import Interaction, pack_records
+from services.common.platform.artifacts import Manifest, write_artifact
+from services.common.platform.errors import ConfigurationError, ServiceError
+from services.common.ranker.feature_spec import FeatureSpec
+from services.common.ranker.features import Interaction, pack_records
 from services.trainer.batch import BatchConfig, FeatureStates, Placed, replay_order, train_epoch
 from services.trainer.learner import Learner, LearnerConfig
 

@@ -17,10 +17,10 @@ from typing import Protocol, TypeVar
 
 from tunemesh.events.v1.dead_letter_pb2 import DeadLetter
 
-from services.common.dead_letters import dead_letter
-from services.common.errors import Conflict, CorruptArtifact, Unavailable
-from services.common.feature_spec import FeatureSpec
-from services.common.telemetry import Telemetry, current_traceparent
+from services.common.events.dead_letters import dead_letter
+from services.common.platform.errors import Conflict, CorruptArtifact, Unavailable
+from services.common.platform.telemetry import Telemetry, current_traceparent
+from services.common.ranker.feature_spec import FeatureSpec
 from services.trainer.merge import UnusableRecord
 from services.trainer.prequential import TaskQuality
 from services.trainer.restore import RawSample, RestoreRequest, SampleSource, decide

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import sys
 
-from services.common import telemetry
-from services.common.errors import Unavailable
-from services.common.grpc_server import serve
-from services.common.settings import load_settings, redacted, run_main
+from services.common.platform import telemetry
+from services.common.platform.errors import Unavailable
+from services.common.platform.grpc_server import serve
+from services.common.platform.settings import load_settings, redacted, run_main
 from streams.curator.app import Curator
 from streams.curator.settings import CuratorSettings
 

@@ -9,16 +9,16 @@ from typing import Any
 
 from aiokafka.partitioner import murmur2
 
-from services.common.errors import Unavailable
-from services.common.grpc_server import GrpcServer
-from services.common.kafka_async import AsyncProducer
-from services.common.telemetry import Telemetry
-from services.common.topic_follower import TopicFollower
-from services.common.topics import FEEDBACK, GENERATIONS, LLM_EXAMPLES
+from services.common.events.topics import FEEDBACK, GENERATIONS, LLM_EXAMPLES
+from services.common.platform.errors import Unavailable
+from services.common.platform.grpc_server import GrpcServer
+from services.common.platform.kafka_async import AsyncProducer
+from services.common.platform.telemetry import Telemetry
+from services.common.platform.topic_follower import TopicFollower
 from streams import worker
-from streams.curator.adapters import SeenExamples
 from streams.curator.core import CurateConfig, CuratorPartition
 from streams.curator.runtime import PartitionRuntime, wall_clock_ms
+from streams.curator.seen_examples import SeenExamples
 from streams.curator.settings import CuratorSettings
 from streams.logs import LogReader
 from streams.reading_order import ReadingOrder

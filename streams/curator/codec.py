@@ -7,10 +7,10 @@ import math
 from tunemesh.common.v1 import chat_pb2
 from tunemesh.events.v1 import dead_letter_pb2, example_pb2, feedback_pb2, generation_pb2
 
-from services.common import telemetry
-from services.common.dead_letters import dead_letter
-from services.common.envelope import MalformedRecord, parse_value
-from services.common.feedback_kinds import BOOLEAN, SCORE, fault_of, is_about_answer
+from services.common.events.dead_letters import dead_letter
+from services.common.events.envelope import MalformedRecord, parse_value
+from services.common.events.feedback_kinds import BOOLEAN, SCORE, fault_of, is_about_answer
+from services.common.platform import telemetry
 from streams.curator.model import DeadLetter, Example, Feedback, Generation, Message, Record
 
 _MAX_ID_BYTES = 128

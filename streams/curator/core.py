@@ -19,8 +19,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from services.common import dead_letter_reasons as reasons
-from services.common.feedback_kinds import DEMONSTRATION, is_about_answer
+from services.common.events import dead_letter_reasons as reasons
+from services.common.events.feedback_kinds import DEMONSTRATION, is_about_answer
 from streams.curator.model import Cut, DeadLetter, Emission, Example, Feedback, Generation, Record
 from streams.curator.pii import kinds_in
 from streams.position import LogPosition

@@ -15,12 +15,12 @@ from typing import Any
 
 from opentelemetry.trace import SpanKind
 
-from services.common import envelope
-from services.common.dead_letters import dead_letter_headers
-from services.common.envelope import MalformedRecord
-from services.common.kafka_async import Record as Produced
-from services.common.telemetry import Telemetry, current_traceparent
-from services.common.topics import LLM_EXAMPLES
+from services.common.events import envelope
+from services.common.events.dead_letters import dead_letter_headers
+from services.common.events.envelope import MalformedRecord
+from services.common.events.topics import LLM_EXAMPLES
+from services.common.platform.kafka_async import Record as Produced
+from services.common.platform.telemetry import Telemetry, current_traceparent
 from streams.curator import codec
 from streams.curator.core import CuratorPartition
 from streams.curator.model import Cut, Emission, Example, Record

@@ -12,15 +12,15 @@ from aiokafka.partitioner import murmur2
 from opentelemetry.metrics import Observation
 from tunemesh.events.v1 import feedback_pb2
 
-from services.common.envelope import MalformedRecord, parse_value
-from services.common.errors import ConfigurationError, Unavailable
-from services.common.feature_spec import FeatureSpec
-from services.common.features import Interaction
-from services.common.feedback_kinds import is_about_answer
-from services.common.grpc_server import GrpcServer
-from services.common.settings import variable_of
-from services.common.telemetry import Telemetry
-from services.common.topics import CATALOG, FEEDBACK
+from services.common.events.envelope import MalformedRecord, parse_value
+from services.common.events.feedback_kinds import is_about_answer
+from services.common.events.topics import CATALOG, FEEDBACK
+from services.common.platform.errors import ConfigurationError, Unavailable
+from services.common.platform.grpc_server import GrpcServer
+from services.common.platform.settings import variable_of
+from services.common.platform.telemetry import Telemetry
+from services.common.ranker.feature_spec import FeatureSpec
+from services.common.ranker.features import Interaction
 from streams import worker
 from streams.features.catalog import CatalogFollower
 from streams.features.core import Act, FeaturePartition

@@ -10,8 +10,8 @@ from typing import Any
 from aiokafka.structs import TopicPartition
 from tunemesh.catalog.v1 import catalog_item_pb2
 
-from services.common.envelope import MalformedRecord, parse_value
-from services.common.topics import CATALOG
+from services.common.events.envelope import MalformedRecord, parse_value
+from services.common.events.topics import CATALOG
 from streams.logs import LogReader
 
 _POLL_MS = 500

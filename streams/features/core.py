@@ -11,9 +11,9 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from services.common.feature_spec import FeatureSpec
-from services.common.features import GlobalState, Interaction, ItemState, UserState
-from services.common.recall_state import CO_OCCURRENCE_DEPTH, MAX_NEIGHBOURS, Neighbours, Popularity
+from services.common.ranker.feature_spec import FeatureSpec
+from services.common.ranker.features import GlobalState, Interaction, ItemState, UserState
+from services.common.ranker.recall_state import CO_OCCURRENCE_DEPTH, MAX_NEIGHBOURS, Neighbours, Popularity
 
 # Feedback ids remembered per partition: a sender's retry comes within seconds.
 MAX_RECENT_IDS = 10_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from services.common.settings import BaseServiceSettings, FeatureSpecSettings, KafkaSettings, RedisSettings
+from services.common.platform.settings import BaseServiceSettings, FeatureSpecSettings, KafkaSettings, RedisSettings
 
 
 class FeaturesSettings(KafkaSettings, RedisSettings, FeatureSpecSettings, BaseServiceSettings):

@@ -1,6 +1,6 @@
 """The feature states in Redis. Every batch of changes is one transaction, so a reader and a restart see all of it or nothing.
 
-Beside the keys of services.common.features there are two that only the writer reads, to take up where it ended:
+Beside the keys of services.common.ranker.features there are two that only the writer reads, to take up where it ended:
 `tm:popc:{partition}` (hash: item id to decayed count and clock) and `tm:fid:{partition}` (sorted set: latest feedback ids by offset).
 """
 
@@ -13,9 +13,9 @@ from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 from redis.exceptions import RedisError
 
-from services.common.errors import Unavailable
-from services.common.feature_spec import FeatureSpec
-from services.common.features import (
+from services.common.platform.errors import Unavailable
+from services.common.ranker.feature_spec import FeatureSpec
+from services.common.ranker.features import (
     GlobalState,
     ItemState,
     UserState,
@@ -26,7 +26,7 @@ from services.common.features import (
     seen_key,
     user_key,
 )
-from services.common.recall_state import MAX_NEIGHBOURS, MAX_POPULAR, Neighbours, Popularity, pack_counts
+from services.common.ranker.recall_state import MAX_NEIGHBOURS, MAX_POPULAR, Neighbours, Popularity, pack_counts
 from streams.features.core import MAX_RECENT_IDS, Changes, FeaturePartition
 
 _POPULARITY = struct.Struct("<dd")

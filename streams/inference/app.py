@@ -15,18 +15,18 @@ from typing import Any
 
 from opentelemetry.trace import SpanKind
 
-from services.common import dead_letter_reasons as reasons
-from services.common import envelope
-from services.common.dead_letters import dead_letter_headers
-from services.common.envelope import MalformedRecord
-from services.common.grpc_server import GrpcServer
-from services.common.kafka_async import AsyncProducer, Record
-from services.common.telemetry import Telemetry, current_traceparent, traceparent_of
-from services.common.topics import INFERENCE_REQUESTS, INFERENCE_RESPONSES
+from services.common.events import dead_letter_reasons as reasons
+from services.common.events import envelope
+from services.common.events.dead_letters import dead_letter_headers
+from services.common.events.envelope import MalformedRecord
+from services.common.events.topics import INFERENCE_REQUESTS, INFERENCE_RESPONSES
+from services.common.platform.grpc_server import GrpcServer
+from services.common.platform.kafka_async import AsyncProducer, Record
+from services.common.platform.telemetry import Telemetry, current_traceparent, traceparent_of
 from streams import worker
 from streams.inference import codec
-from streams.inference.adapters import GrpcRouter
 from streams.inference.core import Answer, Failure, InOrder, Patience, Question, RecentIds, settle
+from streams.inference.grpc_router import GrpcRouter
 from streams.inference.settings import InferenceSettings
 from streams.logs import LogReader
 

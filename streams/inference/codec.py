@@ -8,8 +8,8 @@ from tunemesh.common.v1 import chat_pb2
 from tunemesh.events.v1 import dead_letter_pb2, inference_pb2
 from tunemesh.router.v1 import router_service_pb2
 
-from services.common.dead_letters import dead_letter
-from services.common.envelope import MalformedRecord, parse_value
+from services.common.events.dead_letters import dead_letter
+from services.common.events.envelope import MalformedRecord, parse_value
 from streams.inference.core import Answer, Failure, Question
 
 _MAX_ID_BYTES = 128

@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from services.common import dead_letter_reasons as reasons
-from services.common.errors import ServiceError, Unavailable
+from services.common.events import dead_letter_reasons as reasons
+from services.common.platform.errors import ServiceError, Unavailable
 
 MessageT = TypeVar("MessageT")
 
@@ -50,7 +50,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """Why there is no answer: one of `services.common.dead_letter_reasons`, and a sentence."""
+    """Why there is no answer: one of `services.common.events.dead_letter_reasons`, and a sentence."""
 
     reason: str
     detail: str

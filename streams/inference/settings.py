@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from services.common.settings import BaseServiceSettings, KafkaSettings
+from services.common.platform.settings import BaseServiceSettings, KafkaSettings
 
 
 class InferenceSettings(KafkaSettings, BaseServiceSettings):

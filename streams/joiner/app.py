@@ -10,13 +10,13 @@ from typing import Any
 
 from aiokafka.partitioner import murmur2
 
-from services.common.feature_spec import FeatureSpec
-from services.common.grpc_server import GrpcServer
-from services.common.telemetry import Telemetry
-from services.common.topics import EXPOSURES, FEEDBACK, SAMPLES
+from services.common.events.topics import EXPOSURES, FEEDBACK, SAMPLES
+from services.common.platform.grpc_server import GrpcServer
+from services.common.platform.telemetry import Telemetry
+from services.common.ranker.feature_spec import FeatureSpec
 from streams import worker
-from streams.joiner.adapters import OrderedProducer, read_resume
 from streams.joiner.core import JoinConfig, JoinerPartition
+from streams.joiner.kafka_output import OrderedProducer, read_resume
 from streams.joiner.runtime import PartitionRuntime, wall_clock_ms
 from streams.joiner.settings import JoinerSettings
 from streams.logs import LogReader

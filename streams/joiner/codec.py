@@ -9,12 +9,13 @@ from functools import lru_cache
 from tunemesh.events.v1 import dead_letter_pb2, exposure_pb2, feedback_pb2
 from tunemesh.samples.v1 import sample_pb2
 
-from services.common import exposure_block, telemetry
-from services.common.dead_letters import dead_letter
-from services.common.envelope import MalformedRecord, parse_value
-from services.common.errors import CorruptArtifact
-from services.common.feedback_kinds import is_about_answer
-from services.common.labels import Label
+from services.common.events.dead_letters import dead_letter
+from services.common.events.envelope import MalformedRecord, parse_value
+from services.common.events.feedback_kinds import is_about_answer
+from services.common.platform import telemetry
+from services.common.platform.errors import CorruptArtifact
+from services.common.ranker import exposure_block
+from services.common.ranker.labels import Label
 from streams.joiner.model import Cut, DeadLetter, Exposure, Feedback, Record, SampleGroup
 
 _MAX_ID_BYTES = 128

@@ -22,11 +22,11 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from services.common import dead_letter_reasons as reasons
-from services.common.feature_spec import FeatureSpec
-from services.common.feedback_kinds import is_about_answer
-from services.common.ids import sample_id, sample_ids
-from services.common.labels import keep_negative, keep_negatives, labels_for, negative_labels
+from services.common.events import dead_letter_reasons as reasons
+from services.common.events.feedback_kinds import is_about_answer
+from services.common.platform.ids import sample_id, sample_ids
+from services.common.ranker.feature_spec import FeatureSpec
+from services.common.ranker.labels import keep_negative, keep_negatives, labels_for, negative_labels
 from streams.joiner.model import (
     Cut,
     DeadLetter,

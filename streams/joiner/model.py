@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from services.common.labels import Label
+from services.common.ranker.labels import Label
 
 
 class Record(NamedTuple):
@@ -74,7 +74,7 @@ class SampleGroup:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A record that cannot be used, with its reason (services.common.dead_letters)."""
+    """A record that cannot be used, with its reason (services.common.events.dead_letters)."""
 
     record: Record
     reason: str

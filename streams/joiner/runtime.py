@@ -14,10 +14,10 @@ from typing import Any, Protocol
 
 from opentelemetry.trace import SpanKind
 
-from services.common import envelope, topics
-from services.common.dead_letters import dead_letter_headers
-from services.common.envelope import MalformedRecord
-from services.common.telemetry import Telemetry, current_traceparent
+from services.common.events import envelope, topics
+from services.common.events.dead_letters import dead_letter_headers
+from services.common.events.envelope import MalformedRecord
+from services.common.platform.telemetry import Telemetry, current_traceparent
 from streams.joiner import codec
 from streams.joiner.core import JoinerPartition
 from streams.joiner.model import Cut, DeadLetter, Emission, Forward, Record, SampleGroup
@@ -34,7 +34,7 @@ def wall_clock_ms() -> int:
 
 
 class Sender(Protocol):
-    """What the runtime needs of a producer (streams.joiner.adapters.OrderedProducer)."""
+    """What the runtime needs of a producer (streams.joiner.kafka_output.OrderedProducer)."""
 
     async def send(
         self, topic: str, *, partition: int | None, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]]

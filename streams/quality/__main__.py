@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 
-from services.common import telemetry
-from services.common.grpc_server import serve
-from services.common.settings import load_settings, redacted, run_main
+from services.common.platform import telemetry
+from services.common.platform.grpc_server import serve
+from services.common.platform.settings import load_settings, redacted, run_main
 from streams.quality.app import QualityStream
 from streams.quality.settings import QualitySettings
 

@@ -11,16 +11,16 @@ import logging
 import threading
 import time
 
-from services.common.envelope import MalformedRecord
-from services.common.errors import Unavailable
-from services.common.feature_spec import FeatureSpec
-from services.common.grpc_server import GrpcServer
-from services.common.telemetry import Telemetry
-from streams.quality.adapters import QualityLog, load_reference, save_reference
+from services.common.events.envelope import MalformedRecord
+from services.common.platform.errors import Unavailable
+from services.common.platform.grpc_server import GrpcServer
+from services.common.platform.telemetry import Telemetry
+from services.common.ranker.feature_spec import FeatureSpec
 from streams.quality.codec import Taker, column_names
 from streams.quality.core import Quality, Window
 from streams.quality.drift import Drift
 from streams.quality.metrics import MetricsServer, QualityMetrics
+from streams.quality.quality_log import QualityLog, load_reference, save_reference
 from streams.quality.settings import QualitySettings
 
 _POLL_MS = 200

@@ -12,12 +12,12 @@ from tunemesh.events.v1.feedback_pb2 import Feedback
 from tunemesh.events.v1.generation_pb2 import Generation
 from tunemesh.events.v1.quality_pb2 import QualityAlarm, QualityWindow
 
-from services.common import exposure_block
-from services.common.envelope import parse_value
-from services.common.errors import CorruptArtifact
-from services.common.feature_spec import FeatureSpec
-from services.common.features import USER_FEATURES, item_feature_names
-from services.common.topics import EXPOSURES, FEEDBACK, GENERATIONS, RANKER_DELTAS, REPLICAS, WITH_DLQ
+from services.common.events.envelope import parse_value
+from services.common.events.topics import EXPOSURES, FEEDBACK, GENERATIONS, RANKER_DELTAS, REPLICAS, WITH_DLQ
+from services.common.platform.errors import CorruptArtifact
+from services.common.ranker import exposure_block
+from services.common.ranker.feature_spec import FeatureSpec
+from services.common.ranker.features import USER_FEATURES, item_feature_names
 from streams.quality.core import GENERATE, RECOMMEND, Act, Generated, Quality, Recommended, Replica, Window
 
 SOURCES: tuple[str, ...] = (

@@ -15,10 +15,10 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from services.common.dead_letter_reasons import ORPHAN, REDRIVE_CLAIMED, REDRIVEN
-from services.common.feature_spec import FeatureSpec
-from services.common.feedback_kinds import BOOLEAN, COMMENT, DEMONSTRATION, LLM_KINDS, SCORE
-from services.common.labels import UnknownKind, labels_for
+from services.common.events.dead_letter_reasons import ORPHAN, REDRIVE_CLAIMED, REDRIVEN
+from services.common.events.feedback_kinds import BOOLEAN, COMMENT, DEMONSTRATION, LLM_KINDS, SCORE
+from services.common.ranker.feature_spec import FeatureSpec
+from services.common.ranker.labels import UnknownKind, labels_for
 from streams.quality.drift import Drift, Rows
 from streams.quality.psi import Float32Array
 

@@ -26,7 +26,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from services.common.errors import ConfigurationError
+from services.common.platform.errors import ConfigurationError
 from streams.quality.core import MESH, Window
 
 _PREFIX = "tunemesh_quality_"

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from services.common.settings import BaseServiceSettings, FeatureSpecSettings, KafkaSettings
+from services.common.platform.settings import BaseServiceSettings, FeatureSpecSettings, KafkaSettings
 
 
 class QualitySettings(BaseServiceSettings, KafkaSettings, FeatureSpecSettings):

@@ -20,14 +20,14 @@ import pytest
 import yaml
 from pydantic_settings import BaseSettings
 
-from services.common import settings as common_settings
-from services.common.errors import ConfigurationError
-from services.common.settings import EXIT_BAD_CONFIGURATION, ModelSettings, declared_variables, load_settings
-from services.mesh.compose import CONTAINER_ONLY, HONOURED, Compose, Service, load_compose, selected
-from services.mesh.environments import REPOSITORY_ROOT, Environments
-from services.mesh.mesh import Mesh
-from services.mesh.plan import Planner, Process
-from services.mesh.settings import MeshSettings, TopicsSettings
+from services.common.platform import settings as common_settings
+from services.common.platform.errors import ConfigurationError
+from services.common.platform.settings import EXIT_BAD_CONFIGURATION, ModelSettings, declared_variables, load_settings
+from services.mesh.runner.compose import CONTAINER_ONLY, HONOURED, Compose, Service, load_compose, selected
+from services.mesh.runner.environments import REPOSITORY_ROOT, Environments
+from services.mesh.runner.mesh import Mesh
+from services.mesh.runner.plan import Planner, Process
+from services.mesh.runner.settings import MeshSettings, TopicsSettings
 
 COMPOSE_FILE = REPOSITORY_ROOT / "docker-compose.yml"
 MODEL_FILE = REPOSITORY_ROOT / "model_repo" / "ranker" / "1" / "model.py"
@@ -241,7 +241,7 @@ def test_ports_in_compose_are_the_settings_own_defaults() -> None:
         for inside, variable in service.local.ports.items():
             assert service.environment[variable] == str(inside), service.name
         assert service.healthcheck is not None
-        assert service.healthcheck.command == ("python", "-m", "services.mesh.health", str(fields["port"])), service.name
+        assert service.healthcheck.command == ("python", "-m", "services.mesh.runner.health", str(fields["port"])), service.name
 
 
 def test_the_runner_starts_the_same_commands_with_the_same_variables(processes: dict[str, Process]) -> None:

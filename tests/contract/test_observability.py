@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from services.mesh.compose import load_compose
-from services.mesh.environments import REPOSITORY_ROOT
+from services.mesh.runner.compose import load_compose
+from services.mesh.runner.environments import REPOSITORY_ROOT
 
 CONFIGS = REPOSITORY_ROOT / "services" / "mesh" / "observability"
 DASHBOARDS = sorted((CONFIGS / "grafana" / "dashboards").glob("*.json"))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from services.mesh.environments import REPOSITORY_ROOT
+from services.mesh.runner.environments import REPOSITORY_ROOT
 
 
 def make(target: str, folder: Path) -> subprocess.CompletedProcess[str]:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from services.mesh.environments import REPOSITORY_ROOT
+from services.mesh.runner.environments import REPOSITORY_ROOT
 
 
 class CommandFailed(AssertionError):

@@ -22,9 +22,9 @@ from tunemesh.trainer.v1 import trainer_service_pb2 as trainer_pb
 from tunemesh.trainer.v1 import trainer_service_pb2_grpc as trainer_grpc
 
 from loadtests.bare_mesh import RANKING, bare_mesh
-from services.common.ids import uuid7
-from services.common.kafka import assigned_consumer, drain_to_end
-from services.mesh.mesh import Mesh
+from services.common.platform.ids import uuid7
+from services.common.platform.kafka import assigned_consumer, drain_to_end
+from services.mesh.runner.mesh import Mesh
 from tests.e2e.commands import CommandFailed, tunemesh
 
 pytestmark = [pytest.mark.e2e, pytest.mark.integration, pytest.mark.timeout(400)]

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loadtests.load.calls import Call, read_calls
-from services.mesh.environments import REPOSITORY_ROOT
-from services.mesh.mesh import Mesh
-from services.mesh.state import ProcessId
+from services.mesh.runner.environments import REPOSITORY_ROOT
+from services.mesh.runner.mesh import Mesh
+from services.mesh.runner.state import ProcessId
 
 
 @dataclass(frozen=True, slots=True)

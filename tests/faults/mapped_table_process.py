@@ -18,12 +18,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from services.common.delta import DeltaBody, TableDelta
-from services.common.errors import Unavailable
-from services.common.tables.generation import Applied, Control
-from services.common.tables.mapped import MappedTableWriter
-from services.common.tables.reader import ModelReader
-from services.common.tables.writer import ModelWriter, TableImage
+from services.common.platform.errors import Unavailable
+from services.common.ranker.delta import DeltaBody, TableDelta
+from services.common.ranker.tables.generation import Applied, Control
+from services.common.ranker.tables.mapped import MappedTableWriter
+from services.common.ranker.tables.reader import ModelReader
+from services.common.ranker.tables.writer import ModelWriter, TableImage
 
 SCHEMA, LINEAGE = "schema", "lineage"
 DIM = 19

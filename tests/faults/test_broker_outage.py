@@ -19,10 +19,10 @@ from tunemesh.trainer.v1.trainer_service_pb2_grpc import TrainerServiceStub
 
 from loadtests.bare_mesh import RANKING, bare_mesh
 from loadtests.demo.accounting import Accounting, account
-from services.common.kafka import read_compacted
-from services.common.topics import REPLICAS
-from services.mesh.mesh import Mesh
-from services.mesh.state import ProcessId
+from services.common.events.topics import REPLICAS
+from services.common.platform.kafka import read_compacted
+from services.mesh.runner.mesh import Mesh
+from services.mesh.runner.state import ProcessId
 from tests.faults.loaded_mesh import Kill, Load
 
 pytestmark = [pytest.mark.e2e, pytest.mark.integration, pytest.mark.timeout(600)]

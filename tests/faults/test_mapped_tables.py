@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from services.common.tables.reader import ModelReader, TableNotReady
-from services.common.tables.writer import ModelWriter
+from services.common.ranker.tables.reader import ModelReader, TableNotReady
+from services.common.ranker.tables.writer import ModelWriter
 from tests.faults import mapped_table_process as table_process
 
 ROOT = Path(__file__).parents[2]

@@ -19,8 +19,8 @@ from loadtests.bare_mesh import bare_mesh
 from loadtests.demo.accounting import Accounting, account, read_all
 from loadtests.load.calls import Call
 from loadtests.load.summary import longest_gap_s
-from services.common.topics import FEEDBACK, LLM_EXAMPLES
-from services.mesh.mesh import Mesh
+from services.common.events.topics import FEEDBACK, LLM_EXAMPLES
+from services.mesh.runner.mesh import Mesh
 from tests.faults.loaded_mesh import Kill, Load, kill_and_wait
 
 pytestmark = [pytest.mark.e2e, pytest.mark.integration, pytest.mark.timeout(2400)]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tunemesh.trainer.v1 import trainer_service_pb2 as pb
 
-from services.common.artifacts import read_artifact
+from services.common.platform.artifacts import read_artifact
 from tests.trainer_fakes import sample_log
 from tests.trainer_process import Topics, TrainerProcess, base_pointers, environment, follow, produce
 

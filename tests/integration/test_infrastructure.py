@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
-from services.common.errors import ConfigurationError
-from services.common.topics import ALL, FEEDBACK
-from services.mesh.topics import create_topics, mesh_topic_partitions
+from services.common.events.topics import ALL, FEEDBACK
+from services.common.platform.errors import ConfigurationError
+from services.mesh.runner.topics import create_topics, mesh_topic_partitions
 
 pytestmark = pytest.mark.integration
 

@@ -3,7 +3,7 @@
 A delta needs no reload: every request reads the rows as they are, and the dense weights when their version has changed.
 Run by tritonserver (`--load-model ranker`), in the ml environment. Knows nothing about Kafka, Redis or where features come from.
 
-Inputs:   USER_ID int64 [1], ITEM_IDS int64 [N] (table keys), FEATURES uint8 [M] (services.common.exposure_block, N item rows).
+Inputs:   USER_ID int64 [1], ITEM_IDS int64 [N] (table keys), FEATURES uint8 [M] (services.common.ranker.exposure_block, N item rows).
           Request parameter `traceparent` (W3C): the caller's span.
 Outputs:  SCORES float32 [N, T], probabilities in the spec's task order
           VERSION int64 [3]: epoch, oldest and newest delta seq of the rows
@@ -29,16 +29,16 @@ from opentelemetry.trace import SpanKind
 from pydantic_settings import SettingsConfigDict
 from torch.utils.dlpack import from_dlpack
 
-from services.common import exposure_block
-from services.common.errors import ConfigurationError, CorruptArtifact, Unavailable
-from services.common.feature_spec import FeatureSpec
-from services.common.features import Features, GlobalState, build_features, merge_item_bytes
-from services.common.ranking.inputs import assemble
-from services.common.ranking.network import RankerNetwork, Rows, score
-from services.common.settings import ArtifactSettings, BaseServiceSettings, FeatureSpecSettings, load_settings
-from services.common.tables.dense import DenseView
-from services.common.tables.reader import ModelReader, ModelView, TableNotReady
-from services.common.telemetry import Telemetry, configure
+from services.common.platform.errors import ConfigurationError, CorruptArtifact, Unavailable
+from services.common.platform.settings import ArtifactSettings, BaseServiceSettings, FeatureSpecSettings, load_settings
+from services.common.platform.telemetry import Telemetry, configure
+from services.common.ranker import exposure_block
+from services.common.ranker.feature_spec import FeatureSpec
+from services.common.ranker.features import Features, GlobalState, build_features, merge_item_bytes
+from services.common.ranker.inputs import assemble
+from services.common.ranker.network import RankerNetwork, Rows, score
+from services.common.ranker.tables.dense import DenseView
+from services.common.ranker.tables.reader import ModelReader, ModelView, TableNotReady
 
 Int64Array = npt.NDArray[np.int64]
 

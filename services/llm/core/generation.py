@@ -8,8 +8,8 @@ from contextlib import AbstractContextManager, aclosing
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from services.common.errors import InvalidInput, Overloaded, Unavailable
-from services.common.llm.control_tokens import harmless
+from services.common.language.control_tokens import harmless
+from services.common.platform.errors import InvalidInput, Overloaded, Unavailable
 
 ROLES = ("system", "user", "assistant")
 MAX_MESSAGES = 256

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from services.common.errors import Conflict, NotFound
+from services.common.platform.errors import Conflict, NotFound
 
 
 class State(Enum):

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 
 import pynvml
 
-from services.common.errors import Unavailable
+from services.common.platform.errors import Unavailable
 from services.mesh.mig.placement import Slice
 
 MigMode = Literal["not supported", "off", "on", "on after a reset", "off after a reset"]

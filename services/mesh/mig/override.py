@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from services.common.errors import ConfigurationError
+from services.common.platform.errors import ConfigurationError
 from services.mesh.mig.placement import Slice
 
 

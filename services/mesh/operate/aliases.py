@@ -20,8 +20,8 @@ from tunemesh.prompt_assembler.v1 import prompt_assembler_service_pb2, prompt_as
 from tunemesh.router.v1 import router_service_pb2, router_service_pb2_grpc
 from tunemesh.trainer.v1 import trainer_service_pb2, trainer_service_pb2_grpc
 
-from services.common.aliases import BASE_MODEL, llm_alias, prompt_alias
-from services.common.errors import Conflict, InvalidInput, ServiceError, Unavailable
+from services.common.language.aliases import BASE_MODEL, llm_alias, prompt_alias
+from services.common.platform.errors import Conflict, InvalidInput, ServiceError, Unavailable
 from services.mesh.operate.rpc import Client
 
 ACTOR = "tunemesh rollback"

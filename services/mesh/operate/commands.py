@@ -10,10 +10,10 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any, cast
 
-from services.common.errors import InvalidInput, ServiceError
-from services.common.feature_spec import FeatureSpec
-from services.common.settings import EXIT_BAD_CONFIGURATION, load_settings
-from services.common.topics import WITH_DLQ, Topic
+from services.common.events.topics import WITH_DLQ, Topic
+from services.common.platform.errors import InvalidInput, ServiceError
+from services.common.platform.settings import EXIT_BAD_CONFIGURATION, load_settings
+from services.common.ranker.feature_spec import FeatureSpec
 from services.mesh.operate import aliases, ranker, screen
 from services.mesh.operate.addresses import Addresses, Part
 from services.mesh.operate.letter_book import counted
@@ -24,7 +24,7 @@ from services.mesh.operate.settings import OperateSettings
 from services.mesh.operate.times import iso, parse_time
 from services.mesh.operate.why import explain
 from services.mesh.operate.why_report import Learned
-from services.mesh.settings import MeshSettings
+from services.mesh.runner.settings import MeshSettings
 
 Command = Callable[["Operator", argparse.Namespace], int]
 

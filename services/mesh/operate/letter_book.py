@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from tunemesh.events.v1.dead_letter_pb2 import DeadLetter
 
-from services.common.dead_letter_reasons import REDRIVE_CLAIMED, REDRIVEN
+from services.common.events.dead_letter_reasons import REDRIVE_CLAIMED, REDRIVEN
 
 REDRIVEN_HEADER = "tunemesh-redriven"
 _CUT = "(value cut from "

@@ -14,8 +14,8 @@ from kafka import KafkaConsumer
 from kafka.errors import KafkaError
 from kafka.partitioner.default import murmur2
 
-from services.common.errors import Unavailable
-from services.common.kafka import assigned_consumer, end_offsets
+from services.common.platform.errors import Unavailable
+from services.common.platform.kafka import assigned_consumer, end_offsets
 
 FoundT = TypeVar("FoundT")
 

@@ -9,9 +9,9 @@ from typing import Any
 from tunemesh.events.v1.delta_pb2 import ReplicaStatus
 from tunemesh.trainer.v1 import trainer_service_pb2, trainer_service_pb2_grpc, tuner_service_pb2, tuner_service_pb2_grpc
 
-from services.common.envelope import MalformedRecord, parse_value
-from services.common.errors import Unavailable
-from services.common.topics import REPLICAS
+from services.common.events.envelope import MalformedRecord, parse_value
+from services.common.events.topics import REPLICAS
+from services.common.platform.errors import Unavailable
 from services.mesh.operate.log_scan import LogScanner
 from services.mesh.operate.rpc import Client
 

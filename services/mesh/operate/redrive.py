@@ -16,12 +16,12 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaError
 from tunemesh.events.v1.dead_letter_pb2 import DeadLetter
 
-from services.common.dead_letter_reasons import REDRIVE_CLAIMED, REDRIVEN
-from services.common.dead_letters import dead_letter_headers
-from services.common.envelope import MalformedRecord, header, parse_value
-from services.common.errors import Unavailable
-from services.common.kafka import durable_producer
-from services.common.topics import Topic
+from services.common.events.dead_letter_reasons import REDRIVE_CLAIMED, REDRIVEN
+from services.common.events.dead_letters import dead_letter_headers
+from services.common.events.envelope import MalformedRecord, header, parse_value
+from services.common.events.topics import Topic
+from services.common.platform.errors import Unavailable
+from services.common.platform.kafka import durable_producer
 from services.mesh.operate.letter_book import REDRIVEN_HEADER, Letter, LetterBook, note, unresolved, won
 from services.mesh.operate.log_scan import LogScanner
 

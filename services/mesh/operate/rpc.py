@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import grpc
 
-from services.common.errors import Conflict, InvalidInput, NotFound, Overloaded, ServiceError, Unavailable
+from services.common.platform.errors import Conflict, InvalidInput, NotFound, Overloaded, ServiceError, Unavailable
 
 ResponseT = TypeVar("ResponseT")
 

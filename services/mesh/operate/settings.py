@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from services.common.settings import FeatureSpecSettings
+from services.common.platform.settings import FeatureSpecSettings
 
 
 class OperateSettings(FeatureSpecSettings):

@@ -6,7 +6,7 @@ import re
 import uuid
 from datetime import UTC, datetime
 
-from services.common.errors import InvalidInput
+from services.common.platform.errors import InvalidInput
 
 _AGO = re.compile(r"(\d{1,9})(s|m|h|d)")
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}

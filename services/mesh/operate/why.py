@@ -17,10 +17,10 @@ from tunemesh.events.v1.feedback_pb2 import Feedback
 from tunemesh.events.v1.generation_pb2 import Generation
 from tunemesh.samples.v1.sample_pb2 import SampleRecord
 
-from services.common.envelope import MalformedRecord, parse_value
-from services.common.errors import NotFound, ServiceError
-from services.common.feature_spec import FeatureSpec
-from services.common.topics import EXPOSURES, FEEDBACK, GENERATIONS, LLM_EXAMPLES, SAMPLES
+from services.common.events.envelope import MalformedRecord, parse_value
+from services.common.events.topics import EXPOSURES, FEEDBACK, GENERATIONS, LLM_EXAMPLES, SAMPLES
+from services.common.platform.errors import NotFound, ServiceError
+from services.common.ranker.feature_spec import FeatureSpec
 from services.mesh.operate import why_report
 from services.mesh.operate.log_scan import LogScanner, Scan
 from services.mesh.operate.times import iso, request_time_ms

@@ -20,11 +20,11 @@ from tunemesh.events.v1.feedback_pb2 import Feedback
 from tunemesh.events.v1.generation_pb2 import Generation
 from tunemesh.samples.v1.sample_pb2 import SampleRecord
 
-from services.common import exposure_block
-from services.common.errors import CorruptArtifact
-from services.common.feature_spec import FeatureSpec
-from services.common.features import USER_FEATURES, Features, item_feature_names
-from services.common.topics import EXPOSURES, GENERATIONS
+from services.common.events.topics import EXPOSURES, GENERATIONS
+from services.common.platform.errors import CorruptArtifact
+from services.common.ranker import exposure_block
+from services.common.ranker.feature_spec import FeatureSpec
+from services.common.ranker.features import USER_FEATURES, Features, item_feature_names
 from services.mesh.operate.times import iso
 
 MessageT = TypeVar("MessageT", bound=Message)

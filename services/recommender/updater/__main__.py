@@ -1,6 +1,6 @@
 """Run the updater: `python -m services.recommender.updater`."""
 
-from services.common.settings import load_settings, run_main
+from services.common.platform.settings import load_settings, run_main
 from services.recommender.updater.server import run
 from services.recommender.updater.settings import UpdaterSettings
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from services.common.tables.generation import Applied
+from services.common.ranker.tables.generation import Applied
 
 NO_SEQ = -1
 

@@ -6,13 +6,13 @@ import asyncio
 import logging
 import threading
 
-from services.common.feature_spec import FeatureSpec
-from services.common.grpc_server import GrpcServer, serve
-from services.common.settings import redacted
-from services.common.tables.writer import ModelWriter
-from services.common.telemetry import Telemetry, configure
-from services.recommender.updater.adapters import KafkaFeed, load_base
+from services.common.platform.grpc_server import GrpcServer, serve
+from services.common.platform.settings import redacted
+from services.common.platform.telemetry import Telemetry, configure
+from services.common.ranker.feature_spec import FeatureSpec
+from services.common.ranker.tables.writer import ModelWriter
 from services.recommender.updater.core import Follower, Identity
+from services.recommender.updater.kafka_feed import KafkaFeed, load_base
 from services.recommender.updater.settings import UpdaterSettings
 from services.recommender.updater.worker import Timing, Updater
 

@@ -7,7 +7,7 @@ import socket
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from services.common.settings import ArtifactSettings, BaseServiceSettings, FeatureSpecSettings, KafkaSettings
+from services.common.platform.settings import ArtifactSettings, BaseServiceSettings, FeatureSpecSettings, KafkaSettings
 
 
 class UpdaterSettings(BaseServiceSettings, KafkaSettings, FeatureSpecSettings, ArtifactSettings):

@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tunemesh.events.v1.delta_pb2 import Delta
 
-from services.common.delta import CompleteDelta, DeltaBody, Reassembler
-from services.common.errors import CorruptArtifact, NotFound, Unavailable
-from services.common.tables.generation import Applied
-from services.common.tables.writer import ModelWriter, TableImage
-from services.common.telemetry import Telemetry
+from services.common.platform.errors import CorruptArtifact, NotFound, Unavailable
+from services.common.platform.telemetry import Telemetry
+from services.common.ranker.delta import CompleteDelta, DeltaBody, Reassembler
+from services.common.ranker.tables.generation import Applied
+from services.common.ranker.tables.writer import ModelWriter, TableImage
 from services.recommender.updater.core import BasePointer, Follower, HistoryLost, Outcome
 
 _log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from services.common.errors import InvalidInput, Unavailable
+from services.common.platform.errors import InvalidInput, Unavailable
 from services.retriever.core.documents import CATALOG, SOURCES
 from services.retriever.core.fusion import reciprocal_rank_fusion
 

@@ -14,10 +14,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tunemesh.router.v1 import router_service_pb2, router_service_pb2_grpc
 
-from services.common import telemetry
-from services.common.errors import ConfigurationError, Conflict, InvalidInput, NotFound, Overloaded, ServiceError, Unavailable
-from services.common.grpc_server import EdgeInterceptor, GrpcServer, Servicer, serve
-from services.common.settings import BaseServiceSettings
+from services.common.platform import telemetry
+from services.common.platform.errors import ConfigurationError, Conflict, InvalidInput, NotFound, Overloaded, ServiceError, Unavailable
+from services.common.platform.grpc_server import EdgeInterceptor, GrpcServer, Servicer, serve
+from services.common.platform.settings import BaseServiceSettings
 
 NAME = "tunemesh.router.v1.RouterService"
 SERVING = health_pb2.HealthCheckResponse.SERVING

@@ -13,9 +13,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tunemesh.events.v1 import feedback_pb2
 from tunemesh.feedback_collector.v1 import feedback_collector_service_pb2, feedback_collector_service_pb2_grpc
 
-from services.common import telemetry
-from services.common.errors import Overloaded, Unavailable
-from services.common.grpc_server import GrpcServer
+from services.common.platform import telemetry
+from services.common.platform.errors import Overloaded, Unavailable
+from services.common.platform.grpc_server import GrpcServer
 from services.feedback_collector.server import make_collector, servicer_of
 from services.feedback_collector.settings import FeedbackCollectorSettings
 from tests.edge_fakes import FakeFeedbackLog, ServiceProcess

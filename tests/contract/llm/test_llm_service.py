@@ -16,9 +16,9 @@ from tunemesh.llm.v1 import llm_admin_service_pb2 as admin_pb
 from tunemesh.llm.v1 import llm_admin_service_pb2_grpc, llm_service_pb2_grpc
 from tunemesh.llm.v1 import llm_service_pb2 as pb
 
-from services.common import telemetry
-from services.common.grpc_server import GrpcServer
-from services.common.llm.adapters import AdapterManifest, AdapterStore
+from services.common.language.lora_store import AdapterManifest, AdapterStore
+from services.common.platform import telemetry
+from services.common.platform.grpc_server import GrpcServer
 from services.llm.adapter_pool import AdapterPool, AdapterUnusable
 from services.llm.admin_servicer import LlmAdminServicer
 from services.llm.core.generation import EngineGone, Generator, Limits

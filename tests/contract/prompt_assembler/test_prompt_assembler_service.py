@@ -13,8 +13,8 @@ from tunemesh.common.v1 import chat_pb2, passage_pb2
 from tunemesh.prompt_assembler.v1 import prompt_assembler_service_pb2 as pb
 from tunemesh.prompt_assembler.v1 import prompt_assembler_service_pb2_grpc
 
-from services.common import telemetry
-from services.common.grpc_server import GrpcServer
+from services.common.platform import telemetry
+from services.common.platform.grpc_server import GrpcServer
 from services.prompt_assembler.server import make_assembler, servicer_of
 from services.prompt_assembler.settings import PromptAssemblerSettings
 from services.prompt_assembler.tokens import EstimatedTokens

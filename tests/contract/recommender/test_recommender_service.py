@@ -14,10 +14,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tunemesh.recommender.v1 import recommender_service_pb2 as pb
 from tunemesh.recommender.v1 import recommender_service_pb2_grpc as pb_grpc
 
-from services.common import exposure_block, telemetry
-from services.common.grpc_server import GrpcServer
-from services.mesh.embedded import free_ports
-from services.mesh.environments import REPOSITORY_ROOT
+from services.common.platform import telemetry
+from services.common.platform.grpc_server import GrpcServer
+from services.common.ranker import exposure_block
+from services.mesh.runner.embedded import free_ports
+from services.mesh.runner.environments import REPOSITORY_ROOT
 from services.recommender.server import grpc_servicer
 from services.recommender.servicer import RecommenderServicer
 from services.recommender.settings import RecommenderSettings

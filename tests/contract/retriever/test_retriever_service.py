@@ -12,9 +12,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tunemesh.retriever.v1 import retriever_service_pb2 as pb
 from tunemesh.retriever.v1 import retriever_service_pb2_grpc
 
-from services.common import telemetry
-from services.common.errors import Unavailable
-from services.common.grpc_server import GrpcServer, Servicer
+from services.common.platform import telemetry
+from services.common.platform.errors import Unavailable
+from services.common.platform.grpc_server import GrpcServer, Servicer
 from services.retriever.core.search import Hit, Searcher
 from services.retriever.servicer import RetrieverServicer
 from services.retriever.settings import RetrieverSettings

@@ -15,8 +15,8 @@ import pytest
 from tunemesh.common.v1 import chat_pb2, passage_pb2
 from tunemesh.router.v1 import router_service_pb2, router_service_pb2_grpc
 
-from services.common import telemetry
-from services.common.grpc_server import GrpcServer
+from services.common.platform import telemetry
+from services.common.platform.grpc_server import GrpcServer
 from services.router.generation import Generation
 from services.router.server import AnswerClients, make_router, servicer_of
 from services.router.settings import RouterSettings

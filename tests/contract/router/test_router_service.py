@@ -15,12 +15,12 @@ from tunemesh.common.v1 import recommendation_pb2
 from tunemesh.recommender.v1 import recommender_service_pb2, recommender_service_pb2_grpc
 from tunemesh.router.v1 import router_service_pb2, router_service_pb2_grpc
 
-from services.common import telemetry
-from services.common.aliases import AliasView
-from services.common.grpc_server import GrpcServer
-from services.common.telemetry import read_spans
-from services.router.adapters import GrpcRecommender
+from services.common.language.aliases import AliasView
+from services.common.platform import telemetry
+from services.common.platform.grpc_server import GrpcServer
+from services.common.platform.telemetry import read_spans
 from services.router.answer_clients import LiveAdapters
+from services.router.grpc_recommender import GrpcRecommender
 from services.router.records import Generations
 from services.router.server import AnswerClients, make_router, servicer_of
 from services.router.settings import RouterSettings

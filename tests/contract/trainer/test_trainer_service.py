@@ -14,10 +14,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tunemesh.trainer.v1 import trainer_service_pb2 as pb
 from tunemesh.trainer.v1 import trainer_service_pb2_grpc
 
-from services.common import telemetry
-from services.common.errors import CorruptArtifact, Unavailable
-from services.common.grpc_server import GrpcServer
-from services.common.llm.adapters import AdapterManifest, AdapterName, AdapterNotFound, AdapterVerdict
+from services.common.language.lora_store import AdapterManifest, AdapterName, AdapterNotFound, AdapterVerdict
+from services.common.platform import telemetry
+from services.common.platform.errors import CorruptArtifact, Unavailable
+from services.common.platform.grpc_server import GrpcServer
 from services.trainer.server import servicer_of
 from services.trainer.servicer import TrainerServicer
 from services.trainer.settings import TrainerSettings

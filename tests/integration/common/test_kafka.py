@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from kafka.errors import KafkaError, OffsetOutOfRangeError
 
-from services.common.errors import InvalidInput, Overloaded, Unavailable
-from services.common.kafka import RenewedProducer, assigned_consumer, drain_to_end, durable_producer, end_offsets, read_compacted
-from services.common.kafka_async import AsyncProducer, NotAcknowledged, Record
-from services.mesh.topics import create_topics
+from services.common.platform.errors import InvalidInput, Overloaded, Unavailable
+from services.common.platform.kafka import RenewedProducer, assigned_consumer, drain_to_end, durable_producer, end_offsets, read_compacted
+from services.common.platform.kafka_async import AsyncProducer, NotAcknowledged, Record
+from services.mesh.runner.topics import create_topics
 
 pytestmark = pytest.mark.integration
 

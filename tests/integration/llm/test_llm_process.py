@@ -24,15 +24,15 @@ from tunemesh.llm.v1 import llm_admin_service_pb2 as admin_pb
 from tunemesh.llm.v1 import llm_admin_service_pb2_grpc, llm_service_pb2_grpc
 from tunemesh.llm.v1 import llm_service_pb2 as pb
 
-from services.common.kafka import durable_producer
-from services.common.llm.adapters import AdapterManifest, AdapterName, AdapterStore
-from services.common.llm.base_model import PACKAGED_MODEL, packaged_folder
-from services.common.llm.control_tokens import control_tokens_of, harmless
-from services.common.topics import CONTROL
+from services.common.events.topics import CONTROL
+from services.common.language.base_model import PACKAGED_MODEL, packaged_folder
+from services.common.language.control_tokens import control_tokens_of, harmless
+from services.common.language.lora_store import AdapterManifest, AdapterName, AdapterStore
+from services.common.platform.kafka import durable_producer
 from services.llm.weights import prepare
-from services.mesh.embedded import free_port
-from services.mesh.environments import REPOSITORY_ROOT
-from services.mesh.topics import mesh_topic_partitions
+from services.mesh.runner.embedded import free_port
+from services.mesh.runner.environments import REPOSITORY_ROOT
+from services.mesh.runner.topics import mesh_topic_partitions
 from tests.conftest import Broker
 from tests.llm_process import LlmProcess
 

@@ -24,9 +24,9 @@ from tunemesh.router.v1 import router_service_pb2 as router_pb2
 from tunemesh.router.v1 import router_service_pb2_grpc as router_grpc
 
 from loadtests.load.calls import Call, read_calls
-from services.common.kafka import assigned_consumer, drain_to_end
-from services.common.topics import FEEDBACK
-from services.mesh.environments import REPOSITORY_ROOT
+from services.common.events.topics import FEEDBACK
+from services.common.platform.kafka import assigned_consumer, drain_to_end
+from services.mesh.runner.environments import REPOSITORY_ROOT
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
@@ -109,7 +109,7 @@ class Loaded:
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory, kafka_bootstrap) -> Loaded:
-    from services.mesh.topics import create_topics
+    from services.mesh.runner.topics import create_topics
 
     create_topics(kafka_bootstrap, {FEEDBACK.name: 2})
     out = tmp_path_factory.mktemp("load")

@@ -18,7 +18,7 @@ from tunemesh.trainer.v1 import trainer_service_pb2_grpc as trainer_grpc
 from tunemesh.trainer.v1 import tuner_service_pb2 as tuner_pb
 from tunemesh.trainer.v1 import tuner_service_pb2_grpc as tuner_grpc
 
-from services.common.control import AliasConflict, AliasNotFound, ControlState
+from services.common.platform.control import AliasConflict, AliasNotFound, ControlState
 
 BASE = "SmolLM2-135M-Instruct"
 

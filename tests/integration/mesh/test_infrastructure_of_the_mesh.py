@@ -14,11 +14,11 @@ import psutil
 import pytest
 from kafka import KafkaConsumer
 
-from services.common.errors import ConfigurationError
-from services.common.topics import ALL
-from services.mesh import embedded
-from services.mesh.mesh import Mesh
-from services.mesh.settings import MeshSettings
+from services.common.events.topics import ALL
+from services.common.platform.errors import ConfigurationError
+from services.mesh.runner import embedded
+from services.mesh.runner.mesh import Mesh
+from services.mesh.runner.settings import MeshSettings
 
 pytestmark = pytest.mark.integration
 

@@ -12,13 +12,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from services.common.errors import ConfigurationError
-from services.mesh.embedded import free_port
-from services.mesh.environments import REPOSITORY_ROOT
-from services.mesh.mesh import Mesh
-from services.mesh.plan import RUN_DIR_VARIABLE
-from services.mesh.settings import MeshSettings
-from services.mesh.state import ProcessId, RunFolder
+from services.common.platform.errors import ConfigurationError
+from services.mesh.runner.embedded import free_port
+from services.mesh.runner.environments import REPOSITORY_ROOT
+from services.mesh.runner.mesh import Mesh
+from services.mesh.runner.plan import RUN_DIR_VARIABLE
+from services.mesh.runner.settings import MeshSettings
+from services.mesh.runner.state import ProcessId, RunFolder
 
 pytestmark = pytest.mark.integration
 
@@ -281,7 +281,7 @@ def test_a_mesh_ends_with_its_owner(dummies: Dummies) -> None:
     script = f"""
 import time
 from pathlib import Path
-from services.mesh.mesh import Mesh
+from services.mesh.runner.mesh import Mesh
 mesh = Mesh(Path({str(dummies.folder / "compose.yml")!r}), run_dir=Path({str(dummies.folder / "run")!r}))
 mesh.up()
 print("up", flush=True)

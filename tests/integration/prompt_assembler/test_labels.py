@@ -11,8 +11,8 @@ from tunemesh.events.v1.control_pb2 import Alias, ControlRecord
 from tunemesh.prompt_assembler.v1 import prompt_assembler_service_pb2 as pb
 from tunemesh.prompt_assembler.v1 import prompt_assembler_service_pb2_grpc
 
-from services.common.kafka import durable_producer
-from services.common.topics import CONTROL
+from services.common.events.topics import CONTROL
+from services.common.platform.kafka import durable_producer
 from tests.edge_fakes import ServiceProcess
 
 pytestmark = pytest.mark.integration

@@ -7,12 +7,12 @@ from http.client import HTTPConnection
 import numpy as np
 import pytest
 
-from services.common import exposure_block
-from services.common.feature_spec import FeatureSpec
-from services.common.features import GlobalState, Interaction, ItemState, UserState, build_features, merge_globals, merge_item_bytes
-from services.common.ids import entity_key
-from services.common.telemetry import read_spans
-from services.mesh.environments import REPOSITORY_ROOT
+from services.common.platform.ids import entity_key
+from services.common.platform.telemetry import read_spans
+from services.common.ranker import exposure_block
+from services.common.ranker.feature_spec import FeatureSpec
+from services.common.ranker.features import GlobalState, Interaction, ItemState, UserState, build_features, merge_globals, merge_item_bytes
+from services.mesh.runner.environments import REPOSITORY_ROOT
 
 pytestmark = [pytest.mark.integration, pytest.mark.ml]
 
@@ -80,8 +80,8 @@ ITEM_KEYS = list(range(NUM_ITEMS // 2)) + [entity_key(f"unknown-{number}") for n
 
 def base(seed: int = 1):
     """Return (tables, dense weights, network) of a made-up base with a row for user 7 and for half of the items."""
-    from services.common.ranking.network import RankerNetwork
-    from services.common.tables.writer import TableImage
+    from services.common.ranker.network import RankerNetwork
+    from services.common.ranker.tables.writer import TableImage
 
     random = np.random.default_rng(seed)
     network = RankerNetwork(SPEC, seed)
@@ -97,8 +97,8 @@ def base(seed: int = 1):
 def expected_scores(tables, network, user_key: int) -> np.ndarray:
     import torch
 
-    from services.common.ranking.inputs import assemble
-    from services.common.ranking.network import Rows, score
+    from services.common.ranker.inputs import assemble
+    from services.common.ranker.network import Rows, score
 
     def rows(table: str, keys) -> torch.Tensor:
         image = tables[table]
@@ -111,7 +111,7 @@ def expected_scores(tables, network, user_key: int) -> np.ndarray:
 
 
 def applied(epoch: int, seq: int, watermark_ms: int):
-    from services.common.tables.generation import Applied
+    from services.common.ranker.tables.generation import Applied
 
     return Applied(epoch=epoch, seq=seq, watermark_ms=watermark_ms, base_id="base-1")
 
@@ -119,7 +119,7 @@ def applied(epoch: int, seq: int, watermark_ms: int):
 @pytest.fixture
 def served(triton, tmp_path):
     """(client, writer, telemetry folder) of a Triton over an empty tables folder."""
-    from services.common.tables.writer import ModelWriter
+    from services.common.ranker.tables.writer import ModelWriter
 
     env = {
         "TUNEMESH_TABLES_DIR": str(tmp_path / "tables"),
@@ -137,7 +137,7 @@ def served(triton, tmp_path):
 def test_the_ranker_serves_what_the_network_says_and_follows_deltas_without_a_reload(served):
     import crc32c
 
-    from services.common.delta import DeltaBody, TableDelta
+    from services.common.ranker.delta import DeltaBody, TableDelta
 
     client, writer, _ = served
     with pytest.raises(RuntimeError, match="ranker has no base yet"):

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import pytest
 from tunemesh.catalog.v1 import catalog_item_pb2
 
-from services.common.kafka import durable_producer
-from services.common.topic_follower import TopicFollower
-from services.mesh.topics import create_topics
+from services.common.platform.kafka import durable_producer
+from services.common.platform.topic_follower import TopicFollower
+from services.mesh.runner.topics import create_topics
 from services.recommender.catalog import ItemIndex
 
 pytestmark = pytest.mark.integration

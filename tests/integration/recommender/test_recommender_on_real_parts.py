@@ -17,8 +17,11 @@ from tunemesh.catalog.v1 import catalog_item_pb2
 from tunemesh.recommender.v1 import recommender_service_pb2 as pb
 from tunemesh.recommender.v1 import recommender_service_pb2_grpc as pb_grpc
 
-from services.common import exposure_block
-from services.common.features import (
+from services.common.platform.ids import entity_key
+from services.common.platform.kafka import durable_producer
+from services.common.platform.telemetry import read_spans
+from services.common.ranker import exposure_block
+from services.common.ranker.features import (
     GlobalState,
     Interaction,
     ItemState,
@@ -30,14 +33,11 @@ from services.common.features import (
     seen_key,
     user_key,
 )
-from services.common.ids import entity_key
-from services.common.kafka import durable_producer
-from services.common.recall_state import pack_counts
-from services.common.tables.generation import Applied
-from services.common.tables.writer import ModelWriter, TableImage
-from services.common.telemetry import read_spans
-from services.mesh import embedded
-from services.mesh.environments import REPOSITORY_ROOT, Environments
+from services.common.ranker.recall_state import pack_counts
+from services.common.ranker.tables.generation import Applied
+from services.common.ranker.tables.writer import ModelWriter, TableImage
+from services.mesh.runner import embedded
+from services.mesh.runner.environments import REPOSITORY_ROOT, Environments
 from services.recommender.triton_ranker import TritonRanker
 from tests.recommender_fakes import SPEC
 
@@ -48,8 +48,8 @@ NUM_ITEMS = 60
 CATEGORIES = {str(number): ["Drama", "Comedy", "War"][number % 3] for number in range(NUM_ITEMS)}
 DUMP_NETWORK = """
 import sys, numpy as np
-from services.common.feature_spec import FeatureSpec
-from services.common.ranking.network import RankerNetwork
+from services.common.ranker.feature_spec import FeatureSpec
+from services.common.ranker.network import RankerNetwork
 np.savez(sys.argv[2], **RankerNetwork(FeatureSpec.load(sys.argv[1])).state())
 """
 

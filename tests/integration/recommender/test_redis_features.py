@@ -4,7 +4,7 @@ import socket
 import pytest
 from redis.asyncio import Redis
 
-from services.common.features import (
+from services.common.ranker.features import (
     GlobalState,
     Interaction,
     ItemState,
@@ -18,7 +18,7 @@ from services.common.features import (
     seen_key,
     user_key,
 )
-from services.common.recall_state import pack_counts
+from services.common.ranker.recall_state import pack_counts
 from services.recommender.core import FeaturesUnavailable
 from services.recommender.redis_features import RedisFeatureStore, connect
 from tests.recommender_fakes import SPEC

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from services.common.errors import ConfigurationError
-from services.mesh.environments import REPOSITORY_ROOT, Environments
+from services.common.platform.errors import ConfigurationError
+from services.mesh.runner.environments import REPOSITORY_ROOT, Environments
 
 MODELS_DIR = REPOSITORY_ROOT / "build" / "models"
 

@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from services.common.errors import ConfigurationError
+from services.common.platform.errors import ConfigurationError
 from services.retriever.embedder import Embedder
 from services.retriever.embedder_files import read_stamp
 

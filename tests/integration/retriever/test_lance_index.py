@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import numpy as np
 import pytest
 
-from services.common.errors import ConfigurationError, Unavailable
+from services.common.platform.errors import ConfigurationError, Unavailable
 from services.retriever.core.documents import IndexedPassage
 from services.retriever.lance_index import LanceIndex
 

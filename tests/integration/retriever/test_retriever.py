@@ -14,8 +14,8 @@ from tunemesh.retriever.v1 import retriever_service_pb2 as pb
 from tunemesh.retriever.v1 import retriever_service_pb2_grpc
 
 from loadtests import movielens
-from services.common.kafka import durable_producer
-from services.common.topics import CATALOG
+from services.common.events.topics import CATALOG
+from services.common.platform.kafka import durable_producer
 from tests.edge_fakes import ServiceProcess
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]

@@ -15,10 +15,10 @@ from kafka.consumer.fetcher import ConsumerRecord
 from tunemesh.events.v1 import control_pb2, generation_pb2
 from tunemesh.router.v1 import router_service_pb2, router_service_pb2_grpc
 
-from services.common.control import alias_subject
-from services.common.envelope import header
-from services.common.kafka import assigned_consumer, drain_to_end
-from services.common.telemetry import read_spans
+from services.common.events.envelope import header
+from services.common.platform.control import alias_subject
+from services.common.platform.kafka import assigned_consumer, drain_to_end
+from services.common.platform.telemetry import read_spans
 from tests.answer_fakes import BASE, AnswerServers
 from tests.edge_fakes import ServiceProcess
 

@@ -18,10 +18,10 @@ from tunemesh.feedback_collector.v1 import feedback_collector_service_pb2, feedb
 from tunemesh.recommender.v1 import recommender_service_pb2, recommender_service_pb2_grpc
 from tunemesh.router.v1 import router_service_pb2, router_service_pb2_grpc
 
-from services.common.envelope import header
-from services.common.errors import Unavailable
-from services.common.kafka import assigned_consumer, drain_to_end
-from services.common.telemetry import read_spans
+from services.common.events.envelope import header
+from services.common.platform.errors import Unavailable
+from services.common.platform.kafka import assigned_consumer, drain_to_end
+from services.common.platform.telemetry import read_spans
 from tests.edge_fakes import ServiceProcess
 
 pytestmark = pytest.mark.integration

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from redis import Redis
 
-from services.common.artifacts import Manifest, write_artifact
-from services.common.features import (
+from services.common.platform.artifacts import Manifest, write_artifact
+from services.common.ranker.features import (
     BASE_PARTIAL,
     GlobalState,
     Interaction,
@@ -21,7 +21,7 @@ from services.common.features import (
     seen_key,
     user_key,
 )
-from services.common.recall_state import pack_ids
+from services.common.ranker.recall_state import pack_ids
 from streams.features.backfill import main
 from tests.integration.streams.traffic import SPEC, SPEC_PATH
 

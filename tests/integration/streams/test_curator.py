@@ -11,9 +11,9 @@ from kafka import KafkaProducer
 from tunemesh.common.v1 import chat_pb2
 from tunemesh.events.v1 import dead_letter_pb2, example_pb2, feedback_pb2, generation_pb2
 
-from services.common import envelope
-from services.common.ids import uuid7
-from services.common.kafka import assigned_consumer
+from services.common.events import envelope
+from services.common.platform.ids import uuid7
+from services.common.platform.kafka import assigned_consumer
 from tests.integration.streams.traffic import PARTITIONS, Process
 
 pytestmark = pytest.mark.integration

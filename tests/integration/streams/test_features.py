@@ -11,7 +11,8 @@ from redis import Redis
 from tunemesh.catalog.v1 import catalog_item_pb2
 from tunemesh.events.v1 import feedback_pb2
 
-from services.common.features import (
+from services.common.platform.kafka import assigned_consumer, drain_to_end
+from services.common.ranker.features import (
     GlobalState,
     Interaction,
     global_key,
@@ -21,8 +22,7 @@ from services.common.features import (
     seen_key,
     user_key,
 )
-from services.common.kafka import assigned_consumer, drain_to_end
-from services.common.recall_state import MAX_POPULAR, Popularity, pack_counts
+from services.common.ranker.recall_state import MAX_POPULAR, Popularity, pack_counts
 from streams.features.core import Act, FeaturePartition
 from streams.features.store import popularity_counts_key, recent_ids_key
 from tests.integration.streams.traffic import PARTITIONS, SPEC, SPEC_PATH, Process, Traffic

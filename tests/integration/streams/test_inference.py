@@ -16,8 +16,8 @@ from tunemesh.common.v1 import chat_pb2, passage_pb2
 from tunemesh.events.v1 import dead_letter_pb2, inference_pb2
 from tunemesh.router.v1 import router_service_pb2, router_service_pb2_grpc
 
-from services.common import envelope
-from services.common.kafka import assigned_consumer
+from services.common.events import envelope
+from services.common.platform.kafka import assigned_consumer
 from tests.integration.streams.traffic import PARTITIONS, Process
 
 pytestmark = pytest.mark.integration

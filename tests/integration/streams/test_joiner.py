@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from kafka.partitioner.default import murmur2
 
-from services.common import envelope, exposure_block
-from services.common.ids import sample_id
-from services.common.labels import keep_negative
+from services.common.events import envelope
+from services.common.platform.ids import sample_id
+from services.common.ranker import exposure_block
+from services.common.ranker.labels import keep_negative
 from tests.integration.streams.traffic import PARTITIONS, SPEC, SPEC_PATH, Process, Traffic, read_outcome
 
 pytestmark = pytest.mark.integration

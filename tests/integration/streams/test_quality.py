@@ -15,11 +15,11 @@ from tunemesh.events.v1.feedback_pb2 import Feedback
 from tunemesh.events.v1.generation_pb2 import Generation
 from tunemesh.events.v1.quality_pb2 import QualityWindow
 
-from services.common.dead_letters import dead_letter
-from services.common.envelope import header
-from services.common.ids import uuid7
-from services.common.kafka import assigned_consumer
-from services.mesh.topics import mesh_topic_partitions
+from services.common.events.dead_letters import dead_letter
+from services.common.events.envelope import header
+from services.common.platform.ids import uuid7
+from services.common.platform.kafka import assigned_consumer
+from services.mesh.runner.topics import mesh_topic_partitions
 from tests.integration.streams.traffic import PARTITIONS, SPEC_PATH, Process, Traffic
 
 pytestmark = pytest.mark.integration

@@ -18,11 +18,12 @@ from kafka import KafkaProducer
 from tunemesh.events.v1 import dead_letter_pb2, exposure_pb2, feedback_pb2
 from tunemesh.samples.v1 import sample_pb2
 
-from services.common import envelope, exposure_block
-from services.common.feature_spec import FeatureSpec
-from services.common.features import USER_FEATURES, Features, item_feature_names
-from services.common.ids import uuid7
-from services.common.kafka import assigned_consumer
+from services.common.events import envelope
+from services.common.platform.ids import uuid7
+from services.common.platform.kafka import assigned_consumer
+from services.common.ranker import exposure_block
+from services.common.ranker.feature_spec import FeatureSpec
+from services.common.ranker.features import USER_FEATURES, Features, item_feature_names
 
 REPOSITORY_ROOT = Path(__file__).parents[3]
 SPEC_PATH = REPOSITORY_ROOT / "model_repo" / "ranker" / "feature_spec.yaml"

@@ -12,10 +12,10 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tunemesh.trainer.v1 import trainer_service_pb2 as pb
 
-from services.common.artifacts import read_artifact
-from services.common.telemetry import read_spans
-from services.mesh.topics import create_topics
-from services.trainer.adapters import KafkaDeltaLog
+from services.common.platform.artifacts import read_artifact
+from services.common.platform.telemetry import read_spans
+from services.mesh.runner.topics import create_topics
+from services.trainer.kafka_logs import KafkaDeltaLog
 from tests.trainer_fakes import sample_log
 from tests.trainer_process import Topics, TrainerProcess, base_pointers, environment, follow, produce
 

@@ -5,8 +5,8 @@ import yaml
 
 from loadtests.demo import helpdesk
 from loadtests.movielens import Film, load_films
-from services.trainer.tuner.evaluation import HeldOut, parse_evaluation
-from services.trainer.tuner.replay import Item, replay_from_items, without_evaluated
+from services.tuner.evaluation import HeldOut, parse_evaluation
+from services.tuner.replay import Item, replay_from_items, without_evaluated
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import torch
 
 from loadtests.movielens import Film, Rating, TimedRating, overlaid_sessions
 from loadtests.offline_replay import Event, OfflineReplay, ReplayConfig, interaction_of, negative_group, positive_group, report
-from services.common import exposure_block
+from services.common.ranker import exposure_block
 from services.trainer.batch import FeatureStates
 from services.trainer.learner import Learner
 from tests.learning import CATEGORIES, ITEMS, SPEC, interactions

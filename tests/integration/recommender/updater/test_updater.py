@@ -19,15 +19,15 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tunemesh.events.v1.control_pb2 import ControlRecord, Lineage
 from tunemesh.events.v1.delta_pb2 import ROW_DTYPE_FP32, BasePointer, DeltaHeader, ReplicaStatus
 
-from services.common.artifacts import Manifest, write_artifact
-from services.common.delta import DeltaBody, TableDelta, chunk, encode_body
-from services.common.feature_spec import FeatureSpec
-from services.common.kafka import durable_producer, read_compacted
-from services.common.tables.reader import ModelReader, TableNotReady
-from services.common.tables.trainer_table import Eviction, TrainerTable
-from services.common.telemetry import read_spans
-from services.common.topics import CONTROL, RANKER_BASES, RANKER_DELTAS, REPLICAS
-from services.mesh.topics import mesh_topic_partitions
+from services.common.events.topics import CONTROL, RANKER_BASES, RANKER_DELTAS, REPLICAS
+from services.common.platform.artifacts import Manifest, write_artifact
+from services.common.platform.kafka import durable_producer, read_compacted
+from services.common.platform.telemetry import read_spans
+from services.common.ranker.delta import DeltaBody, TableDelta, chunk, encode_body
+from services.common.ranker.feature_spec import FeatureSpec
+from services.common.ranker.tables.reader import ModelReader, TableNotReady
+from services.mesh.runner.topics import mesh_topic_partitions
+from services.trainer.trainer_table import Eviction, TrainerTable
 
 pytestmark = pytest.mark.integration
 

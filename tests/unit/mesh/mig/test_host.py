@@ -3,7 +3,7 @@
 import pynvml
 import pytest
 
-from services.common.errors import Unavailable
+from services.common.platform.errors import Unavailable
 from services.mesh.mig.host import devices_of, read_host
 from services.mesh.mig.override import commands, compose_names, expected_devices
 from services.mesh.mig.placement import Need, Refusal, Slice, place

@@ -5,7 +5,7 @@ import pytest
 
 from services.mesh.operate.addresses import Addresses
 from services.mesh.operate.settings import OperateSettings
-from services.mesh.state import MeshState, RunFolder, ServiceState
+from services.mesh.runner.state import MeshState, RunFolder, ServiceState
 
 
 @pytest.fixture

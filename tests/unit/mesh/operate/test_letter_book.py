@@ -1,7 +1,7 @@
 from tunemesh.events.v1.dead_letter_pb2 import DeadLetter
 
-from services.common.dead_letter_reasons import REDRIVE_CLAIMED, REDRIVEN
-from services.common.dead_letters import MAX_VALUE_BYTES, dead_letter
+from services.common.events.dead_letter_reasons import REDRIVE_CLAIMED, REDRIVEN
+from services.common.events.dead_letters import MAX_VALUE_BYTES, dead_letter
 from services.mesh.operate.letter_book import REDRIVEN_HEADER, Letter, LetterBook, note, unresolved, won
 
 

@@ -1,7 +1,7 @@
 import pytest
 
-from services.common.errors import InvalidInput
-from services.common.ids import uuid7
+from services.common.platform.errors import InvalidInput
+from services.common.platform.ids import uuid7
 from services.mesh.operate.times import iso, parse_time, request_time_ms
 
 NOW_MS = 1_795_310_000_000

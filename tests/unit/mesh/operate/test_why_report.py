@@ -5,11 +5,11 @@ from tunemesh.events.v1.feedback_pb2 import Feedback
 from tunemesh.events.v1.generation_pb2 import Generation
 from tunemesh.samples.v1.sample_pb2 import Sample, SampleGroup, SampleRecord, TaskLabel
 
-from services.common import exposure_block
-from services.common.feature_spec import FeatureSpec
-from services.common.features import USER_FEATURES, Features, item_feature_names
-from services.mesh.environments import REPOSITORY_ROOT
+from services.common.ranker import exposure_block
+from services.common.ranker.feature_spec import FeatureSpec
+from services.common.ranker.features import USER_FEATURES, Features, item_feature_names
 from services.mesh.operate.why_report import Learned, Placed, generation, recommendation
+from services.mesh.runner.environments import REPOSITORY_ROOT
 
 SPEC = FeatureSpec.load(REPOSITORY_ROOT / "model_repo" / "ranker" / "feature_spec.yaml")
 NAMES = item_feature_names(SPEC)

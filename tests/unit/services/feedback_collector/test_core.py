@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from services.common.errors import InvalidInput, Unavailable
+from services.common.platform.errors import InvalidInput, Unavailable
 from services.feedback_collector.core import AcceptedIds, Collector, Feedback
 from tests.edge_fakes import FakeFeedbackLog
 

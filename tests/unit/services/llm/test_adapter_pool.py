@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from services.common.aliases import BASE_MODEL
-from services.common.errors import Unavailable
-from services.common.llm.adapters import AdapterManifest, AdapterName, AdapterNotFound, AdapterStore, BadAdapterName
+from services.common.language.aliases import BASE_MODEL
+from services.common.language.lora_store import AdapterManifest, AdapterName, AdapterNotFound, AdapterStore, BadAdapterName
+from services.common.platform.errors import Unavailable
 from services.llm.adapter_pool import AdapterPool, AdapterUnusable, WrongBase
 from services.llm.core.slots import AdapterAliased, AdapterNotLoaded, NameTaken, NoSlotFree, Slots, State
 from tests.llm_fakes import FakeEngine

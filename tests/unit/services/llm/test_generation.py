@@ -7,7 +7,7 @@ from contextlib import aclosing
 
 import pytest
 
-from services.common.errors import NotFound
+from services.common.platform.errors import NotFound
 from services.llm.core.generation import (
     BadRequest,
     EngineGone,

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from services.common.errors import ConfigurationError
-from services.common.settings import load_settings, variable_of
+from services.common.platform.errors import ConfigurationError
+from services.common.platform.settings import load_settings, variable_of
 from services.llm.settings import AdminSettings, LlmSettings
 
 

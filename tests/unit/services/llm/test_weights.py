@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from services.common.errors import ConfigurationError
-from services.common.llm.base_model import PACKAGED_MODEL
+from services.common.language.base_model import PACKAGED_MODEL
+from services.common.platform.errors import ConfigurationError
 from services.llm import weights
 from services.llm.weights import hugging_face_name, is_converted, prepare, unpermuted
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.common.errors import InvalidInput, Unavailable
+from services.common.platform.errors import InvalidInput, Unavailable
 from services.prompt_assembler.core import (
     Assembler,
     LabelDangles,

@@ -2,7 +2,7 @@ from types import SimpleNamespace
 
 from tunemesh.events.v1.control_pb2 import Alias, ControlRecord
 
-from services.common.aliases import AliasView
+from services.common.language.aliases import AliasView
 from services.prompt_assembler.labels import AliasLabels
 
 

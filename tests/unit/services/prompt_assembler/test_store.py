@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from services.common.errors import ConfigurationError, InvalidInput, Unavailable
+from services.common.platform.errors import ConfigurationError, InvalidInput, Unavailable
 from services.prompt_assembler.core import Template, Turn
 from services.prompt_assembler.store import FileTemplateStore, load_built_in, parse_template, write_template
 

@@ -7,7 +7,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
-from services.common.errors import ConfigurationError, InvalidInput
+from services.common.platform.errors import ConfigurationError, InvalidInput
 from services.prompt_assembler.core import Turn
 from services.prompt_assembler.tokens import ChatTokens, EstimatedTokens, LateTokens
 

@@ -2,7 +2,7 @@ from dataclasses import dataclass
 
 from tunemesh.catalog.v1 import catalog_item_pb2
 
-from services.common.ids import entity_key
+from services.common.platform.ids import entity_key
 from services.recommender.catalog import ItemIndex
 
 

@@ -1,7 +1,7 @@
 import pytest
 
-from services.common import exposure_block
-from services.common.features import GlobalState, build_features, merge_item_bytes
+from services.common.ranker import exposure_block
+from services.common.ranker.features import GlobalState, build_features, merge_item_bytes
 from services.recommender.core import InvalidQuery, popularity
 from services.recommender.rules import Rules
 from tests.recommender_fakes import SPEC, FakeCatalog, Fixture, query

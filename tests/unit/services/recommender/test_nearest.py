@@ -4,8 +4,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from services.common.ids import entity_key
-from services.common.tables.reader import TableNotReady
+from services.common.platform.ids import entity_key
+from services.common.ranker.tables.reader import TableNotReady
 from services.recommender.nearest import EmbeddingRecall, Snapshot
 
 

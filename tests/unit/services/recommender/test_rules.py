@@ -1,6 +1,6 @@
 import pytest
 
-from services.common.errors import ConfigurationError
+from services.common.platform.errors import ConfigurationError
 from services.recommender.rules import Rules, diversified
 
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from services.common.errors import ConfigurationError
+from services.common.platform.errors import ConfigurationError
 from services.retriever import export_embedder
 from services.retriever.embedder_files import EmbedderStamp, Probe, read_stamp
 

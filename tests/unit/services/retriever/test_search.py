@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from services.common.errors import InvalidInput, Unavailable
+from services.common.platform.errors import InvalidInput, Unavailable
 from services.retriever.core.search import Hit, NoIndex, Searcher
 
 

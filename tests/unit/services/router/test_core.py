@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from services.common.errors import InvalidInput, Overloaded, Unavailable
+from services.common.platform.errors import InvalidInput, Overloaded, Unavailable
 from services.router.core import (
     Limits,
     Query,

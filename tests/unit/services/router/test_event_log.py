@@ -3,8 +3,8 @@ import asyncio
 import pytest
 from tunemesh.events.v1 import exposure_pb2
 
-from services.common import telemetry
-from services.common.kafka_async import NotAcknowledged, Record
+from services.common.platform import telemetry
+from services.common.platform.kafka_async import NotAcknowledged, Record
 from services.router import event_log as event_log_module
 from services.router.core import Exposure, Query, Recommendation
 from services.router.event_log import KafkaEventLog

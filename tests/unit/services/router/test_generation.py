@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from services.common.errors import InvalidInput, NotFound, Overloaded, Unavailable
+from services.common.platform.errors import InvalidInput, NotFound, Overloaded, Unavailable
 from services.router.generation import (
     AdapterNotLoaded,
     AnswerCut,

@@ -2,8 +2,8 @@ from dataclasses import replace
 
 from tunemesh.events.v1 import exposure_pb2, generation_pb2
 
-from services.common import telemetry
-from services.common.envelope import header
+from services.common.events.envelope import header
+from services.common.platform import telemetry
 from services.router.core import Exposure, Query, Recommendation
 from services.router.generation import Generation, Header, Usage
 from services.router.question import Message, Passage, Question, Sampling

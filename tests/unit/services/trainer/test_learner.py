@@ -7,13 +7,13 @@ import pytest
 import torch
 from tunemesh.samples.v1.sample_pb2 import SampleGroup
 
-from services.common import exposure_block
-from services.common.errors import CorruptArtifact
-from services.common.features import Features
-from services.common.ids import sample_id
-from services.common.labels import keep_negative
-from services.common.ranking.inputs import assemble
-from services.common.ranking.network import RankerNetwork, Rows, score
+from services.common.platform.errors import CorruptArtifact
+from services.common.platform.ids import sample_id
+from services.common.ranker import exposure_block
+from services.common.ranker.features import Features
+from services.common.ranker.inputs import assemble
+from services.common.ranker.labels import keep_negative
+from services.common.ranker.network import RankerNetwork, Rows, score
 from services.trainer.batch import FeatureStates
 from services.trainer.learner import Learner, LearnerConfig
 from tests.learning import CATEGORIES, ITEMS, SPEC, group_of, groups, sample

@@ -3,8 +3,8 @@ from collections.abc import Callable
 import pytest
 from tunemesh.events.v1.control_pb2 import ControlRecord, EpochClaim
 
-from services.common.control import AliasConflict, ControlState, fold
-from services.common.errors import Unavailable
+from services.common.platform.control import AliasConflict, ControlState, fold
+from services.common.platform.errors import Unavailable
 from services.trainer.owner import ControlOwner
 
 

@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 from tunemesh.events.v1.control_pb2 import EpochClaim
 
-from services.common.control import ControlState
-from services.common.errors import ConfigurationError
+from services.common.platform.control import ControlState
+from services.common.platform.errors import ConfigurationError
 from services.trainer.merge import PartitionPosition, Position
 from services.trainer.plan import Cut, Found, OnLineageChange, Plan, plan_start
 

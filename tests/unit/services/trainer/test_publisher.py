@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 from tunemesh.events.v1.delta_pb2 import ROW_DTYPE_FP32, Delta
 
-from services.common.delta import DeltaBody, Reassembler
-from services.common.errors import Unavailable
-from services.common.tables.trainer_table import Eviction, TrainerTable
-from services.trainer.gate import GateLimits
+from services.common.platform.errors import Unavailable
+from services.common.ranker.delta import DeltaBody, Reassembler
 from services.trainer.merge import PartitionPosition, Position
+from services.trainer.publish_gate import GateLimits
 from services.trainer.publisher import DeltaPublisher, Identity
+from services.trainer.trainer_table import Eviction, TrainerTable
 
 
 class FakePending:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from services.common.errors import Conflict, NotFound, Unavailable
+from services.common.platform.errors import Conflict, NotFound, Unavailable
 from services.trainer.restore import Decision, RestoreRequest, decide
 from services.trainer.samples import parse_record
 from services.trainer.stores import Retention

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from tunemesh.samples.v1.sample_pb2 import SampleGroup, SampleRecord, TaskLabel, Tick
 
-from services.common import exposure_block
+from services.common.ranker import exposure_block
 from services.trainer.dedup import DedupWindow
 from services.trainer.merge import GroupRecord, TickRecord
 from services.trainer.samples import UnusableSample, parse_record, without_repeats

@@ -4,9 +4,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from services.common.control import ControlState
-from services.common.delta import Reassembler
-from services.common.errors import ConfigurationError
+from services.common.platform.control import ControlState
+from services.common.platform.errors import ConfigurationError
+from services.common.ranker.delta import Reassembler
 from services.trainer.samples import parse_record
 from services.trainer.session import Fenced, HistoryLost
 from tests.trainer_fakes import (

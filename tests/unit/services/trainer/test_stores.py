@@ -4,8 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from services.common.artifacts import list_artifacts, read_artifact, read_manifest
-from services.common.errors import ConfigurationError, CorruptArtifact, NotFound
+from services.common.platform.artifacts import list_artifacts, read_artifact, read_manifest
+from services.common.platform.errors import ConfigurationError, CorruptArtifact, NotFound
 from services.trainer.merge import PartitionPosition, Position
 from services.trainer.plan import Cut, Restored
 from services.trainer.stores import (

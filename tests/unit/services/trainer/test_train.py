@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from services.common.artifacts import read_artifact
-from services.common.errors import ConfigurationError
-from services.common.features import ItemState, item_key, unpack_records
+from services.common.platform.artifacts import read_artifact
+from services.common.platform.errors import ConfigurationError
+from services.common.ranker.features import ItemState, item_key, unpack_records
 from services.trainer import train
 from services.trainer.learner import Learner
 from tests.learning import CATEGORIES, SPEC, interactions

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from tunemesh.samples.v1.sample_pb2 import SampleRecord, Tick
 
-from services.common import telemetry
-from services.common.errors import Conflict, CorruptArtifact, Unavailable
+from services.common.platform import telemetry
+from services.common.platform.errors import Conflict, CorruptArtifact, Unavailable
 from services.trainer.restore import RestoreRequest
 from services.trainer.session import Fenced
 from services.trainer.worker import RankerWorker, WorkerConfig

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from services.common import dead_letter_reasons as reasons
+from services.common.events import dead_letter_reasons as reasons
 from streams.curator.core import CurateConfig, CuratorPartition, example_of
 from streams.curator.model import DeadLetter, Example, Feedback, Generation, Message, Record
 

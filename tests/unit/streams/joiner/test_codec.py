@@ -3,10 +3,10 @@ import pytest
 from tunemesh.events.v1 import exposure_pb2, feedback_pb2
 from tunemesh.samples.v1 import sample_pb2
 
-from services.common import exposure_block
-from services.common.envelope import MalformedRecord
-from services.common.features import USER_FEATURES, Features, item_feature_names
-from services.common.labels import Label
+from services.common.events.envelope import MalformedRecord
+from services.common.ranker import exposure_block
+from services.common.ranker.features import USER_FEATURES, Features, item_feature_names
+from services.common.ranker.labels import Label
 from streams.joiner import codec
 from streams.joiner.model import Cut, Record, Sample, SampleGroup
 from tests.unit.streams.joiner.test_core import SPEC, T0

@@ -2,10 +2,10 @@ from collections import Counter
 
 import pytest
 
-from services.common import dead_letter_reasons
-from services.common.feature_spec import FeatureSpec
-from services.common.ids import sample_id
-from services.common.labels import keep_negative
+from services.common.events import dead_letter_reasons
+from services.common.platform.ids import sample_id
+from services.common.ranker.feature_spec import FeatureSpec
+from services.common.ranker.labels import keep_negative
 from streams.joiner.core import JoinConfig, JoinerPartition
 from streams.joiner.model import DeadLetter, Emission, Exposure, Feedback, Forward, Record, Resume, SampleGroup, TickOutcome
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from services.common import dead_letter_reasons
-from services.common.ids import sample_id
-from services.common.labels import keep_negative, labels_for
+from services.common.events import dead_letter_reasons
+from services.common.platform.ids import sample_id
+from services.common.ranker.labels import keep_negative, labels_for
 from streams.joiner.core import JoinConfig, JoinerPartition
 from streams.joiner.model import Cut, DeadLetter, Emission, Exposure, Feedback, Record, Resume, Sample, SampleGroup
 from tests.unit.streams.joiner.test_core import ALLOWANCE, SPEC, T0

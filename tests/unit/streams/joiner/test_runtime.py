@@ -6,10 +6,10 @@ import pytest
 from tunemesh.events.v1 import dead_letter_pb2
 from tunemesh.samples.v1 import sample_pb2
 
-from services.common import telemetry
-from services.common.ids import sample_id
-from services.common.labels import keep_negative
-from services.common.telemetry import current_traceparent
+from services.common.platform import telemetry
+from services.common.platform.ids import sample_id
+from services.common.platform.telemetry import current_traceparent
+from services.common.ranker.labels import keep_negative
 from streams.joiner.core import JoinerPartition
 from streams.joiner.runtime import PartitionRuntime, wall_clock_ms
 from streams.reading_order import ReadingOrder

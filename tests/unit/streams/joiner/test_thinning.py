@@ -1,5 +1,5 @@
-from services.common.ids import sample_id, sample_ids
-from services.common.labels import keep_negative, keep_negatives
+from services.common.platform.ids import sample_id, sample_ids
+from services.common.ranker.labels import keep_negative, keep_negatives
 
 ITEMS = [f"item {number} é" for number in range(2_000)]
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from services.common.feature_spec import FeatureSpec
-from services.mesh.environments import REPOSITORY_ROOT
+from services.common.ranker.feature_spec import FeatureSpec
+from services.mesh.runner.environments import REPOSITORY_ROOT
 from streams.quality.codec import column_names
 from streams.quality.core import Act, Alarm, Generated, Key, Quality, Recommended, Replica, Window
 from streams.quality.drift import Drift

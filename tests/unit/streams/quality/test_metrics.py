@@ -3,7 +3,7 @@ import urllib.request
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from services.common.errors import ConfigurationError
+from services.common.platform.errors import ConfigurationError
 from streams.quality.core import Alarm, Key, Window
 from streams.quality.metrics import MetricsServer, QualityMetrics
 

@@ -11,12 +11,12 @@ import pytest
 from tunemesh.events.v1 import delta_pb2
 from tunemesh.events.v1.delta_pb2 import BasePointer, Delta, DeltaHeader
 
-from services.common.delta import DeltaBody, TableDelta, chunk, encode_body
-from services.common.errors import CorruptArtifact, Unavailable
-from services.common.tables.generation import Applied
-from services.common.tables.reader import ModelReader, TableNotReady
-from services.common.tables.writer import ModelWriter, TableImage
-from services.common.telemetry import disabled
+from services.common.platform.errors import CorruptArtifact, Unavailable
+from services.common.platform.telemetry import disabled
+from services.common.ranker.delta import DeltaBody, TableDelta, chunk, encode_body
+from services.common.ranker.tables.generation import Applied
+from services.common.ranker.tables.reader import ModelReader, TableNotReady
+from services.common.ranker.tables.writer import ModelWriter, TableImage
 from services.recommender.updater.core import Follower, HistoryLost, Identity
 from services.recommender.updater.worker import Base, DeltaRecord, Timing, Updater
 

@@ -1,0 +1,1 @@
+"""What travels through Kafka: topics, the envelope, dead letters and their reasons, feedback kinds."""

@@ -1,0 +1,451 @@
+"""LoRA adapters as immutable artifacts: their names, their manifests, and the store that the tuner writes and the llm service reads.
+
+    <artifacts>/adapters/SmolLM2-135M-Instruct--helpdesk--v1/
+        adapter_config.json, adapter_model.safetensors      as peft writes them
+        manifest.json                                       what it is, and the hash of the two; written last
+        verdict.json                                        what the gate said, once it has
+
+A name is used once: what it stands for never changes. On a local disk an adapter appears whole or not at all; elsewhere the manifest
+comes last, and a folder without one is no adapter. Knows no torch, no peft and no vLLM.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import posixpath
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from services.common.platform.errors import Conflict, CorruptArtifact, InvalidInput, NotFound, Unavailable
+
+FORMAT_VERSION = 1
+CONTENT_FILES = ("adapter_config.json", "adapter_model.safetensors")
+"""The files that are an adapter, in the order in which they are hashed."""
+
+_MANIFEST, _VERDICT = "manifest.json", "verdict.json"
+_PART = r"[A-Za-z0-9](?:[A-Za-z0-9._]|-(?!-))*"
+_NAME = re.compile(rf"(?P<base>{_PART})--(?P<task>{_PART})--v(?P<version>[1-9][0-9]{{0,8}})")
+_TASK = re.compile(_PART)
+_MAX_PART_CHARS = 100
+_MAX_JSON_BYTES = 1024 * 1024
+_TEMPORARY_PREFIX = ".incomplete-"
+# No copy takes this long: what is older was left by a process that died.
+_STALE_AFTER_S = 3600.0
+
+
+class BadAdapterName(InvalidInput):
+    """The text is no adapter name. Retrying does not help."""
+
+
+class AdapterNotFound(NotFound):
+    """No adapter of this name is in the store. Retrying does not help."""
+
+
+class AdapterExists(Conflict):
+    """The name is taken. Take the next version."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class AdapterName:
+    """ "base--task--vN". Ordered by base, task and version."""
+
+    base: str
+    task: str
+    version: int
+
+    def __str__(self) -> str:
+        return f"{self.base}--{self.task}--v{self.version}"
+
+    @classmethod
+    def parse(cls, text: str) -> AdapterName:
+        """Return the parts of a name.
+
+        Raises:
+            BadAdapterName: it is none.
+        """
+        found = _NAME.fullmatch(text) if len(text) <= 2 * _MAX_PART_CHARS + 16 else None
+        if found is None or found["base"].endswith("-") or found["task"].endswith("-"):
+            raise BadAdapterName(f"{text[:200]!r} is no adapter name: it must be BASE--TASK--vN, e.g. SmolLM2-135M-Instruct--helpdesk--v1")
+        return cls(found["base"], found["task"], int(found["version"]))
+
+    @classmethod
+    def first(cls, base: str, task: str) -> AdapterName:
+        """Return version 1 for a base and a task.
+
+        Raises:
+            BadAdapterName: one of them cannot be part of a name.
+        """
+        return cls.parse(f"{base}--{task}--v1")
+
+    def next(self) -> AdapterName:
+        """Return the name of the version after this one."""
+        return AdapterName(self.base, self.task, self.version + 1)
+
+
+def is_task(text: str) -> bool:
+    """Whether the text can be a task: letters, digits, ".", "_" and "-" (never "--"), at most 100."""
+    return len(text) <= _MAX_PART_CHARS and bool(_TASK.fullmatch(text)) and not text.endswith("-")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """A measured value with its 95 % confidence interval; `num_samples` is what it was measured on."""
+
+    value: float
+    low: float
+    high: float
+    num_samples: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterManifest:
+    """What an adapter is and where it comes from."""
+
+    name: str
+    base_model: str
+    """Name of the base, as in the adapter's."""
+    task: str
+    content_hash: str = ""
+    """ "sha256:…" over configuration and weights. `publish` fills it in; leave it empty there."""
+    dataset_hash: str = ""
+    """ "sha256:…" over the examples that it was tuned on."""
+    parent: str = ""
+    """The adapter that was live when it was tuned; empty: the base."""
+    replay_share: float = 0.0
+    """Share of context-answering examples among those that it was tuned on, 0 to 1."""
+    num_examples: int = 0
+    """Demonstrations that it was tuned on."""
+    hyper_parameters: Mapping[str, Any] = field(default_factory=dict)
+    """Anything that JSON can hold."""
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    """What was known when it was made; the gate's measurements are in the verdict."""
+    created_at_ms: int = 0
+    mlflow_run_id: str = ""
+    format_version: int = FORMAT_VERSION
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterVerdict:
+    """What the gate said about an adapter: once, for ever."""
+
+    name: str
+    accepted: bool
+    refusals: tuple[str, ...] = ()
+    """Sentences with their numbers; empty when accepted."""
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    compared_with: str = ""
+    """The adapter (or base) that was live then."""
+    decided_at_ms: int = 0
+
+
+def hash_content(folder: str | Path) -> str:
+    """Return "sha256:…" over the names, sizes and bytes of the two content files of a local folder.
+
+    Raises:
+        CorruptArtifact: one of them is missing.
+    """
+    digest = hashlib.sha256()
+    for name in CONTENT_FILES:
+        path = Path(folder) / name
+        if not path.is_file():
+            raise CorruptArtifact(f"{folder} is no adapter: it has no {name}")
+        digest.update(f"{name}\0{path.stat().st_size}\0".encode())
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return f"sha256:{digest.hexdigest()}"
+
+
+class AdapterStore:
+    """The adapters under an artifacts URL (fsspec). Every method blocks: call it off the event loop."""
+
+    def __init__(self, artifacts_url: str | Path, *, max_bytes: int = 2 * 1024**3) -> None:
+        """Nothing is touched before the first call.
+
+        Args:
+            artifacts_url: TUNEMESH_ARTIFACTS_URL; the adapters are in its folder "adapters".
+            max_bytes: a larger adapter is neither published nor fetched.
+        """
+        self._filesystem, root = fsspec.url_to_fs(str(artifacts_url))
+        self._root = posixpath.join(str(root), "adapters")
+        protocol = self._filesystem.protocol
+        self._is_local = "file" in ((protocol,) if isinstance(protocol, str) else protocol)
+        self._max_bytes = max_bytes
+
+    def publish(self, name: str | AdapterName, folder: str | Path, manifest: AdapterManifest) -> AdapterManifest:
+        """Copy an adapter from a local folder into the store; it is complete and durable when this returns.
+
+        Args:
+            name: unused so far.
+            folder: with the two content files; other files are left out.
+            manifest: with `content_hash` empty; its name, base and task must be those of `name`.
+        Returns:
+            the manifest with its `content_hash`.
+        Raises:
+            AdapterExists: the name is taken. Nothing was changed.
+            BadAdapterName: `name` is none.
+            InvalidInput: the manifest is of another adapter, or the adapter is too large.
+            CorruptArtifact: a content file is missing.
+            Unavailable: the store cannot be written.
+        """
+        parsed = AdapterName.parse(str(name))
+        if (manifest.name, manifest.base_model, manifest.task) != (str(parsed), parsed.base, parsed.task):
+            raise InvalidInput(f"the manifest is of {manifest.name} ({manifest.base_model}, {manifest.task}), not of {parsed}")
+        complete = dataclasses.replace(manifest, content_hash=hash_content(folder))
+        self._check_size(str(parsed), sum((Path(folder) / file).stat().st_size for file in CONTENT_FILES))
+        raw = _to_json(complete)
+        try:
+            if self._filesystem.exists(self._path(parsed, _MANIFEST)):
+                raise AdapterExists(f"adapter {parsed} exists already, and adapters do not change: take the next version")
+            if self._is_local:
+                self._publish_local(parsed, Path(folder), raw)
+            else:
+                self._publish_remote(parsed, Path(folder), raw)
+        except OSError as error:
+            raise Unavailable(f"adapter {parsed} cannot be written: {error}") from error
+        return complete
+
+    def fetch(self, name: str | AdapterName, into: str | Path) -> Path:
+        """Copy an adapter to `into`/NAME, check every byte, and return that folder. One that is there already and whole is kept.
+
+        Raises:
+            AdapterNotFound: no such adapter.
+            BadAdapterName: `name` is none.
+            CorruptArtifact: too large, incomplete, or its bytes are not those of the manifest.
+            Unavailable: the store cannot be read.
+        """
+        parsed = AdapterName.parse(str(name))
+        manifest = self.manifest(parsed)
+        target = Path(into) / str(parsed)
+        if target.is_dir():
+            if _is_whole(target, manifest.content_hash):
+                return target
+            shutil.rmtree(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(target.parent)
+        temporary = Path(tempfile.mkdtemp(prefix=f"{_TEMPORARY_PREFIX}{parsed}-", dir=target.parent))
+        try:
+            self._copy_content(parsed, temporary)
+            found = hash_content(temporary)
+            if found != manifest.content_hash:
+                raise CorruptArtifact(f"adapter {parsed} is damaged: its content is {found}, its manifest says {manifest.content_hash}")
+            (temporary / _MANIFEST).write_bytes(_to_json(manifest))
+            temporary.rename(target)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        return target
+
+    def names(self, task: str | None = None) -> list[AdapterName]:
+        """Return the names of all adapters (of a task), sorted by base, task and version. An absent folder has none.
+
+        Raises:
+            Unavailable: the store cannot be read.
+        """
+        self._filesystem.invalidate_cache()
+        try:
+            if not self._filesystem.isdir(self._root):
+                return []
+            folders = [entry["name"] for entry in self._filesystem.ls(self._root, detail=True) if entry["type"] == "directory"]
+            found = [_parse_or_none(posixpath.basename(folder.rstrip("/"))) for folder in folders]
+            named = [name for name in found if name is not None and (task is None or name.task == task)]
+            return sorted(name for name in named if self._filesystem.exists(self._path(name, _MANIFEST)))
+        except OSError as error:
+            raise Unavailable(f"the adapters in {self._root} cannot be listed: {error}") from error
+
+    def next_name(self, base: str, task: str) -> AdapterName:
+        """Return the lowest version above all that the store holds for the base and task.
+
+        Raises:
+            BadAdapterName: base or task cannot be part of a name.
+            Unavailable: the store cannot be read.
+        """
+        first = AdapterName.first(base, task)
+        return max((name.next() for name in self.names(task) if name.base == base), default=first)
+
+    def manifest(self, name: str | AdapterName) -> AdapterManifest:
+        """Return what an adapter is.
+
+        Raises:
+            AdapterNotFound: no such adapter.
+            BadAdapterName: `name` is none.
+            CorruptArtifact: the manifest cannot be understood, or is of another adapter.
+            Unavailable: the store cannot be read.
+        """
+        parsed = AdapterName.parse(str(name))
+        fields = self._read_json(parsed, _MANIFEST)
+        if fields is None:
+            raise AdapterNotFound(f"there is no adapter {parsed} in {self._root}")
+        try:
+            if fields.get("format_version") != FORMAT_VERSION:
+                raise CorruptArtifact(
+                    f"adapter {parsed}: {_MANIFEST} has format {fields.get('format_version')}, this program reads {FORMAT_VERSION}"
+                )
+            manifest = AdapterManifest(**{**fields, "metrics": _to_metrics(fields["metrics"])})
+        except (TypeError, KeyError, AttributeError) as error:
+            raise CorruptArtifact(f"adapter {parsed}: {_MANIFEST} cannot be understood: {error}") from error
+        if manifest.name != str(parsed):
+            raise CorruptArtifact(f"adapter {parsed}: {_MANIFEST} is of {manifest.name}")
+        return manifest
+
+    def write_verdict(self, verdict: AdapterVerdict) -> None:
+        """Write down, once, what the gate said.
+
+        Raises:
+            AdapterExists: there is a verdict already.
+            AdapterNotFound: no such adapter.
+            Unavailable: the store cannot be written.
+        """
+        parsed = AdapterName.parse(verdict.name)
+        self.manifest(parsed)
+        try:
+            self._create(self._path(parsed, _VERDICT), _to_json(verdict))
+        except FileExistsError as error:
+            raise AdapterExists(f"adapter {parsed} has a verdict already") from error
+        except OSError as error:
+            raise Unavailable(f"the verdict on {parsed} cannot be written: {error}") from error
+
+    def verdict(self, name: str | AdapterName) -> AdapterVerdict | None:
+        """Return what the gate said about an adapter; None when it has not spoken.
+
+        Raises:
+            CorruptArtifact: it cannot be understood.
+            Unavailable: the store cannot be read.
+        """
+        parsed = AdapterName.parse(str(name))
+        fields = self._read_json(parsed, _VERDICT)
+        if fields is None:
+            return None
+        try:
+            return AdapterVerdict(**{**fields, "refusals": tuple(fields["refusals"]), "metrics": _to_metrics(fields["metrics"])})
+        except (TypeError, KeyError, AttributeError) as error:
+            raise CorruptArtifact(f"adapter {parsed}: {_VERDICT} cannot be understood: {error}") from error
+
+    def _path(self, name: AdapterName, file: str) -> str:
+        return posixpath.join(self._root, str(name), file)
+
+    def _check_size(self, name: str, size_bytes: int) -> None:
+        if size_bytes > self._max_bytes:
+            raise InvalidInput(f"adapter {name} has {size_bytes} bytes; at most {self._max_bytes} are taken")
+
+    def _publish_local(self, name: AdapterName, folder: Path, manifest: bytes) -> None:
+        """Write beside, flush, rename: a directory is never renamed onto one that holds files, so the first writer wins."""
+        root = Path(self._root)
+        root.mkdir(parents=True, exist_ok=True)
+        _remove_stale(root)
+        temporary = Path(tempfile.mkdtemp(prefix=f"{_TEMPORARY_PREFIX}{name}-", dir=root))
+        try:
+            for file in CONTENT_FILES:
+                shutil.copyfile(folder / file, temporary / file)
+            (temporary / _MANIFEST).write_bytes(manifest)
+            for path in (*temporary.iterdir(), temporary):
+                _flush_to_disk(path)
+            # mkdtemp made it private; the llm service may run as another user.
+            temporary.chmod(0o755)
+            try:
+                temporary.rename(root / str(name))
+            except OSError as error:
+                if (root / str(name)).exists():
+                    raise AdapterExists(f"adapter {name} exists already, and adapters do not change: take the next version") from error
+                raise
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        _flush_to_disk(root)
+
+    def _publish_remote(self, name: AdapterName, folder: Path, manifest: bytes) -> None:
+        for file in CONTENT_FILES:
+            self._filesystem.put_file(str(folder / file), self._path(name, file))
+        try:
+            self._create(self._path(name, _MANIFEST), manifest)
+        except FileExistsError as error:
+            raise AdapterExists(f"adapter {name} exists already, and adapters do not change: take the next version") from error
+
+    def _create(self, path: str, raw: bytes) -> None:
+        """Write a file that must not exist. An object store is asked first, in a step of its own: it has one writer, the tuner."""
+        if self._is_local:
+            with Path(path).open("xb") as file:
+                file.write(raw)
+                file.flush()
+                os.fsync(file.fileno())
+            return
+        if self._filesystem.exists(path):
+            raise FileExistsError(path)
+        self._filesystem.pipe_file(path, raw)
+
+    def _copy_content(self, name: AdapterName, folder: Path) -> None:
+        try:
+            sizes = {file: int(self._filesystem.info(self._path(name, file))["size"]) for file in CONTENT_FILES}
+            if sum(sizes.values()) > self._max_bytes:
+                raise CorruptArtifact(f"adapter {name} has {sum(sizes.values())} bytes; at most {self._max_bytes} are taken")
+            for file in CONTENT_FILES:
+                self._filesystem.get_file(self._path(name, file), str(folder / file))
+        except FileNotFoundError as error:
+            raise CorruptArtifact(f"adapter {name} is incomplete: {error}") from error
+        except OSError as error:
+            raise Unavailable(f"adapter {name} cannot be read: {error}") from error
+
+    def _read_json(self, name: AdapterName, file: str) -> dict[str, Any] | None:
+        try:
+            with self._filesystem.open(self._path(name, file), "rb") as stream:
+                raw = stream.read(_MAX_JSON_BYTES + 1)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise Unavailable(f"adapter {name}: {file} cannot be read: {error}") from error
+        if len(raw) > _MAX_JSON_BYTES:
+            raise CorruptArtifact(f"adapter {name}: {file} has more than {_MAX_JSON_BYTES} bytes")
+        try:
+            fields = json.loads(raw)
+        except ValueError as error:
+            raise CorruptArtifact(f"adapter {name}: {file} cannot be understood: {error}") from error
+        if not isinstance(fields, dict):
+            raise CorruptArtifact(f"adapter {name}: {file} is not an object")
+        return fields
+
+
+def _to_json(value: AdapterManifest | AdapterVerdict) -> bytes:
+    return json.dumps(dataclasses.asdict(value), indent=1, sort_keys=True, allow_nan=False).encode()
+
+
+def _to_metrics(fields: Mapping[str, Mapping[str, Any]]) -> dict[str, Metric]:
+    return {name: Metric(**metric) for name, metric in fields.items()}
+
+
+def _parse_or_none(text: str) -> AdapterName | None:
+    try:
+        return AdapterName.parse(text)
+    except BadAdapterName:
+        return None
+
+
+def _is_whole(folder: Path, content_hash: str) -> bool:
+    try:
+        return hash_content(folder) == content_hash
+    except CorruptArtifact:
+        return False
+
+
+def _remove_stale(parent: Path) -> None:
+    for leftover in parent.glob(f"{_TEMPORARY_PREFIX}*"):
+        if time.time() - leftover.stat().st_mtime > _STALE_AFTER_S:
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _flush_to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

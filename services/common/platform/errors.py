@@ -1,0 +1,38 @@
+"""The errors that cross a service's edge. Imports the standard library only, since every core may import it.
+
+A core subclasses these; `services.common.platform.grpc_server` maps them to gRPC status codes.
+"""
+
+from __future__ import annotations
+
+
+class ServiceError(Exception):
+    """Root of the errors that a caller is told about, with their message."""
+
+
+class InvalidInput(ServiceError):
+    """The request itself is wrong. Retrying does not help. Maps to INVALID_ARGUMENT."""
+
+
+class NotFound(ServiceError):
+    """What was asked for does not exist. Retrying does not help. Maps to NOT_FOUND."""
+
+
+class Conflict(ServiceError):
+    """The state is not the one that the caller expected. Read again, then retry. Maps to FAILED_PRECONDITION."""
+
+
+class Unavailable(ServiceError):
+    """Something that the answer needs cannot be reached. Retrying later helps. Maps to UNAVAILABLE."""
+
+
+class Overloaded(ServiceError):
+    """A bound was reached. Retrying later, and slower, helps. Maps to RESOURCE_EXHAUSTED."""
+
+
+class ConfigurationError(Exception):
+    """The process cannot start with these settings, files or ports. The message is one line: what, where, what to do."""
+
+
+class CorruptArtifact(Exception):
+    """A base, checkpoint, delta or table is damaged or foreign. Refused; the message says why. Retrying does not help."""

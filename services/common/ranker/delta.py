@@ -1,0 +1,341 @@
+"""The body of a delta: absolute rows, tombstones and dense weights as bytes; cut into chunks and put together again. Pure.
+
+Body, version 1 (integers are LEB128 varints, texts are length + UTF-8, numbers little-endian):
+
+    version (1)
+    number of tables, and per table, by name:
+        name, dim, number of ids, number of tombstones
+        ids, then tombstones: the first zigzag-encoded, then the gaps, all > 0
+        rows of the ids: fp32, bf16 (round to nearest even), or per row a fp32 scale and then int8
+    number of dense tensors, 0 for none, and per tensor, by name: name, number of axes, axes, fp32 values
+
+Dense weights are always fp32 and always the complete set. The schema hash in the header fixes which tables, dims and tensors there are.
+Knows nothing of Kafka, tables in memory, epochs or sequence numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import crc32c
+import numpy as np
+from numpy.typing import NDArray
+from tunemesh.events.v1 import delta_pb2
+
+from services.common.platform.errors import CorruptArtifact
+from services.common.ranker.atomics import kernel
+
+Int64s = NDArray[np.int64]
+Float32s = NDArray[np.float32]
+Bytes = NDArray[np.uint8]
+
+# Under the broker's default limit of 1 MiB a message, with room for the header.
+MAX_CHUNK_BYTES = 900_000
+
+_VERSION = 1
+_MAX_VARINT_BYTES = 10
+_MAX_AXES = 8
+_INT8_MAX = 127
+_UINT64_MAX = (1 << 64) - 1
+
+_SEVEN = np.uint64(7)
+_LOW_BITS, _MORE_BIT = np.uint64(0x7F), np.uint64(0x80)
+_ZERO, _ONE, _SIGN_SHIFT = np.uint64(0), np.uint64(1), np.uint64(63)
+_ROW_DTYPES: dict[int, np.dtype[Any]] = {
+    delta_pb2.ROW_DTYPE_FP32: np.dtype("<f4"),
+    delta_pb2.ROW_DTYPE_BF16: np.dtype("<u2"),
+    delta_pb2.ROW_DTYPE_INT8_ROWWISE: np.dtype("<i1"),
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TableDelta:
+    """What changed in one table.
+
+    Attributes:
+        ids: int64 [U], strictly ascending.
+        rows: float32 [U, dim].
+        tombstones: int64 [V], strictly ascending, disjoint from ids: ids that have no row any more.
+    """
+
+    ids: Int64s
+    rows: Float32s
+    tombstones: Int64s
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DeltaBody:
+    """All that changed: per table its rows and tombstones; `dense` holds every tensor, or is None when none changed."""
+
+    tables: Mapping[str, TableDelta] = field(default_factory=dict)
+    dense: Mapping[str, Float32s] | None = None
+
+
+def encode_body(body: DeltaBody, dtype: delta_pb2.RowDtype) -> bytes:
+    """Return the bytes of `body`, the same for equal bodies.
+
+    Raises:
+        ValueError: ids are not strictly ascending, shapes do not match, a row for int8 is not finite, or the dtype is unknown.
+    """
+    parts = [bytes([_VERSION]), _uvarint(len(body.tables))]
+    for name, table in sorted(body.tables.items()):
+        if table.rows.ndim != 2 or table.rows.shape[0] != table.ids.size:
+            raise ValueError(f"table {name!r}: {table.ids.size} ids, but rows of shape {table.rows.shape}")
+        parts += [_text(name), _uvarint(table.rows.shape[1]), _uvarint(table.ids.size), _uvarint(table.tombstones.size)]
+        parts += [_encode_ids(name, table.ids), _encode_ids(name, table.tombstones), _encode_rows(name, table.rows, dtype)]
+    dense = body.dense or {}
+    parts.append(_uvarint(len(dense)))
+    for name, tensor in sorted(dense.items()):
+        parts += [_text(name), _uvarint(tensor.ndim), *(_uvarint(axis) for axis in tensor.shape)]
+        parts.append(np.ascontiguousarray(tensor, "<f4").tobytes())
+    return b"".join(parts)
+
+
+def decode_body(encoded: bytes, dtype: delta_pb2.RowDtype) -> DeltaBody:
+    """Return the body that `encode_body` was given, rows as exact as `dtype` is.
+
+    Raises:
+        CorruptArtifact: the bytes are not a body of this version; says where.
+    """
+    if dtype not in _ROW_DTYPES:
+        raise CorruptArtifact(f"delta body: unknown row dtype {dtype}")
+    cursor = _Cursor(encoded)
+    version = cursor.uvarint("version")
+    if version != _VERSION:
+        raise CorruptArtifact(f"delta body: format version {version}, this program reads {_VERSION}")
+    tables = {}
+    for _ in range(cursor.uvarint("number of tables")):
+        name = cursor.text("table name")
+        dim, num_ids, num_tombstones = (cursor.uvarint(f"sizes of table {name!r}") for _ in range(3))
+        ids, tombstones = cursor.ids(num_ids, name), cursor.ids(num_tombstones, name)
+        tables[name] = TableDelta(ids, _decode_rows(cursor, num_ids, dim, dtype, name), tombstones)
+    dense = {}
+    for _ in range(cursor.uvarint("number of dense tensors")):
+        name = cursor.text("tensor name")
+        num_axes = cursor.uvarint(f"axes of {name!r}")
+        if num_axes > _MAX_AXES:
+            raise CorruptArtifact(f"delta body: tensor {name!r} has {num_axes} axes")
+        shape = tuple(cursor.uvarint(f"axes of {name!r}") for _ in range(num_axes))
+        dense[name] = cursor.array(np.dtype("<f4"), math.prod(shape), f"tensor {name!r}").reshape(shape).astype(np.float32)
+    cursor.expect_end()
+    return DeltaBody(tables, dense or None)
+
+
+def chunk(header: delta_pb2.DeltaHeader, body: bytes, max_bytes: int = MAX_CHUNK_BYTES) -> list[delta_pb2.Delta]:
+    """Return the records of one delta, in order; sets the body's CRC in (a copy of) the header. An empty body makes one record."""
+    complete = delta_pb2.DeltaHeader()
+    complete.CopyFrom(header)
+    complete.body_crc32c = crc32c.crc32c(body)
+    pieces = [body[start : start + max_bytes] for start in range(0, len(body), max_bytes)] or [b""]
+    return [delta_pb2.Delta(header=complete, chunk_index=index, chunk_count=len(pieces), body=piece) for index, piece in enumerate(pieces)]
+
+
+@dataclass(frozen=True, slots=True)
+class CompleteDelta:
+    """A delta whose chunks have all arrived and whose CRC is right; `body` is still encoded (b"" when there is none)."""
+
+    header: delta_pb2.DeltaHeader
+    body: bytes
+
+    def decode(self) -> DeltaBody:
+        """Return the decoded body. Raises CorruptArtifact."""
+        return decode_body(self.body, self.header.dtype) if self.body else DeltaBody()
+
+
+class Reassembler:
+    """Puts the chunks of one shard's partition together, in the order of the log.
+
+    A writer that died between two chunks leaves a head without its tail; the head is dropped when the next delta begins, and the gap in seq
+    tells the follower. A chunk repeated by a producer's retry is ignored.
+    """
+
+    def __init__(self) -> None:
+        """Start between two deltas."""
+        self._header: delta_pb2.DeltaHeader | None = None
+        self._pieces: list[bytes] = []
+
+    @property
+    def is_empty(self) -> bool:
+        """True between two deltas: reading may start again here."""
+        return self._header is None
+
+    def add(self, record: delta_pb2.Delta) -> CompleteDelta | None:
+        """Take the next record; return the delta that it completes, if it does.
+
+        Raises:
+            CorruptArtifact: a chunk is missing or the CRC is wrong. What was collected is dropped.
+        """
+        header = record.header
+        if not 0 <= record.chunk_index < record.chunk_count:
+            self._drop()
+            raise CorruptArtifact(f"delta {header.epoch}.{header.seq}: chunk {record.chunk_index} of {record.chunk_count}")
+        if header != self._header:
+            self._drop()
+            self._header = header
+        if record.chunk_index < len(self._pieces):
+            return None
+        if record.chunk_index > len(self._pieces):
+            num_pieces = len(self._pieces)
+            self._drop()
+            raise CorruptArtifact(f"delta {header.epoch}.{header.seq}: chunk {record.chunk_index} came after {num_pieces} chunks")
+        self._pieces.append(record.body)
+        if len(self._pieces) < record.chunk_count:
+            return None
+        body = b"".join(self._pieces)
+        self._drop()
+        if crc32c.crc32c(body) != header.body_crc32c:
+            raise CorruptArtifact(f"delta {header.epoch}.{header.seq}: the body's CRC32C is not that of the header")
+        return CompleteDelta(header, body)
+
+    def _drop(self) -> None:
+        self._header, self._pieces = None, []
+
+
+@kernel
+def _write_varints(values: NDArray[np.uint64], out: Bytes) -> int:
+    position = 0
+    for value in values:
+        while value > _LOW_BITS:
+            out[position] = np.uint8((value & _LOW_BITS) | _MORE_BIT)
+            value = value >> _SEVEN
+            position += 1
+        out[position] = np.uint8(value)
+        position += 1
+    return position
+
+
+@kernel
+def _read_ids(encoded: Bytes, ids: Int64s) -> int:
+    """Fill `ids` [N] from the front of `encoded`; return the bytes used, or -1 if they are not N ascending ids."""
+    position = 0
+    current = _ZERO
+    for i in range(ids.size):
+        value, shift = _ZERO, _ZERO
+        while True:
+            if position >= encoded.size or shift > _SIGN_SHIFT:
+                return -1
+            byte = np.uint64(encoded[position])
+            position += 1
+            if shift == _SIGN_SHIFT and byte > _ONE:
+                return -1
+            value = value | ((byte & _LOW_BITS) << shift)
+            shift = shift + _SEVEN
+            if byte < _MORE_BIT:
+                break
+        current = current + value if i > 0 else (value >> _ONE) ^ (_ZERO - (value & _ONE))
+        ids[i] = np.int64(current)
+        if i > 0 and ids[i] <= ids[i - 1]:
+            return -1
+    return position
+
+
+def _uvarint(value: int) -> bytes:
+    out = np.empty(_MAX_VARINT_BYTES, np.uint8)
+    return out[: _write_varints(np.array([value], np.uint64), out)].tobytes()
+
+
+def _text(text: str) -> bytes:
+    encoded = text.encode()
+    return _uvarint(len(encoded)) + encoded
+
+
+def _encode_ids(name: str, ids: Int64s) -> bytes:
+    if ids.size == 0:
+        return b""
+    if np.any(ids[1:] <= ids[:-1]):
+        raise ValueError(f"table {name!r}: ids are not strictly ascending")
+    values = np.empty(ids.size, np.uint64)
+    first = int(ids[0])
+    values[0] = ((first << 1) ^ (first >> 63)) & _UINT64_MAX
+    # Modulo 2**64 the gap is right even from the least to the greatest int64.
+    values[1:] = ids[1:].view(np.uint64) - ids[:-1].view(np.uint64)
+    out = np.empty(_MAX_VARINT_BYTES * ids.size, np.uint8)
+    return out[: _write_varints(values, out)].tobytes()
+
+
+def _encode_rows(name: str, rows: Float32s, dtype: delta_pb2.RowDtype) -> bytes:
+    rows = np.ascontiguousarray(rows, "<f4")
+    if dtype == delta_pb2.ROW_DTYPE_FP32:
+        return rows.tobytes()
+    if dtype == delta_pb2.ROW_DTYPE_BF16:
+        bits = rows.view("<u4")
+        rounded = (bits + ((bits >> 16) & 1) + 0x7FFF) >> 16
+        # Rounding a NaN's payload could carry into the exponent and sign.
+        quiet: NDArray[np.uint16] = np.where(np.isnan(rows), 0x7FC0, rounded).astype("<u2")
+        return quiet.tobytes()
+    if dtype == delta_pb2.ROW_DTYPE_INT8_ROWWISE:
+        if not np.all(np.isfinite(rows)):
+            raise ValueError(f"table {name!r}: a row is not finite and has no int8 form")
+        scales = (np.abs(rows).max(axis=1, initial=0.0) / _INT8_MAX).astype("<f4")
+        # A row too small for a scale (below 127 denormals) is stored as zeros.
+        steps = np.divide(rows, scales[:, None], out=np.zeros_like(rows), where=scales[:, None] > 0)
+        steps = np.clip(np.rint(steps), -_INT8_MAX, _INT8_MAX)
+        return bytes(scales.tobytes() + steps.astype("<i1").tobytes())
+    raise ValueError(f"unknown row dtype {dtype}")
+
+
+def _decode_rows(cursor: _Cursor, num_rows: int, dim: int, dtype: delta_pb2.RowDtype, name: str) -> Float32s:
+    what = f"rows of table {name!r}"
+    if dtype == delta_pb2.ROW_DTYPE_INT8_ROWWISE:
+        scales = cursor.array(np.dtype("<f4"), num_rows, what)
+        steps = cursor.array(_ROW_DTYPES[dtype], num_rows * dim, what).reshape(num_rows, dim)
+        return steps.astype(np.float32) * scales.astype(np.float32)[:, None]
+    stored = cursor.array(_ROW_DTYPES[dtype], num_rows * dim, what).reshape(num_rows, dim)
+    if dtype == delta_pb2.ROW_DTYPE_BF16:
+        return (stored.astype(np.uint32) << 16).view(np.float32)
+    return stored.astype(np.float32)
+
+
+class _Cursor:
+    """Reads an encoded body from front to back; every step is checked against what is left."""
+
+    def __init__(self, encoded: bytes) -> None:
+        self._bytes: Bytes = np.frombuffer(encoded, np.uint8)
+        self._position = 0
+
+    def uvarint(self, what: str) -> int:
+        value = 0
+        for shift in range(0, 7 * _MAX_VARINT_BYTES, 7):
+            if self._position >= self._bytes.size:
+                raise CorruptArtifact(f"delta body: ends in the {what}")
+            byte = int(self._bytes[self._position])
+            self._position += 1
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value
+        raise CorruptArtifact(f"delta body: no end of the number at {what}")
+
+    def text(self, what: str) -> str:
+        raw = self.array(np.dtype(np.uint8), self.uvarint(what), what).tobytes()
+        try:
+            return raw.decode()
+        except UnicodeDecodeError as error:
+            raise CorruptArtifact(f"delta body: {what} is not UTF-8") from error
+
+    def ids(self, count: int, table: str) -> Int64s:
+        rest = self._bytes[self._position :]
+        # Every id takes a byte at least: a damaged count must not reserve memory.
+        if count > rest.size:
+            raise CorruptArtifact(f"delta body: ends in the ids of table {table!r}")
+        ids = np.empty(count, np.int64)
+        used = _read_ids(rest, ids)
+        if used < 0:
+            raise CorruptArtifact(f"delta body: the ids of table {table!r} are cut off or not ascending")
+        self._position += used
+        return ids
+
+    def array(self, dtype: np.dtype[Any], count: int, what: str) -> NDArray[Any]:
+        """Return `count` numbers as a view of the body."""
+        end = self._position + count * dtype.itemsize
+        if end > self._bytes.size:
+            raise CorruptArtifact(f"delta body: ends in the {what}")
+        view = self._bytes[self._position : end].view(dtype)
+        self._position = end
+        return view
+
+    def expect_end(self) -> None:
+        if self._position != self._bytes.size:
+            raise CorruptArtifact(f"delta body: {self._bytes.size - self._position} bytes too many")

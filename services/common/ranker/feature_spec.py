@@ -1,0 +1,223 @@
+"""The feature spec: one YAML file that defines tables, feedback kinds, counters, tasks and how tasks blend into a score.
+
+Everything that must agree between the stream, the trainer and the ranker is derived from it; `schema_hash` says whether two
+processes do agree. Knows nothing about where features are stored or how the network looks inside.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from services.common.platform.errors import ConfigurationError
+
+# Raise it when a formula in features.py, the exposure block's layout or the network changes its meaning: old artifacts are then refused.
+FEATURE_CODE_VERSION = 1
+
+Float32Array = npt.NDArray[np.float32]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class AdmissionSpec(_Part):
+    """When an id gets a row of its own."""
+
+    min_count: int = Field(default=1, ge=1)
+    """Occurrences (before de-duplication) from which on an id is admitted."""
+
+
+class EvictionSpec(_Part):
+    """When a row is dropped. Absent limits never drop."""
+
+    steps_to_live: int | None = Field(default=None, ge=1)
+    """Learner steps without a touch after which a row goes."""
+    l2_weight_threshold: float | None = Field(default=None, gt=0)
+    """A row whose L2 norm is below this goes."""
+    max_rows: int | None = Field(default=None, ge=1)
+    """Rows that the table may hold; the least recently touched go first."""
+
+
+class TableSpec(_Part):
+    """One embedding table."""
+
+    dim: int = Field(ge=4, le=256)
+    """Floats per row."""
+    admission: AdmissionSpec = AdmissionSpec()
+    eviction: EvictionSpec = EvictionSpec()
+
+
+class HistorySpec(_Part):
+    """The list of a user's latest items."""
+
+    length: int = Field(default=20, ge=1, le=100)
+    """Items kept, newest first."""
+
+
+class KindSpec(_Part):
+    """One kind of feedback."""
+
+    value_range: tuple[float, float] | None = None
+    """(lowest, highest) of the opinion that the value states; None: the act says nothing but that it happened."""
+
+    @model_validator(mode="after")
+    def _range_rises(self) -> KindSpec:
+        if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
+            raise ValueError("value_range must be [lowest, highest] with lowest < highest")
+        return self
+
+
+class CounterSpec(_Part):
+    """The online counters of items, users and the whole stream."""
+
+    half_lives_events: tuple[float, ...] = Field(default=(500.0, 5000.0), min_length=1, max_length=4)
+    """Half-lives of the decayed counters, in events of the whole stream, shortest first."""
+    max_user_categories: int = Field(default=64, ge=1, le=1024)
+    """Categories remembered per user; the rarest go first."""
+
+    @model_validator(mode="after")
+    def _half_lives_rise(self) -> CounterSpec:
+        lives = self.half_lives_events
+        if any(life <= 0 for life in lives) or list(lives) != sorted(set(lives)):
+            raise ValueError("half_lives_events must be positive and rising")
+        return self
+
+
+class LabelThreshold(_Part):
+    """Label 1 from this value up, else 0."""
+
+    at_least: float
+
+
+class TaskSpec(_Part):
+    """One head of the network and what labels it."""
+
+    name: Name
+    labels: dict[str, Literal[1] | LabelThreshold] = Field(min_length=1)
+    """By feedback kind; kinds that are absent say nothing about this task."""
+    unanswered: Literal[0] | None = None
+    """Label of an exposed item without feedback; None: it says nothing."""
+
+
+class NegativesSpec(_Part):
+    """How unanswered exposures become training samples."""
+
+    keep_rate: float = Field(default=0.16, gt=0, le=1)
+    """Probability with which an unanswered item is kept."""
+
+
+class Tables(_Part):
+    """The two embedding tables, by role."""
+
+    user: TableSpec
+    item: TableSpec
+
+
+class FeatureSpec(_Part):
+    """A whole feature spec. Build it with `FeatureSpec.load`."""
+
+    format: Literal[1]
+    model: Name
+    tables: Tables
+    history: HistorySpec = HistorySpec()
+    kinds: dict[Name, KindSpec] = Field(min_length=1)
+    counters: CounterSpec = CounterSpec()
+    tasks: tuple[TaskSpec, ...] = Field(min_length=1)
+    negatives: NegativesSpec = NegativesSpec()
+    blend: dict[str, float] = Field(min_length=1)
+
+    @classmethod
+    def load(cls, path: str | Path) -> FeatureSpec:
+        """Read and check a YAML file.
+
+        Raises:
+            ConfigurationError: the file is missing, is not YAML or breaks a rule; names the file and the key.
+        """
+        try:
+            raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigurationError(f"feature spec {path}: cannot be read ({error.strerror})") from error
+        except yaml.YAMLError as error:
+            raise ConfigurationError(f"feature spec {path}: not YAML: {' '.join(str(error).split())}") from error
+        return cls.parse(raw, source=str(path))
+
+    @classmethod
+    def parse(cls, raw: object, *, source: str = "<memory>") -> FeatureSpec:
+        """Check an already parsed document; see `load`."""
+        try:
+            return cls.model_validate(raw)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"]) or "(top)"
+            raise ConfigurationError(f"feature spec {source}: key {key}: {first['msg']}") from error
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> FeatureSpec:
+        names = self.task_names
+        if len(set(names)) != len(names):
+            raise ValueError("tasks: two tasks have the same name")
+        for task in self.tasks:
+            for kind in task.labels:
+                if kind not in self.kinds:
+                    raise ValueError(f"tasks.{task.name}.labels: kind {kind!r} is not in kinds")
+        for name, power in self.blend.items():
+            if name not in names:
+                raise ValueError(f"blend: {name!r} is not a task")
+            if power < 0:
+                raise ValueError(f"blend.{name}: must not be negative")
+        if self.tables.user.dim != self.tables.item.dim:
+            raise ValueError("tables: user.dim and item.dim must be equal (their dot product drives recall)")
+        if self.tables.user.dim < self.num_reserved_dims + 2:
+            raise ValueError(f"tables: dim must be at least {self.num_reserved_dims + 2} with {len(names)} tasks (one bias each)")
+        return self
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """Names of the tasks in the order of the network's heads."""
+        return tuple(task.name for task in self.tasks)
+
+    @property
+    def table_dims(self) -> dict[str, int]:
+        """Floats per row by table name ("user", "item")."""
+        return {"user": self.tables.user.dim, "item": self.tables.item.dim}
+
+    @property
+    def num_reserved_dims(self) -> int:
+        """Leading dimensions of every row that are per-task biases, not part of the dot product."""
+        return len(self.tasks)
+
+    @cached_property
+    def schema_hash(self) -> str:
+        """16 hex digits; equal iff rows, feature blocks and heads of two processes mean the same.
+
+        Admission, eviction, keep rate and blend may change under the same hash: they do not alter what a stored number means.
+        """
+        meaning = self.model_dump(mode="json", exclude={"negatives", "blend"})
+        for table in meaning["tables"].values():
+            del table["admission"], table["eviction"]
+        text = json.dumps([FEATURE_CODE_VERSION, meaning], sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def normalised(self, kind: str, value: float) -> float | None:
+        """Return `value` on the kind's scale as 0..1 (clamped), or None when the kind states no opinion or is unknown."""
+        known = self.kinds.get(kind)
+        if known is None or known.value_range is None:
+            return None
+        lowest, highest = known.value_range
+        return min(1.0, max(0.0, (value - lowest) / (highest - lowest)))
+
+    def blended(self, probabilities_NT: Float32Array) -> Float32Array:
+        """Return float32 [N]: the rank score of every item from its task probabilities, float32 [N, T]."""
+        powers_T = np.asarray([self.blend.get(name, 0.0) for name in self.task_names], dtype=np.float32)
+        clipped_NT = np.clip(probabilities_NT, 1e-9, 1.0)
+        return np.exp(np.log(clipped_NT) @ powers_T).astype(np.float32)

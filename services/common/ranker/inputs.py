@@ -1,0 +1,63 @@
+"""From decoded features to the arrays that the network takes; the same code in training and in serving. numpy only.
+
+Shapes: G users (one per sample group), B samples, L history length, U user features, F item features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from services.common.ranker.feature_spec import FeatureSpec
+from services.common.ranker.features import Features
+
+Float32Array = npt.NDArray[np.float32]
+Int64Array = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class RankerInputs:
+    """Sample groups side by side; ids still unresolved. Padded history has mask 0."""
+
+    user_keys_G: Int64Array
+    history_keys_GL: Int64Array
+    history_values_GL: Float32Array
+    history_mask_GL: Float32Array
+    user_GU: Float32Array
+    item_keys_B: Int64Array
+    items_BF: Float32Array
+    group_B: Int64Array
+
+
+def assemble(spec: FeatureSpec, groups: Sequence[tuple[Features, Int64Array]]) -> RankerInputs:
+    """Put groups side by side; each is its features and the table keys of its items, row for row.
+
+    Raises:
+        ValueError: a group has another number of items than rows of features.
+    """
+    for features, keys_N in groups:
+        if len(features) != len(keys_N):
+            raise ValueError(f"{len(keys_N)} items, but {len(features)} rows of features")
+    num_groups, length = len(groups), spec.history.length
+    history_keys_GL = np.zeros((num_groups, length), dtype=np.int64)
+    history_values_GL = np.zeros((num_groups, length), dtype=np.float32)
+    history_mask_GL = np.zeros((num_groups, length), dtype=np.float32)
+    for row, (features, _) in enumerate(groups):
+        used = min(length, len(features.history_keys_L))
+        history_keys_GL[row, :used] = features.history_keys_L[:used]
+        history_values_GL[row, :used] = features.history_values_L[:used]
+        history_mask_GL[row, :used] = 1.0
+    sizes = [len(keys_N) for _, keys_N in groups]
+    return RankerInputs(
+        user_keys_G=np.asarray([features.user_key for features, _ in groups], dtype=np.int64),
+        history_keys_GL=history_keys_GL,
+        history_values_GL=history_values_GL,
+        history_mask_GL=history_mask_GL,
+        user_GU=np.stack([features.user_U for features, _ in groups]).astype(np.float32),
+        item_keys_B=np.concatenate([keys_N for _, keys_N in groups]),
+        items_BF=np.concatenate([features.items_NF for features, _ in groups]).astype(np.float32),
+        group_B=np.repeat(np.arange(num_groups), sizes),
+    )

@@ -1,0 +1,62 @@
+"""From feedback to labels, and which unanswered items become negatives. Pure; shared by the joiner and the batch trainer."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from services.common.platform.errors import InvalidInput
+from services.common.ranker.feature_spec import FeatureSpec, LabelThreshold
+
+
+class UnknownKind(InvalidInput):
+    """The feedback kind is not in the feature spec. Retrying does not help."""
+
+
+class Label(NamedTuple):
+    """What a sample says about one task."""
+
+    task: str
+    value: float
+
+
+def labels_for(spec: FeatureSpec, kind: str, value: float) -> tuple[Label, ...]:
+    """Return the labels that one feedback gives, in the order of the spec's tasks; tasks it says nothing about are absent.
+
+    Raises:
+        UnknownKind: `kind` is not in the spec.
+    """
+    if kind not in spec.kinds:
+        raise UnknownKind(f"feedback kind {kind!r} is not in the feature spec (known: {', '.join(sorted(spec.kinds))})")
+    labels = []
+    for task in spec.tasks:
+        rule = task.labels.get(kind)
+        if rule is None:
+            continue
+        positive = value >= rule.at_least if isinstance(rule, LabelThreshold) else True
+        labels.append(Label(task.name, 1.0 if positive else 0.0))
+    return tuple(labels)
+
+
+def negative_labels(spec: FeatureSpec) -> tuple[Label, ...]:
+    """Return the labels of an exposed item that nobody answered."""
+    return tuple(Label(task.name, 0.0) for task in spec.tasks if task.unanswered is not None)
+
+
+def keep_negative(sample_id: int, rate: float) -> bool:
+    """Say whether the negative with this id is kept; a function of the id alone, so that a replay keeps the same ones.
+
+    The id is already a uniform hash (platform.ids.sample_id); one more mixing step makes the choice independent of its other uses.
+    """
+    mixed = (sample_id * 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+    mixed = ((mixed ^ (mixed >> 32)) * 0xD6E8FEB86659FD93) & 0xFFFFFFFFFFFFFFFF
+    return (mixed >> 11) < rate * (1 << 53)
+
+
+def keep_negatives(sample_ids_N: npt.NDArray[np.uint64], rate: float) -> npt.NDArray[np.bool_]:
+    """Return `keep_negative` of each id, bool [N]."""
+    mixed_N = sample_ids_N * np.uint64(0x9E3779B97F4A7C15)
+    mixed_N = (mixed_N ^ (mixed_N >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
+    return (mixed_N >> np.uint64(11)).astype(np.float64) < rate * (1 << 53)

@@ -1,0 +1,310 @@
+"""The folder of a replica's mapped model: which generation is current, what it contains, and whether it is whole.
+
+    <directory>/writer.lock            held by the one writer
+    <directory>/CURRENT                the name of the current generation, swapped atomically
+    <directory>/gen-<number>/control   what is applied (this module)
+                             dense     see `dense`
+                             table-<name>   see `mapped`
+
+The control block counts deltas begun and deltas done. Equal: the generation is whole. Different: one is being applied, or its writer died
+half-way; each row is still whole then, but the next writer does not go on from there.
+
+Knows nothing of rows and nothing of Kafka.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from services.common.platform.errors import ConfigurationError, CorruptArtifact, Unavailable
+from services.common.ranker.atomics import fence_acquire, fence_release, kernel, load_acquire, load_relaxed, store_release
+from services.common.ranker.tables.index import Int64s
+from services.common.ranker.tables.mapped import create_words, map_words
+
+CONTROL_FILE = "control"
+TABLE_FILE_PREFIX = "table-"
+_CURRENT_FILE = "CURRENT"
+_LOCK_FILE = "writer.lock"
+_GENERATION_NAME = re.compile(r"gen-(\d{8,})")
+# Changes with every start of the system: after a power cut the file may hold pages of different ages.
+_BOOT_ID_FILE = Path("/proc/sys/kernel/random/boot_id")
+
+_MAGIC = 0x4C52544E4F434D54  # "TMCONTRL", little-endian
+_FORMAT_VERSION = 1
+_NUM_WORDS = 512
+_MAGIC_AT, _FORMAT_AT, _STATE_AT, _LOCK_AT = range(4)
+_LIVE, _RETIRED = 1, 2
+# The block under the lock.
+_BLOCK_AT, _BLOCK_WORDS = 8, 120
+_BEGUN, _DONE, _BEGUN_EPOCH, _BEGUN_SEQ, _EPOCH, _SEQ, _WATERMARK_MS, _NEXT_OFFSET, _BASE_ID_AT = range(9)
+_TEXT_WORDS = 32
+_MAX_TEXT_BYTES = 8 * _TEXT_WORDS - 8
+_SCHEMA_AT, _LINEAGE_AT, _BOOT_AT = 128, 160, 192
+_MAX_LOOKS = 1000
+_PATIENCE_S = 1.0
+_PAUSE_S = 50e-6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """What a replica contains."""
+
+    epoch: int
+    seq: int
+    """The last delta applied; of the base when none is."""
+    watermark_ms: int
+    """Every feedback accepted up to here is contained. Unix milliseconds."""
+    base_id: str
+    """The base that the epoch continues from."""
+    delta_offset: int = 0
+    """Next offset in ranker.deltas.v1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One consistent look at the control block.
+
+    Attributes:
+        num_begun: deltas whose application has begun.
+        num_done: deltas applied; num_begun or one less.
+        begun_epoch: epoch of the last one begun.
+        begun_seq: its seq.
+        applied: what is applied completely.
+    """
+
+    num_begun: int
+    num_done: int
+    begun_epoch: int
+    begun_seq: int
+    applied: Applied
+
+
+@kernel
+def _look(words: Int64s, out: Int64s) -> bool:
+    """Copy the locked block to `out`; return whether the copy is whole."""
+    lock = load_acquire(words, _LOCK_AT)
+    if lock & 1:
+        return False
+    for i in range(_BLOCK_WORDS):
+        out[i] = words[_BLOCK_AT + i]
+    fence_acquire()
+    return bool(load_relaxed(words, _LOCK_AT) == lock)
+
+
+@kernel
+def _look_repeatedly(words: Int64s, out: Int64s) -> bool:
+    looks = 0
+    while looks < _MAX_LOOKS and not _look(words, out):
+        looks += 1
+    return looks < _MAX_LOOKS
+
+
+@kernel
+def _change(words: Int64s, block: Int64s) -> None:
+    """Replace the locked block. What was written before is seen by whoever sees this, and what is written later is not seen without it."""
+    # A writer that died in here left the lock odd; its successor goes on from the even number above.
+    lock = words[_LOCK_AT] | 1
+    store_release(words, _LOCK_AT, lock)
+    fence_release()
+    for i in range(_BLOCK_WORDS):
+        words[_BLOCK_AT + i] = block[i]
+    store_release(words, _LOCK_AT, lock + 1)
+    fence_release()
+
+
+@kernel
+def _state(words: Int64s) -> int:
+    return int(load_acquire(words, _STATE_AT))
+
+
+@kernel
+def _set_state(words: Int64s, state: int) -> None:
+    store_release(words, _STATE_AT, state)
+
+
+class Control:
+    """The control block of one generation, mapped."""
+
+    def __init__(self, folder: Path, *, writable: bool = False) -> None:
+        """Map it.
+
+        Raises:
+            FileNotFoundError: the generation is not there (any more).
+            CorruptArtifact: the file is no control block, or of another format.
+        """
+        path = folder / CONTROL_FILE
+        self._words = map_words(path, writable=writable)
+        if self._words.size != _NUM_WORDS or self._words[_MAGIC_AT] != _MAGIC:
+            raise CorruptArtifact(f"{path}: no control block, or not of this machine's byte order")
+        if self._words[_FORMAT_AT] != _FORMAT_VERSION:
+            raise CorruptArtifact(f"{path}: format version {self._words[_FORMAT_AT]}, this program reads {_FORMAT_VERSION}")
+        self._path = path
+        self._block = np.zeros(_BLOCK_WORDS, np.int64)
+        self.schema_hash = _get_text(self._words, _SCHEMA_AT)
+        self.lineage_id = _get_text(self._words, _LINEAGE_AT)
+        self.boot_id = _get_text(self._words, _BOOT_AT)
+
+    @classmethod
+    def create(cls, folder: Path, *, schema_hash: str, lineage_id: str, applied: Applied) -> Control:
+        """Make the block of a new generation that contains `applied`."""
+        words = create_words(folder / CONTROL_FILE, _NUM_WORDS)
+        words[_FORMAT_AT] = _FORMAT_VERSION
+        _set_text(words, _SCHEMA_AT, schema_hash)
+        _set_text(words, _LINEAGE_AT, lineage_id)
+        _set_text(words, _BOOT_AT, boot_id())
+        words[_STATE_AT] = _LIVE
+        words[_MAGIC_AT] = _MAGIC
+        control = cls(folder, writable=True)
+        control.begin(applied.epoch, applied.seq)
+        control.finish(applied)
+        return control
+
+    def begin(self, epoch: int, seq: int) -> None:
+        """Say that the delta epoch.seq is being applied from now on."""
+        self._block[_BEGUN] = self._block[_DONE] + 1
+        self._block[_BEGUN_EPOCH], self._block[_BEGUN_SEQ] = epoch, seq
+        _change(self._words, self._block)
+
+    def finish(self, applied: Applied) -> None:
+        """Say that what was begun is done, and what the generation contains now."""
+        block = self._block
+        block[_DONE] = block[_BEGUN]
+        block[_EPOCH], block[_SEQ] = applied.epoch, applied.seq
+        block[_WATERMARK_MS], block[_NEXT_OFFSET] = applied.watermark_ms, applied.delta_offset
+        _set_text(block, _BASE_ID_AT, applied.base_id)
+        _change(self._words, block)
+
+    def resume(self) -> None:
+        """Go on counting where the mapped block is; for a writer that opens a whole generation."""
+        if not _look_repeatedly(self._words, self._block):
+            raise CorruptArtifact(f"{self._path}: its writer died while changing it")
+
+    def retire(self) -> None:
+        """Tell readers to open the current generation."""
+        _set_state(self._words, _RETIRED)
+
+    @property
+    def is_retired(self) -> bool:
+        """True when another generation is current."""
+        return bool(_state(self._words) == _RETIRED)
+
+    def progress(self) -> Progress:
+        """Return a consistent look.
+
+        Raises:
+            Unavailable: the writer stayed in the block for a second: it died there; its successor makes a new generation.
+        """
+        block = np.empty(_BLOCK_WORDS, np.int64)
+        give_up_at = 0.0
+        while not _look_repeatedly(self._words, block):
+            give_up_at = give_up_at or time.monotonic() + _PATIENCE_S
+            if time.monotonic() > give_up_at:
+                raise Unavailable(f"{self._path}: its writer died while changing it; waiting for the next writer")
+            time.sleep(_PAUSE_S)
+        numbers = block[:_BASE_ID_AT].tolist()
+        applied = Applied(
+            epoch=numbers[_EPOCH],
+            seq=numbers[_SEQ],
+            watermark_ms=numbers[_WATERMARK_MS],
+            base_id=_get_text(block, _BASE_ID_AT),
+            delta_offset=numbers[_NEXT_OFFSET],
+        )
+        return Progress(numbers[_BEGUN], numbers[_DONE], numbers[_BEGUN_EPOCH], numbers[_BEGUN_SEQ], applied)
+
+
+def _set_text(words: Int64s, at: int, text: str) -> None:
+    encoded = text.encode()
+    if len(encoded) > _MAX_TEXT_BYTES:
+        raise ValueError(f"{text[:40]!r}... is longer than {_MAX_TEXT_BYTES} bytes")
+    words[at] = len(encoded)
+    words[at + 1 : at + _TEXT_WORDS].view(np.uint8)[: len(encoded)] = np.frombuffer(encoded, np.uint8)
+
+
+def _get_text(words: Int64s, at: int) -> str:
+    length = min(int(words[at]), _MAX_TEXT_BYTES)
+    return words[at + 1 : at + _TEXT_WORDS].view(np.uint8)[:length].tobytes().decode(errors="replace")
+
+
+def boot_id() -> str:
+    """Return an id of this run of the system, "" where there is none; then no generation outlives its writer."""
+    return _BOOT_ID_FILE.read_text().strip() if _BOOT_ID_FILE.exists() else ""
+
+
+def current_generation(directory: Path) -> Path | None:
+    """Return the folder of the current generation, None when there is none yet."""
+    try:
+        name = (directory / _CURRENT_FILE).read_text().strip()
+    except FileNotFoundError:
+        return None
+    if not _GENERATION_NAME.fullmatch(name):
+        raise CorruptArtifact(f"{directory / _CURRENT_FILE} names {name!r}, which is no generation")
+    return directory / name
+
+
+def make_current(directory: Path, folder: Path) -> None:
+    """Point CURRENT at `folder`, atomically."""
+    temporary = directory / f"{_CURRENT_FILE}.new"
+    temporary.write_text(folder.name)
+    temporary.replace(directory / _CURRENT_FILE)
+
+
+def new_generation(directory: Path) -> tuple[int, Path]:
+    """Make the folder of the next generation; return its number and path."""
+    numbers = [int(match[1]) for path in directory.iterdir() if (match := _GENERATION_NAME.fullmatch(path.name))]
+    number = max(numbers, default=0) + 1
+    folder = directory / f"gen-{number:08d}"
+    folder.mkdir()
+    return number, folder
+
+
+def remove_other_generations(directory: Path) -> None:
+    """Retire and delete all generations but the current one. Readers that have them mapped keep what they mapped and move on."""
+    current = current_generation(directory)
+    for path in directory.iterdir():
+        if _GENERATION_NAME.fullmatch(path.name) and path != current:
+            if (path / CONTROL_FILE).exists():
+                _retire_leniently(path)
+            shutil.rmtree(path)
+
+
+def _retire_leniently(folder: Path) -> None:
+    try:
+        Control(folder, writable=True).retire()
+    except CorruptArtifact:
+        # Its writer died before the block was whole: nobody can have opened it.
+        return
+
+
+class WriterLock:
+    """Makes sure that a folder has one writer; the system lets go of it when the process ends, however it ends."""
+
+    def __init__(self, directory: Path) -> None:
+        """Take the lock.
+
+        Raises:
+            ConfigurationError: another process holds it, or the folder cannot be written.
+        """
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            self._descriptor = os.open(directory / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            message = f"tables folder {directory} cannot be written ({error.strerror}): set TUNEMESH_TABLES_DIR to a folder that can"
+            raise ConfigurationError(message) from error
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(self._descriptor)
+            message = f"another process writes the tables in {directory}: stop it, or set TUNEMESH_TABLES_DIR to another folder"
+            raise ConfigurationError(message) from error
+
+    def release(self) -> None:
+        """Let go."""
+        os.close(self._descriptor)

@@ -1,0 +1,50 @@
+"""The feedback collector's way to Kafka."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tunemesh.events.v1 import feedback_pb2
+
+from services.common.events.envelope import headers_for
+from services.common.events.topics import FEEDBACK
+from services.common.platform.kafka_async import AsyncProducer, Record
+from services.common.platform.telemetry import current_traceparent
+from services.feedback_collector.core import Feedback
+
+# Kept back from the caller's deadline, so that UNAVAILABLE reaches it before the deadline does.
+_RESERVE_S = 0.02
+_MIN_TIMEOUT_S = 0.001
+
+
+class KafkaFeedbackLog:
+    """Writes feedback.v1, keyed by user, with the active span in the headers."""
+
+    def __init__(self, producer: AsyncProducer) -> None:
+        """The producer is started and stopped by its owner."""
+        self._producer = producer
+
+    async def write(self, feedback: Sequence[Feedback], *, timeout_s: float | None) -> None:
+        """See `services.feedback_collector.core.FeedbackLog`."""
+        traceparent = current_traceparent()
+        records = [_to_record(item, traceparent) for item in feedback]
+        limit_s = None if timeout_s is None else max(timeout_s - _RESERVE_S, _MIN_TIMEOUT_S)
+        await self._producer.send(records, timeout_s=limit_s)
+
+
+def _to_record(item: Feedback, traceparent: str) -> Record:
+    value = feedback_pb2.Feedback(
+        feedback_id=item.feedback_id,
+        request_id=item.request_id,
+        user_id=item.user_id,
+        item_id=item.item_id,
+        kind=item.kind,
+        value=item.value,
+        accepted_at_ms=item.accepted_at_ms,
+        original_time_ms=item.original_time_ms,
+        text=item.text,
+    ).SerializeToString()
+    headers = headers_for(
+        FEEDBACK.value, "/tunemesh/feedback_collector", event_id=item.feedback_id, time_ms=item.accepted_at_ms, traceparent=traceparent
+    )
+    return Record(FEEDBACK.name, item.user_id.encode(), value, headers)

@@ -1,0 +1,197 @@
+"""The updater's side of Kafka and of the artifact store: assigned partitions, own offsets, and an offset out of range is an error."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from google.protobuf.message import DecodeError
+from kafka import TopicPartition
+from kafka.errors import KafkaError, OffsetOutOfRangeError
+from tunemesh.events.v1 import delta_pb2
+from tunemesh.events.v1.control_pb2 import ControlRecord
+from tunemesh.events.v1.delta_pb2 import Delta, ReplicaStatus
+
+from services.common.events.envelope import headers_for
+from services.common.events.topics import CONTROL, RANKER_BASES, RANKER_DELTAS, REPLICAS
+from services.common.platform.artifacts import Arrays, read_artifact
+from services.common.platform.errors import CorruptArtifact, Unavailable
+from services.common.platform.kafka import RenewedProducer, assigned_consumer, drain_to_end, read_compacted
+from services.common.platform.telemetry import traceparent_of
+from services.common.ranker.tables.generation import Applied
+from services.common.ranker.tables.writer import TableImage
+from services.recommender.updater.core import BasePointer, HistoryLost
+from services.recommender.updater.worker import Base, DeltaRecord
+
+_log = logging.getLogger(__name__)
+
+SOURCE = "/tunemesh/updater"
+_CLIENT_ID = "tunemesh-updater"
+_LINEAGE_SUBJECT = b"lineage"
+_CONNECT_TIMEOUT_MS = 5_000
+_REPLICA_ARRAYS = ("ids", "rows", "default_row")
+
+
+class KafkaFeed:
+    """Meets `worker.Feed`: one shard's partition of the deltas, and the announcements."""
+
+    def __init__(self, bootstrap_servers: str, *, model: str, replica_id: str, shard: int = 0) -> None:
+        """Connect.
+
+        Raises:
+            Unavailable: no broker, or a topic is missing.
+        """
+        self._bootstrap_servers = bootstrap_servers
+        self._model, self._replica_id = model, replica_id
+        self._partition = TopicPartition(RANKER_DELTAS.name, shard)
+        self._position = 0
+        self._has_read_bases = False
+        self._deltas = self._consumer(RANKER_DELTAS.name, shard, fetch_wait_ms=100)
+        self._bases = self._consumer(RANKER_BASES.name, 0, fetch_wait_ms=1_000)  # a base is rare and may be late
+        self._producer = RenewedProducer(bootstrap_servers, client_id=_CLIENT_ID)
+
+    def _consumer(self, topic: str, partition: int, *, fetch_wait_ms: int) -> Any:
+        return assigned_consumer(
+            self._bootstrap_servers,
+            topic,
+            [partition],
+            start="beginning",
+            client_id=_CLIENT_ID,
+            bootstrap_timeout_ms=_CONNECT_TIMEOUT_MS,
+            fetch_max_wait_ms=fetch_wait_ms,
+        )
+
+    def lineage_id(self) -> str:
+        """See Feed."""
+        newest = read_compacted(self._bootstrap_servers, CONTROL.name, client_id=_CLIENT_ID, timeout_ms=_CONNECT_TIMEOUT_MS)
+        record = newest.get(_LINEAGE_SUBJECT)
+        return ControlRecord.FromString(record.value).lineage.lineage_id if record is not None else ""
+
+    def new_bases(self) -> list[delta_pb2.BasePointer]:
+        """See Feed. The first call reads the topic to its end. Records that cannot be parsed are logged and left out."""
+        with _translated(RANKER_BASES.name):
+            if self._has_read_bases:
+                records = [record for batch in self._bases.poll(timeout_ms=0).values() for record in batch]
+            else:
+                records = drain_to_end(self._bases)
+                self._has_read_bases = True
+        pointers = []
+        for record in records:
+            try:
+                pointers.append(delta_pb2.BasePointer.FromString(record.value or b""))
+            except DecodeError as error:
+                _log.error("%s: the record at offset %d cannot be parsed: %s", RANKER_BASES.name, record.offset, error)
+        return pointers
+
+    def seek(self, offset: int) -> None:
+        """See Feed."""
+        self._deltas.seek(self._partition, offset)
+        self._position = offset
+
+    def deltas(self, timeout_ms: int) -> Sequence[DeltaRecord]:
+        """See Feed."""
+        with _translated(RANKER_DELTAS.name):
+            records = self._deltas.poll(timeout_ms=timeout_ms).get(self._partition, [])
+        if records:
+            self._position = records[-1].offset + 1
+        return [DeltaRecord(record.offset, _parse_delta(record.value), traceparent_of(record.headers)) for record in records]
+
+    def seems_shorter(self) -> bool:
+        """See Feed. The embedded broker also says so by mistake: after a batch of several records its end is that of the first one."""
+        with _translated(RANKER_DELTAS.name):
+            end = self._deltas.end_offsets([self._partition], timeout_ms=_CONNECT_TIMEOUT_MS)[self._partition]
+        return bool(end < self._position)
+
+    def report(self, applied: Applied) -> None:
+        """See Feed."""
+        status = ReplicaStatus(
+            replica_id=self._replica_id,
+            model=self._model,
+            base_id=applied.base_id,
+            epoch=applied.epoch,
+            seq=applied.seq,
+            watermark_ms=applied.watermark_ms,
+            reported_at_ms=time.time_ns() // 1_000_000,
+            delta_offsets=[applied.delta_offset],
+        )
+        headers = headers_for("tunemesh.events.v1.ReplicaStatus", SOURCE)
+        with _translated(REPLICAS.name):
+            sent = self._producer.send(REPLICAS.name, status.SerializeToString(), self._replica_id.encode(), headers)
+        # The next report makes up for this one.
+        sent.add_errback(lambda error: _log.warning("a report to %s was lost: %r", REPLICAS.name, error))
+
+    def close(self) -> None:
+        """See Feed."""
+        self._deltas.close()
+        self._bases.close()
+        self._producer.close()
+
+
+def load_base(pointer: BasePointer, *, shard: int = 0) -> Base:
+    """Read the base that `pointer` means.
+
+    Raises:
+        CorruptArtifact: it is damaged or foreign, or not what the pointer says.
+        NotFound: it is not there.
+        Unavailable: the store does not answer.
+    """
+    manifest, arrays = read_artifact(
+        pointer.uri,
+        expect_schema_hash=pointer.schema_hash,
+        expect_lineage=pointer.lineage_id,
+        expect_manifest_crc32c=pointer.manifest_crc32c,
+        only=_is_for_replicas,
+    )
+    if (manifest.kind, manifest.model, manifest.epoch, manifest.seq) != ("base", pointer.model, pointer.epoch, pointer.seq):
+        raise CorruptArtifact(
+            f"artifact {pointer.uri} is the {manifest.kind} {manifest.epoch}.{manifest.seq} of {manifest.model!r}, "
+            f"its pointer means the base {pointer.epoch}.{pointer.seq} of {pointer.model!r}"
+        )
+    applied = Applied(
+        epoch=pointer.epoch,
+        seq=pointer.seq,
+        watermark_ms=manifest.watermark_ms,
+        base_id=pointer.base_id,
+        delta_offset=pointer.delta_offsets[shard],
+    )
+    dense = {name.removeprefix("dense/"): array for name, array in arrays.items() if name.startswith("dense/")}
+    return Base(_tables(pointer.uri, arrays), dense, applied)
+
+
+def _is_for_replicas(name: str) -> bool:
+    kind, _, rest = name.partition("/")
+    return kind == "dense" or (kind == "table" and rest.partition("/")[2] in _REPLICA_ARRAYS)
+
+
+def _tables(uri: str, arrays: Arrays) -> dict[str, TableImage]:
+    images = {}
+    for name in sorted({key.split("/")[1] for key in arrays if key.startswith("table/")}):
+        try:
+            ids, rows, default_row = (arrays[f"table/{name}/{part}"] for part in _REPLICA_ARRAYS)
+        except KeyError as error:
+            raise CorruptArtifact(f"artifact {uri} has no array {error.args[0]}") from error
+        if ids.dtype != np.int64 or rows.shape != (ids.size, default_row.size):
+            raise CorruptArtifact(f"artifact {uri}: table {name!r} has {ids.size} ids of {ids.dtype}, rows {rows.shape}")
+        images[name] = TableImage(ids, rows, default_row)
+    return images
+
+
+def _parse_delta(value: bytes | None) -> Delta | None:
+    try:
+        return Delta.FromString(value or b"")
+    except DecodeError:
+        return None
+
+
+@contextmanager
+def _translated(topic: str) -> Iterator[None]:
+    try:
+        yield
+    except OffsetOutOfRangeError as error:
+        raise HistoryLost(f"{topic}: {error}") from error
+    except KafkaError as error:
+        raise Unavailable(f"{topic}: {error!r}") from error

@@ -1,0 +1,353 @@
+"""The trainer's embedding table: collision-free rows by 64-bit id, with optimizer state, admission, eviction and the set of changed ids.
+
+Everything that it computes is a function of the calls made, in their order; no clock and no random stream is involved. A new row is drawn
+from a hash of (table seed, id, column), so it does not matter in which order ids appear.
+
+One micro-batch calls, in this order:
+
+    table.advance(step)                          # the table's clock
+    table.count(ids_with_repeats)                # frequencies, before de-duplication
+    rows = table.lookup(ids)                     # forward
+    slots = table.slots_for_update(unique_ids)   # creates the rows of admitted ids, -1 for the others
+    table.rows[slots] -= ...                     # the optimizer writes rows and accumulators in place
+    table.mark_touched(unique_ids)
+    table.evict(step)                            # whenever the caller likes, at steps that depend on the data alone
+
+Knows nothing of networks, gradients, files or Kafka. Not thread-safe: what it returns are copies, which another thread may use.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.common.platform.errors import CorruptArtifact
+from services.common.ranker.atomics import kernel
+from services.common.ranker.tables.index import MISSING, Int64s, SlotIndex, mix64
+from services.trainer.admission import Admission, Arrays, make_counter
+
+Float32s = NDArray[np.float32]
+
+_ONE_OVER_2_53 = 1.0 / (1 << 53)
+_BITS_DROPPED = np.uint64(11)
+_COLUMN_STRIDE = np.uint64(0x9E3779B97F4A7C15)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Eviction:
+    """Which rows to give up. Each rule that is None is off."""
+
+    steps_to_live: int | None = None
+    """Evict ids not counted for more than this many steps."""
+    l2_weight_threshold: float | None = None
+    """Evict rows whose Euclidean norm is below this."""
+    max_rows: int | None = None
+    """Keep at most this many rows: the most frequent, of equal ones the most recent, of equal ones the lower id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Touched:
+    """What changed since the last acknowledged take; all copies.
+
+    Attributes:
+        token: hand it to `ack_touched` once the broker has everything.
+        ids: int64 [U], ascending.
+        rows: float32 [U, dim], in the order of ids.
+        tombstones: int64 [V], ascending; ids that lost their row. Disjoint from ids.
+    """
+
+    token: int
+    ids: Int64s
+    rows: Float32s
+    tombstones: Int64s
+
+
+@kernel
+def _fill_initial_rows(rows: Float32s, slots: Int64s, ids: Int64s, seed: np.uint64, scale: float) -> None:
+    """Set rows[slots[i], c] to a value of [-scale, scale) that depends on (seed, ids[i], c) alone."""
+    for i in range(ids.size):
+        state = mix64(np.uint64(ids[i]) ^ seed)
+        for c in range(rows.shape[1]):
+            bits = mix64(state + np.uint64(c + 1) * _COLUMN_STRIDE)
+            rows[slots[i], c] = np.float32((2.0 * (np.float64(bits >> _BITS_DROPPED) * _ONE_OVER_2_53) - 1.0) * scale)
+
+
+class TrainerTable:
+    """One named table in ordinary memory.
+
+    Attributes, all addressed by slot and replaced by larger ones when rows are created, so read them again after `slots_for_update`:
+        rows: float32 [capacity, dim].
+        accumulators: float32 [capacity, optimizer_slots, dim], e.g. Adagrad's sums of squares.
+        frequency: int64 [capacity], occurrences counted.
+        last_step: int64 [capacity], step of the last occurrence or update.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        dim: int,
+        *,
+        optimizer_slots: int = 1,
+        admission: Admission | None = None,
+        eviction: Eviction | None = None,
+        init_scale: float = 0.01,
+        default_value: float = 0.0,
+        accumulator_init: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        """Make an empty table.
+
+        Args:
+            name: of the table, e.g. "user"; part of the names of its arrays and of the seed of its rows.
+            dim: columns of a row, > 0.
+            optimizer_slots: rows of optimizer state per row, >= 0.
+            admission: when an id earns a row; by default at first sight.
+            eviction: which rows `evict` gives up; by default none.
+            init_scale: new rows are uniform in [-init_scale, init_scale).
+            default_value: what every column of an unknown or un-admitted id reads (Monolith's default_value_no_permission).
+            accumulator_init: initial value of the accumulators.
+            seed: of the initial rows.
+        Raises:
+            ValueError: dim or optimizer_slots is out of range.
+        """
+        if dim <= 0 or optimizer_slots < 0:
+            raise ValueError(f"table {name!r}: dim {dim} must be positive and optimizer_slots {optimizer_slots} not negative")
+        self.name = name
+        self.dim = dim
+        self.step = 0
+        self.optimizer_slots = optimizer_slots
+        self.default_row: Float32s = np.full(dim, default_value, np.float32)
+        self._admission = admission or Admission()
+        self._eviction = eviction or Eviction()
+        self._init_scale = init_scale
+        self._accumulator_init = accumulator_init
+        self._init_seed = np.uint64((seed & 0xFFFFFFFF) << 32 | zlib.crc32(name.encode()))
+        self._index = SlotIndex()
+        self._waiting = make_counter(self._admission)
+        # Takes are numbered; a change made now belongs to this one.
+        self._generation = 1
+        self._tombstones: dict[int, int] = {}
+        self._allocate(self._index.capacity)
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self._index)
+
+    def advance(self, step: int) -> None:
+        """Set the clock that `count`, `slots_for_update` and eviction use: micro-batches or event time, never wall time.
+
+        Raises:
+            ValueError: step is lower than before.
+        """
+        if step < self.step:
+            raise ValueError(f"table {self.name!r}: step {step} is before {self.step}")
+        self.step = step
+
+    def count(self, ids: Int64s) -> None:
+        """Add the occurrences of ids [N], repeats included, to the frequencies of rows and of ids waiting for admission."""
+        unique, counts = np.unique(ids, return_counts=True)
+        slots = self._index.find(unique)
+        known = slots != MISSING
+        self.frequency[slots[known]] += counts[known]
+        self.last_step[slots[known]] = self.step
+        self._waiting.add(unique[~known], counts[~known], self.step)
+
+    def lookup(self, ids: Int64s) -> Float32s:
+        """Return float32 [N, dim], a copy: the row of each of ids [N] (repeats allowed), the default row where there is none."""
+        slots = self._index.find(np.ascontiguousarray(ids, np.int64))
+        rows: Float32s = self.rows[slots]
+        rows[slots == MISSING] = self.default_row
+        return rows
+
+    def slots_for_update(self, ids: Int64s) -> Int64s:
+        """Return the slot of each of ids [U] (distinct); creates the rows of ids that are admitted by now, -1 for the others."""
+        ids = np.ascontiguousarray(ids, np.int64)
+        slots = self._index.find(ids)
+        self.last_step[slots[slots != MISSING]] = self.step
+        unknown = np.flatnonzero(slots == MISSING)
+        if unknown.size:
+            counts = self._waiting.get(ids[unknown])
+            admitted = (counts >= self._admission.filter_freq) | (self._admission.filter_freq <= 1)
+            slots[unknown[admitted]] = self._create(ids[unknown[admitted]], counts[admitted])
+        return slots
+
+    def mark_touched(self, ids: Int64s) -> None:
+        """Remember that the rows of ids [N] changed; ids without a row are ignored. Creation and eviction mark by themselves."""
+        slots = self._index.find(np.ascontiguousarray(ids, np.int64))
+        self._touched_in[slots[slots != MISSING]] = self._generation
+
+    def take_touched(self) -> Touched:
+        """Return all that changed and was not acknowledged yet. Changes after this call belong to the next take."""
+        slots = np.flatnonzero(self._touched_in)
+        slots = slots[np.argsort(self._id_of[slots])]
+        token = self._generation
+        self._generation += 1
+        return Touched(token, self._id_of[slots], self.rows[slots], self._pending_tombstones())
+
+    def ack_touched(self, token: int) -> None:
+        """Forget what the take with this token returned, save what changed again since. Call it once the broker has acknowledged."""
+        self._touched_in[self._touched_in <= token] = 0
+        self._tombstones = {id_: generation for id_, generation in self._tombstones.items() if generation > token}
+
+    def evict(self, step: int) -> Int64s:
+        """Give up rows by the eviction rules as of `step`; return their ids, ascending. Each becomes a tombstone of the next take."""
+        self.advance(step)
+        rule = self._eviction
+        if rule == Eviction():
+            return np.empty(0, np.int64)
+        ids, slots = self._index.entries()
+        gone = np.zeros(ids.size, np.bool_)
+        if rule.steps_to_live is not None:
+            gone |= self.last_step[slots] < step - rule.steps_to_live
+            self._waiting.expire(step - rule.steps_to_live)
+        if rule.l2_weight_threshold is not None:
+            gone |= np.linalg.norm(self.rows[slots].astype(np.float64), axis=1) < rule.l2_weight_threshold
+        if rule.max_rows is not None and ids.size - np.count_nonzero(gone) > rule.max_rows:
+            kept = np.flatnonzero(~gone)
+            best_first = np.lexsort((ids[kept], -self.last_step[slots[kept]], -self.frequency[slots[kept]]))
+            gone[kept[best_first[rule.max_rows :]]] = True
+        evicted = ids[gone]
+        self._remove(evicted)
+        return evicted
+
+    def ids(self) -> Int64s:
+        """Return the ids that have rows, ascending."""
+        return self._index.entries()[0]
+
+    def slots_of(self, ids: Int64s) -> Int64s:
+        """Return the slot of each of ids [N] (repeats allowed), -1 where there is no row. Creates nothing."""
+        return self._index.find(np.ascontiguousarray(ids, np.int64))
+
+    def state_arrays(self) -> Arrays:
+        """Return copies of the whole state under names `table/<name>/...`, rows sorted by id: the slots' layout leaves no trace.
+
+        A replica needs `ids`, `rows` and `default_row` of these; the rest continues training.
+        """
+        ids, slots = self._index.entries()
+        state: Arrays = {
+            "ids": ids,
+            "rows": self.rows[slots],
+            "default_row": self.default_row.copy(),
+            "accumulators": self.accumulators[slots],
+            "frequency": self.frequency[slots],
+            "last_step": self.last_step[slots],
+            "step": np.array([self.step], np.int64),
+            "touched": self._touched_in[slots] > 0,
+            "tombstones": self._pending_tombstones(),
+        }
+        state |= {f"waiting/{key}": array for key, array in self._waiting.state_arrays().items()}
+        return {f"table/{self.name}/{key}": array for key, array in state.items()}
+
+    def load_state_arrays(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
+        """Replace the whole state by what `state_arrays` returned; arrays of other names are ignored.
+
+        Raises:
+            CorruptArtifact: an array is missing, or has a shape that this table's configuration does not have.
+        """
+        prefix = f"table/{self.name}/"
+        own = {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
+        try:
+            self._load(own)
+        except KeyError as error:
+            raise CorruptArtifact(f"table {self.name!r}: the state has no array {prefix}{error.args[0]}") from error
+        except (ValueError, IndexError) as error:
+            raise CorruptArtifact(f"table {self.name!r}: the state does not fit this configuration: {error}") from error
+
+    def content_hash(self) -> str:
+        """Return a hash of all that was learned and counted, without what is yet to be published: that depends on the broker's timing."""
+        digest = hashlib.blake2b(digest_size=16)
+        publishing = {f"table/{self.name}/touched", f"table/{self.name}/tombstones"}
+        for key, array in sorted(self.state_arrays().items()):
+            if key not in publishing:
+                digest.update(f"{key} {array.dtype.str} {array.shape} ".encode())
+                digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+    def _allocate(self, capacity: int) -> None:
+        self.rows: Float32s = np.zeros((capacity, self.dim), np.float32)
+        self.accumulators: Float32s = np.zeros((capacity, self.optimizer_slots, self.dim), np.float32)
+        self.frequency: Int64s = np.zeros(capacity, np.int64)
+        self.last_step: Int64s = np.zeros(capacity, np.int64)
+        # The take that will carry the row next, 0 when there is nothing to publish.
+        self._touched_in: Int64s = np.zeros(capacity, np.int64)
+        self._id_of: Int64s = np.zeros(capacity, np.int64)
+
+    def _per_slot(self) -> list[NDArray[Any]]:
+        return [self.rows, self.accumulators, self.frequency, self.last_step, self._touched_in, self._id_of]
+
+    def _grow(self) -> None:
+        """Make the arrays as long as the index needs them."""
+        old = self._per_slot()
+        if self._index.capacity == old[0].shape[0]:
+            return
+        self._allocate(self._index.capacity)
+        for old_array, new_array in zip(old, self._per_slot(), strict=True):
+            new_array[: old_array.shape[0]] = old_array
+
+    def _create(self, ids: Int64s, counts: Int64s) -> Int64s:
+        """Give ids [K], admitted and without rows, fresh rows; return their slots."""
+        slots = self._index.insert(ids)
+        self._grow()
+        _fill_initial_rows(self.rows, slots, ids, self._init_seed, self._init_scale)
+        self.accumulators[slots] = self._accumulator_init
+        self.frequency[slots] = counts
+        self.last_step[slots] = self.step
+        self._touched_in[slots] = self._generation
+        self._id_of[slots] = ids
+        self._waiting.forget(ids)
+        for id_ in ids.tolist():
+            self._tombstones.pop(id_, None)
+        return slots
+
+    def _remove(self, ids: Int64s) -> None:
+        """Free the rows of ids [K], all present, and leave nothing behind for the next id that gets their slots."""
+        slots = self._index.remove(ids)
+        self.rows[slots] = 0
+        self.accumulators[slots] = 0
+        self.frequency[slots] = 0
+        self.last_step[slots] = 0
+        self._touched_in[slots] = 0
+        self._tombstones.update(dict.fromkeys(ids.tolist(), self._generation))
+
+    def _pending_tombstones(self) -> Int64s:
+        return np.array(sorted(self._tombstones), np.int64)
+
+    def _load(self, own: Mapping[str, NDArray[np.generic]]) -> None:
+        """Replace the state. Raises KeyError, ValueError or IndexError before anything is replaced by half."""
+        ids = np.ascontiguousarray(own["ids"], np.int64)
+        expected = {
+            "rows": (ids.size, self.dim),
+            "default_row": (self.dim,),
+            "accumulators": (ids.size, self.optimizer_slots, self.dim),
+            "frequency": (ids.size,),
+            "last_step": (ids.size,),
+            "step": (1,),
+            "touched": (ids.size,),
+        }
+        for key, shape in expected.items():
+            if own[key].shape != shape:
+                raise ValueError(f"{key} has shape {own[key].shape}, not {shape}")
+        if np.any(ids[1:] <= ids[:-1]):
+            raise ValueError("ids are not strictly ascending")
+        tombstones = own["tombstones"].tolist()
+        waiting = make_counter(self._admission)
+        waiting.load_state_arrays({key.removeprefix("waiting/"): array for key, array in own.items() if key.startswith("waiting/")})
+        self._index = SlotIndex()
+        slots = self._index.insert(ids)
+        self._allocate(self._index.capacity)
+        self._waiting = waiting
+        self.rows[slots] = own["rows"]
+        self.default_row = np.array(own["default_row"], np.float32)
+        self.accumulators[slots] = own["accumulators"]
+        self.frequency[slots] = own["frequency"]
+        self.last_step[slots] = own["last_step"]
+        self._touched_in[slots] = np.where(own["touched"], self._generation, 0)
+        self._id_of[slots] = ids
+        self._tombstones = dict.fromkeys(tombstones, self._generation)
+        self.step = int(own["step"].item())

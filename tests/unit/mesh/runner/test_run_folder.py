@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import pytest
+
+from services.mesh.runner.state import MeshState, RunFolder
+from services.mesh.runner.supervisor import prepare_folder
+
+
+@pytest.fixture
+def folder(tmp_path) -> RunFolder:
+    return RunFolder(tmp_path / "run")
+
+
+def run_once(folder: RunFolder, learned: str, *, was_up: bool) -> None:
+    prepare_folder(folder, forget_volumes=True)
+    (folder.path / "volumes" / "tables").write_text(learned)
+    folder.write(MeshState(phase="down" if was_up else "failed", was_up=was_up))
+
+
+def test_what_the_last_run_learned_survives_the_starts_that_fail_after_it(folder):
+    run_once(folder, "older", was_up=True)
+    run_once(folder, "learned", was_up=True)
+    run_once(folder, "", was_up=False)
+    run_once(folder, "", was_up=False)
+    assert (folder.path / "volumes.previous" / "tables").read_text() == "learned"
+    prepare_folder(folder, forget_volumes=True)
+    assert (folder.path / "volumes.previous" / "tables").read_text() == "learned"
+    assert list((folder.path / "volumes").iterdir()) == []
+
+
+def test_volumes_stay_when_the_log_outlived_the_run(folder):
+    run_once(folder, "learned", was_up=False)
+    prepare_folder(folder, forget_volumes=False)
+    assert (folder.path / "volumes" / "tables").read_text() == "learned"
+    assert not (folder.path / "volumes.previous").exists()

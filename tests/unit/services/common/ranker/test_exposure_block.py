@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from services.common.platform.errors import CorruptArtifact
+from services.common.ranker import exposure_block
+from services.common.ranker.feature_spec import FeatureSpec
+from services.common.ranker.features import USER_FEATURES, Features, item_feature_names
+
+SPEC = FeatureSpec.load("model_repo/ranker/feature_spec.yaml")
+
+
+def features(num_items: int, num_history: int) -> Features:
+    rng = np.random.default_rng(num_items)
+    return Features(
+        user_key=-5,
+        history_keys_L=rng.integers(-(2**62), 2**62, num_history),
+        history_values_L=rng.random(num_history).astype(np.float16),
+        user_U=rng.normal(size=len(USER_FEATURES)).astype(np.float16),
+        items_NF=rng.normal(size=(num_items, len(item_feature_names(SPEC)))).astype(np.float16),
+    )
+
+
+def assert_equal(left: Features, right: Features) -> None:
+    assert left.user_key == right.user_key
+    for name in ("history_keys_L", "history_values_L", "user_U", "items_NF"):
+        np.testing.assert_array_equal(getattr(left, name), getattr(right, name))
+
+
+@pytest.mark.parametrize(("num_items", "num_history"), [(0, 0), (1, 0), (3, 2), (100, 20)])
+def test_a_block_gives_back_exactly_what_went_in(num_items: int, num_history: int) -> None:
+    original = features(num_items, num_history)
+    assert_equal(exposure_block.decode(exposure_block.encode(original, SPEC.schema_hash), SPEC), original)
+
+
+def test_twenty_items_fit_in_two_kilobytes() -> None:
+    assert len(exposure_block.encode(features(20, SPEC.history.length), SPEC.schema_hash)) <= 2048
+
+
+def test_select_keeps_the_user_part_and_the_named_rows_in_order() -> None:
+    original = features(10, 4)
+    block = exposure_block.encode(original, SPEC.schema_hash)
+    part = exposure_block.decode(exposure_block.select(block, [7, 0]), SPEC)
+    np.testing.assert_array_equal(part.items_NF, original.items_NF[[7, 0]])
+    np.testing.assert_array_equal(part.history_keys_L, original.history_keys_L)
+    assert exposure_block.num_items(exposure_block.select(block, [])) == 0
+    with pytest.raises(IndexError):
+        exposure_block.select(block, [10])
+
+
+def test_a_foreign_cut_or_unknown_block_is_refused_with_its_reason() -> None:
+    block = exposure_block.encode(features(2, 1), SPEC.schema_hash)
+    foreign = exposure_block.encode(features(2, 1), "00" * 8)
+    with pytest.raises(CorruptArtifact, match="0000000000000000"):
+        exposure_block.decode(foreign, SPEC)
+    assert exposure_block.schema_hash(foreign) == "00" * 8
+    for cut in (0, 5, len(block) - 1):
+        with pytest.raises(CorruptArtifact):
+            exposure_block.decode(block[:cut], SPEC)
+    with pytest.raises(CorruptArtifact, match="version 9"):
+        exposure_block.decode(b"\x09" + block[1:], SPEC)

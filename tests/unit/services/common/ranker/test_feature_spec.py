@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from services.common.platform.errors import ConfigurationError
+from services.common.ranker.feature_spec import FeatureSpec
+
+SHIPPED = Path("model_repo/ranker/feature_spec.yaml")
+
+
+def shipped() -> dict[str, Any]:
+    return copy.deepcopy(yaml.safe_load(SHIPPED.read_text()))
+
+
+def test_the_shipped_spec_loads_and_names_both_tasks() -> None:
+    spec = FeatureSpec.load(SHIPPED)
+    assert spec.task_names == ("interact", "like")
+    assert spec.table_dims.keys() == {"user", "item"}
+    assert len(bytes.fromhex(spec.schema_hash)) == 8
+
+
+def test_the_schema_hash_follows_meaning_and_ignores_rates_and_admission() -> None:
+    base = FeatureSpec.parse(shipped())
+    same = shipped()
+    same["negatives"]["keep_rate"] = 0.5
+    same["blend"]["like"] = 2.0
+    same["tables"]["item"]["admission"]["min_count"] = 3
+    assert FeatureSpec.parse(same).schema_hash == base.schema_hash
+    other = shipped()
+    other["tables"]["item"]["dim"] = other["tables"]["user"]["dim"] = 32
+    assert FeatureSpec.parse(other).schema_hash != base.schema_hash
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    [
+        (("tables", "item", "dmi"), 3, "tables.item.dmi"),
+        (("tables", "user", "dim"), 8, "dim must be equal"),
+        (("negatives", "keep_rate"), 0, "negatives.keep_rate"),
+        (("blend", "likes"), 1.0, "'likes' is not a task"),
+        (("kinds", "rating", "value_range"), [5, 1], "kinds.rating"),
+        (("counters", "half_lives_events"), [500, 50], "counters"),
+        (("format",), 2, "format"),
+    ],
+)
+def test_a_mistake_is_refused_in_one_line_that_names_the_key(path: tuple[str, ...], value: object, named: str) -> None:
+    raw = shipped()
+    at = raw
+    for key in path[:-1]:
+        at = at[key]
+    at[path[-1]] = value
+    with pytest.raises(ConfigurationError, match=named) as caught:
+        FeatureSpec.parse(raw, source="x.yaml")
+    assert "x.yaml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_label_of_an_unknown_kind_is_refused() -> None:
+    raw = shipped()
+    raw["tasks"][1]["labels"] = {"thumb": 1}
+    with pytest.raises(ConfigurationError, match="'thumb' is not in kinds"):
+        FeatureSpec.parse(raw)
+
+
+def test_a_missing_or_broken_file_is_a_configuration_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"absent\.yaml"):
+        FeatureSpec.load(tmp_path / "absent.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [1")
+    with pytest.raises(ConfigurationError, match="not YAML"):
+        FeatureSpec.load(tmp_path / "bad.yaml")
+
+
+def test_values_are_put_on_a_zero_to_one_scale_and_clamped() -> None:
+    spec = FeatureSpec.load(SHIPPED)
+    assert [spec.normalised("rating", value) for value in (1, 3, 5, 9)] == [0.0, 0.5, 1.0, 1.0]
+    assert spec.normalised("click", 1) is None
+    assert spec.normalised("nonsense", 1) is None
+
+
+def test_the_blend_multiplies_powers_of_the_task_probabilities() -> None:
+    spec = FeatureSpec.load(SHIPPED)
+    probabilities = np.asarray([[0.5, 0.25], [0.1, 1.0]], dtype=np.float32)
+    expected = probabilities[:, 0] ** spec.blend["interact"] * probabilities[:, 1] ** spec.blend["like"]
+    np.testing.assert_allclose(spec.blended(probabilities), expected, rtol=1e-5)

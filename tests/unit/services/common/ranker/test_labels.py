@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import pytest
+
+from services.common.platform.ids import sample_id
+from services.common.ranker.feature_spec import FeatureSpec
+from services.common.ranker.labels import UnknownKind, keep_negative, labels_for, negative_labels
+
+SPEC = FeatureSpec.load("model_repo/ranker/feature_spec.yaml")
+
+
+@pytest.mark.parametrize(("stars", "like"), [(3.0, 0.0), (4.0, 1.0), (5.0, 1.0)])
+def test_a_rating_labels_interact_and_like(stars: float, like: float) -> None:
+    assert labels_for(SPEC, "rating", stars) == (("interact", 1.0), ("like", like))
+
+
+def test_a_click_says_nothing_about_like() -> None:
+    assert labels_for(SPEC, "click", 1.0) == (("interact", 1.0),)
+
+
+def test_an_unanswered_item_is_a_negative_of_interact_alone() -> None:
+    assert negative_labels(SPEC) == (("interact", 0.0),)
+
+
+def test_an_unknown_kind_is_refused_by_name() -> None:
+    with pytest.raises(UnknownKind, match="'thumb'"):
+        labels_for(SPEC, "thumb", 1.0)
+
+
+def test_negatives_are_kept_at_the_rate_and_always_the_same_ones() -> None:
+    ids = [sample_id("request", str(item), 0) for item in range(20_000)]
+    kept = [keep_negative(one, 0.16) for one in ids]
+    assert 0.15 < sum(kept) / len(kept) < 0.17
+    assert kept == [keep_negative(one, 0.16) for one in ids]
+    assert all(keep_negative(one, 1.0) for one in ids)
+
+
+def test_a_negative_kept_at_a_low_rate_is_kept_at_every_higher_one() -> None:
+    ids = [sample_id("request", str(item), 0) for item in range(2_000)]
+    assert all(keep_negative(one, 0.5) for one in ids if keep_negative(one, 0.1))

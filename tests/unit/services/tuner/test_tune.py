@@ -1,0 +1,182 @@
+import asyncio
+import math
+from dataclasses import replace
+
+import pytest
+
+from services.common.platform.errors import Conflict, Unavailable
+from services.tuner.evaluation import Passage
+from services.tuner.replay import ReplayExample
+from services.tuner.tune import Collected, Live, TrainingFailed, Tune, TuneStatus
+from tests.tuner_fakes import BASE, EVALUATION, NAME, RECIPE, TASK, FakeReplay, World, demonstrations
+
+
+async def run(world: World, *, recipe=RECIPE, evaluation=EVALUATION, examples=None) -> TuneStatus:
+    collected = Collected(task=TASK, demonstrations=tuple(examples or demonstrations()), evaluation=evaluation, actor="me")
+    status = TuneStatus(tune_id="t", task=TASK, adapter=str(NAME))
+    await Tune(BASE, NAME, collected, recipe, world.ports, status).run()
+    return status
+
+
+async def test_a_good_tune_goes_live_and_leaves_manifest_verdict_and_run():
+    world = World()
+    status = await run(world)
+    assert (status.phase, status.refusals, status.error) == ("live", [], "")
+    assert world.control.now == Live(str(NAME), 1)
+    manifest, verdict = world.store.manifests[str(NAME)], world.store.verdicts[str(NAME)]
+    assert (manifest.parent, manifest.replay_share, manifest.num_examples, manifest.created_at_ms) == ("", 0.25, 20, 5_000)
+    assert manifest.mlflow_run_id == status.mlflow_run_id == f"run of {NAME}"
+    assert manifest.dataset_hash == world.mirror.begun[str(NAME)]["dataset_hash"]
+    assert manifest.hyper_parameters["num_steps"] == len(world.tuning.jobs[0].batches) == status.num_steps == 20
+    assert verdict.accepted
+    assert verdict.compared_with == "base"
+    assert verdict.metrics["task.candidate"].value == status.metrics["task.candidate"] == 0.9
+    assert status.metrics["context.base"] == status.metrics["context.live"] == 0.5
+    assert world.serving.unloaded == []
+    assert world.serving.most_at_once <= RECIPE.concurrency
+
+
+async def test_replay_prompts_are_the_assemblers_and_name_no_film_of_the_evaluation():
+    world = World()
+    world.replay = FakeReplay([*FakeReplay()._items, replace(FakeReplay()._items[0], item_id="e", title="Evaluated 3 (1995)")])
+    await run(world)
+    replay = [example for example in world.tuning.jobs[0].examples if example.is_replay]
+    assert len(replay) == RECIPE.replay_examples
+    assert all(example.messages[0].content == f"for {TASK}" for example in replay)
+    assert not any("Evaluated" in example.messages[1].content for example in replay)
+
+
+async def test_a_replay_file_takes_the_place_of_the_catalogue():
+    world = World()
+    world.replay = FakeReplay([], given=[ReplayExample(question="own?", passages=(Passage("t", "x"),), answer="own")])
+    assert (await run(world)).phase == "live"
+    assert {example.answer for example in world.tuning.jobs[0].examples if example.is_replay} == {"own"}
+
+
+async def test_a_tune_that_forgot_to_read_is_refused_kept_and_unloaded():
+    world = World()
+    world.serving.default = (9, 5)
+    status = await run(world, recipe=replace(RECIPE, replay_share=0.0))
+    assert status.phase == "refused"
+    assert [sentence.split(",")[0] for sentence in status.refusals][:1] == [
+        "0.00 of what it was trained on are context-answering examples (replay)"
+    ]
+    assert any("became worse than the base's: 0.17 against 0.50" in sentence for sentence in status.refusals)
+    assert world.control.now.version == 0
+    assert world.store.verdicts[str(NAME)].refusals == tuple(status.refusals)
+    assert world.serving.loaded == world.serving.unloaded == [str(NAME)]
+
+
+async def test_unsound_weights_are_never_loaded():
+    world = World()
+    world.tuning.result = replace(world.tuning.result, norms={"layer": math.nan})
+    status = await run(world)
+    assert status.phase == "refused"
+    assert status.refusals == ["the weights of 1 of 1 layers hold NaN or infinity, e.g. layer"]
+    assert world.serving.loaded == []
+    assert not world.store.verdicts[str(NAME)].accepted
+
+
+async def test_demonstrations_of_held_out_questions_are_left_out_and_counted():
+    world = World()
+    leaks = [
+        replace(demonstrations(1)[0], example_id=f"leak {i}", question=text) for i, text in enumerate(("Held out 3?", "from when is 4"))
+    ]
+    status = await run(world, examples=[*demonstrations(), *leaks])
+    assert status.phase == "live"
+    assert sum(not example.is_replay for example in world.tuning.jobs[0].examples) == 20
+    assert world.store.manifests[str(NAME)].num_examples == 20
+    assert world.mirror.begun[str(NAME)]["num_held_out_demonstrations"] == "2"
+
+
+async def test_demonstrations_that_are_all_held_out_refuse_the_tune_before_it_costs_anything():
+    world = World()
+    status = await run(world, examples=[replace(demonstrations(1)[0], question="Held out 3?")])
+    assert status.phase == "refused"
+    assert status.refusals == [
+        "each demonstration repeats a held-out question of the evaluation: there is nothing that could be learned from"
+    ]
+    assert world.tuning.jobs == []
+
+
+async def test_a_replay_file_does_not_rehearse_what_is_judged():
+    world = World()
+    passages = (Passage("t", "x"),)
+    rows = [ReplayExample(question=question, passages=passages, answer=question) for question in ("own?", "From when is 7?")]
+    world.replay = FakeReplay([], given=rows)
+    await run(world)
+    assert {example.answer for example in world.tuning.jobs[0].examples if example.is_replay} == {"own?"}
+
+
+async def test_examples_that_were_too_long_count_neither_as_demonstrations_nor_as_replay():
+    world = World()
+    world.tuning.result = replace(world.tuning.result, left_out=(0, 1, *range(20, 40)))
+    status = await run(world)
+    manifest = world.store.manifests[str(NAME)]
+    assert (manifest.num_examples, manifest.replay_share) == (18, 0.0)
+    assert status.phase == "refused"
+    assert "0.00 of what it was trained on are context-answering examples" in status.refusals[0]
+
+
+async def test_the_live_adapter_is_measured_beside_the_base_and_becomes_the_parent():
+    world = World()
+    world.control.now = Live("Base--helpdesk--v0x", 4)
+    world.serving.skills["Base--helpdesk--v0x"] = (2, 20)
+    status = await run(world)
+    assert status.phase == "live"
+    assert (status.metrics["task.live"], status.metrics["context.live"]) == (0.2, 20 / 30)
+    assert world.store.manifests[str(NAME)].parent == "Base--helpdesk--v0x"
+    assert world.control.now == Live(str(NAME), 5)
+
+
+async def test_a_conflict_on_the_alias_fails_the_tune_and_frees_the_slot():
+    world = World()
+
+    async def refuse(task, name, expected_version) -> None:
+        raise Conflict("llm/helpdesk/production was moved to another")
+
+    world.control.set_live = refuse
+    status = await run(world)
+    assert (status.phase, status.error) == ("failed", "llm/helpdesk/production was moved to another")
+    assert world.serving.unloaded == [str(NAME)]
+
+
+@pytest.mark.parametrize(
+    ("breakage", "published"),
+    [
+        (lambda world: setattr(world.tuning, "failure", TrainingFailed("exit code -9")), False),
+        (lambda world: setattr(world.serving, "load_failure", Unavailable("exit code -9")), True),
+        (lambda world: setattr(world.serving, "answer_failure", Unavailable("exit code -9")), True),
+    ],
+)
+async def test_whatever_breaks_fails_the_tune_with_its_reason_and_moves_no_alias(breakage, published):
+    world = World()
+    breakage(world)
+    status = await run(world)
+    assert (status.phase, status.error) == ("failed", "exit code -9")
+    assert world.control.now.version == 0
+    assert bool(world.store.manifests) is published
+    assert world.store.verdicts == {}
+    assert world.mirror.failures == [(f"run of {NAME}", "exit code -9")]
+    assert world.serving.unloaded == world.serving.loaded
+
+
+async def test_a_defect_fails_one_tune_and_not_the_tuner():
+    world = World()
+    world.tuning.failure = ZeroDivisionError("defect")
+    assert (await run(world)).error == "ZeroDivisionError: defect"
+
+
+async def test_a_tune_that_is_stopped_has_failed_and_its_training_is_killed():
+    world = World()
+    world.tuning.hold = asyncio.Event()
+    collected = Collected(task=TASK, demonstrations=tuple(demonstrations()), evaluation=EVALUATION, actor="me")
+    status = TuneStatus(tune_id="t", task=TASK, adapter=str(NAME))
+    task = asyncio.create_task(Tune(BASE, NAME, collected, RECIPE, world.ports, status).run())
+    while not world.tuning.jobs:
+        await asyncio.sleep(0)
+    assert (status.phase, status.step, status.loss) == ("training", 2, 0.5)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert (status.phase, status.error) == ("failed", "the tuner was stopped")
+    assert world.tuning.was_killed

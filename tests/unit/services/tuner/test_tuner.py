@@ -1,0 +1,145 @@
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from services.common.platform.errors import Conflict, InvalidInput, NotFound, Unavailable
+from tests.tuner_fakes import TASK, Desk
+
+
+async def test_a_started_tune_can_be_watched_until_it_is_live():
+    desk = Desk()
+    status = await desk.tuner.start(TASK, "me")
+    assert (status.tune_id, status.adapter, desk.tuner.running_tune_id) == ("tune-0", "Base--helpdesk--v1", "tune-0")
+    await desk.finish()
+    assert desk.tuner.get("tune-0").phase == "live"
+    assert [one.phase for one in desk.ended] == ["live"]
+
+
+async def test_one_tune_runs_at_a_time():
+    desk = Desk()
+    desk.tuning.hold = asyncio.Event()
+    outcomes = await asyncio.gather(desk.tuner.start(TASK, "a"), desk.tuner.start(TASK, "b"), return_exceptions=True)
+    assert isinstance(outcomes[1], Conflict)
+    assert str(outcomes[1]) == "tune tune-0 of task 'helpdesk' is running"
+    desk.tuning.hold.set()
+    await desk.finish()
+    assert (await desk.tuner.start(TASK, "b")).adapter == "Base--helpdesk--v2"
+    await desk.tuner.stop()
+
+
+async def test_below_the_thresholds_nothing_starts_and_the_threshold_is_named():
+    desk = Desk(19)
+    with pytest.raises(Conflict, match="19 demonstrations are there and 20 are needed"):
+        await desk.tuner.start(TASK, "me")
+    desk.add(1)
+    desk.evaluations.tasks.clear()
+    with pytest.raises(Conflict, match=r"there is no evaluation file /evaluations/helpdesk\.yaml"):
+        await desk.tuner.start(TASK, "me")
+    assert desk.tuner.tasks()[TASK].waiting_for == "there is no evaluation file /evaluations/helpdesk.yaml"
+
+
+@pytest.mark.parametrize(("task", "actor"), [("../etc", "me"), ("", "me"), ("A", "me"), (TASK, ""), (TASK, "x" * 257)])
+async def test_a_malformed_request_is_refused(task, actor):
+    with pytest.raises(InvalidInput):
+        await Desk().tuner.start(task, actor)
+
+
+async def test_an_unknown_tune_is_not_found():
+    with pytest.raises(NotFound, match="knows no tune 'x'"):
+        Desk().tuner.get("x")
+
+
+async def test_a_tune_begins_by_itself_once_enough_is_new():
+    desk = Desk()
+    assert (await desk.tuner.start_due()).adapter == "Base--helpdesk--v1"
+    await desk.finish()
+    assert await desk.tuner.start_due() is None
+    desk.add(9, created_at_ms=6_000)
+    assert await desk.tuner.start_due() is None
+    desk.add(1, created_at_ms=6_000)
+    desk.now_ms = 7_000
+    assert (await desk.tuner.start_due()).adapter == "Base--helpdesk--v2"
+    await desk.finish()
+
+
+async def test_a_failed_tune_is_tried_again_later_and_later():
+    desk = Desk()
+    desk.tuning.failure = Unavailable("no room")
+    for pause_ms in (1_000, 2_000, 4_000):
+        assert await desk.tuner.start_due() is not None
+        await desk.finish()
+        assert desk.ended[-1].phase == "failed"
+        desk.now_ms += pause_ms - 1
+        assert await desk.tuner.start_due() is None
+        desk.now_ms += 1
+    desk.tuning.failure = None
+    assert await desk.tuner.start_due() is not None
+    await desk.finish()
+    assert desk.ended[-1].phase == "live"
+    desk.now_ms += 1_000_000
+    assert await desk.tuner.start_due() is None
+
+
+async def test_a_refused_tune_waits_for_new_demonstrations():
+    desk = Desk()
+    desk.tuning.result = replace(desk.tuning.result, norms={})
+    await desk.tuner.start_due()
+    await desk.finish()
+    assert desk.ended[0].phase == "refused"
+    desk.now_ms += 1_000_000
+    assert await desk.tuner.start_due() is None
+
+
+async def test_what_an_earlier_process_tuned_is_not_new():
+    desk = Desk()
+    desk.store.newest_ms = 1_000
+    assert await desk.tuner.start_due() is None
+    desk.add(10, created_at_ms=1_001)
+    assert await desk.tuner.start_due() is not None
+    await desk.finish()
+
+
+async def test_while_learning_is_paused_none_begins_by_itself():
+    desk = Desk()
+    desk.control.paused = True
+    assert await desk.tuner.is_paused()
+    assert await desk.tuner.start_due() is None
+    desk.control.paused = False
+    assert await desk.tuner.start_due() is not None
+    await desk.finish()
+
+
+async def test_an_evaluation_file_that_cannot_be_read_is_said_and_keeps_no_other_task_waiting():
+    desk = Desk()
+    desk.evaluations.failure = InvalidInput("helpdesk.yaml: task_slice")
+    with pytest.raises(InvalidInput, match="task_slice"):
+        await desk.tuner.start_due()
+    assert desk.tuner.running_tune_id == ""
+    desk.add(20, task="shipping")
+    desk.evaluations.tasks.add("shipping")
+    status = await desk.tuner.start_due()
+    assert status is not None
+    assert status.task == "shipping"
+    await desk.finish()
+
+
+async def test_a_stop_ends_the_running_tune_as_failed():
+    desk = Desk()
+    desk.tuning.hold = asyncio.Event()
+    status = await desk.tuner.start(TASK, "me")
+    while not desk.tuning.jobs:
+        await asyncio.sleep(0)
+    await desk.tuner.stop()
+    assert (status.phase, desk.tuning.was_killed) == ("failed", True)
+
+
+async def test_only_the_last_hundred_tunes_are_remembered():
+    desk = Desk()
+    desk.tuning.failure = Unavailable("no room")
+    for _ in range(101):
+        await desk.tuner.start(TASK, "me")
+        await desk.finish()
+    with pytest.raises(NotFound):
+        desk.tuner.get("tune-0")
+    assert desk.tuner.get("tune-1").phase == "failed"
