@@ -7,12 +7,11 @@ import logging
 from collections import Counter
 from typing import Any
 
-from aiokafka.partitioner import murmur2
-
 from services.common.events.topics import FEEDBACK, GENERATIONS, LLM_EXAMPLES
 from services.common.platform.errors import Unavailable
 from services.common.platform.grpc_server import GrpcServer
 from services.common.platform.kafka_async import AsyncProducer
+from services.common.platform.partitioning import partition_of
 from services.common.platform.telemetry import Telemetry
 from services.common.platform.topic_follower import TopicFollower
 from streams import worker
@@ -151,7 +150,7 @@ class Curator:
         return runtime
 
     def _partition_of(self, user_id: str) -> int:
-        return int((murmur2(user_id.encode()) & 0x7FFFFFFF) % self._settings.user_partitions)
+        return partition_of(user_id.encode(), self._settings.user_partitions)
 
     async def _runtime_of(self, message: Any) -> PartitionRuntime | None:
         """Return the runtime of the message's partition, once it is open; None when the message is from before a rebalance."""

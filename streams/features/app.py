@@ -8,7 +8,6 @@ import math
 from collections import deque
 from typing import Any
 
-from aiokafka.partitioner import murmur2
 from opentelemetry.metrics import Observation
 from tunemesh.events.v1 import feedback_pb2
 
@@ -17,6 +16,7 @@ from services.common.events.feedback_kinds import is_about_answer
 from services.common.events.topics import CATALOG, FEEDBACK
 from services.common.platform.errors import ConfigurationError, Unavailable
 from services.common.platform.grpc_server import GrpcServer
+from services.common.platform.partitioning import partition_of
 from services.common.platform.settings import variable_of
 from services.common.platform.telemetry import Telemetry
 from services.common.ranker.feature_spec import FeatureSpec
@@ -93,7 +93,7 @@ class PartitionWorker:
         ids = (feedback.feedback_id, feedback.user_id, feedback.item_id)
         if not all(0 < len(text.encode()) <= _MAX_ID_BYTES for text in ids) or not math.isfinite(feedback.value):
             return None
-        if (murmur2(feedback.user_id.encode()) & 0x7FFFFFFF) % self._settings.user_partitions != self._partition:
+        if partition_of(feedback.user_id.encode(), self._settings.user_partitions) != self._partition:
             return None
         time_ms = feedback.original_time_ms or feedback.accepted_at_ms
         interaction = Interaction(feedback.user_id, feedback.item_id, feedback.kind, feedback.value, time_ms)

@@ -8,10 +8,9 @@ from collections import Counter
 from functools import lru_cache
 from typing import Any
 
-from aiokafka.partitioner import murmur2
-
 from services.common.events.topics import EXPOSURES, FEEDBACK, SAMPLES
 from services.common.platform.grpc_server import GrpcServer
+from services.common.platform.partitioning import partition_of
 from services.common.platform.telemetry import Telemetry
 from services.common.ranker.feature_spec import FeatureSpec
 from streams import worker
@@ -191,10 +190,10 @@ class Joiner:
 
 
 def _partitioner(num_partitions: int) -> Any:
-    """Return the Java client's choice of partition by user id, remembered for the latest users (murmur2 in Python takes 2 µs)."""
+    """Return the choice of partition by user id, remembered for the latest users: a long join asks for the same ones again and again."""
 
     @lru_cache(_CACHED_USERS)
-    def partition_of(user_id: str) -> int:
-        return int((murmur2(user_id.encode()) & 0x7FFFFFFF) % num_partitions)
+    def of_user(user_id: str) -> int:
+        return partition_of(user_id.encode(), num_partitions)
 
-    return partition_of
+    return of_user

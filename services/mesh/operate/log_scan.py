@@ -12,10 +12,10 @@ from typing import Any, Generic, TypeVar
 
 from kafka import KafkaConsumer
 from kafka.errors import KafkaError
-from kafka.partitioner.default import murmur2
 
 from services.common.platform.errors import Unavailable
 from services.common.platform.kafka import assigned_consumer, end_offsets
+from services.common.platform.partitioning import partition_of
 
 FoundT = TypeVar("FoundT")
 
@@ -57,7 +57,7 @@ class LogScanner:
             find: gets a kafka-python ConsumerRecord.
             since_ms: Unix milliseconds; 0 is the beginning.
             until_ms: later records are left out; None: the present end.
-            key: read only the partition where the records of this key are (murmur2); None reads all.
+            key: read only the partition where the records of this key are; None reads all.
             only_first: stop at the first one found.
         Raises:
             Unavailable: no broker, no such topic, or no answer in time.
@@ -82,8 +82,7 @@ class LogScanner:
         )
         if key is not None:
             partitions = sorted(consumer.assignment())
-            wanted = (murmur2(key.encode()) & 0x7FFFFFFF) % len(partitions)
-            consumer.assign([partitions[wanted]])
+            consumer.assign([partitions[partition_of(key.encode(), len(partitions))]])
             consumer.seek_to_beginning()
         return consumer
 

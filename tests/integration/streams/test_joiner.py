@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from kafka.partitioner.default import murmur2
 
 from services.common.events import envelope
 from services.common.platform.ids import sample_id
+from services.common.platform.partitioning import partition_of
 from services.common.ranker import exposure_block
 from services.common.ranker.labels import keep_negative
 from tests.integration.streams.traffic import PARTITIONS, SPEC, SPEC_PATH, Process, Traffic, read_outcome
@@ -144,7 +144,7 @@ def test_json_feedback_of_a_third_party_is_joined(fresh_broker, joiner, traffic)
 def test_records_on_the_wrong_partition_are_forwarded_and_joined(fresh_broker, joiner, traffic) -> None:
     joiner()
     exposure = traffic.expose(send=False)
-    wrong = 1 - (murmur2(exposure.user_id.encode()) & 0x7FFFFFFF) % PARTITIONS
+    wrong = 1 - partition_of(exposure.user_id.encode(), PARTITIONS)
     traffic.send("exposures.v1", exposure.user_id, exposure.SerializeToString(), partition=wrong)
     feedback = traffic.answer(exposure)
     traffic.producer.flush()
