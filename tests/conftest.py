@@ -15,10 +15,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+import pytest_timeout
 
 from services.mesh.runner import embedded
 from services.mesh.runner.environments import REPOSITORY_ROOT, Environments
 from services.mesh.runner.topics import create_topics
+from tests import limits, speed
 
 ENVIRONMENTS = Environments.of_repository()
 HAS_TORCH = importlib.util.find_spec("torch") is not None
@@ -105,13 +107,26 @@ class TritonServer:
         embedded.remove_shared_memory(self._grpc_port)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Measure this machine's speed, shortly, where no run has done so; workers and services' processes find it in the environment."""
+    if limits.SPEED_FACTOR not in os.environ:
+        os.environ[limits.SPEED_FACTOR] = str(speed.measure(seconds=0.2).factor)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_timeout_set_timer(item: pytest.Item, settings: pytest_timeout.Settings) -> bool | None:
+    """The time that a test may take, from its mark or pyproject.toml, grows with the machine's slowness like every other limit."""
+    done: bool | None = pytest_timeout.pytest_timeout_set_timer(item, settings._replace(timeout=limits.seconds(settings.timeout)))
+    return done
+
+
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Do not even import modules of the other environment: those wholly marked `ml` in light, all that name no `ml` mark in ml."""
     if collection_path.suffix != ".py" or not collection_path.name.startswith("test_"):
         return None
     text = collection_path.read_text(encoding="utf-8")
     if HAS_TORCH:
-        return True if config.option.markexpr == "ml" and "mark.ml" not in text else None
+        return True if re.match(r"ml\b", config.option.markexpr) and "mark.ml" not in text else None
     return True if re.search(r"^pytestmark = .*mark\.ml\b", text, flags=re.MULTILINE) else None
 
 

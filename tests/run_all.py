@@ -64,12 +64,12 @@ class Outcome:
 QUICK, SERVERS, MESH = ("unit", "contract"), ("integration", "faults"), ("e2e",)
 PHASES: tuple[tuple[Run, ...], ...] = (
     (
-        Run(name="quick-light", environment="light", folders=QUICK, marker="not ml"),
-        Run(name="quick-ml", environment="ml", folders=QUICK, marker="ml"),
+        Run(name="quick-light", environment="light", folders=QUICK, marker="not ml and not deep"),
+        Run(name="quick-ml", environment="ml", folders=QUICK, marker="ml and not deep"),
     ),
-    (Run(name="servers-light", environment="light", folders=SERVERS, marker="not ml"),),
-    (Run(name="servers-ml", environment="ml", folders=SERVERS, marker="ml"),),
-    (Run(name="mesh", environment="light", folders=MESH, marker="not ml"),),
+    (Run(name="servers-light", environment="light", folders=SERVERS, marker="not ml and not deep"),),
+    (Run(name="servers-ml", environment="ml", folders=SERVERS, marker="ml and not deep"),),
+    (Run(name="mesh", environment="light", folders=MESH, marker="not ml and not deep"),),
 )
 
 
