@@ -12,7 +12,7 @@ import numpy as np
 from tunemesh.events.v1 import delta_pb2
 
 from services.common.ranker.delta import DeltaBody, TableDelta, decode_body, encode_body
-from services.common.ranker.tables.generation import Applied
+from services.common.ranker.tables.control_block import Applied
 from services.common.ranker.tables.reader import ModelReader
 from services.common.ranker.tables.writer import ModelWriter, TableImage
 from services.trainer.trainer_table import TrainerTable

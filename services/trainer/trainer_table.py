@@ -130,8 +130,8 @@ class TrainerTable:
         self._init_seed = np.uint64((seed & 0xFFFFFFFF) << 32 | zlib.crc32(name.encode()))
         self._index = SlotIndex()
         self._waiting = make_counter(self._admission)
-        # Takes are numbered; a change made now belongs to this one.
-        self._generation = 1
+        # The number of the next take, to which a change made now belongs.
+        self._take = 1
         self._tombstones: dict[int, int] = {}
         self._allocate(self._index.capacity)
 
@@ -180,20 +180,20 @@ class TrainerTable:
     def mark_touched(self, ids: Int64s) -> None:
         """Remember that the rows of ids [N] changed; ids without a row are ignored. Creation and eviction mark by themselves."""
         slots = self._index.find(np.ascontiguousarray(ids, np.int64))
-        self._touched_in[slots[slots != MISSING]] = self._generation
+        self._touched_in[slots[slots != MISSING]] = self._take
 
     def take_touched(self) -> Touched:
         """Return all that changed and was not acknowledged yet. Changes after this call belong to the next take."""
         slots = np.flatnonzero(self._touched_in)
         slots = slots[np.argsort(self._id_of[slots])]
-        token = self._generation
-        self._generation += 1
+        token = self._take
+        self._take += 1
         return Touched(token, self._id_of[slots], self.rows[slots], self._pending_tombstones())
 
     def ack_touched(self, token: int) -> None:
         """Forget what the take with this token returned, save what changed again since. Call it once the broker has acknowledged."""
         self._touched_in[self._touched_in <= token] = 0
-        self._tombstones = {id_: generation for id_, generation in self._tombstones.items() if generation > token}
+        self._tombstones = {id_: take for id_, take in self._tombstones.items() if take > token}
 
     def evict(self, step: int) -> Int64s:
         """Give up rows by the eviction rules as of `step`; return their ids, ascending. Each becomes a tombstone of the next take."""
@@ -298,7 +298,7 @@ class TrainerTable:
         self.accumulators[slots] = self._accumulator_init
         self.frequency[slots] = counts
         self.last_step[slots] = self.step
-        self._touched_in[slots] = self._generation
+        self._touched_in[slots] = self._take
         self._id_of[slots] = ids
         self._waiting.forget(ids)
         for id_ in ids.tolist():
@@ -313,7 +313,7 @@ class TrainerTable:
         self.frequency[slots] = 0
         self.last_step[slots] = 0
         self._touched_in[slots] = 0
-        self._tombstones.update(dict.fromkeys(ids.tolist(), self._generation))
+        self._tombstones.update(dict.fromkeys(ids.tolist(), self._take))
 
     def _pending_tombstones(self) -> Int64s:
         return np.array(sorted(self._tombstones), np.int64)
@@ -347,7 +347,7 @@ class TrainerTable:
         self.accumulators[slots] = own["accumulators"]
         self.frequency[slots] = own["frequency"]
         self.last_step[slots] = own["last_step"]
-        self._touched_in[slots] = np.where(own["touched"], self._generation, 0)
+        self._touched_in[slots] = np.where(own["touched"], self._take, 0)
         self._id_of[slots] = ids
-        self._tombstones = dict.fromkeys(tombstones, self._generation)
+        self._tombstones = dict.fromkeys(tombstones, self._take)
         self.step = int(own["step"].item())

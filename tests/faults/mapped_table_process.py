@@ -20,7 +20,7 @@ import numpy as np
 
 from services.common.platform.errors import Unavailable
 from services.common.ranker.delta import DeltaBody, TableDelta
-from services.common.ranker.tables.generation import Applied, Control
+from services.common.ranker.tables.control_block import Applied, ControlBlock
 from services.common.ranker.tables.mapped import MappedTableWriter
 from services.common.ranker.tables.reader import ModelReader
 from services.common.ranker.tables.writer import ModelWriter, TableImage
@@ -55,7 +55,7 @@ def dense(seq: int) -> dict[str, np.ndarray]:
 
 
 def build(writer: ModelWriter, seq: int) -> None:
-    """Build a generation as if from a base of delta `seq`."""
+    """Build an edition as if from a base of delta `seq`."""
     delta = table_delta(seq)
     image = TableImage(delta.ids, delta.rows, np.full(DIM, -1, np.float32))
     writer.build(dict.fromkeys(TABLES, image), dense(seq), applied(seq), lineage_id=LINEAGE)
@@ -102,12 +102,12 @@ def die_in_row() -> None:
 
 
 def die_in_control() -> None:
-    def lock_and_die(self: Control, applied: Applied) -> None:
+    def lock_and_die(self: ControlBlock, applied: Applied) -> None:
         self._words[3] |= 1
         self._words[8:16] = -666
         die()
 
-    Control.finish = lock_and_die  # type: ignore[method-assign]
+    ControlBlock.finish = lock_and_die  # type: ignore[method-assign]
 
 
 ARRANGE: dict[str, Callable[[], None]] = {

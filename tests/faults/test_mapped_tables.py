@@ -49,8 +49,8 @@ def test_readers_beside_a_busy_writer_see_whole_rows_of_at_most_two_neighbouring
                 num_reads, num_deltas = map(int, output.split())
                 assert num_reads > 100
                 assert num_deltas > 20
-    # The tables grew, and the generations before are gone: but for one, when the kill came between making the next and removing the last.
-    numbers = sorted(int(path.name.removeprefix("gen-")) for path in tmp_path.glob("gen-*"))
+    # The tables grew, and the editions before are gone: but for one, when the kill came between making the next and removing the last.
+    numbers = sorted(int(path.name.removeprefix("edition-")) for path in tmp_path.glob("edition-*"))
     assert numbers[-1] > 1
     assert numbers in ([numbers[-1]], [numbers[-1] - 1, numbers[-1]])
 
@@ -79,7 +79,7 @@ def test_a_writer_killed_again_and_again_never_shows_a_wrong_row(tmp_path, seed)
                 table_process.check_once(reader)
             except TableNotReady:
                 break
-    # Later ones go on from a whole generation or build another: what readers see tells that either was right.
+    # Later ones go on from a whole edition or build another: what readers see tells that either was right.
     assert outcomes[0] == "rebuilt"
     assert set(outcomes) <= {"rebuilt", "resumed"}
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from services.common.ranker.tables.generation import Applied
+from services.common.ranker.tables.control_block import Applied
 
 NO_SEQ = -1
 

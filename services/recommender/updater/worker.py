@@ -19,7 +19,7 @@ from tunemesh.events.v1.delta_pb2 import Delta
 from services.common.platform.errors import CorruptArtifact, NotFound, Unavailable
 from services.common.platform.telemetry import Telemetry
 from services.common.ranker.delta import CompleteDelta, DeltaBody, Reassembler
-from services.common.ranker.tables.generation import Applied
+from services.common.ranker.tables.control_block import Applied
 from services.common.ranker.tables.writer import ModelWriter, TableImage
 from services.recommender.updater.core import BasePointer, Follower, HistoryLost, Outcome
 

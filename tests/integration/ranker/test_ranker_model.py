@@ -111,7 +111,7 @@ def expected_scores(tables, network, user_key: int) -> np.ndarray:
 
 
 def applied(epoch: int, seq: int, watermark_ms: int):
-    from services.common.ranker.tables.generation import Applied
+    from services.common.ranker.tables.control_block import Applied
 
     return Applied(epoch=epoch, seq=seq, watermark_ms=watermark_ms, base_id="base-1")
 

@@ -34,7 +34,7 @@ from services.common.ranker.features import (
     user_key,
 )
 from services.common.ranker.recall_state import pack_counts
-from services.common.ranker.tables.generation import Applied
+from services.common.ranker.tables.control_block import Applied
 from services.common.ranker.tables.writer import ModelWriter, TableImage
 from services.mesh.runner import embedded
 from services.mesh.runner.environments import REPOSITORY_ROOT, Environments

@@ -1,4 +1,4 @@
-"""The dense weights of a generation in a mapped file: two buffers, of which readers copy one while the writer fills the other.
+"""The dense weights of an edition in a mapped file: two buffers, of which readers copy one while the writer fills the other.
 
     layout.json   names and shapes of the tensors, in the order in which their values lie in a buffer
     dense         magic, format version, number of the current buffer; then per buffer: lock, epoch, seq, values float32
@@ -120,7 +120,7 @@ class _Layout:
 
 
 class DenseWriter:
-    """Writes the dense weights of one generation; the tensors' names and shapes stay as they were at its creation."""
+    """Writes the dense weights of one edition; the tensors' names and shapes stay as they were at its creation."""
 
     def __init__(self, folder: Path) -> None:
         """Map existing weights for writing. Raises FileNotFoundError or CorruptArtifact."""
@@ -158,7 +158,7 @@ class DenseWriter:
 
 
 class DenseReader:
-    """Reads the dense weights of one generation."""
+    """Reads the dense weights of one edition."""
 
     def __init__(self, folder: Path) -> None:
         """Map them read-only. Raises FileNotFoundError or CorruptArtifact."""

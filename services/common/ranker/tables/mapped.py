@@ -2,7 +2,7 @@
 
 File (int64 words, native order; the sections start at multiples of 64 bytes):
 
-    header        magic, format version, generation, dim, capacity, cells, words per row, slots used so far
+    header        magic, format version, edition, dim, capacity, cells, words per row, slots used so far
     default row   float32 [dim], what unknown ids read
     cells         the index, see `index`
     rows          per slot: lock, id, float32 [dim]
@@ -10,7 +10,7 @@ File (int64 words, native order; the sections start at multiples of 64 bytes):
 A row's lock is a sequence lock: odd while the writer is in the row. A reader copies the row between two looks at the lock and takes the
 copy only if the lock was even and did not change. The id stored with the row catches the other race: a slot found in the index may have
 been given to another id by the time it is read; then the reader looks the id up again. A full file does not grow: the writer makes a new
-generation.
+edition.
 
 Knows nothing of models, deltas or the order between tables (see `writer` and `reader`).
 Source: sequence locks and the fences that they need: Boehm 2012, "Can seqlocks get along with programming language memory models?"
@@ -48,7 +48,7 @@ WORD_BYTES = 8
 _MAGIC = 0x454C4241544D54  # "TMTABLE", little-endian
 _FORMAT_VERSION = 1
 _HEADER_WORDS = 64
-_MAGIC_AT, _FORMAT_AT, _GENERATION_AT, _DIM_AT, _CAPACITY_AT, _CELLS_AT, _STRIDE_AT, _USED_AT = range(8)
+_MAGIC_AT, _FORMAT_AT, _EDITION_AT, _DIM_AT, _CAPACITY_AT, _CELLS_AT, _STRIDE_AT, _USED_AT = range(8)
 _LINE_WORDS = 8
 
 _LOCK_AT, _ID_AT, _VALUES_AT = 0, 1, 2
@@ -138,7 +138,7 @@ class _Layout:
         self.dim = int(words[_DIM_AT])
         self.capacity = int(words[_CAPACITY_AT])
         self.stride = int(words[_STRIDE_AT])
-        self.generation = int(words[_GENERATION_AT])
+        self.edition = int(words[_EDITION_AT])
         num_cells = int(words[_CELLS_AT])
         expected = words_needed(self.dim, self.capacity)
         if self.stride != _stride(self.dim) or num_cells != cells_for(self.capacity) or words.size != expected:
@@ -238,7 +238,7 @@ class MappedTableReader:
 
 
 class MappedTableWriter:
-    """Writes one mapped table. There must be one writer only; whoever makes it holds the folder's lock (see `generation`)."""
+    """Writes one mapped table. There must be one writer only; whoever makes it holds the folder's `WriterLock`."""
 
     def __init__(self, path: Path) -> None:
         """Map an existing table for writing.
@@ -256,10 +256,10 @@ class MappedTableWriter:
         self._free: list[int] = np.flatnonzero(~live).tolist()
 
     @classmethod
-    def create(cls, path: Path, *, generation: int, dim: int, capacity: int, default_row: Float32s) -> MappedTableWriter:
+    def create(cls, path: Path, *, edition: int, dim: int, capacity: int, default_row: Float32s) -> MappedTableWriter:
         """Make an empty table for `capacity` rows; `default_row` float32 [dim] is what unknown ids read."""
         words = create_words(path, words_needed(dim, capacity))
-        words[_FORMAT_AT], words[_GENERATION_AT], words[_DIM_AT] = _FORMAT_VERSION, generation, dim
+        words[_FORMAT_AT], words[_EDITION_AT], words[_DIM_AT] = _FORMAT_VERSION, edition, dim
         words[_CAPACITY_AT], words[_CELLS_AT], words[_STRIDE_AT] = capacity, cells_for(capacity), _stride(dim)
         words[_HEADER_WORDS : _HEADER_WORDS + _default_row_words(dim)].view(np.float32)[:dim] = default_row
         words[_MAGIC_AT] = _MAGIC

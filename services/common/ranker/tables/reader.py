@@ -1,7 +1,7 @@
 """The reading side of a replica's mapped model, for any process of the host: Triton's instances and the recommender.
 
 No lock, no copy of the tables, no message to the writer. A request sees whole rows that are at most one delta apart, and dense weights that
-are whole and of one version. When the writer makes a new generation, the next read opens it.
+are whole and of one version. When the writer makes a new edition, the next read opens it.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.common.platform.errors import CorruptArtifact, Unavailable
+from services.common.ranker.tables.control_block import Applied, ControlBlock, boot_id
 from services.common.ranker.tables.dense import DenseReader, DenseView
-from services.common.ranker.tables.generation import TABLE_FILE_PREFIX, Applied, Control, boot_id, current_generation
+from services.common.ranker.tables.edition import TABLE_FILE_PREFIX, current_edition
 from services.common.ranker.tables.index import Int64s
 from services.common.ranker.tables.mapped import MappedTableReader, RowBusy
 
@@ -57,10 +58,10 @@ class ModelView:
 
 
 class _Opened:
-    """One generation, mapped."""
+    """One edition, mapped."""
 
     def __init__(self, folder: Path, schema_hash: str) -> None:
-        self.control = Control(folder)
+        self.control = ControlBlock(folder)
         if self.control.schema_hash != schema_hash:
             raise CorruptArtifact(f"the tables in {folder} have schema {self.control.schema_hash!r}, this program has {schema_hash!r}")
         paths = sorted(folder.glob(f"{TABLE_FILE_PREFIX}*"))
@@ -69,10 +70,10 @@ class _Opened:
 
 
 class ModelReader:
-    """Reads the current generation of a folder of mapped tables. Thread-safe."""
+    """Reads the current edition of a folder of mapped tables. Thread-safe."""
 
     def __init__(self, directory: str | Path, schema_hash: str) -> None:
-        """Open the current generation, and load the compiled kernels, so that the first request does not wait for them.
+        """Open the current edition, and load the compiled kernels, so that the first request does not wait for them.
 
         Raises:
             TableNotReady: there is none yet.
@@ -89,7 +90,7 @@ class ModelReader:
         Raises:
             KeyError: there is no such table.
             TableNotReady: the writer died in the middle of a row or of its control block; it is well again when the next writer has built
-                a generation.
+                an edition.
         """
         arrays = {name: np.ascontiguousarray(array, np.int64) for name, array in ids.items()}
         return self._patiently(lambda opened: _read_once(opened, arrays))
@@ -143,7 +144,7 @@ class ModelReader:
 
     def _open(self) -> _Opened:
         for _ in range(_MAX_OPENS):
-            folder = current_generation(self._directory)
+            folder = current_edition(self._directory)
             if folder is None:
                 raise TableNotReady(f"no base has been applied in {self._directory} yet: start the updater, or wait for its first base")
             try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tunemesh.events.v1.delta_pb2 import BasePointer, DeltaHeader
 
-from services.common.ranker.tables.generation import Applied
+from services.common.ranker.tables.control_block import Applied
 from services.recommender.updater.core import Follower, Identity, Outcome
 
 

@@ -14,7 +14,7 @@ from tunemesh.events.v1.delta_pb2 import BasePointer, Delta, DeltaHeader
 from services.common.platform.errors import CorruptArtifact, Unavailable
 from services.common.platform.telemetry import disabled
 from services.common.ranker.delta import DeltaBody, TableDelta, chunk, encode_body
-from services.common.ranker.tables.generation import Applied
+from services.common.ranker.tables.control_block import Applied
 from services.common.ranker.tables.reader import ModelReader, TableNotReady
 from services.common.ranker.tables.writer import ModelWriter, TableImage
 from services.recommender.updater.core import Follower, HistoryLost, Identity

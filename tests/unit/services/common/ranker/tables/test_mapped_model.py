@@ -13,8 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from services.common.platform.errors import ConfigurationError, CorruptArtifact, Unavailable
 from services.common.ranker.delta import DeltaBody, TableDelta
-from services.common.ranker.tables import generation
-from services.common.ranker.tables.generation import Applied, current_generation
+from services.common.ranker.tables.control_block import Applied, ControlBlock
+from services.common.ranker.tables.edition import current_edition
 from services.common.ranker.tables.mapped import MappedTableReader, MappedTableWriter
 from services.common.ranker.tables.reader import ModelReader, TableNotReady
 from services.common.ranker.tables.writer import ModelWriter, TableImage
@@ -133,9 +133,9 @@ def test_dense_weights_are_the_same_object_until_they_change(tmp_path):
 def test_dense_weights_keep_their_version_when_the_tables_grow(tmp_path):
     writer = built(tmp_path)
     writer.apply(delta({}, dense=weights(1.5)), applied(0))
-    before = current_generation(tmp_path)
+    before = current_edition(tmp_path)
     writer.apply(delta(dict.fromkeys(range(5000), 1.0)), applied(1))
-    assert current_generation(tmp_path) != before
+    assert current_edition(tmp_path) != before
     view = ModelReader(tmp_path, "schema").dense()
     assert view.version == (1, 0)
     assert view.tensors["b"] == 1.5
@@ -146,14 +146,14 @@ def test_nothing_there_yet_is_said(tmp_path):
         ModelReader(tmp_path / "absent", "schema")
 
 
-def test_readers_move_to_the_new_generation_and_the_old_one_is_deleted(tmp_path):
+def test_readers_move_to_the_new_edition_and_the_old_one_is_deleted(tmp_path):
     writer = built(tmp_path)
     reader = ModelReader(tmp_path, "schema")
     writer.build({"user": image({2: 9.0}), "item": image({})}, weights(0.0), applied(5, epoch=2, base_id="base-2"), lineage_id="l1")
     view = reader.read({"user": int64s([1, 2])})
     assert (view.epoch, view.found["user"].tolist()) == (2, [False, True])
     assert reader.status().base_id == "base-2"
-    assert len(list(tmp_path.glob("gen-*"))) == 1
+    assert len(list(tmp_path.glob("edition-*"))) == 1
 
 
 def test_a_new_epoch_in_place_counts_from_its_first_delta(tmp_path):
@@ -229,7 +229,7 @@ def test_a_writer_that_fails_half_way_does_not_go_on(tmp_path, monkeypatch):
 @pytest.mark.parametrize("damage", ["cut", "overwritten"])
 def test_damaged_files_are_refused_by_readers_and_built_again_by_the_writer(tmp_path, file, damage):
     built(tmp_path).close()
-    path = current_generation(tmp_path) / file
+    path = current_edition(tmp_path) / file
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 16 * 8] if damage == "cut" else b"\xff" * len(content))
     with pytest.raises(CorruptArtifact):
@@ -239,16 +239,26 @@ def test_damaged_files_are_refused_by_readers_and_built_again_by_the_writer(tmp_
 
 def test_leftovers_of_a_dead_build_are_removed(tmp_path):
     built(tmp_path).close()
-    (tmp_path / "gen-00000007").mkdir()
-    (tmp_path / "gen-00000007" / "control").touch()
+    (tmp_path / "edition-00000007").mkdir()
+    (tmp_path / "edition-00000007" / "control").touch()
     assert ModelWriter(tmp_path, "schema").applied == applied(-1)
-    assert [path.name for path in tmp_path.glob("gen-*")] == ["gen-00000001"]
+    assert [path.name for path in tmp_path.glob("edition-*")] == ["edition-00000001"]
+
+
+def test_an_edition_under_its_former_name_is_gone_on_from_and_removed_when_the_next_one_is_there(tmp_path):
+    built(tmp_path).close()
+    (tmp_path / "edition-00000001").rename(tmp_path / "gen-00000001")
+    (tmp_path / "CURRENT").write_text("gen-00000001")
+    writer = ModelWriter(tmp_path, "schema")
+    assert writer.applied == applied(-1)
+    writer.build({"user": image({1: 1.0})}, {"w": np.zeros(3, np.float32)}, applied(0), lineage_id="l")
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["edition-00000002"]
 
 
 def test_a_damaged_pointer_is_refused(tmp_path):
     built(tmp_path).close()
     (tmp_path / "CURRENT").write_text("../elsewhere")
-    with pytest.raises(CorruptArtifact, match="which is no generation"):
+    with pytest.raises(CorruptArtifact, match="which is no edition"):
         ModelReader(tmp_path, "schema")
     assert ModelWriter(tmp_path, "schema").applied is None
 
@@ -259,7 +269,7 @@ def test_table_names_that_are_no_file_names_are_refused(tmp_path):
 
 
 def test_a_row_that_stays_half_written_is_reported_and_the_others_are_read(tmp_path):
-    writer = MappedTableWriter.create(tmp_path / "t", generation=1, dim=DIM, capacity=10, default_row=np.zeros(DIM, np.float32))
+    writer = MappedTableWriter.create(tmp_path / "t", edition=1, dim=DIM, capacity=10, default_row=np.zeros(DIM, np.float32))
     writer.upsert(int64s([1, 2]), np.ones((2, DIM), np.float32))
     layout = writer._layout
     layout.row_words[layout.stride * writer._find(int64s([2]))[0]] += 1
@@ -272,7 +282,7 @@ def test_a_row_that_stays_half_written_is_reported_and_the_others_are_read(tmp_p
 
 
 def test_a_slot_that_went_to_another_id_is_never_read_as_the_first(tmp_path):
-    writer = MappedTableWriter.create(tmp_path / "t", generation=1, dim=DIM, capacity=10, default_row=np.zeros(DIM, np.float32))
+    writer = MappedTableWriter.create(tmp_path / "t", edition=1, dim=DIM, capacity=10, default_row=np.zeros(DIM, np.float32))
     writer.upsert(int64s([1]), np.ones((1, DIM), np.float32))
     cells = writer._layout.cells.copy()
     writer.delete(int64s([1]))
@@ -286,4 +296,4 @@ def test_a_slot_that_went_to_another_id_is_never_read_as_the_first(tmp_path):
 
 def test_text_that_does_not_fit_the_control_block_is_refused(tmp_path):
     with pytest.raises(ValueError, match="longer than"):
-        generation.Control.create(tmp_path, schema_hash="s" * 300, lineage_id="l", applied=applied(0))
+        ControlBlock.create(tmp_path, schema_hash="s" * 300, lineage_id="l", applied=applied(0))

@@ -1,39 +1,25 @@
-"""The folder of a replica's mapped model: which generation is current, what it contains, and whether it is whole.
+"""The control block of an edition, a small mapped file: what the tables contain, and whether they are whole.
 
-    <directory>/writer.lock            held by the one writer
-    <directory>/CURRENT                the name of the current generation, swapped atomically
-    <directory>/gen-<number>/control   what is applied (this module)
-                             dense     see `dense`
-                             table-<name>   see `mapped`
+It counts deltas begun and deltas done. Equal: the edition is whole. Different: one is being applied, or its writer died half-way; each row
+is still whole then, but the next writer does not go on from there.
 
-The control block counts deltas begun and deltas done. Equal: the generation is whole. Different: one is being applied, or its writer died
-half-way; each row is still whole then, but the next writer does not go on from there.
-
-Knows nothing of rows and nothing of Kafka.
+A lock word makes a look at the block whole. Knows nothing of rows, of the folder around the file, and nothing of Kafka.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
-import re
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from services.common.platform.errors import ConfigurationError, CorruptArtifact, Unavailable
+from services.common.platform.errors import CorruptArtifact, Unavailable
 from services.common.ranker.atomics import fence_acquire, fence_release, kernel, load_acquire, load_relaxed, store_release
 from services.common.ranker.tables.index import Int64s
 from services.common.ranker.tables.mapped import create_words, map_words
 
 CONTROL_FILE = "control"
-TABLE_FILE_PREFIX = "table-"
-_CURRENT_FILE = "CURRENT"
-_LOCK_FILE = "writer.lock"
-_GENERATION_NAME = re.compile(r"gen-(\d{8,})")
 # Changes with every start of the system: after a power cut the file may hold pages of different ages.
 _BOOT_ID_FILE = Path("/proc/sys/kernel/random/boot_id")
 
@@ -130,14 +116,14 @@ def _set_state(words: Int64s, state: int) -> None:
     store_release(words, _STATE_AT, state)
 
 
-class Control:
-    """The control block of one generation, mapped."""
+class ControlBlock:
+    """The control block of one edition, mapped."""
 
     def __init__(self, folder: Path, *, writable: bool = False) -> None:
         """Map it.
 
         Raises:
-            FileNotFoundError: the generation is not there (any more).
+            FileNotFoundError: the edition is not there, or has been removed.
             CorruptArtifact: the file is no control block, or of another format.
         """
         path = folder / CONTROL_FILE
@@ -153,8 +139,8 @@ class Control:
         self.boot_id = _get_text(self._words, _BOOT_AT)
 
     @classmethod
-    def create(cls, folder: Path, *, schema_hash: str, lineage_id: str, applied: Applied) -> Control:
-        """Make the block of a new generation that contains `applied`."""
+    def create(cls, folder: Path, *, schema_hash: str, lineage_id: str, applied: Applied) -> ControlBlock:
+        """Make the block of a new edition that contains `applied`."""
         words = create_words(folder / CONTROL_FILE, _NUM_WORDS)
         words[_FORMAT_AT] = _FORMAT_VERSION
         _set_text(words, _SCHEMA_AT, schema_hash)
@@ -174,7 +160,7 @@ class Control:
         _change(self._words, self._block)
 
     def finish(self, applied: Applied) -> None:
-        """Say that what was begun is done, and what the generation contains now."""
+        """Say that what was begun is done, and what the edition contains now."""
         block = self._block
         block[_DONE] = block[_BEGUN]
         block[_EPOCH], block[_SEQ] = applied.epoch, applied.seq
@@ -183,24 +169,24 @@ class Control:
         _change(self._words, block)
 
     def resume(self) -> None:
-        """Go on counting where the mapped block is; for a writer that opens a whole generation."""
+        """Go on counting where the mapped block is; for a writer that opens a whole edition."""
         if not _look_repeatedly(self._words, self._block):
             raise CorruptArtifact(f"{self._path}: its writer died while changing it")
 
     def retire(self) -> None:
-        """Tell readers to open the current generation."""
+        """Tell readers to open the current edition."""
         _set_state(self._words, _RETIRED)
 
     @property
     def is_retired(self) -> bool:
-        """True when another generation is current."""
+        """True when another edition is current."""
         return bool(_state(self._words) == _RETIRED)
 
     def progress(self) -> Progress:
         """Return a consistent look.
 
         Raises:
-            Unavailable: the writer stayed in the block for a second: it died there; its successor makes a new generation.
+            Unavailable: the writer stayed in the block for a second: it died there; its successor makes a new edition.
         """
         block = np.empty(_BLOCK_WORDS, np.int64)
         give_up_at = 0.0
@@ -234,77 +220,5 @@ def _get_text(words: Int64s, at: int) -> str:
 
 
 def boot_id() -> str:
-    """Return an id of this run of the system, "" where there is none; then no generation outlives its writer."""
+    """Return an id of this run of the system, "" where there is none; then no edition outlives its writer."""
     return _BOOT_ID_FILE.read_text().strip() if _BOOT_ID_FILE.exists() else ""
-
-
-def current_generation(directory: Path) -> Path | None:
-    """Return the folder of the current generation, None when there is none yet."""
-    try:
-        name = (directory / _CURRENT_FILE).read_text().strip()
-    except FileNotFoundError:
-        return None
-    if not _GENERATION_NAME.fullmatch(name):
-        raise CorruptArtifact(f"{directory / _CURRENT_FILE} names {name!r}, which is no generation")
-    return directory / name
-
-
-def make_current(directory: Path, folder: Path) -> None:
-    """Point CURRENT at `folder`, atomically."""
-    temporary = directory / f"{_CURRENT_FILE}.new"
-    temporary.write_text(folder.name)
-    temporary.replace(directory / _CURRENT_FILE)
-
-
-def new_generation(directory: Path) -> tuple[int, Path]:
-    """Make the folder of the next generation; return its number and path."""
-    numbers = [int(match[1]) for path in directory.iterdir() if (match := _GENERATION_NAME.fullmatch(path.name))]
-    number = max(numbers, default=0) + 1
-    folder = directory / f"gen-{number:08d}"
-    folder.mkdir()
-    return number, folder
-
-
-def remove_other_generations(directory: Path) -> None:
-    """Retire and delete all generations but the current one. Readers that have them mapped keep what they mapped and move on."""
-    current = current_generation(directory)
-    for path in directory.iterdir():
-        if _GENERATION_NAME.fullmatch(path.name) and path != current:
-            if (path / CONTROL_FILE).exists():
-                _retire_leniently(path)
-            shutil.rmtree(path)
-
-
-def _retire_leniently(folder: Path) -> None:
-    try:
-        Control(folder, writable=True).retire()
-    except CorruptArtifact:
-        # Its writer died before the block was whole: nobody can have opened it.
-        return
-
-
-class WriterLock:
-    """Makes sure that a folder has one writer; the system lets go of it when the process ends, however it ends."""
-
-    def __init__(self, directory: Path) -> None:
-        """Take the lock.
-
-        Raises:
-            ConfigurationError: another process holds it, or the folder cannot be written.
-        """
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            self._descriptor = os.open(directory / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            message = f"tables folder {directory} cannot be written ({error.strerror}): set TUNEMESH_TABLES_DIR to a folder that can"
-            raise ConfigurationError(message) from error
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(self._descriptor)
-            message = f"another process writes the tables in {directory}: stop it, or set TUNEMESH_TABLES_DIR to another folder"
-            raise ConfigurationError(message) from error
-
-    def release(self) -> None:
-        """Let go."""
-        os.close(self._descriptor)
