@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import time
 
 from tunemesh.feedback_collector.v1 import feedback_collector_service_pb2, feedback_collector_service_pb2_grpc
 
 from services.common.platform import grpc_server, telemetry
+from services.common.platform.clock import wall_ms
 from services.common.platform.kafka_async import AsyncProducer
 from services.common.platform.settings import redacted
 from services.feedback_collector.core import AcceptedIds, Collector, FeedbackLog
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 def make_collector(settings: FeedbackCollectorSettings, log: FeedbackLog) -> Collector:
     """Return the core with the real clock."""
     accepted = AcceptedIds(max_ids=settings.remembered_ids, ttl_ms=settings.remembered_ms)
-    return Collector(log, accepted, max_batch=settings.max_batch, wall_ms=lambda: time.time_ns() // 1_000_000)
+    return Collector(log, accepted, max_batch=settings.max_batch, wall_ms=wall_ms)
 
 
 def servicer_of(collector: Collector, signals: telemetry.Telemetry) -> grpc_server.Servicer:

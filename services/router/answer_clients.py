@@ -20,6 +20,7 @@ from tunemesh.retriever.v1 import retriever_service_pb2, retriever_service_pb2_g
 
 from services.common.language.aliases import BASE_MODEL, AliasView, llm_alias
 from services.common.platform.errors import InvalidInput, Overloaded
+from services.common.platform.grpc_client import open_channel
 from services.common.platform.telemetry import outgoing_metadata
 from services.router.generation import (
     AdapterNotLoaded,
@@ -34,7 +35,6 @@ from services.router.generation import (
     TemplateNotFound,
     Usage,
 )
-from services.router.grpc_recommender import channel_options
 from services.router.question import Message, Passage, Question
 from services.router.records import messages_proto, sampling_proto
 
@@ -68,7 +68,7 @@ class GrpcRetriever:
 
     def __init__(self, target: str, *, max_message_bytes: int) -> None:
         """Connects lazily. Must be made on the event loop that uses it."""
-        self._channel = grpc.aio.insecure_channel(target, options=channel_options(max_message_bytes))
+        self._channel = open_channel(target, max_message_bytes=max_message_bytes)
         self._stub = retriever_service_pb2_grpc.RetrieverServiceStub(self._channel)  # type: ignore[no-untyped-call] # generated
         self._losses = _Losses("retriever", target)
 
@@ -97,7 +97,7 @@ class GrpcPromptAssembler:
 
     def __init__(self, target: str, *, max_message_bytes: int) -> None:
         """Connects lazily. Must be made on the event loop that uses it."""
-        self._channel = grpc.aio.insecure_channel(target, options=channel_options(max_message_bytes))
+        self._channel = open_channel(target, max_message_bytes=max_message_bytes)
         stub = prompt_assembler_service_pb2_grpc.PromptAssemblerServiceStub(self._channel)  # type: ignore[no-untyped-call] # generated
         self._stub = stub
         self._losses = _Losses("prompt assembler", target)
@@ -138,7 +138,7 @@ class GrpcLanguageModel:
     def __init__(self, target: str, *, max_message_bytes: int) -> None:
         """Connects lazily. Must be made on the event loop that uses it."""
         self._target = target
-        self._channel = grpc.aio.insecure_channel(target, options=channel_options(max_message_bytes))
+        self._channel = open_channel(target, max_message_bytes=max_message_bytes)
         self._stub = llm_service_pb2_grpc.LlmServiceStub(self._channel)  # type: ignore[no-untyped-call] # generated
         self._losses = _Losses("llm", target)
 

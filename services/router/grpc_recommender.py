@@ -1,37 +1,19 @@
-"""The router's gRPC client of the recommender, and the counter of degraded answers."""
+"""The router's gRPC client of the recommender."""
 
 from __future__ import annotations
-
-import logging
-import time
 
 import grpc
 import grpc.aio
 from tunemesh.recommender.v1 import recommender_service_pb2, recommender_service_pb2_grpc
 
 from services.common.platform.errors import InvalidInput, Overloaded
-from services.common.platform.telemetry import Telemetry, outgoing_metadata
+from services.common.platform.grpc_client import open_channel
+from services.common.platform.telemetry import outgoing_metadata
 from services.router.core import Query, Ranking, RecommenderTooSlow, RecommenderUnavailable
-
-_LOG_EVERY_S = 10.0
-
-_log = logging.getLogger(__name__)
 
 
 class RecommenderFailed(Exception):
     """The recommender answered with a status that only a defect explains; the caller gets INTERNAL."""
-
-
-def channel_options(max_message_bytes: int) -> list[tuple[str, int]]:
-    """Return the options of every channel that the router opens."""
-    return [
-        ("grpc.max_receive_message_length", max_message_bytes),
-        ("grpc.max_send_message_length", max_message_bytes),
-        # The default backoff grows to two minutes: a service that came back would stay unseen for that long.
-        ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
-        ("grpc.max_reconnect_backoff_ms", 1_000),
-    ]
 
 
 class GrpcRecommender:
@@ -40,7 +22,7 @@ class GrpcRecommender:
     def __init__(self, target: str, *, max_message_bytes: int) -> None:
         """Connects lazily. Must be made on the event loop that uses it."""
         self._target = target
-        self._channel = grpc.aio.insecure_channel(target, options=channel_options(max_message_bytes))
+        self._channel = open_channel(target, max_message_bytes=max_message_bytes)
         self._stub = recommender_service_pb2_grpc.RecommenderServiceStub(self._channel)  # type: ignore[no-untyped-call] # generated
 
     async def recommend(self, query: Query, *, timeout_s: float, wait_for_ready: bool) -> Ranking:
@@ -77,23 +59,3 @@ class GrpcRecommender:
     async def close(self) -> None:
         """Close the channel."""
         await self._channel.close()
-
-
-class DegradedAnswers:
-    """Counts answers that are not whole, and logs each reason at most once in ten seconds."""
-
-    def __init__(self, telemetry: Telemetry) -> None:
-        """Records the counter `router.degraded` by reason."""
-        self._counter = telemetry.meter.create_counter("router.degraded", description="Answers with a degraded_reason.")
-        self._next_log_s: dict[str, float] = {}
-        self._since_log: dict[str, int] = {}
-
-    def note(self, reason: str) -> None:
-        """Take note of one degraded answer."""
-        self._counter.add(1, {"reason": reason})
-        self._since_log[reason] = self._since_log.get(reason, 0) + 1
-        now_s = time.monotonic()
-        if now_s >= self._next_log_s.get(reason, 0.0):
-            _log.warning("%d degraded answers: %s", self._since_log[reason], reason)
-            self._next_log_s[reason] = now_s + _LOG_EVERY_S
-            self._since_log[reason] = 0

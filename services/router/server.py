@@ -11,12 +11,14 @@ from tunemesh.router.v1 import router_service_pb2, router_service_pb2_grpc
 from services.common.events.topics import CONTROL
 from services.common.language.aliases import AliasView
 from services.common.platform import grpc_server, telemetry
+from services.common.platform.clock import wall_ms
 from services.common.platform.ids import uuid7
 from services.common.platform.kafka_async import AsyncProducer
 from services.common.platform.settings import redacted, variable_of
 from services.common.platform.topic_follower import TopicFollower
 from services.router.answer_clients import GrpcLanguageModel, GrpcPromptAssembler, GrpcRetriever, LiveAdapters
 from services.router.core import ExposureLog, Limits, RecentAnswers, Recommender, Router
+from services.router.degraded_answers import DegradedAnswers
 from services.router.event_log import KafkaEventLog
 from services.router.generation import (
     Adapters,
@@ -27,7 +29,7 @@ from services.router.generation import (
     PromptAssembler,
     Retriever,
 )
-from services.router.grpc_recommender import DegradedAnswers, GrpcRecommender
+from services.router.grpc_recommender import GrpcRecommender
 from services.router.records import Exposures, Generations
 from services.router.servicer import RouterServicer
 from services.router.settings import RouterSettings
@@ -39,10 +41,6 @@ _ALIAS_FETCH_WAIT_MS = 200
 _FOLLOWER_STOP_S = 1.0
 
 _log = logging.getLogger(__name__)
-
-
-def _wall_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def make_router(settings: RouterSettings, recommender: Recommender, exposures: ExposureLog) -> Router:
@@ -60,7 +58,7 @@ def make_router(settings: RouterSettings, recommender: Recommender, exposures: E
         limits=limits,
         variant=settings.variant,
         monotonic_s=time.monotonic,
-        wall_ms=_wall_ms,
+        wall_ms=wall_ms,
         new_request_id=uuid7,
     )
 
@@ -92,7 +90,7 @@ def make_generator(
         limits=limits,
         variant=settings.variant,
         monotonic_s=time.monotonic,
-        wall_ms=_wall_ms,
+        wall_ms=wall_ms,
         new_request_id=uuid7,
     )
 

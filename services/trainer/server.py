@@ -9,7 +9,6 @@ import asyncio
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 
@@ -18,6 +17,7 @@ from tunemesh.trainer.v1 import trainer_service_pb2, trainer_service_pb2_grpc
 
 from services.common.language.lora_store import AdapterStore
 from services.common.platform.artifacts import Arrays
+from services.common.platform.clock import wall_ms
 from services.common.platform.errors import CorruptArtifact, Unavailable
 from services.common.platform.grpc_server import GrpcServer, Servicer, serve
 from services.common.platform.ids import uuid7
@@ -45,11 +45,6 @@ _DTYPES: Mapping[str, delta_pb2.RowDtype] = {
 
 
 OnReady = Callable[[RankerWorker, ControlOwner], None]
-
-
-def now_ms() -> int:
-    """Return Unix milliseconds."""
-    return time.time_ns() // 1_000_000
 
 
 class WorkerThread:
@@ -105,7 +100,7 @@ class WorkerThread:
         samples = KafkaSamples(settings.kafka_bootstrap_servers, settings.samples_topic, settings.user_partitions)
         actor = f"trainer/{os.uname().nodename}/{os.getpid()}"
         control_log = KafkaControlLog(settings.kafka_bootstrap_servers, settings.control_topic, producer)
-        owner = ControlOwner(control_log, actor=actor, now_ms=now_ms)
+        owner = ControlOwner(control_log, actor=actor, now_ms=wall_ms)
         try:
             logs, stores = make_logs(settings, samples, owner, producer), make_stores(settings, spec)
 
@@ -115,7 +110,7 @@ class WorkerThread:
                     logs,
                     stores,
                     session_config(settings, spec, actor),
-                    now_ms=now_ms,
+                    now_ms=wall_ms,
                     new_lineage_id=uuid7(),
                     initial_arrays=lambda: initial_arrays(settings, spec),
                 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -11,6 +10,7 @@ from tunemesh.events.v1.control_pb2 import ControlRecord
 from tunemesh.trainer.v1 import trainer_service_pb2 as pb
 from tunemesh.trainer.v1 import trainer_service_pb2_grpc
 
+from services.common.platform.clock import wall_ms
 from services.common.platform.control import ControlState
 from services.common.platform.errors import Conflict, CorruptArtifact, InvalidInput, NotFound, ServiceError, Unavailable
 from services.trainer.accepted import Adapters, check_target
@@ -108,9 +108,7 @@ class TrainerServicer(trainer_service_pb2_grpc.TrainerServiceServicer):
             await self._check_target(request.alias, request.target)
 
         def decide(state: ControlState) -> ControlRecord:
-            return state.alias_change(
-                request.alias, request.target, request.expected_version, now_ms=time.time_ns() // 1_000_000, actor=request.actor
-            )
+            return state.alias_change(request.alias, request.target, request.expected_version, now_ms=wall_ms(), actor=request.actor)
 
         def check() -> ControlRecord:
             owner.sync()

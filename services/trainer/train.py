@@ -21,6 +21,7 @@ import pandas as pd
 import torch
 
 from services.common.platform.artifacts import Manifest, write_artifact
+from services.common.platform.clock import wall_ms
 from services.common.platform.errors import ConfigurationError, ServiceError
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.features import Interaction, pack_records
@@ -180,7 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             lineage_id="",
             epoch=0,
             seq=-1,
-            created_at_ms=time.time_ns() // 1_000_000,
+            created_at_ms=wall_ms(),
             metadata={"events": len(history.interactions), "passes": options.epochs, "state_hash": learner.state_hash()},
         )
         artifact = write_artifact(options.out, manifest, base_arrays(learner, states))

@@ -17,7 +17,8 @@ from tunemesh.trainer.v1 import trainer_service_pb2, trainer_service_pb2_grpc
 
 from services.common.language.aliases import BASE_MODEL, llm_alias
 from services.common.language.lora_store import AdapterName
-from services.common.platform.errors import Conflict, InvalidInput, NotFound, Overloaded, ServiceError, Unavailable
+from services.common.platform.errors import Conflict, NotFound, Overloaded, ServiceError, Unavailable
+from services.common.platform.grpc_client import service_error
 from services.common.platform.telemetry import outgoing_metadata
 from services.tuner.dataset import Turn
 from services.tuner.evaluation import Passage
@@ -31,16 +32,6 @@ _ANSWER_TIMEOUT_S = 60.0
 _LIVE_PROBE_S = 0.1
 _LIVE_PROBE_TIMEOUT_S = 10.0
 
-_ERRORS: dict[grpc.StatusCode, type[ServiceError]] = {
-    grpc.StatusCode.INVALID_ARGUMENT: InvalidInput,
-    grpc.StatusCode.NOT_FOUND: NotFound,
-    grpc.StatusCode.FAILED_PRECONDITION: Conflict,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
-    grpc.StatusCode.UNAVAILABLE: Unavailable,
-    grpc.StatusCode.DEADLINE_EXCEEDED: Unavailable,
-    grpc.StatusCode.CANCELLED: Unavailable,
-}
-
 _T = TypeVar("_T")
 
 _log = logging.getLogger(__name__)
@@ -50,24 +41,9 @@ class WrongModel(Unavailable):
     """The answer is not from the model that was asked, or is degraded: it says nothing about a candidate. Retrying may help."""
 
 
-def open_channel(target: str, max_message_bytes: int) -> grpc.aio.Channel:
-    """Return a channel that looks for a lost server every second, in place of up to two minutes."""
-    return grpc.aio.insecure_channel(
-        target,
-        options=[
-            ("grpc.max_receive_message_length", max_message_bytes),
-            ("grpc.max_send_message_length", max_message_bytes),
-            ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.min_reconnect_backoff_ms", 100),
-            ("grpc.max_reconnect_backoff_ms", 1_000),
-        ],
-    )
-
-
 def translated(error: grpc.aio.AioRpcError, what: str) -> ServiceError:
     """Return the error of a call as one of ours; a status that only a defect explains is Unavailable with its name."""
-    kind = _ERRORS.get(error.code(), Unavailable)
-    return kind(f"{what}: {error.code().name}: {error.details() or 'no detail'}")
+    return service_error(error.code(), f"{what}: {error.code().name}: {error.details() or 'no detail'}")
 
 
 class Retries:

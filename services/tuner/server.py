@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import time
 from collections.abc import Callable, Sequence
 
 import grpc.aio
@@ -17,7 +16,9 @@ from services.common.language.aliases import AliasView
 from services.common.language.base_model import BaseModel, resolve
 from services.common.language.lora_store import AdapterName, AdapterStore
 from services.common.platform import telemetry
+from services.common.platform.clock import wall_ms
 from services.common.platform.errors import ServiceError
+from services.common.platform.grpc_client import open_channel
 from services.common.platform.grpc_server import GrpcServer, Servicer, serve
 from services.common.platform.ids import uuid7
 from services.common.platform.settings import redacted
@@ -25,7 +26,7 @@ from services.common.platform.topic_follower import TopicFollower
 from services.tuner import job as jobs
 from services.tuner.adapter_gate import GateLimits
 from services.tuner.adapters import Adapters, CatalogueReplay, EvaluationFolder, Examples, TrainingProcess
-from services.tuner.clients import GrpcControl, GrpcPrompts, GrpcServing, Retries, open_channel
+from services.tuner.clients import GrpcControl, GrpcPrompts, GrpcServing, Retries
 from services.tuner.examples import ExampleBook, TuneRules
 from services.tuner.job import HyperParameters
 from services.tuner.mirror import Mirror, NoMirror, Reconciler
@@ -42,11 +43,6 @@ _EXAMPLES_WAIT_MS = 500
 _CONTROL_WAIT_MS = 500
 
 _log = logging.getLogger(__name__)
-
-
-def now_ms() -> int:
-    """Return Unix milliseconds."""
-    return time.time_ns() // 1_000_000
 
 
 def recipe_of(settings: TunerSettings) -> Recipe:
@@ -92,7 +88,8 @@ class Clients:
     def __init__(self, settings: TunerSettings, base: BaseModel) -> None:
         """Connects lazily."""
         targets = (settings.router_target, settings.llm_admin_target, settings.prompt_assembler_target, settings.trainer_target)
-        self._channels: Sequence[grpc.aio.Channel] = [open_channel(target, settings.max_message_bytes) for target in targets]
+        size = settings.max_message_bytes
+        self._channels: Sequence[grpc.aio.Channel] = [open_channel(target, max_message_bytes=size) for target in targets]
         router, llm_admin, prompt_assembler, trainer = self._channels
         retries = Retries(attempts=settings.call_attempts, first_pause_s=_FIRST_PAUSE_S)
         self.serving = GrpcServing(
@@ -189,7 +186,7 @@ class Parts:
             serving=clients.serving,
             control=clients.control,
             mirror=self._mirror,
-            now_ms=now_ms,
+            now_ms=wall_ms,
         )
         outcomes = meter.create_counter("tuner.tunes", description="Tunes by how they ended: live, refused or failed.")
 

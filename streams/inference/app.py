@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import defaultdict
 from typing import Any
 
@@ -20,6 +19,7 @@ from services.common.events import envelope
 from services.common.events.dead_letters import dead_letter_headers
 from services.common.events.envelope import MalformedRecord
 from services.common.events.topics import INFERENCE_REQUESTS, INFERENCE_RESPONSES
+from services.common.platform.clock import wall_ms
 from services.common.platform.grpc_server import GrpcServer
 from services.common.platform.kafka_async import AsyncProducer, Record
 from services.common.platform.telemetry import Telemetry, current_traceparent, traceparent_of
@@ -36,10 +36,6 @@ SOURCE = "/tunemesh/inference"
 _BUFFER_RECORDS = 64
 
 _log = logging.getLogger(__name__)
-
-
-def _wall_clock_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 class InferenceDoor:
@@ -151,30 +147,30 @@ class InferenceDoor:
             done.ack(self._app.consumer)
 
     async def _answer(self, message: Any, question: Question) -> None:
-        if not self._recent.begin(question.inference_id, _wall_clock_ms()):
+        if not self._recent.begin(question.inference_id, wall_ms()):
             self._counter.add(1, {"outcome": "duplicate"})
             return
         answered = False
         try:
             parent = traceparent_of(tuple(message.headers or ()))
             with self._telemetry.span("inference.answer", parent=parent, kind=SpanKind.CONSUMER):
-                outcome = await settle(question, self._router, self._patience, now_ms=_wall_clock_ms, sleep=asyncio.sleep)
+                outcome = await settle(question, self._router, self._patience, now_ms=wall_ms, sleep=asyncio.sleep)
                 if isinstance(outcome, Failure):
                     await self._set_aside(message, outcome)
                 else:
                     await self._respond(message, question, outcome)
                     answered = True
         finally:
-            self._recent.end(question.inference_id, _wall_clock_ms(), answered=answered)
+            self._recent.end(question.inference_id, wall_ms(), answered=answered)
 
     async def _respond(self, message: Any, question: Question, answer: Answer) -> None:
         headers = envelope.headers_for(INFERENCE_RESPONSES.value, SOURCE, event_id=question.inference_id, traceparent=current_traceparent())
-        value = codec.write_answer(question, answer, _wall_clock_ms())
+        value = codec.write_answer(question, answer, wall_ms())
         await worker.send_until_acknowledged(self._producer, [Record(INFERENCE_RESPONSES.name, message.key or b"", value, headers)])
         self._counter.add(1, {"outcome": "answered"})
 
     async def _set_aside(self, message: Any, failure: Failure) -> None:
-        letter = codec.write_dead_letter(message, failure, _wall_clock_ms())
+        letter = codec.write_dead_letter(message, failure, wall_ms())
         _log.warning("request %s/%d is set aside: %s: %s", message.partition, message.offset, failure.reason, failure.detail)
         record = Record(INFERENCE_REQUESTS.dlq, message.key or b"", letter.SerializeToString(), dead_letter_headers(letter, SOURCE))
         await worker.send_until_acknowledged(self._producer, [record])

@@ -6,6 +6,7 @@ import grpc
 import grpc.aio
 from tunemesh.router.v1 import router_service_pb2, router_service_pb2_grpc
 
+from services.common.platform.grpc_client import open_channel
 from services.common.platform.telemetry import outgoing_metadata
 from streams.inference.core import Answer, NotNow, Question, Refused
 
@@ -18,12 +19,7 @@ class GrpcRouter:
     def __init__(self, target: str, *, max_message_bytes: int) -> None:
         """Connects lazily. Must be made on the event loop that uses it."""
         self._target = target
-        options = [
-            ("grpc.max_receive_message_length", max_message_bytes),
-            ("grpc.max_send_message_length", max_message_bytes),
-            ("grpc.max_reconnect_backoff_ms", 1_000),
-        ]
-        self._channel = grpc.aio.insecure_channel(target, options=options)
+        self._channel = open_channel(target, max_message_bytes=max_message_bytes)
         self._stub = router_service_pb2_grpc.RouterServiceStub(self._channel)  # type: ignore[no-untyped-call] # generated
 
     async def answer(self, question: Question, *, timeout_s: float) -> Answer:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-import time
 
 from services.common.events.envelope import MalformedRecord
+from services.common.platform.clock import wall_ms
 from services.common.platform.errors import Unavailable
 from services.common.platform.grpc_server import GrpcServer
 from services.common.platform.telemetry import Telemetry
@@ -81,7 +81,7 @@ class QualityStream:
             await asyncio.to_thread(self._server.close)
 
     def _work(self, server: GrpcServer) -> None:
-        self._window_end_ms = self._end_after(_now_ms())
+        self._window_end_ms = self._end_after(wall_ms())
         log: QualityLog | None = None
         try:
             while not self._stopped.is_set():
@@ -106,7 +106,7 @@ class QualityStream:
             self._ended.set()
 
     def _read(self, log: QualityLog) -> None:
-        for record in log.poll(min(_POLL_MS, max(1, self._window_end_ms - _now_ms()))):
+        for record in log.poll(min(_POLL_MS, max(1, self._window_end_ms - wall_ms()))):
             self._records.add(1, {"topic": record.topic})
             try:
                 self._taker.take(record, is_recalled=record.timestamp < log.started_ms)
@@ -114,7 +114,7 @@ class QualityStream:
                 _log.debug("%s[%d]@%d is left out: %s", record.topic, record.partition, record.offset, error)
 
     def _close_window(self, log: QualityLog | None) -> None:
-        now_ms = _now_ms()
+        now_ms = wall_ms()
         if now_ms < self._window_end_ms:
             return
         start_ms = self._window_end_ms - self._settings.window_ms
@@ -140,7 +140,3 @@ class QualityStream:
     def _end_after(self, now_ms: int) -> int:
         """Windows begin at multiples of their length, so those of several processes match."""
         return (now_ms // self._settings.window_ms + 1) * self._settings.window_ms
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

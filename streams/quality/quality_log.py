@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from kafka.errors import KafkaError
 
 from services.common.events.envelope import headers_for
 from services.common.events.topics import QUALITY
+from services.common.platform.clock import wall_ms
 from services.common.platform.errors import ConfigurationError, Unavailable
 from services.common.platform.kafka import assigned_consumer, durable_producer
 from streams.quality.codec import RECALLED, SOURCES, to_message
@@ -43,7 +43,7 @@ class QualityLog:
         Raises:
             Unavailable: no broker, or a topic does not exist.
         """
-        self.started_ms = time.time_ns() // 1_000_000
+        self.started_ms = wall_ms()
         self._producer: KafkaProducer = durable_producer(bootstrap_servers, client_id=_CLIENT)
         try:
             self._consumer = self._open(bootstrap_servers, recall_ms)

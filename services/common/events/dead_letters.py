@@ -5,12 +5,12 @@ A dead letter may repeat after a crash of its writer: (source_topic, source_part
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 from tunemesh.events.v1 import dead_letter_pb2
 
 from services.common.events import envelope
+from services.common.platform.clock import wall_ms
 
 # A dead letter carries its record whole, up to this: with headers and key it must stay under a broker's default limit of 1 MB.
 MAX_VALUE_BYTES = 900_000
@@ -66,7 +66,7 @@ def dead_letter(
         key=name[:_MAX_KEY_BYTES],
         value=raw,
         headers=kept,
-        failed_at_ms=time.time_ns() // 1_000_000 if failed_at_ms is None else failed_at_ms,
+        failed_at_ms=wall_ms() if failed_at_ms is None else failed_at_ms,
         feedback_id=feedback_id,
     )
 

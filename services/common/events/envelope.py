@@ -7,7 +7,6 @@ It does not know any topic, and it validates no field: a value that parses may s
 from __future__ import annotations
 
 import json
-import time
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -16,6 +15,8 @@ from typing import TypeVar
 
 from google.protobuf import json_format
 from google.protobuf.message import DecodeError, Message
+
+from services.common.platform.clock import wall_ms
 
 Headers = Sequence[tuple[str, bytes]]
 MessageT = TypeVar("MessageT", bound=Message)
@@ -48,7 +49,7 @@ def headers_for(
         traceparent: W3C trace context of the span that produces the event; no header when absent.
         content_type: how the value is encoded.
     """
-    millis = time.time_ns() // 1_000_000 if time_ms is None else time_ms
+    millis = wall_ms() if time_ms is None else time_ms
     headers = [
         ("ce_specversion", b"1.0"),
         ("ce_id", (event_id or str(uuid.uuid4())).encode()),

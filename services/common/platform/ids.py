@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import time
 import uuid
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+
+from services.common.platform.clock import wall_ms
 
 _CANONICAL_INT = re.compile(r"0|-?[1-9][0-9]{0,18}")
 _INT64_MIN, _INT64_MAX = -(1 << 63), (1 << 63) - 1
@@ -50,7 +51,7 @@ def sample_ids(request_id: str, item_ids: Sequence[str], revision: int) -> npt.N
 
 def uuid7(unix_ms: int | None = None) -> str:
     """Return a UUIDv7 (RFC 9562, section 5.7) for `unix_ms`, or for now."""
-    millis = time.time_ns() // 1_000_000 if unix_ms is None else unix_ms
+    millis = wall_ms() if unix_ms is None else unix_ms
     random_bits = int.from_bytes(os.urandom(10), "big")
     value = (millis & ((1 << 48) - 1)) << 80 | random_bits
     value = (value & ~(0xF << 76)) | (0x7 << 76)

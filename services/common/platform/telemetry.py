@@ -38,6 +38,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from opentelemetry.util.types import AttributeValue
 
+from services.common.platform.clock import wall_ms
 from services.common.platform.errors import ConfigurationError
 
 TRACEPARENT = "traceparent"
@@ -304,7 +305,7 @@ class FileMetricExporter(MetricExporter):
         return MetricExportResult.SUCCESS
 
     def _rows(self, data: MetricsData) -> Iterator[dict[str, Any]]:
-        now_ms = time.time_ns() // 1_000_000
+        now_ms = wall_ms()
         for resource in data.resource_metrics:
             for scope in resource.scope_metrics:
                 for metric in scope.metrics:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any, cast
 
 from services.common.events.topics import WITH_DLQ, Topic
+from services.common.platform.clock import wall_ms
 from services.common.platform.errors import InvalidInput, ServiceError
 from services.common.platform.settings import EXIT_BAD_CONFIGURATION, load_settings
 from services.common.ranker.feature_spec import FeatureSpec
@@ -140,7 +140,7 @@ def _retrain(operator: Operator, arguments: argparse.Namespace) -> int:
 
 def _restore(operator: Operator, arguments: argparse.Namespace, moment: str, *, skip_later: bool) -> int:
     settings = operator.settings
-    not_after_ms = parse_time(moment, now_ms=time.time_ns() // 1_000_000)
+    not_after_ms = parse_time(moment, now_ms=wall_ms())
     actor = "tunemesh rollback" if skip_later else "tunemesh retrain"
     trainer = operator.client("trainer")
     done = ranker.restore(trainer, not_after_ms, skip_later=skip_later, actor=actor, timeout_ms=settings.restore_timeout_ms)

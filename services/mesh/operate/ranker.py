@@ -11,6 +11,7 @@ from tunemesh.trainer.v1 import trainer_service_pb2, trainer_service_pb2_grpc, t
 
 from services.common.events.envelope import MalformedRecord, parse_value
 from services.common.events.topics import REPLICAS
+from services.common.platform.clock import wall_ms
 from services.common.platform.errors import Unavailable
 from services.mesh.operate.log_scan import LogScanner
 from services.mesh.operate.rpc import Client
@@ -123,7 +124,7 @@ def _replicas(scanner: LogScanner) -> list[ReplicaStatus]:
         except MalformedRecord:
             return None
 
-    since_ms = time.time_ns() // 1_000_000 - _REPLICA_SILENCE_MS
+    since_ms = wall_ms() - _REPLICA_SILENCE_MS
     reports = scanner.scan(REPLICAS.name, said, since_ms=since_ms).found
     newest = {report.replica_id: report for report in reports if report.reported_at_ms >= since_ms}
     return list(newest.values())

@@ -6,7 +6,6 @@ A record keeps its key, value and headers, and gets the header `tunemesh-redrive
 from __future__ import annotations
 
 import logging
-import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from services.common.events.dead_letter_reasons import REDRIVE_CLAIMED, REDRIVEN
 from services.common.events.dead_letters import dead_letter_headers
 from services.common.events.envelope import MalformedRecord, header, parse_value
 from services.common.events.topics import Topic
+from services.common.platform.clock import wall_ms
 from services.common.platform.errors import Unavailable
 from services.common.platform.kafka import durable_producer
 from services.mesh.operate.letter_book import REDRIVEN_HEADER, Letter, LetterBook, note, unresolved, won
@@ -92,7 +92,7 @@ class Redrive:
 
     def _not_sent_yet(self, producer: KafkaProducer, pending: list[Letter]) -> list[Letter]:
         """Leave out what another run is at, and what an earlier one has sent without living to note it."""
-        fresh, stale = unresolved(pending, now_ms=_now_ms(), claim_ttl_ms=_CLAIM_TTL_MS)
+        fresh, stale = unresolved(pending, now_ms=wall_ms(), claim_ttl_ms=_CLAIM_TTL_MS)
         self._result.left_to_others = len(fresh)
         sent = self._names_in_source(stale)
         self._result.found_sent = [letter for letter in stale if str(letter.name) in sent]
@@ -113,7 +113,7 @@ class Redrive:
         return set(scan.found)
 
     def _put_back(self, producer: KafkaProducer, letters: Sequence[Letter]) -> None:
-        claimed_ms = _now_ms()
+        claimed_ms = wall_ms()
         self._note(producer, letters, REDRIVE_CLAIMED)
         names = {letter.name for letter in letters}
         book = read_book(self._scanner, self._topic)
@@ -132,7 +132,7 @@ class Redrive:
     def _note(self, producer: KafkaProducer, letters: Sequence[Letter], kind: str) -> None:
         futures = []
         for letter in letters:
-            body = note(letter, kind, self._run_id, _now_ms())
+            body = note(letter, kind, self._run_id, wall_ms())
             value, headers = body.SerializeToString(), dead_letter_headers(body, _SOURCE)
             futures.append(producer.send(self._topic.dlq, key=letter.body.key or None, value=value, headers=headers))
         producer.flush()
@@ -143,7 +143,3 @@ class Redrive:
 def _headers(letter: Letter) -> list[tuple[str, bytes]]:
     kept = [(name, value) for name, value in letter.body.headers.items() if name != REDRIVEN_HEADER]
     return [*kept, (REDRIVEN_HEADER, str(letter.name).encode())]
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

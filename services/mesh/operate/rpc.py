@@ -8,16 +8,10 @@ from typing import Any, TypeVar
 
 import grpc
 
-from services.common.platform.errors import Conflict, InvalidInput, NotFound, Overloaded, ServiceError, Unavailable
+from services.common.platform.errors import ServiceError
+from services.common.platform.grpc_client import open_blocking_channel, service_error
 
 ResponseT = TypeVar("ResponseT")
-
-_ERRORS: dict[grpc.StatusCode, type[ServiceError]] = {
-    grpc.StatusCode.INVALID_ARGUMENT: InvalidInput,
-    grpc.StatusCode.NOT_FOUND: NotFound,
-    grpc.StatusCode.FAILED_PRECONDITION: Conflict,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
-}
 
 
 class Client:
@@ -49,11 +43,11 @@ class Client:
         code, details = error.code(), " ".join((error.details() or "").split())
         if code is grpc.StatusCode.UNAVAILABLE and "failed to connect" in details:
             details = "nobody answers there"
-        return _ERRORS.get(code, Unavailable)(f"the {self.name} said {code.name}: {details}")
+        return service_error(code, f"the {self.name} said {code.name}: {details}")
 
 
 @contextmanager
 def connect(part: str, target: str) -> Iterator[Client]:
     """Open a channel for the length of the block; nothing is sent before the first call."""
-    with grpc.insecure_channel(target) as channel:
+    with open_blocking_channel(target) as channel:
         yield Client(part, target, channel)

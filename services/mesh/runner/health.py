@@ -8,13 +8,15 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from services.common.platform.grpc_client import open_blocking_channel, open_channel
+
 LOOPBACK = "127.0.0.1"
 
 
 async def probe(port: int, *, timeout_s: float = 2.0) -> str | None:
     """Return the server's status by name (SERVING, NOT_SERVING, …), or None when nobody answers on the loopback port."""
     # A channel of its own for each probe: a kept one backs off for seconds after a restart of the server.
-    async with grpc.aio.insecure_channel(f"{LOOPBACK}:{port}", options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+    async with open_channel(f"{LOOPBACK}:{port}", own_connection=True) as channel:
         try:
             answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=timeout_s)
         except grpc.aio.AioRpcError:
@@ -27,7 +29,7 @@ def main(argv: list[str]) -> int:
     if len(argv) != 2 or not argv[1].isdigit():
         print("usage: python -m services.mesh.runner.health PORT", file=sys.stderr)
         return 2
-    with grpc.insecure_channel(f"{LOOPBACK}:{argv[1]}") as channel:
+    with open_blocking_channel(f"{LOOPBACK}:{argv[1]}") as channel:
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=3.0)
         except grpc.RpcError as error:

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import psutil
 
+from services.common.platform.clock import wall_ms
 from services.common.platform.errors import ConfigurationError
 from services.common.platform.settings import EXIT_BAD_CONFIGURATION
 from services.mesh.runner import embedded, health
@@ -46,7 +47,7 @@ class Supervised:
 
     def __init__(self, process: Process, folder: RunFolder, settings: MeshSettings, publish: Callable[[], None]) -> None:
         """`publish` is called after every change of `state`."""
-        self.process, self.state = process, ServiceState(ports=dict(process.ports), since_ms=_now_ms())
+        self.process, self.state = process, ServiceState(ports=dict(process.ports), since_ms=wall_ms())
         self._folder, self._settings, self._publish = folder, settings, publish
         self._child: asyncio.subprocess.Process | None = None
         self._stopping = asyncio.Event()
@@ -216,7 +217,7 @@ class Supervised:
         return wrapped[0] if wrapped else embedded.last_line(tail)
 
     def _become(self, state: State, message: str) -> None:
-        self.state.state, self.state.message, self.state.since_ms = state, message, _now_ms()
+        self.state.state, self.state.message, self.state.since_ms = state, message, wall_ms()
         self._publish()
 
 
@@ -230,7 +231,7 @@ class Supervisor:
             ConfigurationError: from `plan`.
         """
         self._plan, self._folder, self._settings, self._owner = plan, folder, settings, owner
-        self._state = MeshState(supervisor_pid=_own_pid(), started_ms=_now_ms())
+        self._state = MeshState(supervisor_pid=_own_pid(), started_ms=wall_ms())
         self._changed = asyncio.Event()
         self._all: dict[str, Supervised] = {}
         self._add(plan(names))
@@ -475,10 +476,6 @@ def _ending(code: int) -> str:
 
 def _own_pid() -> int:
     return os.getpid()
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 async def supervise(plan: Plan, names: Names, folder: RunFolder, settings: MeshSettings, owner_pid: int | None) -> int:

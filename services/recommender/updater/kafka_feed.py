@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +18,7 @@ from tunemesh.events.v1.delta_pb2 import Delta, ReplicaStatus
 from services.common.events.envelope import headers_for
 from services.common.events.topics import CONTROL, RANKER_BASES, RANKER_DELTAS, REPLICAS
 from services.common.platform.artifacts import Arrays, read_artifact
+from services.common.platform.clock import wall_ms
 from services.common.platform.errors import CorruptArtifact, Unavailable
 from services.common.platform.kafka import RenewedProducer, assigned_consumer, drain_to_end, read_compacted
 from services.common.platform.telemetry import traceparent_of
@@ -115,7 +115,7 @@ class KafkaFeed:
             epoch=applied.epoch,
             seq=applied.seq,
             watermark_ms=applied.watermark_ms,
-            reported_at_ms=time.time_ns() // 1_000_000,
+            reported_at_ms=wall_ms(),
             delta_offsets=[applied.delta_offset],
         )
         headers = headers_for("tunemesh.events.v1.ReplicaStatus", SOURCE)

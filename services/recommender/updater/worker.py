@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tunemesh.events.v1.delta_pb2 import Delta
 
+from services.common.platform.clock import wall_ms
 from services.common.platform.errors import CorruptArtifact, NotFound, Unavailable
 from services.common.platform.telemetry import Telemetry
 from services.common.ranker.delta import CompleteDelta, DeltaBody, Reassembler
@@ -260,7 +261,7 @@ class Updater:
             self._writer.apply(body, applied)
         self._follower.advanced(applied)
         self._rows.add(_num_changed(body))
-        self._age.record(max(0, time.time_ns() // 1_000_000 - header.created_at_ms))
+        self._age.record(max(0, wall_ms() - header.created_at_ms))
 
     def _refuse_delta(self, who: str, reason: str) -> None:
         self._deltas.add(1, {"outcome": Outcome.REFUSE.value})

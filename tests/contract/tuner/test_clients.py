@@ -15,7 +15,8 @@ from tunemesh.trainer.v1 import trainer_service_pb2, trainer_service_pb2_grpc
 
 from services.common.language.lora_store import AdapterName
 from services.common.platform.errors import Conflict, InvalidInput, Unavailable
-from services.tuner.clients import GrpcControl, GrpcPrompts, GrpcServing, Retries, WrongModel, open_channel
+from services.common.platform.grpc_client import open_channel
+from services.tuner.clients import GrpcControl, GrpcPrompts, GrpcServing, Retries, WrongModel
 from services.tuner.dataset import Turn
 from services.tuner.evaluation import Passage
 from services.tuner.tune import Live
@@ -121,7 +122,7 @@ async def channel(peers: Peers) -> AsyncIterator[grpc.aio.Channel]:
     )
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    opened = open_channel(f"127.0.0.1:{port}", 4 * 1024 * 1024)
+    opened = open_channel(f"127.0.0.1:{port}")
     yield opened
     await opened.close()
     await server.stop(0)
@@ -239,7 +240,7 @@ async def test_whether_learning_is_paused_is_asked_and_not_guessed(peers, channe
 
 
 async def test_a_server_that_is_away_is_unavailable_after_the_last_attempt():
-    channel = open_channel("127.0.0.1:1", 1024)
+    channel = open_channel("127.0.0.1:1")
     with pytest.raises(Unavailable):
         await serving(channel).answer("helpdesk", "How long?", [], "base")
     with pytest.raises(Unavailable):

@@ -21,16 +21,18 @@ from loadtests.movielens import load_films
 from services.common.language.aliases import BASE_MODEL
 from services.common.language.base_model import PACKAGED_MODEL, BaseModel, packaged_folder
 from services.common.language.lora_store import AdapterName, AdapterStore
+from services.common.platform.clock import wall_ms
+from services.common.platform.grpc_client import open_channel
 from services.llm.weights import prepare
 from services.mesh.runner.embedded import free_ports
 from services.mesh.runner.environments import REPOSITORY_ROOT
 from services.tuner.adapters import Adapters, TrainingProcess
-from services.tuner.clients import GrpcPrompts, GrpcServing, Retries, open_channel
+from services.tuner.clients import GrpcPrompts, GrpcServing, Retries
 from services.tuner.evaluation import Evaluation
 from services.tuner.examples import Demonstration
 from services.tuner.mirror import NoMirror
 from services.tuner.replay import Item, ReplayExample
-from services.tuner.server import now_ms, recipe_of
+from services.tuner.server import recipe_of
 from services.tuner.settings import TunerSettings
 from services.tuner.tune import Collected, Live, Ports, Tune, TuneStatus
 from tests.conftest import Broker
@@ -148,7 +150,7 @@ class Bench:
     """Tunes with the tuner's own parts on the running chain."""
 
     def __init__(self, chain: Chain) -> None:
-        channels = [open_channel(target, MAX_BYTES) for target in (chain.router, chain.llm_admin, chain.prompt_assembler)]
+        channels = [open_channel(target, max_message_bytes=MAX_BYTES) for target in (chain.router, chain.llm_admin, chain.prompt_assembler)]
         self.channels, self.chain = channels, chain
         self.settings = TunerSettings(max_answer_tokens=32, min_context_questions=NUM_CONTEXT)
         retries = Retries(attempts=5, first_pause_s=0.5)
@@ -200,7 +202,7 @@ class Bench:
             serving=self.serving,
             control=NothingLive(),
             mirror=NoMirror(),
-            now_ms=now_ms,
+            now_ms=wall_ms,
         )
         base = BaseModel(name=PACKAGED_MODEL, folder=str(packaged_folder(REPOSITORY_ROOT / "build" / "models")))
         started = time.monotonic()
