@@ -39,7 +39,8 @@ def yield_to_others(niceness: int) -> None:
     Where the kernel groups by session (sched_autogroup_enabled), nice counts only within a session, and each service has its own; the
     group's nice value is set in /proc. A kernel without groups has no such file. See sched(7), "The autogroup feature".
     """
-    os.setpriority(os.PRIO_PROCESS, 0, niceness)
+    # Never a higher priority than the mesh itself was started with: that needs rights.
+    os.setpriority(os.PRIO_PROCESS, 0, max(niceness, os.getpriority(os.PRIO_PROCESS, 0)))
     for _ in range(20):
         try:
             with open(_AUTOGROUP, "w", encoding="ascii") as group:  # noqa: PTH123 # pathlib would double this program's start

@@ -39,6 +39,8 @@ Plan = Callable[[Names], Sequence[Process]]
 _LAUNCHER = Path(__file__).with_name("launch.py")
 _PORT_WAIT_S = 5.0
 _POLL_S = 0.1
+# Whoever waits for a service waits for its next health check too.
+_UNWELL_POLL_S: dict[State, float] = {"starting": 0.2, "not_serving": 0.5, "unhealthy": 0.5}
 _CONFIGURATION_ERROR = re.compile(r"configuration error: [^\\\n]*")
 
 
@@ -188,7 +190,7 @@ class Supervised:
                 _log.warning("%s lost the process of a model: killed, to be started again", self.process.name)
                 kill(self.state.pid, signal.SIGKILL, group=True)
                 return
-            await asyncio.sleep(0.2 if found == "starting" else ready.interval_s)
+            await asyncio.sleep(_UNWELL_POLL_S.get(found, ready.interval_s))
 
     async def _wait_for_ports(self) -> str:
         """Return "" once every port is free, or a sentence that names the one that is not. Only a restart waits."""
@@ -338,12 +340,17 @@ class Supervisor:
         return one.was_started
 
     async def _stop_all(self) -> None:
-        """Stop wave by wave, those that others depend on last."""
-        left = dict(self._all)
-        while left:
-            needed = {other for one in left.values() for other in one.process.depends_on}
-            wave = [name for name in left if name not in needed]
-            await asyncio.gather(*(left.pop(name).stop() for name in wave))
+        """Stop each service as soon as all that depend on it have ended."""
+        stops: dict[str, asyncio.Task[None]] = {}
+
+        async def stop(name: str) -> None:
+            users = [stops[other] for other, one in self._all.items() if name in one.process.depends_on]
+            await asyncio.gather(*users, return_exceptions=True)
+            await self._all[name].stop()
+
+        for name in self._all:
+            stops[name] = asyncio.create_task(stop(name))
+        await asyncio.gather(*stops.values())
 
     async def _owner_gone(self, owner: ProcessId) -> None:
         while owner.is_alive:
