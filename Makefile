@@ -14,7 +14,7 @@ PROTO_FILES = $(shell find protos/tunemesh -name '*.proto' | sort)
 PROTOC = $(LIGHT)/bin/python -m grpc_tools.protoc -I protos --python_out=$(1) --pyi_out=$(1) --grpc_python_out=$(1) $(PROTO_FILES)
 MESH = $(LIGHT)/bin/python -m services.mesh
 
-.PHONY: help setup lock demo train test up down status load mig logs topics fmt lint typecheck protos protos-check clean
+.PHONY: help setup lock demo train test test-deep up down status load mig logs topics fmt lint typecheck protos protos-check clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,8 +54,11 @@ train: setup ## train a base from your own events: make train DATA=events.parque
 	@[ -n "$(DATA)" ] || { echo "usage: make train DATA=events.parquet|events.csv [SPEC=feature_spec.yaml] [OUT=build/base]" >&2; exit 2; }
 	@$(ML)/bin/python -m services.trainer.train --data "$(DATA)" --spec "$(or $(SPEC),model_repo/ranker/feature_spec.yaml)" --out "$(or $(OUT),build/base)" $(TRAIN_ARGS)
 
-test: setup ## run all tests: unit and contract, then integration on real servers, then one end to end
-	@$(LIGHT)/bin/python tests/run_all.py $(TEST_ARGS)
+test: setup ## run all tests but the deep ones (minutes); TEST_ARGS="tests/unit/mesh -k plan" runs these only
+	@$(LIGHT)/bin/python -m tests.run $(TEST_ARGS)
+
+test-deep: setup ## run the deep tests: kill matrices, whole tunes, the whole demo; TEST_ARGS="--list" lists them
+	@$(LIGHT)/bin/python -m tests.run --deep $(TEST_ARGS)
 
 up: setup ## start the mesh without Docker and leave it running; s="llm retriever" starts these, also beside what runs
 	@$(MESH) up $(s)

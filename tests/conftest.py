@@ -1,15 +1,19 @@
 """Fixtures that start real infrastructure on free loopback ports: the embedded broker, a durable Kafka, Redis and Triton.
 
+What `make test` shares between all tests of a run is used where it is there (tests/run/servers.py), else started for this session.
 They work in both environments (the binaries are looked up in .venv/light and .venv/ml) and import neither torch nor Faust.
 TUNEMESH_TEST_BROKER=kafka with KAFKA_HOME runs every broker fixture on Apache Kafka in place of Tansu.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import re
 import signal
+import socket
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -21,6 +25,7 @@ from services.mesh.runner import embedded
 from services.mesh.runner.environments import REPOSITORY_ROOT, Environments
 from services.mesh.runner.topics import create_topics
 from tests import limits, speed
+from tests.run import servers
 
 ENVIRONMENTS = Environments.of_repository()
 HAS_TORCH = importlib.util.find_spec("torch") is not None
@@ -51,7 +56,8 @@ class Broker:
             data_dir = self._log_dir / "kafka"
             command = embedded.kafka_command(self._kafka_home, port=self._port, controller_port=self._controller_port, data_dir=data_dir)
         log = self._log_dir / "broker.log"
-        self._server = embedded.EmbeddedServer(command, log=log, ready=lambda: embedded.broker_ready(self._port))
+        ready = functools.partial(embedded.broker_ready, self._port)
+        self._server = embedded.EmbeddedServer(command, log=log, ready=ready, timeout_s=limits.seconds(60))
 
     def restart_with_topics(self, partitions: Mapping[str, int], *, clients: Iterable[int]) -> None:
         """Kill it, start it again and create the topics, while the processes `clients` (pids) stand still.
@@ -96,7 +102,9 @@ class TritonServer:
         self.url, self.http_url = f"{embedded.LOOPBACK}:{grpc_port}", f"{embedded.LOOPBACK}:{http_port}"
         self.log = workspace / "triton.log"
         self._grpc_port = grpc_port
-        self._server = embedded.EmbeddedServer(command, log=self.log, ready=lambda: embedded.triton_ready(http_port), timeout_s=90.0)
+        self._server = embedded.EmbeddedServer(
+            command, log=self.log, ready=lambda: embedded.triton_ready(http_port), timeout_s=limits.seconds(90)
+        )
 
     @property
     def pid(self) -> int:
@@ -145,10 +153,28 @@ def _default_kafka_home() -> Path | None:
     return home
 
 
+def _shared(variable: str, is_ready: Callable[[int], bool]) -> str | None:
+    """`host:port` of a server that the whole run shares, once it answers; None where no run has started one."""
+    address = os.environ.get(variable)
+    if address is None:
+        return None
+    port = int(address.rpartition(":")[2])
+    deadline = time.monotonic() + limits.seconds(120)
+    while not is_ready(port):
+        assert time.monotonic() < deadline, f"the run's server at {address} ({variable}) does not answer: see build/tests/servers"
+        time.sleep(0.1)
+    return address
+
+
 @pytest.fixture(scope="session")
 def kafka_bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """`host:port` of one embedded broker for the whole session. Use topics of your own: the `topics` fixture makes them."""
-    broker = Broker(tmp_path_factory.mktemp("kafka-session"), kafka_home=_default_kafka_home())
+    """`host:port` of one embedded broker for all tests of the run. Use topics of your own: the `topics` fixture makes them."""
+    home = _default_kafka_home()
+    shared = None if home else _shared(servers.KAFKA, embedded.broker_ready)
+    if shared:
+        yield shared
+        return
+    broker = Broker(tmp_path_factory.mktemp("kafka-session"), kafka_home=home)
     yield broker.bootstrap
     broker.stop()
 
@@ -197,24 +223,41 @@ def mesh_topics() -> Callable[..., None]:
 
 
 @pytest.fixture(scope="session")
-def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """Port of one Redis for the whole session."""
+def redis_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`host:port` of one Redis for all tests of the run."""
+    shared = _shared(servers.REDIS, embedded.redis_ready)
+    if shared:
+        yield shared
+        return
     port = embedded.free_port()
-    log = tmp_path_factory.mktemp("redis") / "redis.log"
-    server = embedded.EmbeddedServer(embedded.redis_command(ENVIRONMENTS, port=port), log=log, ready=lambda: embedded.redis_ready(port))
-    yield port
+    server = servers.start_redis(port, tmp_path_factory.mktemp("redis"))
+    yield f"{embedded.LOOPBACK}:{port}"
     server.stop()
 
 
 @pytest.fixture
-def redis_url(redis_server: int) -> str:
-    """`redis://…` of the session's Redis, emptied before each test."""
-    import socket
+def redis_url(redis_address: str, worker_id: str) -> str:
+    """`redis://…` of a database of the run's Redis that this worker has for itself, emptied before each test."""
+    database = int(worker_id.removeprefix("gw")) if worker_id != "master" else 0
+    host, _, port = redis_address.partition(":")
+    with socket.create_connection((host, int(port)), timeout=limits.seconds(5)) as connection, connection.makefile("rwb") as file:
+        file.write(f"SELECT {database}\r\nFLUSHDB\r\n".encode())
+        file.flush()
+        assert [file.readline(), file.readline()] == [b"+OK\r\n", b"+OK\r\n"]
+    return f"redis://{redis_address}/{database}"
 
-    with socket.create_connection((embedded.LOOPBACK, redis_server), timeout=5) as connection:
-        connection.sendall(b"FLUSHALL\r\n")
-        assert connection.recv(5) == b"+OK\r\n"
-    return f"redis://{embedded.LOOPBACK}:{redis_server}/0"
+
+@pytest.fixture(scope="session")
+def mlflow_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`http://…` of one MLflow server for all tests of the run. Use experiments and models of your own."""
+    shared = _shared(servers.MLFLOW, embedded.mlflow_ready)
+    if shared:
+        yield f"http://{shared}"
+        return
+    port = embedded.free_port()
+    server = servers.start_mlflow(port, tmp_path_factory.mktemp("mlflow"))
+    yield f"http://{embedded.LOOPBACK}:{port}"
+    server.stop()
 
 
 @pytest.fixture

@@ -1,0 +1,43 @@
+"""Rules that the tests themselves keep: what they may skip for, no repeats until something passes, which marks exclude each other."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from services.mesh.runner.environments import REPOSITORY_ROOT
+from tests.run.report import SKIP_REASONS
+
+FILES = sorted(path for path in (REPOSITORY_ROOT / "tests").rglob("*.py"))
+
+
+def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
+    """Every call of something with dots in its name, with that name."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+def skip_reasons(path: Path) -> Iterator[str]:
+    """The source of what a test says when it skips itself or others."""
+    for name, call in calls(ast.parse(path.read_text(encoding="utf-8"))):
+        if name in ("pytest.skip", "pytest.importorskip", "pytest.mark.skip", "pytest.mark.skipif", "pytest.mark.xfail", "pytest.xfail"):
+            yield ast.unparse(call)
+
+
+def test_nothing_is_skipped_but_for_want_of_a_gpu_docker_or_kafka() -> None:
+    wrong = [f"{path.relative_to(REPOSITORY_ROOT)}: {reason}" for path in FILES for reason in skip_reasons(path)]
+    assert [line for line in wrong if not SKIP_REASONS.search(line.partition(": ")[2])] == []
+
+
+@pytest.mark.parametrize("name", ["flaky", "rerun", "reruns"])
+def test_no_test_is_repeated_until_it_passes(name: str) -> None:
+    assert [path.name for path in FILES if re.search(rf"mark\.{name}\b", path.read_text(encoding="utf-8"))] == []
+
+
+def test_what_runs_without_company_is_of_the_light_environment() -> None:
+    """The lane of these tests (tests/run/plan.py) runs in the light environment only."""
+    alone = [path for path in FILES if re.search(r"pytest\.mark\.(alone|e2e)\b", path.read_text(encoding="utf-8"))]
+    assert [path.name for path in alone if "pytest.mark.ml" in path.read_text(encoding="utf-8")] == []

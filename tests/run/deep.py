@@ -1,0 +1,93 @@
+"""The deep tests: in which units they run, what each unit costs, and which of them a run of limited time takes.
+
+`make test-deep` runs all units, one after the other. CI has a budget of minutes: the units are laid into as few groups as possible, each
+of which fits the budget; the commit's hash draws one group, and what is left of the budget goes to other units. So in each merge every
+unit, cheap or dear, has at least the chance of one group in all (tests/unit/tests/test_deep.py says how many merges that takes).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tests.run.execution import run_phase
+from tests.run.plan import ROOT, Lane
+from tests.run.report import Outcome, summarise
+
+# A unit that takes so many times its cost (and these seconds) hangs: the run ends it and fails.
+_OVERRUN, _OVERRUN_S = 3.0, 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Deep tests that run in one pytest process: whole files, of which only the tests marked `deep` count."""
+
+    name: str
+    environment: str
+    paths: tuple[str, ...]
+    """Relative to the repository."""
+    seconds: int
+    """What it takes on the reference machine, alone, start and end included."""
+
+    @property
+    def lane(self) -> Lane:
+        """The process that runs it."""
+        marker = "deep and ml" if self.environment == "ml" else "deep and not ml"
+        paths = tuple(str(ROOT / path) for path in self.paths)
+        return Lane(name=f"deep-{self.name.replace(' ', '-')}", environment=self.environment, marker=marker, paths=paths)
+
+
+# A file whose tests are marked `deep` stands in one of these.
+UNITS: tuple[Unit, ...] = ()
+
+
+def groups(units: Sequence[Unit], budget_s: float, factor: float) -> list[list[Unit]]:
+    """Lay the units into groups that each fit the budget (first fit, the longest first); those that do not fit it alone are left out."""
+    laid: list[list[Unit]] = []
+    for unit in sorted(units, key=lambda unit: (-unit.seconds, unit.name)):
+        if unit.seconds * factor > budget_s:
+            continue
+        group = next((group for group in laid if _cost([*group, unit], factor) <= budget_s), None)
+        if group is None:
+            laid.append(group := [])
+        group.append(unit)
+    return laid
+
+
+def order(units: Sequence[Unit], budget_s: float, factor: float, commit: str) -> list[Unit]:
+    """Return all units in the order in which a run at `commit` takes them while they fit: the group drawn, then the others."""
+    laid = groups(units, budget_s, factor)
+    draw = int.from_bytes(hashlib.sha256(commit.encode()).digest()[:8], "big")
+    turned = laid[draw % len(laid) :] + laid[: draw % len(laid)] if laid else []
+    ordered = [unit for group in turned for unit in group]
+    return [*ordered, *(unit for unit in units if unit not in ordered)]
+
+
+def _cost(units: Sequence[Unit], factor: float) -> float:
+    return factor * sum(unit.seconds for unit in units)
+
+
+def run(extra: Sequence[str], *, factor: float, budget_minutes: float | None, commit: str) -> int:
+    """Run the deep tests, all or what fits; print the summary, which units ran and which did not, and return 0 when all passed."""
+    started = time.monotonic()
+    budget_s = float("inf") if budget_minutes is None else budget_minutes * 60.0
+    if budget_minutes is not None:
+        cost_s = _cost(UNITS, factor)
+        print(
+            f"deep tests: {cost_s:.0f} s in {len(UNITS)} units, budget {budget_s:.0f} s, drawn by commit {commit[:12] or '(none)'}",
+            flush=True,
+        )
+    outcomes: list[Outcome] = []
+    ran: list[str] = []
+    left_out: list[str] = []
+    for unit in order(UNITS, budget_s, factor, commit):
+        planned_s = unit.seconds * factor
+        if time.monotonic() - started + planned_s > budget_s:
+            left_out.append(f"{unit.name} ({planned_s:.0f} s)")
+            continue
+        outcomes += run_phase([unit.lane], extra, limit_s=_OVERRUN * planned_s + _OVERRUN_S * factor)
+        ran.append(f"{unit.name} ({outcomes[-1].seconds:.0f} of {planned_s:.0f} s)")
+    remark = f"; deep units run: {', '.join(ran) or 'none'}; not run: {', '.join(left_out) or 'none'}"
+    return 0 if summarise(outcomes, time.monotonic() - started, remark=remark) else 1
