@@ -27,8 +27,8 @@ from services.common.platform.artifacts import read_artifact
 from services.common.platform.ids import sample_id
 from services.common.ranker import exposure_block
 from services.common.ranker.feature_spec import FeatureSpec
-from services.common.ranker.features import Interaction
 from services.common.ranker.labels import keep_negative, labels_for, negative_labels
+from services.common.ranker.states import Interaction
 from services.trainer.batch import BatchConfig, FeatureStates, replay_order
 from services.trainer.learner import Learner, LearnerConfig
 from services.trainer.train import History, train

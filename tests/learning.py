@@ -10,7 +10,7 @@ from tunemesh.samples.v1.sample_pb2 import Sample, SampleGroup, TaskLabel
 from services.common.platform.ids import sample_id
 from services.common.ranker import exposure_block
 from services.common.ranker.feature_spec import FeatureSpec
-from services.common.ranker.features import Interaction
+from services.common.ranker.states import Interaction
 from services.trainer.batch import BatchConfig, FeatureStates, replay, replay_order
 
 SPEC = FeatureSpec.load("model_repo/ranker/feature_spec.yaml")

@@ -11,8 +11,8 @@ import numpy as np
 from services.common.platform.ids import entity_key
 from services.common.ranker import exposure_block
 from services.common.ranker.feature_spec import FeatureSpec
-from services.common.ranker.features import GlobalState, Interaction, ItemState, UserState, merge_globals, merge_item_bytes
 from services.common.ranker.recall_state import Counted
+from services.common.ranker.states import GlobalState, Interaction, ItemState, UserState, merge_globals, merge_item_bytes
 from services.recommender.core import FeaturesUnavailable, OnlineState, Query, RankerUnavailable, RecallLimits, Recommender, Scores
 from services.recommender.rules import Rules
 

@@ -22,7 +22,7 @@ from services.common.platform.ids import entity_key, sample_id
 from services.common.ranker import exposure_block
 from services.common.ranker.delta import DeltaBody, Reassembler
 from services.common.ranker.feature_spec import FeatureSpec
-from services.common.ranker.features import USER_FEATURES, Features, item_feature_names
+from services.common.ranker.features import Features
 from services.trainer.owner import ControlOwner
 from services.trainer.prequential import TaskQuality
 from services.trainer.publish_gate import GateLimits
@@ -384,8 +384,8 @@ def block(user_id: str, num_items: int, seed: int = 0) -> bytes:
         user_key=entity_key(user_id),
         history_keys_L=source.integers(0, 50, 3),
         history_values_L=source.random(3).astype(np.float16),
-        user_U=source.random(len(USER_FEATURES)).astype(np.float16),
-        items_NF=source.random((num_items, len(item_feature_names(SPEC)))).astype(np.float16),
+        user_U=source.random(len(SPEC.user_columns)).astype(np.float16),
+        items_NF=source.random((num_items, len(SPEC.item_columns))).astype(np.float16),
     )
     return exposure_block.encode(features, SPEC.schema_hash)
 

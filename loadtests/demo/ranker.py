@@ -30,8 +30,10 @@ from loadtests.demo.watch import FrozenScores, TrainerWatch, Watch
 from loadtests.metrics import OnlineCounters
 from loadtests.movielens import CandidateDrawer
 from services.common.platform.errors import ConfigurationError
-from services.common.ranker import exposure_block, features
+from services.common.ranker import exposure_block
 from services.common.ranker.feature_spec import FeatureSpec
+from services.common.ranker.features import build_features
+from services.common.ranker.states import GlobalState, merge_item_bytes
 from services.mesh.runner.environments import REPOSITORY_ROOT, Environments
 from services.mesh.runner.mesh import Mesh
 
@@ -121,8 +123,8 @@ class RankerPart:
     def _probe(self) -> FreshnessProbe:
         """Fixed features: those of a user and an item that nobody knows."""
         spec = FeatureSpec.load(SPEC_PATH)
-        unknown_item = features.merge_item_bytes(spec, [[None]], [None])
-        nothing = features.build_features(spec, "probe", None, unknown_item, [[]], features.GlobalState())
+        unknown_item = merge_item_bytes(spec, [[None]], [None])
+        nothing = build_features(spec, "probe", None, unknown_item, [[]], GlobalState())
         block = exposure_block.encode(nothing, spec.schema_hash)
         return FreshnessProbe(
             self._mesh.environment("recommender")["TRITON_URL"], item_id=next(iter(self._data.films)), features_block=block

@@ -17,8 +17,10 @@ from services.common.platform.errors import InvalidInput, Unavailable
 from services.common.platform.ids import entity_key
 from services.common.ranker import exposure_block
 from services.common.ranker.feature_spec import FeatureSpec
-from services.common.ranker.features import GlobalState, ItemMatrix, UserState, build_features, merge_item_bytes
+from services.common.ranker.features import build_features
 from services.common.ranker.recall_state import Counted
+from services.common.ranker.states import GlobalState, UserState, merge_item_bytes
+from services.common.ranker.tallies import ItemMatrix
 from services.recommender.recall import Proposal, fresh_items, merged, similar_items
 from services.recommender.rules import Rules, diversified
 

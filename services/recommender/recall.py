@@ -11,8 +11,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from services.common.ranker.features import GlobalState
 from services.common.ranker.recall_state import Counted, add_up
+from services.common.ranker.states import GlobalState
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Reads online features and recall lists from Redis, where the feature stream writes them.
 
 Item states and stream-wide counters are kept for a short while, users never: a user's own act must show in the next answer.
-Knows nothing about what the states mean; `services.common.ranker.features` does.
+Knows nothing about what the states mean; `services.common.ranker.states` does.
 """
 
 from __future__ import annotations
@@ -18,21 +18,10 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError, RedisError
 
 from services.common.platform.errors import CorruptArtifact
+from services.common.ranker.feature_records import global_key, item_key, neighbours_key, partial_names, popular_key, seen_key, user_key
 from services.common.ranker.feature_spec import FeatureSpec
-from services.common.ranker.features import (
-    GlobalState,
-    UserState,
-    global_key,
-    item_key,
-    merge_globals,
-    merge_item_bytes,
-    neighbours_key,
-    partial_names,
-    popular_key,
-    seen_key,
-    user_key,
-)
 from services.common.ranker.recall_state import Counted, add_up, unpack_counts
+from services.common.ranker.states import GlobalState, UserState, merge_globals, merge_item_bytes
 from services.recommender.core import FeaturesUnavailable, OnlineState
 from services.recommender.recall import popular_now
 

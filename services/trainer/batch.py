@@ -18,9 +18,10 @@ import numpy.typing as npt
 from tunemesh.samples.v1.sample_pb2 import Sample, SampleGroup, TaskLabel
 
 from services.common.platform.ids import sample_id
-from services.common.ranker import exposure_block, features
+from services.common.ranker import exposure_block, feature_records
+from services.common.ranker.feature_records import BASE_PARTIAL
 from services.common.ranker.feature_spec import FeatureSpec
-from services.common.ranker.features import BASE_PARTIAL, Features, GlobalState, Interaction, ItemState, UserState
+from services.common.ranker.features import Features, build_features
 from services.common.ranker.labels import keep_negative, labels_for, negative_labels
 from services.common.ranker.recall_state import (
     CO_OCCURRENCE_DEPTH,
@@ -31,6 +32,7 @@ from services.common.ranker.recall_state import (
     pack_counts,
     pack_ids,
 )
+from services.common.ranker.states import NO_OFFSET, GlobalState, Interaction, ItemState, UserState, merge_item_bytes
 from services.trainer.overlay import overlay
 
 NUM_OTHERS = 99
@@ -83,10 +85,10 @@ class FeatureStates:
         categories = self._categories.get(item_id, ())
         user = self._users.setdefault(user_id, UserState())
         self._note_neighbours(item_id, [entry.item_id for entry in user.history[:CO_OCCURRENCE_DEPTH]])
-        user.apply(spec, interaction, categories, features.NO_OFFSET)
-        self._global.apply(spec, interaction, categories, features.NO_OFFSET)
+        user.apply(spec, interaction, categories, NO_OFFSET)
+        self._global.apply(spec, interaction, categories, NO_OFFSET)
         item = self._items.setdefault(item_id, ItemState())
-        item.apply(spec, interaction, self._global.clock, features.NO_OFFSET)
+        item.apply(spec, interaction, self._global.clock, NO_OFFSET)
         self._item_bytes[item_id] = item.to_bytes(spec)
         self._popularity.add(item_id, self._global.clock)
         self._seen.setdefault(user_id, {})[item_id] = None
@@ -100,26 +102,26 @@ class FeatureStates:
     def features(self, user_id: str, item_ids: Sequence[str]) -> Features:
         """Return the features of a request made now."""
         packed_N = [self._item_bytes.get(item_id) for item_id in item_ids]
-        return features.build_features(
+        return build_features(
             self._spec,
             user_id,
             self._users.get(user_id),
-            features.merge_item_bytes(self._spec, [packed_N], [self._global]),
+            merge_item_bytes(self._spec, [packed_N], [self._global]),
             [self._categories.get(item_id, ()) for item_id in item_ids],
             self._global,
         )
 
     def records(self) -> Iterator[tuple[str, bytes]]:
-        """Return all states as (Redis key, packed value), as services.common.ranker.features names them; seen sets are packed ids."""
+        """Return all states as (Redis key, packed value), with the keys of services.common.ranker.feature_records."""
         for user_id, user in self._users.items():
-            yield features.user_key(user_id), user.to_bytes()
-            yield features.seen_key(user_id), pack_ids(self._seen[user_id])
+            yield feature_records.user_key(user_id), user.to_bytes()
+            yield feature_records.seen_key(user_id), pack_ids(self._seen[user_id])
         for item_id, packed in self._item_bytes.items():
-            yield features.item_key(item_id, BASE_PARTIAL), packed
+            yield feature_records.item_key(item_id, BASE_PARTIAL), packed
         for item_id, near in self._neighbours.items():
-            yield features.neighbours_key(item_id, BASE_PARTIAL), near.to_bytes()
-        yield features.global_key(BASE_PARTIAL), self._global.to_bytes()
-        yield features.popular_key(BASE_PARTIAL), pack_counts(self._popularity.top(self._global.clock, MAX_POPULAR))
+            yield feature_records.neighbours_key(item_id, BASE_PARTIAL), near.to_bytes()
+        yield feature_records.global_key(BASE_PARTIAL), self._global.to_bytes()
+        yield feature_records.popular_key(BASE_PARTIAL), pack_counts(self._popularity.top(self._global.clock, MAX_POPULAR))
 
 
 class BatchLearner(Protocol):

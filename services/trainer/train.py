@@ -23,8 +23,9 @@ import torch
 from services.common.platform.artifacts import Manifest, write_artifact
 from services.common.platform.clock import wall_ms
 from services.common.platform.errors import ConfigurationError, ServiceError
+from services.common.ranker.feature_records import pack_records
 from services.common.ranker.feature_spec import FeatureSpec
-from services.common.ranker.features import Interaction, pack_records
+from services.common.ranker.states import Interaction
 from services.trainer.batch import BatchConfig, FeatureStates, Placed, replay_order, train_epoch
 from services.trainer.learner import Learner, LearnerConfig
 

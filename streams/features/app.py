@@ -20,7 +20,7 @@ from services.common.platform.partitioning import partition_of
 from services.common.platform.settings import variable_of
 from services.common.platform.telemetry import Telemetry
 from services.common.ranker.feature_spec import FeatureSpec
-from services.common.ranker.features import Interaction
+from services.common.ranker.states import Interaction
 from streams import worker
 from streams.features.catalog import CatalogFollower
 from streams.features.core import Act, FeaturePartition

@@ -19,8 +19,8 @@ from redis.exceptions import RedisError
 from services.common.platform.artifacts import read_artifact
 from services.common.platform.errors import ConfigurationError, CorruptArtifact, ServiceError, Unavailable
 from services.common.platform.settings import EXIT_BAD_CONFIGURATION, FeatureSpecSettings, RedisSettings, load_settings
+from services.common.ranker.feature_records import seen_key, unpack_records, user_key
 from services.common.ranker.feature_spec import FeatureSpec
-from services.common.ranker.features import seen_key, unpack_records, user_key
 from services.common.ranker.recall_state import unpack_ids
 
 ARRAY_PREFIX = "features/"

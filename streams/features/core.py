@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from services.common.ranker.feature_spec import FeatureSpec
-from services.common.ranker.features import GlobalState, Interaction, ItemState, UserState
 from services.common.ranker.recall_state import CO_OCCURRENCE_DEPTH, MAX_NEIGHBOURS, Neighbours, Popularity
+from services.common.ranker.states import GlobalState, Interaction, ItemState, UserState
 
 # Feedback ids remembered per partition: a sender's retry comes within seconds.
 MAX_RECENT_IDS = 10_000

@@ -1,6 +1,6 @@
 """The feature states in Redis. Every batch of changes is one transaction, so a reader and a restart see all of it or nothing.
 
-Beside the keys of services.common.ranker.features there are two that only the writer reads, to take up where it ended:
+Beside the keys of services.common.ranker.feature_records there are two that only the writer reads, to take up where it ended:
 `tm:popc:{partition}` (hash: item id to decayed count and clock) and `tm:fid:{partition}` (sorted set: latest feedback ids by offset).
 """
 
@@ -14,19 +14,10 @@ from redis.asyncio.client import Pipeline
 from redis.exceptions import RedisError
 
 from services.common.platform.errors import Unavailable
+from services.common.ranker.feature_records import global_key, item_key, neighbours_key, popular_key, seen_key, user_key
 from services.common.ranker.feature_spec import FeatureSpec
-from services.common.ranker.features import (
-    GlobalState,
-    ItemState,
-    UserState,
-    global_key,
-    item_key,
-    neighbours_key,
-    popular_key,
-    seen_key,
-    user_key,
-)
 from services.common.ranker.recall_state import MAX_NEIGHBOURS, MAX_POPULAR, Neighbours, Popularity, pack_counts
+from services.common.ranker.states import GlobalState, ItemState, UserState
 from streams.features.core import MAX_RECENT_IDS, Changes, FeaturePartition
 
 _POPULARITY = struct.Struct("<dd")

@@ -17,7 +17,6 @@ from services.common.events.topics import EXPOSURES, FEEDBACK, GENERATIONS, RANK
 from services.common.platform.errors import CorruptArtifact
 from services.common.ranker import exposure_block
 from services.common.ranker.feature_spec import FeatureSpec
-from services.common.ranker.features import USER_FEATURES, item_feature_names
 from streams.quality.core import GENERATE, RECOMMEND, Act, Generated, Quality, Recommended, Replica, Window
 
 SOURCES: tuple[str, ...] = (
@@ -38,8 +37,8 @@ def column_names(spec: FeatureSpec) -> dict[str, tuple[str, ...]]:
     """Return the names of the columns of each group of rows that the core hands to the drift."""
     return {
         "scores": ("scores",),
-        "user": tuple(f"user.{name}" for name in USER_FEATURES),
-        "item": tuple(f"item.{name}" for name in item_feature_names(spec)),
+        "user": tuple(f"user.{name}" for name in spec.user_columns),
+        "item": tuple(f"item.{name}" for name in spec.item_columns),
         "tokens": ("prompt_tokens", "completion_tokens"),
     }
 

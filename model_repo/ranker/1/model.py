@@ -34,9 +34,10 @@ from services.common.platform.settings import ArtifactSettings, BaseServiceSetti
 from services.common.platform.telemetry import Telemetry, configure
 from services.common.ranker import exposure_block
 from services.common.ranker.feature_spec import FeatureSpec
-from services.common.ranker.features import Features, GlobalState, build_features, merge_item_bytes
+from services.common.ranker.features import Features, build_features
 from services.common.ranker.inputs import assemble
 from services.common.ranker.network import RankerNetwork, Rows, score
+from services.common.ranker.states import GlobalState, merge_item_bytes
 from services.common.ranker.tables.dense import DenseView
 from services.common.ranker.tables.reader import ModelReader, ModelView, TableNotReady
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from services.common.platform.errors import CorruptArtifact
 from services.common.ranker.feature_spec import FeatureSpec
-from services.common.ranker.features import USER_FEATURES, Features, item_feature_names
+from services.common.ranker.features import Features
 
 VERSION = 1
 _HEAD = struct.Struct("<B8sHBBBq")
@@ -82,7 +82,7 @@ def decode(block: bytes, spec: FeatureSpec) -> Features:
     head = _read_head(block)
     if head.schema.hex() != spec.schema_hash:
         raise CorruptArtifact(f"exposure block: feature spec {head.schema.hex()}, this process has {spec.schema_hash}")
-    if (head.num_user_features, head.num_item_features) != (len(USER_FEATURES), len(item_feature_names(spec))):
+    if (head.num_user_features, head.num_item_features) != (len(spec.user_columns), len(spec.item_columns)):
         raise CorruptArtifact("exposure block: feature counts differ from the feature spec's")
     values_start = _HEAD.size + 8 * head.num_history
     halves = np.frombuffer(block, dtype="<f2", offset=values_start)

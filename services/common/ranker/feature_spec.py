@@ -1,7 +1,7 @@
 """The feature spec: one YAML file that defines tables, feedback kinds, counters, tasks and how tasks blend into a score.
 
-Everything that must agree between the stream, the trainer and the ranker is derived from it; `schema_hash` says whether two
-processes do agree. Knows nothing about where features are stored or how the network looks inside.
+Everything that must agree between the stream, the trainer and the ranker is derived from it and from the table of columns;
+`schema_hash` says whether two processes do agree. Knows nothing about where features are stored or how the network looks inside.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from services.common.platform.errors import ConfigurationError
+from services.common.ranker import columns
 
-# Raise it when a formula in features.py, the exposure block's layout or the network changes its meaning: old artifacts are then refused.
+# Raise it when a column of the same name, the exposure block's layout or the network changes its meaning: old artifacts are then refused.
+# A column that is added, removed, renamed or moved needs nothing: the names of all columns enter the hash.
 FEATURE_CODE_VERSION = 1
 
 Float32Array = npt.NDArray[np.float32]
@@ -197,6 +199,16 @@ class FeatureSpec(_Part):
         return len(self.tasks)
 
     @cached_property
+    def user_columns(self) -> tuple[str, ...]:
+        """Names of the columns of Features.user_U."""
+        return columns.user_names()
+
+    @cached_property
+    def item_columns(self) -> tuple[str, ...]:
+        """Names of the columns of Features.items_NF."""
+        return columns.item_names(self.counters.half_lives_events)
+
+    @cached_property
     def schema_hash(self) -> str:
         """16 hex digits; equal iff rows, feature blocks and heads of two processes mean the same.
 
@@ -205,7 +217,7 @@ class FeatureSpec(_Part):
         meaning = self.model_dump(mode="json", exclude={"negatives", "blend"})
         for table in meaning["tables"].values():
             del table["admission"], table["eviction"]
-        text = json.dumps([FEATURE_CODE_VERSION, meaning], sort_keys=True, separators=(",", ":"))
+        text = json.dumps([FEATURE_CODE_VERSION, meaning, self.user_columns, self.item_columns], sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def normalised(self, kind: str, value: float) -> float | None:

@@ -22,7 +22,6 @@ from torch.nn import functional
 
 from services.common.platform.errors import CorruptArtifact
 from services.common.ranker.feature_spec import FeatureSpec
-from services.common.ranker.features import USER_FEATURES, item_feature_names
 from services.common.ranker.inputs import RankerInputs
 
 Float32Array = npt.NDArray[np.float32]
@@ -71,7 +70,7 @@ class RankerNetwork(nn.Module):
         self.query = nn.Linear(content, ATTENTION_DIM, bias=False)
         self.key = nn.Linear(content + 1, ATTENTION_DIM, bias=False)
         self.null_score = nn.Parameter(torch.zeros(1))
-        width = 7 * content + len(USER_FEATURES) + len(item_feature_names(spec)) + 2
+        width = 7 * content + len(spec.user_columns) + len(spec.item_columns) + 2
         self.towers = nn.ModuleList(Tower(width) for _ in range(self.num_tasks))
         self.dot_scale = nn.Parameter(torch.ones(self.num_tasks))
         _initialise(self, seed)

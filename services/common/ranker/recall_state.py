@@ -1,7 +1,7 @@
 """What recall needs beside embeddings: the popular items of a window and, per item, the items that the same users chose. Pure reducers.
 
 Shared by the stream app and the batch trainer. Like item states these are partial aggregates, one per source partition and one from
-the base; the reader adds them up. Knows nothing about Redis (its keys are in services.common.ranker.features).
+the base; the reader adds them up. Knows nothing about Redis (its keys are in services.common.ranker.feature_records).
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from services.common.events.topics import EXPOSURES, GENERATIONS
 from services.common.platform.errors import CorruptArtifact
 from services.common.ranker import exposure_block
 from services.common.ranker.feature_spec import FeatureSpec
-from services.common.ranker.features import USER_FEATURES, Features, item_feature_names
+from services.common.ranker.features import Features
 from services.mesh.operate.times import iso
 
 MessageT = TypeVar("MessageT", bound=Message)
@@ -71,7 +71,7 @@ def recommendation(
         "candidates_given": exposure.candidates_given,
         "schema_hash": exposure.schema_hash,
         "features_missing": why_not,
-        "user_features": _named(USER_FEATURES, features.user_U) if features is not None else {},
+        "user_features": _named(spec.user_columns, features.user_U) if features is not None else {},
         "history": _history(features) if features is not None else [],
         "items": _items(exposure, features, spec, _samples_by_item(samples, learned)),
         "learned_up_to": learned.version if learned is not None else "",
@@ -148,7 +148,7 @@ def _history(features: Features) -> list[dict[str, Any]]:
 def _items(
     exposure: Exposure, features: Features | None, spec: FeatureSpec, samples: dict[str, list[dict[str, Any]]]
 ) -> list[dict[str, Any]]:
-    names = item_feature_names(spec)
+    names = spec.item_columns
     items = []
     for row, item_id in enumerate(exposure.item_ids):
         items.append(

@@ -11,7 +11,8 @@ from services.common.platform.ids import entity_key
 from services.common.platform.telemetry import read_spans
 from services.common.ranker import exposure_block
 from services.common.ranker.feature_spec import FeatureSpec
-from services.common.ranker.features import GlobalState, Interaction, ItemState, UserState, build_features, merge_globals, merge_item_bytes
+from services.common.ranker.features import build_features
+from services.common.ranker.states import GlobalState, Interaction, ItemState, UserState, merge_globals, merge_item_bytes
 from services.mesh.runner.environments import REPOSITORY_ROOT
 
 pytestmark = [pytest.mark.integration, pytest.mark.ml]

@@ -21,19 +21,9 @@ from services.common.platform.ids import entity_key
 from services.common.platform.kafka import durable_producer
 from services.common.platform.telemetry import read_spans
 from services.common.ranker import exposure_block
-from services.common.ranker.features import (
-    GlobalState,
-    Interaction,
-    ItemState,
-    UserState,
-    global_key,
-    item_key,
-    neighbours_key,
-    popular_key,
-    seen_key,
-    user_key,
-)
+from services.common.ranker.feature_records import global_key, item_key, neighbours_key, popular_key, seen_key, user_key
 from services.common.ranker.recall_state import pack_counts
+from services.common.ranker.states import GlobalState, Interaction, ItemState, UserState
 from services.common.ranker.tables.control_block import Applied
 from services.common.ranker.tables.writer import ModelWriter, TableImage
 from services.mesh.runner import embedded

@@ -4,21 +4,9 @@ import socket
 import pytest
 from redis.asyncio import Redis
 
-from services.common.ranker.features import (
-    GlobalState,
-    Interaction,
-    ItemState,
-    UserState,
-    global_key,
-    item_key,
-    merge_globals,
-    merge_item_bytes,
-    neighbours_key,
-    popular_key,
-    seen_key,
-    user_key,
-)
+from services.common.ranker.feature_records import global_key, item_key, neighbours_key, popular_key, seen_key, user_key
 from services.common.ranker.recall_state import pack_counts
+from services.common.ranker.states import GlobalState, Interaction, ItemState, UserState, merge_globals, merge_item_bytes
 from services.recommender.core import FeaturesUnavailable
 from services.recommender.redis_features import RedisFeatureStore, connect
 from tests.recommender_fakes import SPEC

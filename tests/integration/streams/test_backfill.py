@@ -9,19 +9,9 @@ import pytest
 from redis import Redis
 
 from services.common.platform.artifacts import Manifest, write_artifact
-from services.common.ranker.features import (
-    BASE_PARTIAL,
-    GlobalState,
-    Interaction,
-    ItemState,
-    UserState,
-    global_key,
-    item_key,
-    pack_records,
-    seen_key,
-    user_key,
-)
+from services.common.ranker.feature_records import BASE_PARTIAL, global_key, item_key, pack_records, seen_key, user_key
 from services.common.ranker.recall_state import pack_ids
+from services.common.ranker.states import GlobalState, Interaction, ItemState, UserState
 from streams.features.backfill import main
 from tests.integration.streams.traffic import SPEC, SPEC_PATH
 

@@ -12,17 +12,9 @@ from tunemesh.catalog.v1 import catalog_item_pb2
 from tunemesh.events.v1 import feedback_pb2
 
 from services.common.platform.kafka import assigned_consumer, drain_to_end
-from services.common.ranker.features import (
-    GlobalState,
-    Interaction,
-    global_key,
-    item_key,
-    neighbours_key,
-    popular_key,
-    seen_key,
-    user_key,
-)
+from services.common.ranker.feature_records import global_key, item_key, neighbours_key, popular_key, seen_key, user_key
 from services.common.ranker.recall_state import MAX_POPULAR, Popularity, pack_counts
+from services.common.ranker.states import GlobalState, Interaction
 from streams.features.core import Act, FeaturePartition
 from streams.features.store import popularity_counts_key, recent_ids_key
 from tests.integration.streams.traffic import PARTITIONS, SPEC, SPEC_PATH, Process, Traffic

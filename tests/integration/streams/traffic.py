@@ -23,7 +23,7 @@ from services.common.platform.ids import uuid7
 from services.common.platform.kafka import assigned_consumer
 from services.common.ranker import exposure_block
 from services.common.ranker.feature_spec import FeatureSpec
-from services.common.ranker.features import USER_FEATURES, Features, item_feature_names
+from services.common.ranker.features import Features
 
 REPOSITORY_ROOT = Path(__file__).parents[3]
 SPEC_PATH = REPOSITORY_ROOT / "model_repo" / "ranker" / "feature_spec.yaml"
@@ -99,8 +99,8 @@ class Traffic:
             user_key=1,
             history_keys_L=np.arange(3, dtype=np.int64),
             history_values_L=np.zeros(3, np.float16),
-            user_U=np.zeros(len(USER_FEATURES), np.float16),
-            items_NF=np.arange(num_items * len(item_feature_names(SPEC)), dtype=np.float32).reshape(num_items, -1).astype(np.float16),
+            user_U=np.zeros(len(SPEC.user_columns), np.float16),
+            items_NF=np.arange(num_items * len(SPEC.item_columns), dtype=np.float32).reshape(num_items, -1).astype(np.float16),
         )
         return exposure_block.encode(features, SPEC.schema_hash)
 

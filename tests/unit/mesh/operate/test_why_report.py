@@ -7,12 +7,12 @@ from tunemesh.samples.v1.sample_pb2 import Sample, SampleGroup, SampleRecord, Ta
 
 from services.common.ranker import exposure_block
 from services.common.ranker.feature_spec import FeatureSpec
-from services.common.ranker.features import USER_FEATURES, Features, item_feature_names
+from services.common.ranker.features import Features
 from services.mesh.operate.why_report import Learned, Placed, generation, recommendation
 from services.mesh.runner.environments import REPOSITORY_ROOT
 
 SPEC = FeatureSpec.load(REPOSITORY_ROOT / "model_repo" / "ranker" / "feature_spec.yaml")
-NAMES = item_feature_names(SPEC)
+NAMES = SPEC.item_columns
 
 
 def block(num_items: int) -> bytes:
@@ -20,7 +20,7 @@ def block(num_items: int) -> bytes:
         user_key=1,
         history_keys_L=np.array([11, 12], np.int64),
         history_values_L=np.array([1.0, 0.5], np.float16),
-        user_U=np.arange(len(USER_FEATURES)).astype(np.float16),
+        user_U=np.arange(len(SPEC.user_columns)).astype(np.float16),
         items_NF=np.arange(num_items * len(NAMES)).reshape(num_items, -1).astype(np.float16),
     )
     return exposure_block.encode(features, SPEC.schema_hash)
@@ -56,7 +56,7 @@ def test_each_item_has_its_features_by_name_its_score_and_its_channel() -> None:
     second = report["items"][1]
     assert (second["rank"], second["item_id"], second["score"], second["channel"]) == (2, "6", 0.25, "cold_start")
     assert second["features"] == {name: len(NAMES) + index for index, name in enumerate(NAMES)}
-    assert report["user_features"] == {name: index for index, name in enumerate(USER_FEATURES)}
+    assert report["user_features"] == {name: index for index, name in enumerate(SPEC.user_columns)}
     assert report["history"] == [{"item_key": 11, "value": 1.0}, {"item_key": 12, "value": 0.5}]
     assert report["logged_at"] == {"topic": "exposures.v1", "partition": 1, "offset": 33}
 

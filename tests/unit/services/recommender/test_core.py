@@ -1,7 +1,8 @@
 import pytest
 
 from services.common.ranker import exposure_block
-from services.common.ranker.features import GlobalState, build_features, merge_item_bytes
+from services.common.ranker.features import build_features
+from services.common.ranker.states import GlobalState, merge_item_bytes
 from services.recommender.core import InvalidQuery, popularity
 from services.recommender.rules import Rules
 from tests.recommender_fakes import SPEC, FakeCatalog, Fixture, query

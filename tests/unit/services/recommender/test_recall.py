@@ -1,4 +1,4 @@
-from services.common.ranker.features import GlobalState, Interaction
+from services.common.ranker.states import GlobalState, Interaction
 from services.recommender.recall import Proposal, fresh_items, merged, popular_now, similar_items
 from tests.recommender_fakes import SPEC
 

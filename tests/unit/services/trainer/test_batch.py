@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from services.common.ranker import exposure_block
-from services.common.ranker.features import GlobalState, ItemState, UserState, global_key, item_key, seen_key, user_key
+from services.common.ranker.feature_records import global_key, item_key, seen_key, user_key
 from services.common.ranker.recall_state import unpack_ids
+from services.common.ranker.states import GlobalState, ItemState, UserState
 from services.trainer.batch import BatchConfig, FeatureStates, draw_others, replay, replay_order
 from tests.learning import CATEGORIES, ITEMS, SPEC, interactions
 

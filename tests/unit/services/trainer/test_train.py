@@ -8,7 +8,8 @@ import pytest
 
 from services.common.platform.artifacts import read_artifact
 from services.common.platform.errors import ConfigurationError
-from services.common.ranker.features import ItemState, item_key, unpack_records
+from services.common.ranker.feature_records import item_key, unpack_records
+from services.common.ranker.states import ItemState
 from services.trainer import train
 from services.trainer.learner import Learner
 from tests.learning import CATEGORIES, SPEC, interactions

@@ -2,8 +2,8 @@ import random
 
 import pytest
 
-from services.common.ranker.features import GlobalState, Interaction, ItemState, UserState
 from services.common.ranker.recall_state import CO_OCCURRENCE_DEPTH, Popularity
+from services.common.ranker.states import GlobalState, Interaction, ItemState, UserState
 from streams.features.core import MAX_RECENT_IDS, Act, FeaturePartition
 from tests.unit.streams.joiner.test_core import SPEC
 

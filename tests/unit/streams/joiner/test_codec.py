@@ -5,7 +5,7 @@ from tunemesh.samples.v1 import sample_pb2
 
 from services.common.events.envelope import MalformedRecord
 from services.common.ranker import exposure_block
-from services.common.ranker.features import USER_FEATURES, Features, item_feature_names
+from services.common.ranker.features import Features
 from services.common.ranker.labels import Label
 from streams.joiner import codec
 from streams.joiner.model import Cut, Record, Sample, SampleGroup
@@ -15,10 +15,10 @@ ITEMS = ["a", "b", "c"]
 
 
 def block(num_items: int = 3) -> bytes:
-    width = len(item_feature_names(SPEC))
+    width = len(SPEC.item_columns)
     rows = np.arange(num_items * width).reshape(num_items, width).astype(np.float16)
     nothing = np.zeros(0, np.float16)
-    features = Features(7, np.zeros(0, np.int64), nothing, np.zeros(len(USER_FEATURES), np.float16), rows)
+    features = Features(7, np.zeros(0, np.int64), nothing, np.zeros(len(SPEC.user_columns), np.float16), rows)
     return exposure_block.encode(features, SPEC.schema_hash)
 
 

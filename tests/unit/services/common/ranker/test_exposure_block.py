@@ -6,7 +6,7 @@ import pytest
 from services.common.platform.errors import CorruptArtifact
 from services.common.ranker import exposure_block
 from services.common.ranker.feature_spec import FeatureSpec
-from services.common.ranker.features import USER_FEATURES, Features, item_feature_names
+from services.common.ranker.features import Features
 
 SPEC = FeatureSpec.load("model_repo/ranker/feature_spec.yaml")
 
@@ -17,8 +17,8 @@ def features(num_items: int, num_history: int) -> Features:
         user_key=-5,
         history_keys_L=rng.integers(-(2**62), 2**62, num_history),
         history_values_L=rng.random(num_history).astype(np.float16),
-        user_U=rng.normal(size=len(USER_FEATURES)).astype(np.float16),
-        items_NF=rng.normal(size=(num_items, len(item_feature_names(SPEC)))).astype(np.float16),
+        user_U=rng.normal(size=len(SPEC.user_columns)).astype(np.float16),
+        items_NF=rng.normal(size=(num_items, len(SPEC.item_columns))).astype(np.float16),
     )
 
 

@@ -5,20 +5,10 @@ import pytest
 
 from services.common.platform.errors import CorruptArtifact
 from services.common.platform.ids import entity_key
+from services.common.ranker.feature_records import pack_records, unpack_records
 from services.common.ranker.feature_spec import FeatureSpec
-from services.common.ranker.features import (
-    USER_FEATURES,
-    GlobalState,
-    Interaction,
-    ItemState,
-    UserState,
-    build_features,
-    item_feature_names,
-    merge_globals,
-    merge_item_bytes,
-    pack_records,
-    unpack_records,
-)
+from services.common.ranker.features import build_features
+from services.common.ranker.states import GlobalState, Interaction, ItemState, UserState, merge_globals, merge_item_bytes
 
 SPEC = FeatureSpec.load("model_repo/ranker/feature_spec.yaml")
 
@@ -45,7 +35,7 @@ class Partition:
 
 
 def column(features_NF: np.ndarray, name: str) -> np.ndarray:
-    return features_NF[:, item_feature_names(SPEC).index(name)].astype(np.float64)
+    return features_NF[:, SPEC.item_columns.index(name)].astype(np.float64)
 
 
 def test_states_survive_packing() -> None:
@@ -118,12 +108,12 @@ def test_unknown_user_and_item_get_finite_cold_start_features() -> None:
     matrix = merge_item_bytes(SPEC, [[None, None]], [None])
     features = build_features(SPEC, "nobody", None, matrix, [[], ["Drama"]], merge_globals([None]))
     assert features.user_key == entity_key("nobody")
-    assert features.user_U.shape == (len(USER_FEATURES),)
-    assert features.items_NF.shape == (2, len(item_feature_names(SPEC)))
+    assert features.user_U.shape == (len(SPEC.user_columns),)
+    assert features.items_NF.shape == (2, len(SPEC.item_columns))
     assert features.items_NF.dtype == np.float16
     assert np.isfinite(features.items_NF.astype(np.float32)).all()
     assert np.isfinite(features.user_U.astype(np.float32)).all()
-    assert features.user_U[USER_FEATURES.index("is_new")] == 1
+    assert features.user_U[SPEC.user_columns.index("is_new")] == 1
     assert column(features.items_NF, "is_new").tolist() == [1, 1]
     assert len(features.history_keys_L) == 0
 

@@ -8,7 +8,7 @@ import torch
 
 from services.common.platform.errors import CorruptArtifact
 from services.common.ranker import exposure_block
-from services.common.ranker.features import USER_FEATURES, Features, item_feature_names
+from services.common.ranker.features import Features
 from services.common.ranker.inputs import RankerInputs, assemble
 from services.common.ranker.network import RankerNetwork, Rows, score
 from tests.learning import SPEC
@@ -24,8 +24,8 @@ def features(num_items: int, num_history: int, seed: int = 0) -> Features:
         user_key=7,
         history_keys_L=rng.integers(1, 1000, num_history),
         history_values_L=rng.random(num_history).astype(np.float16),
-        user_U=rng.normal(size=len(USER_FEATURES)).astype(np.float16),
-        items_NF=rng.normal(size=(num_items, len(item_feature_names(SPEC)))).astype(np.float16),
+        user_U=rng.normal(size=len(SPEC.user_columns)).astype(np.float16),
+        items_NF=rng.normal(size=(num_items, len(SPEC.item_columns))).astype(np.float16),
     )
 
 
