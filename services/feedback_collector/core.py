@@ -13,10 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from services.common.events.feedback_kinds import LLM_KINDS, fault_of
+from services.common.events.limits import MAX_KIND_BYTES, check_id, check_text
 from services.common.platform.errors import InvalidInput, Unavailable
-
-MAX_ID_BYTES = 128
-MAX_KIND_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,8 +60,8 @@ def check(feedback: Sequence[Feedback], *, max_batch: int) -> None:
         raise InvalidInput(f"feedback: {len(feedback)} items; one call takes 1 to {max_batch}")
     for index, item in enumerate(feedback):
         for field in ("feedback_id", "request_id", "user_id"):
-            _check_text(index, field, getattr(item, field), MAX_ID_BYTES)
-        _check_text(index, "kind", item.kind, MAX_KIND_BYTES)
+            check_id(f"feedback[{index}].{field}", getattr(item, field), InvalidInput)
+        check_text(f"feedback[{index}].kind", item.kind, MAX_KIND_BYTES, InvalidInput)
         if not math.isfinite(item.value):
             raise InvalidInput(f"feedback[{index}].value: {item.value} is not finite")
         _check_subject(index, item)
@@ -76,7 +74,7 @@ def check(feedback: Sequence[Feedback], *, max_batch: int) -> None:
 def _check_subject(index: int, item: Feedback) -> None:
     """An act about an item names it and has no text; one about an answer names none, and has what its kind asks for."""
     if item.kind not in LLM_KINDS:
-        _check_text(index, "item_id", item.item_id, MAX_ID_BYTES)
+        check_id(f"feedback[{index}].item_id", item.item_id, InvalidInput)
         if item.text:
             raise InvalidInput(f"feedback[{index}].text: only a comment or a demonstration has one")
         return
@@ -85,13 +83,6 @@ def _check_subject(index: int, item: Feedback) -> None:
     fault = fault_of(item.kind, item.value, item.text)
     if fault is not None:
         raise InvalidInput(f"feedback[{index}].{fault[0]}: {fault[1]}")
-
-
-def _check_text(index: int, field: str, value: str, max_bytes: int) -> None:
-    if not value:
-        raise InvalidInput(f"feedback[{index}].{field}: it is empty; it must have 1 to {max_bytes} bytes")
-    if len(value) * 4 > max_bytes and len(value.encode()) > max_bytes:
-        raise InvalidInput(f"feedback[{index}].{field}: it has {len(value.encode())} bytes; it must have 1 to {max_bytes}")
 
 
 class AcceptedIds:

@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from services.common.events.limits import check_id, check_ids
 from services.common.platform.errors import InvalidInput, Unavailable
 from services.common.platform.ids import entity_key
 from services.common.ranker import exposure_block
@@ -25,8 +26,6 @@ from services.recommender.recall import Proposal, fresh_items, merged, similar_i
 from services.recommender.rules import Rules, diversified
 
 Float32Array = npt.NDArray[np.float32]
-
-MAX_ID_BYTES = 128
 
 _CANDIDATE = ("candidate",)
 
@@ -69,21 +68,11 @@ class Query:
             raise InvalidQuery(f"candidates: {len(candidates)} given, at most {max_candidates} are allowed")
         if limit < 1:
             raise InvalidQuery("limit: must be at least 1")
-        _check_id("user_id", user_id)
-        # A character takes up to 4 bytes, so most lists are settled by their longest id; only the others are looked at one by one.
-        if not all(candidates) or 4 * max(map(len, candidates), default=0) > MAX_ID_BYTES:
-            for position, item_id in enumerate(candidates):
-                _check_id(f"candidates[{position}]", item_id)
+        check_id("user_id", user_id, InvalidQuery)
+        check_ids("candidates", candidates, InvalidQuery)
         if len(set(candidates)) != len(candidates):
             raise InvalidQuery("candidates: an item is named twice")
         return cls(user_id=user_id, candidates=tuple(candidates), limit=limit, deadline_s=deadline_s)
-
-
-def _check_id(what: str, value: str) -> None:
-    if not value:
-        raise InvalidQuery(f"{what}: is empty")
-    if len(value.encode()) > MAX_ID_BYTES:
-        raise InvalidQuery(f"{what}: {len(value.encode())} bytes, at most {MAX_ID_BYTES} are allowed")
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from tunemesh.llm.v1 import llm_service_pb2, llm_service_pb2_grpc
 from tunemesh.prompt_assembler.v1 import prompt_assembler_service_pb2, prompt_assembler_service_pb2_grpc
 from tunemesh.retriever.v1 import retriever_service_pb2, retriever_service_pb2_grpc
 
+from services.common.events.limits import MAX_QUERY_BYTES
 from services.common.language.aliases import BASE_MODEL, AliasView, llm_alias
 from services.common.platform.errors import InvalidInput, Overloaded
 from services.common.platform.grpc_client import open_channel
@@ -38,7 +39,6 @@ from services.router.generation import (
 from services.router.question import Message, Passage, Question
 from services.router.records import messages_proto, sampling_proto
 
-_MAX_QUERY_BYTES = 2_048
 _LOG_EVERY_S = 10.0
 
 _log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class GrpcRetriever:
 
     async def search(self, question: str, *, source: str, limit: int, timeout_s: float) -> Retrieved:
         """See `services.router.generation.Retriever`. A long question is cut to what the retriever takes."""
-        query = question.encode()[:_MAX_QUERY_BYTES].decode(errors="ignore")
+        query = question.encode()[:MAX_QUERY_BYTES].decode(errors="ignore")
         request = retriever_service_pb2.SearchRequest(query=query, limit=limit, source=source)
         try:
             response = await self._stub.Search(request, timeout=timeout_s, metadata=outgoing_metadata())

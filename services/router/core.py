@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from services.common.events.limits import MAX_ID_BYTES, check_id, check_ids, check_text
 from services.common.platform.errors import InvalidInput, Unavailable
 
-MAX_ID_BYTES = 128
 # Less than this is not worth an attempt: two hops and the ranker take several milliseconds.
 _MIN_ATTEMPT_S = 0.005
 
@@ -129,16 +129,14 @@ def checked(query: Query, limits: Limits) -> Query:
     Raises:
         InvalidInput: an id is empty or longer than 128 bytes, too many or repeated candidates, or too large a limit. Names the field.
     """
-    check_id("user_id", query.user_id)
-    if len(query.idempotency_key.encode()) > MAX_ID_BYTES:
-        raise InvalidInput(f"idempotency_key is longer than {MAX_ID_BYTES} bytes")
+    check_id("user_id", query.user_id, InvalidInput)
+    check_text("idempotency_key", query.idempotency_key, MAX_ID_BYTES, InvalidInput, min_bytes=0)
     num_candidates = len(query.candidates)
     if num_candidates > limits.max_candidates:
         raise InvalidInput(f"candidates: {num_candidates} are more than the {limits.max_candidates} that one request may name")
     if query.limit > limits.max_candidates:
         raise InvalidInput(f"limit: {query.limit} is more than {limits.max_candidates}")
-    for candidate in query.candidates:
-        check_id("candidates", candidate)
+    check_ids("candidates", query.candidates, InvalidInput)
     if len(set(query.candidates)) != num_candidates:
         raise InvalidInput(f"candidates: {_first_repeated(query.candidates)!r} is named twice")
     if num_candidates:
@@ -146,14 +144,6 @@ def checked(query: Query, limits: Limits) -> Query:
     else:
         limit = query.limit or min(limits.default_limit, limits.max_candidates)
     return Query(user_id=query.user_id, candidates=query.candidates, limit=limit, idempotency_key=query.idempotency_key)
-
-
-def check_id(field: str, value: str) -> None:
-    """Raise InvalidInput, naming the field, unless the id has 1 to 128 bytes."""
-    if not value:
-        raise InvalidInput(f"{field}: an id is empty; it must have 1 to {MAX_ID_BYTES} bytes")
-    if len(value) * 4 > MAX_ID_BYTES and len(value.encode()) > MAX_ID_BYTES:
-        raise InvalidInput(f"{field}: an id has {len(value.encode())} bytes; it must have 1 to {MAX_ID_BYTES}")
 
 
 def _first_repeated(values: Iterable[str]) -> str:

@@ -16,12 +16,12 @@ from typing import Protocol
 
 from opentelemetry.metrics import CallbackOptions, Observation
 
+from services.common.events.limits import MAX_RECORD_BYTES
 from services.common.platform.kafka_async import NotAcknowledged, Record
 from services.common.platform.telemetry import Telemetry
 from services.router.spool import Spool
 
 _MAX_BATCH = 500
-_MAX_RECORD_BYTES = 900_000
 _RETRY_S = 0.5
 _WARN_EVERY_S = 10.0
 
@@ -75,7 +75,7 @@ class KafkaEventLog:
         """Keep the record for Kafka; drop and count it when the buffer is full."""
         if len(self._buffer) >= self._max_buffered:
             self._count("dropped", [record], "buffer_full")
-        elif len(record.value) > _MAX_RECORD_BYTES:
+        elif len(record.value) > MAX_RECORD_BYTES:
             self._count("dropped", [record], "too_large")
         else:
             self._buffer.append(record)

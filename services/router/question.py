@@ -6,8 +6,8 @@ import math
 import re
 from dataclasses import dataclass, field, replace
 
+from services.common.events.limits import MAX_ID_BYTES, check_id, check_text, check_written
 from services.common.platform.errors import InvalidInput
-from services.router.core import MAX_ID_BYTES, check_id
 
 DEFAULT_TASK = "answer"
 BASE_MODEL = "base"
@@ -78,14 +78,11 @@ def checked(question: Question, *, max_tokens: int) -> Question:
     Raises:
         InvalidInput: names the field.
     """
-    check_id("user_id", question.user_id)
-    size = len(question.text.encode())
-    if not question.text.strip() or size > MAX_QUESTION_BYTES:
-        raise InvalidInput(f"question: it has {size} bytes; it must have 1 to {MAX_QUESTION_BYTES}, and not only blanks")
+    check_id("user_id", question.user_id, InvalidInput)
+    check_written("question", question.text, MAX_QUESTION_BYTES, InvalidInput)
     _check_name("task", question.task)
     _check_name("retrieval_source", question.retrieval_source)
-    if len(question.adapter.encode()) > MAX_ID_BYTES:
-        raise InvalidInput(f"adapter: it is longer than {MAX_ID_BYTES} bytes")
+    check_text("adapter", question.adapter, MAX_ID_BYTES, InvalidInput, min_bytes=0)
     _check_history(question.history)
     _check_context(question.context)
     _check_text_bytes(question)
@@ -112,10 +109,8 @@ def _check_context(context: tuple[Passage, ...]) -> None:
     if len(context) > MAX_PASSAGES:
         raise InvalidInput(f"context: {len(context)} passages are more than {MAX_PASSAGES}")
     for index, passage in enumerate(context):
-        if len(passage.passage_id.encode()) > MAX_ID_BYTES:
-            raise InvalidInput(f"context[{index}].passage_id: it is longer than {MAX_ID_BYTES} bytes")
-        if len(passage.title.encode()) > _MAX_TITLE_BYTES:
-            raise InvalidInput(f"context[{index}].title: it is longer than {_MAX_TITLE_BYTES} bytes")
+        check_text(f"context[{index}].passage_id", passage.passage_id, MAX_ID_BYTES, InvalidInput, min_bytes=0)
+        check_text(f"context[{index}].title", passage.title, _MAX_TITLE_BYTES, InvalidInput, min_bytes=0)
 
 
 def _check_text_bytes(question: Question) -> None:
@@ -134,9 +129,8 @@ def _check_sampling(sampling: Sampling, max_tokens: int) -> None:
         raise InvalidInput(f"sampling.max_tokens: {sampling.max_tokens} is more than {max_tokens}")
     if len(sampling.stop) > MAX_STOP_TEXTS:
         raise InvalidInput(f"sampling.stop: {len(sampling.stop)} texts are more than {MAX_STOP_TEXTS}")
-    for text in sampling.stop:
-        if not 1 <= len(text.encode()) <= _MAX_STOP_BYTES:
-            raise InvalidInput(f"sampling.stop: a text has {len(text.encode())} bytes; it must have 1 to {_MAX_STOP_BYTES}")
+    for index, text in enumerate(sampling.stop):
+        check_text(f"sampling.stop[{index}]", text, _MAX_STOP_BYTES, InvalidInput)
 
 
 def _with_ids(context: tuple[Passage, ...]) -> tuple[Passage, ...]:

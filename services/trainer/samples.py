@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +15,12 @@ from tunemesh.samples.v1.sample_pb2 import Sample, SampleGroup, SampleRecord
 
 from services.common.events.dead_letter_reasons import MALFORMED, SCHEMA_MISMATCH
 from services.common.events.envelope import Headers, MalformedRecord, header, parse_value
+from services.common.events.limits import check_ids
 from services.common.platform.errors import CorruptArtifact
 from services.common.ranker import exposure_block
 from services.common.ranker.feature_spec import FeatureSpec
 from services.trainer.dedup import DedupWindow
 from services.trainer.merge import GroupRecord, TickRecord
-
-MAX_ID_BYTES = 128
 
 
 class UnusableSample(Exception):
@@ -96,13 +96,12 @@ def _check_group(spec: FeatureSpec, group: SampleGroup) -> None:
     for name, values in (("history", features.history_values_L), ("user", features.user_U), ("item", features.items_NF)):
         if not np.isfinite(values).all():
             raise UnusableSample(MALFORMED, f"{name} features hold NaN or infinity")
+    check_ids("item_id", [sample.item_id for sample in group.samples], partial(UnusableSample, MALFORMED))
     for sample in group.samples:
         _check_sample(spec, sample)
 
 
 def _check_sample(spec: FeatureSpec, sample: Sample) -> None:
-    if not 0 < len(sample.item_id.encode()) <= MAX_ID_BYTES:
-        raise UnusableSample(MALFORMED, f"item_id has {len(sample.item_id.encode())} bytes, 1 to {MAX_ID_BYTES} are allowed")
     if not 0.0 < sample.keep_rate <= 1.0:
         raise UnusableSample(MALFORMED, f"keep_rate {sample.keep_rate} of item {sample.item_id!r} is not in (0, 1]")
     for label in sample.labels:

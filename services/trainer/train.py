@@ -20,6 +20,7 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
+from services.common.events.limits import check_ids
 from services.common.platform.artifacts import Manifest, write_artifact
 from services.common.platform.clock import wall_ms
 from services.common.platform.errors import ConfigurationError, ServiceError
@@ -30,7 +31,6 @@ from services.trainer.batch import BatchConfig, FeatureStates, Placed, replay_or
 from services.trainer.learner import Learner, LearnerConfig
 
 REQUIRED_COLUMNS = ("user_id", "item_id", "kind", "value", "time")
-_MAX_ID_BYTES = 128
 _EXIT_BAD_CONFIGURATION = 2
 
 
@@ -100,10 +100,7 @@ def _numbers(column: pd.Series, path: Path, name: str) -> pd.Series:
 
 def _ids(column: pd.Series, path: Path, name: str) -> pd.Series:
     ids = column.astype(str)
-    sizes = ids.map(lambda text: len(text.encode()))
-    wrong = ((sizes < 1) | (sizes > _MAX_ID_BYTES)).to_numpy()
-    if wrong.any():
-        raise ConfigurationError(f"{path}: column {name!r}, event {int(wrong.argmax())}: an id has 1 to {_MAX_ID_BYTES} bytes")
+    check_ids(f"{path}: column {name!r}, events", ids.tolist(), ConfigurationError)
     return ids
 
 

@@ -10,9 +10,8 @@ from tunemesh.router.v1 import router_service_pb2
 
 from services.common.events.dead_letters import dead_letter
 from services.common.events.envelope import MalformedRecord, parse_value
+from services.common.events.limits import check_id
 from streams.inference.core import Answer, Failure, Question
-
-_MAX_ID_BYTES = 128
 
 
 def read_question(message: Any) -> Question:
@@ -22,9 +21,7 @@ def read_question(message: Any) -> Question:
         MalformedRecord: it cannot be parsed, or lacks what the door needs.
     """
     read = parse_value(message.value, tuple(message.headers or ()), inference_pb2.InferenceRequest)
-    size = len(read.inference_id.encode())
-    if not 1 <= size <= _MAX_ID_BYTES:
-        raise MalformedRecord(f"inference_id has {size} bytes; it must have 1 to {_MAX_ID_BYTES}")
+    check_id("inference_id", read.inference_id, MalformedRecord)
     if read.expires_at_ms < 0:
         raise MalformedRecord(f"expires_at_ms is {read.expires_at_ms}, not a time in Unix milliseconds")
     body = router_service_pb2.GenerateRequest(

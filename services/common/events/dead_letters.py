@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from tunemesh.events.v1 import dead_letter_pb2
 
 from services.common.events import envelope
+from services.common.events.limits import MAX_RECORD_BYTES
 from services.common.platform.clock import wall_ms
 
-# A dead letter carries its record whole, up to this: with headers and key it must stay under a broker's default limit of 1 MB.
-MAX_VALUE_BYTES = 900_000
 # What a stranger may make large as well: parsers quote what they cannot read. A letter that the broker does not take would stop its writer.
 _MAX_DETAIL_CHARS = 2_000
 _MAX_KEY_BYTES = 16_384
@@ -33,7 +32,7 @@ def dead_letter(
     failed_at_ms: int | None = None,
     feedback_id: str = "",
 ) -> dead_letter_pb2.DeadLetter:
-    """Return the dead letter of one record. A value above MAX_VALUE_BYTES is cut, as are a long detail, key and headers; `detail` says so.
+    """Return the dead letter of one record. A value above MAX_RECORD_BYTES is cut, as are a long detail, key and headers; `detail` says so.
 
     Args:
         topic: where the record was read.
@@ -53,7 +52,7 @@ def dead_letter(
     if len(kept) < len({header for header, _ in headers or ()}):
         detail = f"{detail} (headers cut to {_MAX_HEADER_BYTES} bytes)"
     # The letter's own record has the key, too, and whole.
-    room = max(0, MAX_VALUE_BYTES - len(name)) if len(name) > _MAX_KEY_BYTES else MAX_VALUE_BYTES
+    room = max(0, MAX_RECORD_BYTES - len(name)) if len(name) > _MAX_KEY_BYTES else MAX_RECORD_BYTES
     if len(raw) > room:
         detail = f"{detail} (value cut from {len(raw)} to {room} bytes)"
         raw = raw[:room]

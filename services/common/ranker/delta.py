@@ -25,15 +25,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tunemesh.events.v1 import delta_pb2
 
+from services.common.events.limits import MAX_RECORD_BYTES
 from services.common.platform.errors import CorruptArtifact
 from services.common.ranker.atomics import kernel
 
 Int64s = NDArray[np.int64]
 Float32s = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
-
-# Under the broker's default limit of 1 MiB a message, with room for the header.
-MAX_CHUNK_BYTES = 900_000
 
 _VERSION = 1
 _MAX_VARINT_BYTES = 10
@@ -124,7 +122,7 @@ def decode_body(encoded: bytes, dtype: delta_pb2.RowDtype) -> DeltaBody:
     return DeltaBody(tables, dense or None)
 
 
-def chunk(header: delta_pb2.DeltaHeader, body: bytes, max_bytes: int = MAX_CHUNK_BYTES) -> list[delta_pb2.Delta]:
+def chunk(header: delta_pb2.DeltaHeader, body: bytes, max_bytes: int = MAX_RECORD_BYTES) -> list[delta_pb2.Delta]:
     """Return the records of one delta, in order; sets the body's CRC in (a copy of) the header. An empty body makes one record."""
     complete = delta_pb2.DeltaHeader()
     complete.CopyFrom(header)

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, aclosing
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from services.common.events.limits import MAX_ID_BYTES, check_text
 from services.common.language.control_tokens import harmless
 from services.common.platform.errors import InvalidInput, Overloaded, Unavailable
 
@@ -17,7 +18,6 @@ MAX_STOPS = 8
 MAX_STOP_CHARS = 256
 MAX_TEMPERATURE = 2.0
 MAX_COUNTED_TEXTS = 256
-MAX_ID_CHARS = 128
 
 
 class PromptTooLong(InvalidInput):
@@ -245,8 +245,7 @@ class Generator:
 
 def check(query: Query, limits: Limits) -> None:
     """Raise BadRequest, naming the field, unless the request can be tried."""
-    if len(query.request_id) > MAX_ID_CHARS:
-        raise BadRequest(f"request_id: it has {len(query.request_id)} characters, at most {MAX_ID_CHARS} are allowed")
+    check_text("request_id", query.request_id, MAX_ID_BYTES, BadRequest, min_bytes=0)
     _check_messages(query.messages, limits)
     _check_sampling(query.sampling, limits)
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+from services.common.events.limits import MAX_QUERY_BYTES, check_written
 from services.common.platform.errors import InvalidInput, Unavailable
 from services.retriever.core.documents import CATALOG, SOURCES
 from services.retriever.core.fusion import reciprocal_rank_fusion
 
-MAX_QUERY_BYTES = 2048
 MAX_LIMIT = 50
 DEFAULT_LIMIT = 4
 VECTOR_SEARCH_UNAVAILABLE = "vector_search_unavailable"
@@ -139,9 +139,7 @@ class Searcher(Generic[VectorT]):
 
 
 def _check(query: str, limit: int, source: str) -> int:
-    size = len(query.encode())
-    if not 1 <= size <= MAX_QUERY_BYTES or not query.strip():
-        raise InvalidInput(f"query: it has {size} bytes; it must have 1 to {MAX_QUERY_BYTES}, and not only spaces")
+    check_written("query", query, MAX_QUERY_BYTES, InvalidInput)
     if limit > MAX_LIMIT:
         raise InvalidInput(f"limit: {limit} is over {MAX_LIMIT}")
     if source not in ("", *SOURCES):

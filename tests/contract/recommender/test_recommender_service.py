@@ -91,10 +91,10 @@ async def test_an_open_request_with_nothing_to_recall_is_an_empty_answer(stub):
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        (pb.RecommendRequest(candidates=["1"], limit=1), "user_id: is empty"),
-        (pb.RecommendRequest(user_id="x" * 129, candidates=["1"], limit=1), "user_id: 129 bytes, at most 128 are allowed"),
+        (pb.RecommendRequest(candidates=["1"], limit=1), "user_id: it is empty; it must have 1 to 128 bytes"),
+        (pb.RecommendRequest(user_id="x" * 129, candidates=["1"], limit=1), "user_id: it has 129 bytes; it must have 1 to 128"),
         (pb.RecommendRequest(user_id="7", candidates=["1", "1"], limit=1), "candidates: an item is named twice"),
-        (pb.RecommendRequest(user_id="7", candidates=["1", ""], limit=1), "candidates[1]: is empty"),
+        (pb.RecommendRequest(user_id="7", candidates=["1", ""], limit=1), "candidates[1]: it is empty; it must have 1 to 128 bytes"),
         (pb.RecommendRequest(user_id="7", candidates=list("123456"), limit=1), "candidates: 6 given, at most 5 are allowed"),
         (pb.RecommendRequest(user_id="7", candidates=["1"]), "limit: must be at least 1"),
     ],

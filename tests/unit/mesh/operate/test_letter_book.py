@@ -1,7 +1,8 @@
 from tunemesh.events.v1.dead_letter_pb2 import DeadLetter
 
 from services.common.events.dead_letter_reasons import REDRIVE_CLAIMED, REDRIVEN
-from services.common.events.dead_letters import MAX_VALUE_BYTES, dead_letter
+from services.common.events.dead_letters import dead_letter
+from services.common.events.limits import MAX_RECORD_BYTES
 from services.mesh.operate.letter_book import REDRIVEN_HEADER, Letter, LetterBook, note, unresolved, won
 
 
@@ -42,7 +43,7 @@ def test_a_letter_with_a_note_is_never_pending_again() -> None:
 
 def test_letters_whose_record_is_not_whole_are_not_pending() -> None:
     cut = dead_letter(
-        topic="feedback.v1", partition=0, offset=2, reason="malformed", detail="bad", value=b"x" * (MAX_VALUE_BYTES + 1), failed_at_ms=0
+        topic="feedback.v1", partition=0, offset=2, reason="malformed", detail="bad", value=b"x" * (MAX_RECORD_BYTES + 1), failed_at_ms=0
     )
     book = book_of(letter(1, value=b""), cut)
     assert book.pending() == []

@@ -181,10 +181,10 @@ async def test_an_open_request_with_nothing_to_recall_from_is_empty_and_says_wha
 @pytest.mark.parametrize(
     ("user_id", "candidates", "limit", "message"),
     [
-        ("", ["1"], 1, "user_id: is empty"),
-        ("u" * 129, ["1"], 1, "user_id: 129 bytes"),
-        ("ü" * 65, ["1"], 1, "user_id: 130 bytes"),
-        ("u", ["1", ""], 1, r"candidates\[1\]: is empty"),
+        ("", ["1"], 1, "user_id: it is empty"),
+        ("u" * 129, ["1"], 1, "user_id: it has 129 bytes"),
+        ("ü" * 65, ["1"], 1, "user_id: it has 130 bytes"),
+        ("u", ["1", ""], 1, r"candidates\[1\]: it is empty"),
         ("u", ["1", "2", "1"], 1, "named twice"),
         ("u", ["1", "2", "3", "4"], 1, "4 given, at most 3"),
         ("u", ["1"], 0, "limit: must be at least 1"),

@@ -59,15 +59,15 @@ QUERY = Query(user_id="u", candidates=("a", "b", "c"))
 @pytest.mark.parametrize(
     ("query", "message"),
     [
-        (replace(QUERY, user_id=""), "user_id: an id is empty"),
-        (replace(QUERY, user_id="x" * 129), "user_id: an id has 129 bytes"),
-        (replace(QUERY, user_id="é" * 65), "user_id: an id has 130 bytes"),
-        (replace(QUERY, candidates=("a", "")), "candidates: an id is empty"),
-        (replace(QUERY, candidates=("a", "x" * 129)), "candidates: an id has 129 bytes"),
+        (replace(QUERY, user_id=""), "user_id: it is empty"),
+        (replace(QUERY, user_id="x" * 129), "user_id: it has 129 bytes"),
+        (replace(QUERY, user_id="é" * 65), "user_id: it has 130 bytes"),
+        (replace(QUERY, candidates=("a", "")), r"candidates\[1\]: it is empty"),
+        (replace(QUERY, candidates=("a", "x" * 129)), r"candidates\[1\]: it has 129 bytes"),
         (replace(QUERY, candidates=("a", "b", "a")), "candidates: 'a' is named twice"),
         (replace(QUERY, candidates=tuple("abcdef")), "candidates: 6 are more than the 5"),
         (replace(QUERY, limit=6), "limit: 6 is more than 5"),
-        (replace(QUERY, idempotency_key="k" * 129), "idempotency_key is longer than 128 bytes"),
+        (replace(QUERY, idempotency_key="k" * 129), "idempotency_key: it has 129 bytes"),
     ],
 )
 def test_a_bad_request_is_refused_and_the_field_named(query, message):

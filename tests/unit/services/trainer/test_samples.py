@@ -42,7 +42,7 @@ def poisoned_block(sound: SampleGroup) -> bytes:
         (lambda g: setattr(g, "features_block", block("u", 3)), "malformed", "2 samples, but 3 rows"),
         (lambda g: setattr(g, "features_block", poisoned_block(g)), "malformed", "item features hold NaN"),
         (lambda g: g.samples.clear(), "malformed", "0 samples, but 2 rows"),
-        (lambda g: setattr(g.samples[1], "item_id", ""), "malformed", "item_id has 0 bytes"),
+        (lambda g: setattr(g.samples[1], "item_id", ""), "malformed", r"item_id\[1\]: it is empty"),
         (lambda g: setattr(g.samples[1], "keep_rate", 0.0), "malformed", "keep_rate 0.0 of item '2'"),
         (lambda g: setattr(g.samples[0], "keep_rate", float("nan")), "malformed", "keep_rate nan"),
         (lambda g: g.samples[0].labels.append(TaskLabel(task="buy", value=1)), "malformed", "task 'buy'"),

@@ -67,7 +67,7 @@ def test_only_the_oldest_part_is_learned_but_the_whole_catalogue_is_known(tmp_pa
     [
         ("kind", "thumb", "kind 'thumb' is not in the feature spec"),
         ("value", "good", "'value', event 3: 'good' is not a finite number"),
-        ("user_id", "", "'user_id', event 3: an id has 1 to 128 bytes"),
+        ("user_id", "", r"'user_id', events\[3\]: it is empty"),
         ("time", "soon", "'time' is neither Unix seconds nor dates"),
     ],
 )

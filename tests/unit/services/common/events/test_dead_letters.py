@@ -1,6 +1,7 @@
 import pytest
 
-from services.common.events.dead_letters import MAX_VALUE_BYTES, dead_letter
+from services.common.events.dead_letters import dead_letter
+from services.common.events.limits import MAX_RECORD_BYTES
 
 
 @pytest.mark.parametrize(
@@ -9,7 +10,7 @@ from services.common.events.dead_letters import MAX_VALUE_BYTES, dead_letter
         ({"detail": "x" * 600_000, "value": b"v" * 600_000}, "…"),
         ({"value": b"v" * 600_000, "headers": [("content-type", b"h" * 300_000), ("ce_id", b"1")]}, "headers cut"),
         ({"key": b"k" * 300_000, "value": b"v" * 650_000}, "value cut from 650000 to 600000 bytes"),
-        ({"value": b"v" * (MAX_VALUE_BYTES + 1)}, f"value cut from 900001 to {MAX_VALUE_BYTES} bytes"),
+        ({"value": b"v" * (MAX_RECORD_BYTES + 1)}, f"value cut from 900001 to {MAX_RECORD_BYTES} bytes"),
     ],
 )
 def test_no_part_of_a_record_makes_a_letter_that_a_broker_refuses(parts, said):

@@ -1,0 +1,63 @@
+"""Bounds that several parts of the mesh must agree on, and the checks of texts, ids and times against them. Pure.
+
+Imports the standard library only, so cores may use it. Every check takes the error that its caller raises (`InvalidInput` at a door,
+`MalformedRecord` for a record): a function from the message to the exception. The message begins with the name of the field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+MAX_ID_BYTES = 128
+"""Of any id (user, item, request, feedback, inference, passage, adapter), and of an idempotency key."""
+MAX_KIND_BYTES = 64
+"""Of a feedback's kind."""
+MAX_QUERY_BYTES = 2_048
+"""Of what is searched for."""
+MAX_RECORD_BYTES = 900_000
+"""Of a record's value: with its key and headers it stays under a broker's default limit of 1 MB."""
+MAX_AHEAD_MS = 300_000
+"""A sender's clock may run ahead by so much. A record from later than that would hold up everything that waits for its time."""
+
+ErrorOf = Callable[[str], Exception]
+
+
+def check_text(field: str, value: str, max_bytes: int, error: ErrorOf, *, min_bytes: int = 1) -> None:
+    """Raise `error` unless the text has `min_bytes` (0 or 1) to `max_bytes` bytes of UTF-8."""
+    # A character takes up to 4 bytes: most texts need not be encoded to be measured.
+    if len(value) >= min_bytes and len(value) * 4 <= max_bytes:
+        return
+    if not value:
+        raise error(f"{field}: it is empty; it must have 1 to {max_bytes} bytes")
+    size = len(value.encode())
+    if size > max_bytes:
+        raise error(f"{field}: it has {size} bytes; it must have {min_bytes} to {max_bytes}")
+
+
+def check_written(field: str, value: str, max_bytes: int, error: ErrorOf) -> None:
+    """Raise `error` unless the text has 1 to `max_bytes` bytes of UTF-8 and is not only blanks."""
+    size = len(value.encode())
+    if not value.strip() or size > max_bytes:
+        raise error(f"{field}: it has {size} bytes; it must have 1 to {max_bytes}, and not only blanks")
+
+
+def check_id(field: str, value: str, error: ErrorOf) -> None:
+    """Raise `error` unless the id has 1 to MAX_ID_BYTES bytes."""
+    check_text(field, value, MAX_ID_BYTES, error)
+
+
+def check_ids(field: str, values: Sequence[str], error: ErrorOf) -> None:
+    """Raise `error`, naming the position, unless every id has 1 to MAX_ID_BYTES bytes."""
+    # Most lists are settled by their longest id; only the others are looked at one by one.
+    if all(values) and 4 * max(map(len, values), default=0) <= MAX_ID_BYTES:
+        return
+    for position, value in enumerate(values):
+        check_id(f"{field}[{position}]", value, error)
+
+
+def check_time(field: str, value_ms: int, now_ms: int, error: ErrorOf) -> None:
+    """Raise `error` unless the time, Unix milliseconds, is positive and at most MAX_AHEAD_MS after `now_ms`."""
+    if value_ms <= 0:
+        raise error(f"{field}: {value_ms} is not a time in Unix milliseconds")
+    if value_ms > now_ms + MAX_AHEAD_MS:
+        raise error(f"{field}: it is {value_ms - now_ms} ms in the future; check the sender's clock")
