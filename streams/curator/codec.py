@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import math
-
 from tunemesh.common.v1 import chat_pb2
-from tunemesh.events.v1 import dead_letter_pb2, example_pb2, feedback_pb2, generation_pb2
+from tunemesh.events.v1 import example_pb2, feedback_pb2, generation_pb2
 
-from services.common.events.dead_letters import dead_letter
 from services.common.events.envelope import MalformedRecord, parse_value
 from services.common.events.feedback_kinds import BOOLEAN, SCORE, fault_of, is_about_answer
 from services.common.platform import telemetry
-from streams.curator.model import DeadLetter, Example, Feedback, Generation, Message, Record
-
-_MAX_ID_BYTES = 128
-# A sender's clock may run ahead by so much; a record from later than that would wait for its time.
-_MAX_AHEAD_MS = 300_000
+from streams.curator.model import Example, Generation, Message
+from streams.partitioned.codec import check_feedback, check_id, check_time, feedback_of
+from streams.partitioned.records import Feedback, Record
 
 
 def read_generation(record: Record, now_ms: int) -> Generation:
@@ -26,8 +21,8 @@ def read_generation(record: Record, now_ms: int) -> Generation:
     """
     message = parse_value(record.value, record.headers, generation_pb2.Generation)
     for name in ("request_id", "user_id", "task"):
-        _check_id(name, getattr(message, name))
-    _check_time("finished_at_ms", message.finished_at_ms, now_ms)
+        check_id(name, getattr(message, name))
+    check_time("finished_at_ms", message.finished_at_ms, now_ms)
     if not message.messages:
         raise MalformedRecord("messages is empty")
     return Generation(
@@ -58,29 +53,11 @@ def read_feedback(record: Record, now_ms: int) -> Feedback | None:
     except MalformedRecord:
         return None
     if is_about_answer(message.kind, message.item_id):
-        _check_answer_feedback(message, now_ms)
-    return Feedback(
-        feedback_id=message.feedback_id,
-        request_id=message.request_id,
-        user_id=message.user_id,
-        item_id=message.item_id,
-        kind=message.kind,
-        value=message.value,
-        text=message.text,
-        accepted_at_ms=min(message.accepted_at_ms, now_ms + _MAX_AHEAD_MS),
-        traceparent=telemetry.traceparent_of(record.headers),
-    )
-
-
-def _check_answer_feedback(message: feedback_pb2.Feedback, now_ms: int) -> None:
-    for name in ("feedback_id", "request_id", "user_id"):
-        _check_id(name, getattr(message, name))
-    _check_time("accepted_at_ms", message.accepted_at_ms, now_ms)
-    if not math.isfinite(message.value):
-        raise MalformedRecord(f"value is {message.value}, not a finite number")
-    fault = fault_of(message.kind, message.value, message.text)
-    if fault is not None:
-        raise MalformedRecord(f"{fault[0]}: {fault[1]}")
+        check_feedback(message, now_ms)
+        fault = fault_of(message.kind, message.value, message.text)
+        if fault is not None:
+            raise MalformedRecord(f"{fault[0]}: {fault[1]}")
+    return feedback_of(message, record, now_ms)
 
 
 def write_example(example: Example) -> bytes:
@@ -103,32 +80,3 @@ def write_example(example: Example) -> bytes:
         passage_ids=generation.passage_ids,
         created_at_ms=feedback.accepted_at_ms,
     ).SerializeToString()
-
-
-def write_dead_letter(letter: DeadLetter, now_ms: int) -> dead_letter_pb2.DeadLetter:
-    """Return the DeadLetter of a record; without its value where that holds personal data."""
-    record = letter.record
-    return dead_letter(
-        topic=record.topic,
-        partition=record.partition,
-        offset=record.offset,
-        reason=letter.reason,
-        detail=letter.detail,
-        key=record.key,
-        value=None if letter.without_content else record.value,
-        headers=record.headers,
-        failed_at_ms=now_ms,
-        feedback_id=letter.feedback_id,
-    )
-
-
-def _check_id(name: str, value: str) -> None:
-    if not value or len(value.encode()) > _MAX_ID_BYTES:
-        raise MalformedRecord(f"{name} has {len(value.encode())} bytes; it must have 1 to {_MAX_ID_BYTES}")
-
-
-def _check_time(name: str, value_ms: int, now_ms: int) -> None:
-    if value_ms <= 0:
-        raise MalformedRecord(f"{name} is {value_ms}, not a time in Unix milliseconds")
-    if value_ms > now_ms + _MAX_AHEAD_MS:
-        raise MalformedRecord(f"{name} is {value_ms - now_ms} ms in the future: check the sender's clock")

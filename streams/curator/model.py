@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-
-class Record(NamedTuple):
-    """One Kafka record as it was read; kept whole for dead letters."""
-
-    topic: str
-    partition: int
-    offset: int
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes]]
+from streams.partitioned.records import DeadLetter, Feedback
 
 
 class Message(NamedTuple):
@@ -45,21 +35,6 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Feedback:
-    """What a user did. Feedback about an item (`item_id` is set) is not the curator's."""
-
-    feedback_id: str
-    request_id: str
-    user_id: str
-    item_id: str
-    kind: str
-    value: float
-    text: str
-    accepted_at_ms: int
-    traceparent: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
     """One example to learn from: what the model was given, and what it should have said or what its answer was worth."""
 
@@ -68,17 +43,6 @@ class Example:
     generation: Generation
     feedback: Feedback
     answer: str
-
-
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """A record that cannot be used, with its reason. Of `without_content` neither value nor key's text may be repeated anywhere."""
-
-    record: Record
-    reason: str
-    detail: str
-    feedback_id: str = ""
-    without_content: bool = False
 
 
 Emission = Example | DeadLetter

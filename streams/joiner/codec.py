@@ -2,41 +2,37 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from functools import lru_cache
 
-from tunemesh.events.v1 import dead_letter_pb2, exposure_pb2, feedback_pb2
+from tunemesh.events.v1 import exposure_pb2, feedback_pb2
 from tunemesh.samples.v1 import sample_pb2
 
-from services.common.events.dead_letters import dead_letter
 from services.common.events.envelope import MalformedRecord, parse_value
 from services.common.events.feedback_kinds import is_about_answer
 from services.common.platform import telemetry
 from services.common.platform.errors import CorruptArtifact
 from services.common.ranker import exposure_block
 from services.common.ranker.labels import Label
-from streams.joiner.model import Cut, DeadLetter, Exposure, Feedback, Record, SampleGroup
-
-_MAX_ID_BYTES = 128
-# A sender's clock may run ahead by so much; a record from later than that would hold everything that waits for its time.
-_MAX_AHEAD_MS = 300_000
+from streams.joiner.model import Cut, Exposure, SampleGroup
+from streams.partitioned.codec import check_feedback, check_id, check_time, feedback_of
+from streams.partitioned.records import Feedback, Record
 
 
-def read_exposure(record: Record, schema_hash: str, now_ms: int) -> Exposure:
+def read_exposure(record: Record, now_ms: int, *, schema_hash: str) -> Exposure:
     """Return the exposure in a record of exposures.v1.
 
     Args:
         record: as read.
-        schema_hash: of this process; a block of that schema is checked against the items, a foreign one is left to the join.
         now_ms: wall clock.
+        schema_hash: of this process; a block of that schema is checked against the items, a foreign one is left to the join.
     Raises:
         MalformedRecord: it cannot be parsed, or a field breaks the contract.
     """
     message = parse_value(record.value, record.headers, exposure_pb2.Exposure)
-    _check_id("request_id", message.request_id)
-    _check_id("user_id", message.user_id)
-    _check_time("exposed_at_ms", message.exposed_at_ms, now_ms)
+    check_id("request_id", message.request_id)
+    check_id("user_id", message.user_id)
+    check_time("exposed_at_ms", message.exposed_at_ms, now_ms)
     # Item ids recur in every exposure: sharing the strings halves the memory of a pending request.
     item_ids = tuple(map(sys.intern, message.item_ids))
     if not item_ids:
@@ -68,23 +64,10 @@ def read_feedback(record: Record, now_ms: int) -> Feedback:
         MalformedRecord: it cannot be parsed, or a field breaks the contract.
     """
     message = parse_value(record.value, record.headers, feedback_pb2.Feedback)
-    for name in ("feedback_id", "request_id", "user_id"):
-        _check_id(name, getattr(message, name))
+    check_feedback(message, now_ms)
     if not is_about_answer(message.kind, message.item_id):
-        _check_id("item_id", message.item_id)
-    _check_time("accepted_at_ms", message.accepted_at_ms, now_ms)
-    if not math.isfinite(message.value):
-        raise MalformedRecord(f"value is {message.value}, not a finite number")
-    return Feedback(
-        feedback_id=message.feedback_id,
-        request_id=message.request_id,
-        user_id=message.user_id,
-        item_id=message.item_id,
-        kind=message.kind,
-        value=message.value,
-        accepted_at_ms=message.accepted_at_ms,
-        traceparent=telemetry.traceparent_of(record.headers),
-    )
+        check_id("item_id", message.item_id)
+    return feedback_of(message, record, now_ms)
 
 
 def write_group(group: SampleGroup) -> bytes:
@@ -134,37 +117,6 @@ def read_tick(value: bytes | None) -> sample_pb2.Tick | None:
     except MalformedRecord:
         return None  # whoever reads samples sets it aside; here only ticks are looked for
     return message.tick if message.WhichOneof("record") == "tick" else None
-
-
-def write_dead_letter(letter: DeadLetter, now_ms: int) -> dead_letter_pb2.DeadLetter:
-    """Return the record for the dead-letter topic."""
-    record = letter.record
-    return dead_letter(
-        topic=record.topic,
-        partition=record.partition,
-        offset=record.offset,
-        reason=letter.reason,
-        detail=letter.detail,
-        key=record.key,
-        value=record.value,
-        headers=record.headers,
-        failed_at_ms=now_ms,
-        feedback_id=letter.feedback_id,
-    )
-
-
-def _check_id(name: str, value: str) -> None:
-    if not value:
-        raise MalformedRecord(f"{name} is empty")
-    if len(value) > _MAX_ID_BYTES or len(value.encode()) > _MAX_ID_BYTES:
-        raise MalformedRecord(f"{name} is longer than {_MAX_ID_BYTES} bytes")
-
-
-def _check_time(name: str, value_ms: int, now_ms: int) -> None:
-    if value_ms <= 0:
-        raise MalformedRecord(f"{name} is {value_ms}, not a time in Unix milliseconds")
-    if value_ms > now_ms + _MAX_AHEAD_MS:
-        raise MalformedRecord(f"{name} is {value_ms - now_ms} ms in the future: check the sender's clock")
 
 
 def _check_block(block: bytes, schema_hash: str, num_items: int) -> None:

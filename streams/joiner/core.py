@@ -18,8 +18,7 @@ It does not know Kafka, Protobuf, or what a feature means.
 from __future__ import annotations
 
 import heapq
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from services.common.events import dead_letter_reasons as reasons
@@ -27,24 +26,12 @@ from services.common.events.feedback_kinds import is_about_answer
 from services.common.platform.ids import sample_id, sample_ids
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.labels import keep_negative, keep_negatives, labels_for, negative_labels
-from streams.joiner.model import (
-    Cut,
-    DeadLetter,
-    Emission,
-    Exposure,
-    Feedback,
-    Forward,
-    Record,
-    Resume,
-    Sample,
-    SampleGroup,
-    TickOutcome,
-)
-from streams.position import LogPosition
+from streams.joiner.model import Cut, Emission, Exposure, Resume, Sample, SampleGroup
+from streams.partitioned.intake import Intake
+from streams.partitioned.records import Feedback, Forward, Record
 
 # What a pending request costs beside its features block: measured with tracemalloc, 100 items whose ids are shared strings.
 _REQUEST_OVERHEAD_BYTES = 2_500
-_WAITING_OVERHEAD_BYTES = 1_200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,17 +42,11 @@ class JoinConfig:
         window_ms: after its exposure an item without feedback becomes a negative.
         late_horizon_ms: for so long after the window, feedback is still joined.
         tick_interval_ms: unit of the tick numbers.
-        allowance_ms: how far events may be out of order, or under way to the broker, when a topic has been read to its end.
-        max_pending_bytes: bound on the memory of pending requests and waiting feedback of one partition.
-        num_partitions: of every topic keyed by user.
     """
 
     window_ms: int
     late_horizon_ms: int
     tick_interval_ms: int
-    allowance_ms: int
-    max_pending_bytes: int
-    num_partitions: int
 
 
 @dataclass(slots=True)
@@ -102,136 +83,95 @@ class JoinerPartition:
     """The join of one partition. Feed it records in offset order per topic, and ticks; write what it returns in order.
 
     Attributes:
-        counts: what happened so far, by name; only grows.
+        intake: exposures are its subjects.
     """
 
-    def __init__(
-        self, partition: int, spec: FeatureSpec, config: JoinConfig, partition_of: Callable[[str], int], resume: Resume | None = None
-    ) -> None:
-        """`partition_of` maps a user id to the partition where its records belong; no `resume` means that nothing was ever read."""
+    def __init__(self, spec: FeatureSpec, config: JoinConfig, intake: Intake, resume: Resume | None = None) -> None:
+        """No `resume` means that no tick was ever written."""
         resume = resume or Resume()
-        self.counts: Counter[str] = Counter()
-        self._partition = partition
+        self.intake = intake
+        intake.feedback_done = resume.feedback_position
         self._spec = spec
         self._config = config
-        self._partition_of = partition_of
-        self._resume = resume
+        self._counts = intake.counts
         self._negative_labels = negative_labels(spec)
         self._keep_rate = spec.negatives.keep_rate
-        self._exposures = LogPosition(resume.exposures_start)
-        self._feedback = LogPosition(resume.feedback_start)
         self._requests: dict[str, _Request] = {}  # by request id, in offset order
         self._closings: list[tuple[int, int, _Request]] = []  # heap by window end
         self._retirements: list[tuple[int, int, _Request]] = []  # heap by expiry
         self._first_feedbacks: list[tuple[int, int, _Request]] = []  # heap by first feedback offset
         self._held: list[_Held] = []
         self._by_idempotency: dict[tuple[str, str], _Request] = {}
-        self._waiting: dict[int, tuple[Feedback, Record]] = {}  # by offset, in offset order
-        self._waiting_of: dict[str, list[int]] = {}  # offsets by request id
-        self._pending_bytes = 0
         self._closing_watermark_ms = 0
         self._tick_watermark_ms = resume.watermark_ms
-
-    @property
-    def pending_bytes(self) -> int:
-        """Memory of pending requests and waiting feedback, estimated."""
-        return self._pending_bytes
 
     @property
     def num_pending(self) -> int:
         """Requests that are neither retired nor superseded out of memory."""
         return len(self._requests)
 
-    def may_read_exposures(self) -> bool:
-        """False while memory is half full and feedback of an earlier time is still unread: reading on would only pile up requests."""
-        return self._may_read(self._exposures, self._feedback)
-
-    def may_read_feedback(self) -> bool:
-        """False while memory is half full and exposures of an earlier time are still unread."""
-        return self._may_read(self._feedback, self._exposures)
-
-    def _may_read(self, own: LogPosition, other: LogPosition) -> bool:
-        if self._pending_bytes * 2 < self._config.max_pending_bytes:
-            return True
-        return other.is_caught_up or own.max_time_ms <= other.max_time_ms
-
-    def on_malformed_exposure(self, record: Record, detail: str) -> list[Emission]:
-        """Set an unreadable exposure aside."""
-        return [DeadLetter(record, reasons.MALFORMED, detail)] if self._exposures.advance(record.offset) else []
-
-    def on_malformed_feedback(self, record: Record, detail: str) -> list[Emission]:
-        """Set unreadable feedback aside."""
-        return self._set_aside(record, reasons.MALFORMED, detail) if self._feedback.advance(record.offset) else []
-
-    def on_exposure(self, exposure: Exposure, record: Record) -> list[Emission]:
+    def on_exposure(self, exposure: Exposure, record: Record) -> Sequence[Emission]:
         """Take one exposure in, and join the feedback that waited for it."""
-        if not self._exposures.advance(record.offset):
+        if not self.intake.subjects.advance(record.offset):
             return []
-        owner = self._partition_of(exposure.user_id)
-        if owner != self._partition:
-            self.counts["forwarded"] += 1
+        owner = self.intake.owner_elsewhere(exposure.user_id)
+        if owner is not None:
+            self._counts["forwarded"] += 1
             return [Forward(record, owner)]
-        self._exposures.max_time_ms = max(self._exposures.max_time_ms, exposure.exposed_at_ms)
+        self.intake.subjects.reach(exposure.exposed_at_ms)
         if exposure.features_block and exposure.schema_hash != self._spec.schema_hash:
             detail = f"features of schema {exposure.schema_hash or '(none)'}, this joiner has {self._spec.schema_hash}"
-            self.counts[reasons.SCHEMA_MISMATCH] += 1
-            return [DeadLetter(record, reasons.SCHEMA_MISMATCH, detail)]
+            return self.intake.set_aside(record, reasons.SCHEMA_MISMATCH, detail)
         repeated = self._requests.get(exposure.request_id)
         if repeated is not None:
             repeated.last_copy = record.offset
-            self.counts["duplicate_exposures"] += 1
+            self._counts["duplicate_exposures"] += 1
             return []
-        self.counts["exposures"] += 1
+        self._counts["exposures"] += 1
         request = self._add(exposure, record.offset)
         emissions: list[Emission] = []
-        for offset in self._waiting_of.pop(exposure.request_id, ()):
-            feedback, waited = self._waiting.pop(offset)
-            self._pending_bytes -= _waiting_cost(waited)
+        for feedback, waited in self.intake.waiting.take_of(exposure.request_id):
             emissions += self._join(request, feedback, waited)
         emissions += self._shed()
         return emissions
 
-    def on_feedback(self, feedback: Feedback, record: Record) -> list[Emission]:
+    def on_feedback(self, feedback: Feedback, record: Record) -> Sequence[Emission]:
         """Take one feedback in: join it, let it wait for its exposure, or set it aside."""
-        if not self._feedback.advance(record.offset):
+        if not self.intake.feedback.advance(record.offset):
             return []
-        owner = self._partition_of(feedback.user_id)
-        if owner != self._partition:
-            self.counts["forwarded"] += 1
+        owner = self.intake.owner_elsewhere(feedback.user_id)
+        if owner is not None:
+            self._counts["forwarded"] += 1
             return [Forward(record, owner)]
-        self._feedback.max_time_ms = max(self._feedback.max_time_ms, feedback.accepted_at_ms)
+        self.intake.feedback.reach(feedback.accepted_at_ms)
         if is_about_answer(feedback.kind, feedback.item_id):
-            self.counts["about_answers"] += 1  # the curator's
+            self._counts["about_answers"] += 1  # the curator's
             return []
         if feedback.kind not in self._spec.kinds:
             detail = f"kind {feedback.kind!r} is not in the feature spec (known: {', '.join(sorted(self._spec.kinds))})"
-            return self._set_aside(record, reasons.UNKNOWN_KIND, detail, feedback.feedback_id)
+            return self.intake.set_feedback_aside(record, reasons.UNKNOWN_KIND, detail, feedback.feedback_id)
         request = self._requests.get(feedback.request_id)
         if request is not None:
             return self._join(request, feedback, record)
-        self._waiting[record.offset] = (feedback, record)
-        self._waiting_of.setdefault(feedback.request_id, []).append(record.offset)
-        self._pending_bytes += _waiting_cost(record)
+        self.intake.waiting.add(feedback, record)
         return self._shed()
 
-    def on_tick(self, now_ms: int, *, exposures_end: int | None, feedback_end: int | None) -> TickOutcome:
+    def on_tick(self, now_ms: int, ends: tuple[int | None, int | None]) -> tuple[Sequence[Emission], Cut]:
         """Close windows, retire requests, give up on feedback whose exposure did not come, and say how far everything is.
 
         Args:
             now_ms: wall clock, Unix milliseconds.
-            exposures_end: the exposures log's end, asked for at or after `now_ms`; None when it could not be had.
-            feedback_end: the same of the feedback log.
+            ends: where exposures and feedback end, as for Intake.watermarks_ms.
         """
-        self._exposures.end, self._feedback.end = exposures_end, feedback_end
-        exposures_ms = self._exposures.watermark_ms(now_ms, self._config.allowance_ms)
-        feedback_ms = self._feedback.watermark_ms(now_ms, self._config.allowance_ms)
+        exposures_ms, feedback_ms = self.intake.watermarks_ms(now_ms, ends)
         self._closing_watermark_ms = max(self._closing_watermark_ms, min(exposures_ms, feedback_ms))
-        emissions = self._close_due()
+        emissions = [*self._close_due()]
         self._retire_due()
-        emissions += self._give_up_on_orphans(exposures_ms)
-        oldest_waiting_ms = min((feedback.accepted_at_ms for feedback, _ in self._waiting.values()), default=feedback_ms + 1)
+        window_ms = self._config.window_ms
+        emissions += self.intake.give_up_on_waiting(exposures_ms - window_ms, f"no exposure of its request within {window_ms} ms")
+        oldest_waiting_ms = self.intake.waiting.oldest_ms(default=feedback_ms + 1)
         self._tick_watermark_ms = max(self._tick_watermark_ms, min(feedback_ms, oldest_waiting_ms - 1))
-        return TickOutcome(self._cut(now_ms // self._config.tick_interval_ms), emissions)
+        return emissions, self._cut(now_ms // self._config.tick_interval_ms)
 
     def _add(self, exposure: Exposure, offset: int) -> _Request:
         window_end_ms = exposure.exposed_at_ms + self._config.window_ms
@@ -245,7 +185,7 @@ class JoinerPartition:
             has_negatives=bool(exposure.features_block),
         )
         self._requests[exposure.request_id] = request
-        self._pending_bytes += request.cost_bytes
+        self.intake.kept_bytes += request.cost_bytes
         heapq.heappush(self._closings, (request.window_end_ms, offset, request))
         heapq.heappush(self._retirements, (request.expires_ms, offset, request))
         if exposure.idempotency_key:
@@ -253,18 +193,18 @@ class JoinerPartition:
             earlier = self._by_idempotency.get(key)
             if earlier is not None and not earlier.is_closed:
                 earlier.has_negatives = False
-                self.counts["superseded"] += 1
+                self._counts["superseded"] += 1
             self._by_idempotency[key] = request
         return request
 
-    def _join(self, request: _Request, feedback: Feedback, record: Record) -> list[Emission]:
+    def _join(self, request: _Request, feedback: Feedback, record: Record) -> Sequence[Emission]:
         exposure = request.exposure
         self._note_offset(request, record.offset)
         refusal = _refusal(request, feedback)
         if refusal is not None:
-            return self._set_aside(record, *refusal, feedback.feedback_id)
+            return self.intake.set_feedback_aside(record, *refusal, feedback.feedback_id)
         if feedback.feedback_id in request.feedback_ids:
-            self.counts["duplicate_feedback"] += 1
+            self._counts["duplicate_feedback"] += 1
             return []
         request.feedback_ids.add(feedback.feedback_id)
         request.answers[feedback.item_id] = request.answers.get(feedback.item_id, 0) + 1
@@ -277,11 +217,11 @@ class JoinerPartition:
             retracts = negative is not None
             if negative is not None and not request.is_closed:
                 samples.append(negative)  # its window is over, though it has not been closed yet
-            self.counts["late_feedback"] += 1
+            self._counts["late_feedback"] += 1
         labels = labels_for(self._spec, feedback.kind, feedback.value)
         identity = sample_id(exposure.request_id, feedback.item_id, revision)
         samples.append(Sample(identity, row, revision, labels, 1.0, retracts, feedback))
-        self.counts["joined_feedback"] += 1
+        self._counts["joined_feedback"] += 1
         return [SampleGroup(exposure, tuple(samples), feedback.traceparent)]
 
     def _note_offset(self, request: _Request, offset: int) -> None:
@@ -300,13 +240,13 @@ class JoinerPartition:
     def _as_negative(self, identity: int, row: int) -> Sample:
         return Sample(identity, row, 0, self._negative_labels, self._keep_rate, False, None)
 
-    def _close_due(self) -> list[Emission]:
+    def _close_due(self) -> Sequence[Emission]:
         emissions: list[Emission] = []
         while self._closings and self._closings[0][0] <= self._closing_watermark_ms:
             emissions += self._close(heapq.heappop(self._closings)[2])
         return emissions
 
-    def _close(self, request: _Request) -> list[Emission]:
+    def _close(self, request: _Request) -> Sequence[Emission]:
         """End the window: the kept ones of the unanswered items become negatives."""
         if request.is_closed:
             return []
@@ -319,7 +259,7 @@ class JoinerPartition:
         samples = tuple(self._as_negative(int(identities_N[row]), row) for row in rows if item_ids[row] not in answers)
         if not samples:
             return []
-        self.counts["negatives"] += len(samples)
+        self._counts["negatives"] += len(samples)
         return [SampleGroup(request.exposure, samples, request.exposure.traceparent)]
 
     def _retire_due(self) -> None:
@@ -331,55 +271,31 @@ class JoinerPartition:
             return
         request.is_retired = True
         del self._requests[request.exposure.request_id]
-        self._pending_bytes -= request.cost_bytes
+        self.intake.kept_bytes -= request.cost_bytes
         key = (request.exposure.user_id, request.exposure.idempotency_key)
         if self._by_idempotency.get(key) is request:
             del self._by_idempotency[key]
         if request.first_feedback is not None:
             self._held.append(_Held(request.offset, request.last_copy, request.first_feedback, request.last_feedback))
 
-    def _shed(self) -> list[Emission]:
+    def _shed(self) -> Sequence[Emission]:
         """Make room: the oldest requests are closed and retired before their time, then the oldest waiting feedback is given up on."""
         emissions: list[Emission] = []
-        while self._pending_bytes > self._config.max_pending_bytes and (self._requests or self._waiting):
+        while self.intake.is_overfull and (self._requests or self.intake.waiting):
             if self._requests:
                 request = heapq.heappop(self._retirements)[2]
                 if not request.is_retired:
                     emissions += self._close(request)
                     self._retire(request)
-                    self.counts["retired_early"] += 1
+                    self._counts["retired_early"] += 1
             else:
-                emissions += self._orphan(next(iter(self._waiting)), "no room to wait longer for its exposure")
+                emissions += self.intake.give_up_on_first("no room to wait longer for its exposure")
         return emissions
-
-    def _give_up_on_orphans(self, exposures_ms: int) -> list[Emission]:
-        horizon_ms = exposures_ms - self._config.window_ms
-        overdue = [offset for offset, (feedback, _) in self._waiting.items() if feedback.accepted_at_ms <= horizon_ms]
-        emissions: list[Emission] = []
-        for offset in overdue:
-            emissions += self._orphan(offset, f"no exposure of its request within {self._config.window_ms} ms")
-        return emissions
-
-    def _orphan(self, offset: int, detail: str) -> list[Emission]:
-        feedback, record = self._waiting.pop(offset)
-        self._pending_bytes -= _waiting_cost(record)
-        offsets = self._waiting_of[feedback.request_id]
-        offsets.remove(offset)
-        if not offsets:
-            del self._waiting_of[feedback.request_id]
-        return self._set_aside(record, reasons.ORPHAN, detail, feedback.feedback_id)
-
-    def _set_aside(self, record: Record, reason: str, detail: str, feedback_id: str = "") -> list[Emission]:
-        if record.offset < self._resume.feedback_position:
-            self.counts["known_before_restart"] += 1
-            return []
-        self.counts[reason] += 1
-        return [DeadLetter(record, reason, detail, feedback_id)]
 
     def _cut(self, tick: int) -> Cut:
-        position = next(iter(self._waiting), self._feedback.next_offset)
+        position = self.intake.waiting.first_offset(default=self.intake.feedback.next_offset)
         oldest = next(iter(self._requests.values()), None)
-        exposure_floor = self._exposures.next_offset if oldest is None else oldest.offset
+        exposure_floor = self.intake.subjects.next_offset if oldest is None else oldest.offset
         exposure_floor = min([exposure_floor, *(held.offset for held in self._held if held.last_feedback >= position)])
         for held in sorted(self._held, key=lambda held: held.offset, reverse=True):
             if held.offset < exposure_floor <= held.last_copy:
@@ -392,12 +308,8 @@ class JoinerPartition:
         if self._first_feedbacks:
             feedback_floor = min(feedback_floor, self._first_feedbacks[0][0])
         # What was done before the restart stays done, though it is being read again.
-        done = max(position, self._resume.feedback_position)
+        done = max(position, self.intake.feedback_done)
         return Cut(tick, self._tick_watermark_ms, done, exposure_floor, feedback_floor)
-
-
-def _waiting_cost(record: Record) -> int:
-    return _WAITING_OVERHEAD_BYTES + len(record.value or b"")
 
 
 def _refusal(request: _Request, feedback: Feedback) -> tuple[str, str] | None:

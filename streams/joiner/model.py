@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from services.common.ranker.labels import Label
-
-
-class Record(NamedTuple):
-    """One Kafka record as it was read; kept whole for dead letters and forwards."""
-
-    topic: str
-    partition: int
-    offset: int
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes]]
+from streams.partitioned.records import DeadLetter, Feedback, Forward
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,20 +23,6 @@ class Exposure:
     model_version: str = ""
     variant: str = ""
     idempotency_key: str = ""
-    traceparent: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Feedback:
-    """What a user did about one item of a request, or about an answer (then `item_id` is empty, and the join leaves it alone)."""
-
-    feedback_id: str
-    request_id: str
-    user_id: str
-    item_id: str
-    kind: str
-    value: float
-    accepted_at_ms: int
     traceparent: str = ""
 
 
@@ -72,33 +47,13 @@ class SampleGroup:
     traceparent: str
 
 
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """A record that cannot be used, with its reason (services.common.events.dead_letters)."""
-
-    record: Record
-    reason: str
-    detail: str
-    feedback_id: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Forward:
-    """A record whose key put it on the wrong partition; it belongs on `partition` of the same topic."""
-
-    record: Record
-    partition: int
-
-
 Emission = SampleGroup | DeadLetter | Forward
 
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """Where a partition is taken up: the committed offsets and the last tick that is in the samples log."""
+    """What the last tick in the samples log says."""
 
-    exposures_start: int = 0
-    feedback_start: int = 0
     feedback_position: int = 0
     watermark_ms: int = 0
 
@@ -120,11 +75,3 @@ class Cut:
     feedback_position: int
     exposures_committable: int
     feedback_committable: int
-
-
-@dataclass(frozen=True, slots=True)
-class TickOutcome:
-    """What a tick brought about, in the order in which it must be written: the emissions, then the cut."""
-
-    cut: Cut
-    emissions: list[Emission] = field(default_factory=list)

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from services.common.events.topics import ALL
 from services.mesh.runner.environments import REPOSITORY_ROOT, Environments
 
 MAX_FUNCTION_LINES = 70
+MAX_SHARED_LINES = 40
 OWN_CODE = ("services", "streams", "loadtests", "model_repo", "tests")
 
 
@@ -47,8 +49,10 @@ def test_the_import_rules_hold() -> None:
         ("services/router/core.py", "from tunemesh.router.v1 import router_service_pb2", "Cores are pure"),
         ("streams/joiner/core.py", "import faust", "Cores are pure"),
         ("services/router/grpc_recommender.py", "from services.recommender import settings", "never each other"),
-        ("streams/joiner/kafka_output.py", "from services.trainer import settings", "never each other"),
+        ("streams/joiner/ordered_producer.py", "from services.trainer import settings", "never each other"),
         ("services/common/platform/ids.py", "from services.router import settings", "never each other"),
+        ("streams/partitioned/runtime.py", "from streams.joiner import core", "never each other"),
+        ("streams/partitioned/intake.py", "import faust", "Cores are pure"),
         ("services/mesh/runner/plan.py", "from loadtests import metrics", "Nothing that serves imports what loads it"),
         ("services/common/events/topics.py", "from services.common.ranker import delta", "events and platform know no domain"),
         ("services/common/platform/kafka.py", "from services.common.language import aliases", "events and platform know no domain"),
@@ -91,6 +95,19 @@ def test_no_function_is_longer_than_its_readers_memory() -> None:
                 if lines > MAX_FUNCTION_LINES:
                     long.append(f"{path.relative_to(REPOSITORY_ROOT)}:{node.lineno} {node.name}: {lines} lines")
     assert long == []
+
+
+def telling_lines(folder: Path) -> Counter[str]:
+    """The lines of a package that say something of their own: at least three words, and no comment, import or decorator."""
+    lines = (line.strip() for path in folder.rglob("*.py") for line in path.read_text(encoding="utf-8").splitlines())
+    return Counter(line for line in lines if len(re.findall(r"\w+", line)) >= 3 and not line.startswith(("#", "@", "from ", "import ")))
+
+
+def test_joiner_and_curator_share_their_runtime_instead_of_repeating_it() -> None:
+    joiner, curator = (telling_lines(REPOSITORY_ROOT / "streams" / name) for name in ("joiner", "curator"))
+    both = joiner & curator  # as often as a line stands in both
+    assert min(joiner.total(), curator.total()) > 5 * MAX_SHARED_LINES  # or nothing was looked at
+    assert both.total() <= MAX_SHARED_LINES, "\n".join(both.elements())
 
 
 def test_every_package_imports_from_the_wheel(tmp_path: Path) -> None:

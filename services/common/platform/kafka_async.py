@@ -31,12 +31,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record to produce; the key chooses the partition (murmur2)."""
+    """One record to produce; without a `partition` the key chooses one (murmur2)."""
 
     topic: str
     key: bytes
     value: bytes
     headers: list[tuple[str, bytes]] = field(default_factory=list)
+    partition: int | None = None
 
 
 class NotAcknowledged(Unavailable):
@@ -129,7 +130,7 @@ class AsyncProducer:
         try:
             async with asyncio.timeout(limit_s):
                 for record in records:
-                    futures.append(await producer.send(record.topic, record.value, record.key, headers=record.headers))
+                    futures.append(await producer.send(record.topic, record.value, record.key, record.partition, headers=record.headers))
                 for future in futures:
                     await future
         except (KafkaError, TimeoutError) as error:

@@ -4,10 +4,12 @@ import pytest
 
 from services.common.events import dead_letter_reasons as reasons
 from streams.curator.core import CurateConfig, CuratorPartition, example_of
-from streams.curator.model import DeadLetter, Example, Feedback, Generation, Message, Record
+from streams.curator.model import Example, Generation, Message
+from streams.partitioned.records import DeadLetter, Feedback, Record
+from tests.unit.streams.partitioned.test_intake import an_intake
 
 T0 = 1_700_000_000_000
-CONFIG = CurateConfig(window_ms=10_000, wait_ms=2_000, allowance_ms=300, max_pending_bytes=1 << 20)
+CONFIG = CurateConfig(window_ms=10_000, wait_ms=2_000)
 GENERATION = Generation(
     request_id="r1",
     user_id="u",
@@ -33,12 +35,14 @@ class Seen(set):
 class Bench:
     """One partition with its two logs; what is fed is appended and read at once."""
 
-    def __init__(self, config: CurateConfig = CONFIG, seen: Seen | None = None, start: tuple[int, int] = (0, 0)) -> None:
+    def __init__(
+        self, config: CurateConfig = CONFIG, seen: Seen | None = None, start: tuple[int, int] = (0, 0), *, max_pending_bytes: int = 1 << 20
+    ) -> None:
         self.seen = Seen() if seen is None else seen
         self.generations, self.feedback = start
-        self.core = CuratorPartition(
-            0, config, self.seen, lambda user: 1 if user == "elsewhere" else 0, generations_start=start[0], feedback_start=start[1]
-        )
+        self.intake = an_intake(start, max_pending_bytes=max_pending_bytes)
+        self.counts = self.intake.counts
+        self.core = CuratorPartition(config, self.intake, self.seen)
 
     def answer(self, generation: Generation = GENERATION, *, size: int = 10):
         self.generations += 1
@@ -50,7 +54,7 @@ class Bench:
 
     def tick(self, at: int, *, read_to_end: bool = True):
         beyond = 0 if read_to_end else 1
-        return self.core.on_tick(T0 + at, generations_end=self.generations + beyond, feedback_end=self.feedback + beyond)
+        return self.core.on_tick(T0 + at, (self.generations + beyond, self.feedback + beyond))
 
 
 def only(emissions):
@@ -70,7 +74,7 @@ def test_a_demonstration_becomes_an_example_of_what_should_have_been_said():
     example = only(bench.say())
     assert isinstance(example, Example) and example.is_demonstration
     assert (example.answer, example.generation, example.feedback) == ("Nine days.", GENERATION, DEMONSTRATION)
-    assert bench.core.counts == {"generations": 1, "feedback": 1, "demonstrations": 1}
+    assert bench.counts == {"generations": 1, "feedback": 1, "demonstrations": 1}
 
 
 @pytest.mark.parametrize("feedback", [THUMB, replace(THUMB, kind="score", value=0.3), replace(THUMB, kind="comment", text="Wrong.")])
@@ -85,27 +89,27 @@ def test_feedback_that_comes_before_its_answer_waits_for_it():
     bench = Bench()
     assert bench.say() == [] and bench.say(replace(THUMB, feedback_id="f2")) == []
     assert [example.feedback.feedback_id for example in bench.answer()] == ["f1", "f2"]
-    assert bench.core.counts["feedback"] == 2
+    assert bench.counts["feedback"] == 2
 
 
 def test_feedback_about_items_is_stepped_over():
     bench = Bench()
     bench.answer()
     assert bench.say(replace(THUMB, item_id="i", kind="rating", value=5.0)) == []
-    assert bench.tick(400)[1].feedback_committable == 1 and bench.core.counts["feedback"] == 0
+    assert bench.tick(400)[1].feedback_committable == 1 and bench.counts["feedback"] == 0
 
 
 def test_misplaced_feedback_is_left_to_the_joiner_who_forwards_it():
     bench = Bench()
     assert bench.say(replace(THUMB, user_id="elsewhere")) == []
-    assert bench.core.counts["misplaced"] == 1 and bench.tick(400)[1].feedback_committable == 1
+    assert bench.counts["misplaced"] == 1 and bench.tick(400)[1].feedback_committable == 1
 
 
 def test_an_example_that_stands_in_the_log_is_not_written_again():
     seen = Seen({example_of(GENERATION, DEMONSTRATION).example_id})
     bench = Bench(seen=seen)
     bench.answer()
-    assert bench.say() == [] and bench.core.counts["duplicates"] == 1
+    assert bench.say() == [] and bench.counts["duplicates"] == 1
     assert isinstance(only(bench.say(replace(DEMONSTRATION, text="Ten days."))), Example)
 
 
@@ -138,7 +142,7 @@ def test_personal_data_is_set_aside_without_repeating_it(generation, feedback, k
     bench.answer(generation)
     letter = letter_of(bench.say(feedback))
     assert (letter.reason, letter.without_content, letter.feedback_id) == (reasons.PII, True, "f1")
-    assert letter.detail.startswith("it holds ") and kind in letter.detail and bench.core.counts[f"pii_{kind}"] == 1
+    assert letter.detail.startswith("it holds ") and kind in letter.detail and bench.counts[f"pii_{kind}"] == 1
 
 
 def test_what_the_operator_wrote_is_not_looked_at_for_personal_data():
@@ -170,7 +174,7 @@ def test_feedback_of_another_user_is_set_aside():
 def test_a_judgement_of_an_answer_that_the_machine_broke_off_is_none_but_a_demonstration_of_it_counts():
     bench = Bench()
     bench.answer(replace(GENERATION, finish_reason="error"))
-    assert bench.say(THUMB) == [] and bench.core.counts["broken_answers"] == 1
+    assert bench.say(THUMB) == [] and bench.counts["broken_answers"] == 1
     assert isinstance(only(bench.say()), Example)
 
 
@@ -195,7 +199,7 @@ def test_feedback_is_committed_up_to_the_oldest_that_waits_and_answers_up_to_the
     assert bench.tick(500)[1].feedback_committable == 3
     cut = bench.tick(10_300)[1]
     assert cut.generations_committable == 1
-    assert bench.tick(10_500)[1].generations_committable == 2 and bench.core.pending_bytes == 0
+    assert bench.tick(10_500)[1].generations_committable == 2 and bench.intake.pending_bytes == 0
 
 
 def test_a_retired_answer_is_not_committed_while_its_feedback_would_be_read_again():
@@ -209,7 +213,7 @@ def test_a_retired_answer_is_not_committed_while_its_feedback_would_be_read_agai
     again = Bench(replace(CONFIG, wait_ms=60_000), seen=bench.seen)
     again.answer()
     again.say(replace(THUMB, request_id="late"))
-    assert again.say() == [] and again.core.counts["duplicates"] == 1
+    assert again.say() == [] and again.counts["duplicates"] == 1
 
 
 def test_feedback_after_the_window_is_an_orphan():
@@ -224,44 +228,44 @@ def test_feedback_after_the_window_is_an_orphan():
 def test_an_answer_is_kept_while_feedback_of_its_window_is_still_unread():
     bench = Bench()
     bench.answer()
-    bench.core.on_tick(T0 + 20_000, generations_end=1, feedback_end=5)
+    bench.core.on_tick(T0 + 20_000, (1, 5))
     assert isinstance(only(bench.say()), Example)
 
 
 def test_memory_is_bounded_by_retiring_the_oldest_answers_early():
-    bench = Bench(replace(CONFIG, max_pending_bytes=10_000))
+    bench = Bench(max_pending_bytes=10_000)
     for number in range(10):
         bench.answer(replace(GENERATION, request_id=f"r{number}"), size=1_000)
-    assert bench.core.pending_bytes <= 10_000 and bench.core.counts["retired_early"] == 6
+    assert bench.intake.pending_bytes <= 10_000 and bench.counts["retired_early"] == 6
     bench.say(replace(DEMONSTRATION, request_id="r9"))
-    assert bench.core.counts["demonstrations"] == 1
+    assert bench.counts["demonstrations"] == 1
 
 
 def test_memory_is_bounded_by_giving_up_on_the_oldest_waiting_feedback():
-    bench = Bench(replace(CONFIG, max_pending_bytes=4_000))
+    bench = Bench(max_pending_bytes=4_000)
     letters = [letter for number in range(4) for letter in bench.say(replace(THUMB, feedback_id=f"f{number}", request_id=f"r{number}"))]
     assert [letter.feedback_id for letter in letters] == ["f0", "f1"] and "no room" in letters[0].detail
 
 
 def test_reading_far_ahead_of_the_other_topic_stops_while_memory_is_half_full():
-    bench = Bench(replace(CONFIG, max_pending_bytes=4_000))
-    assert bench.core.may_read_generations() and bench.core.may_read_feedback()
+    bench = Bench(max_pending_bytes=4_000)
+    assert bench.intake.may_read_subjects() and bench.intake.may_read_feedback()
     bench.answer(size=1_000)
-    assert not bench.core.may_read_generations() and bench.core.may_read_feedback()
+    assert not bench.intake.may_read_subjects() and bench.intake.may_read_feedback()
     bench.tick(100)
-    assert bench.core.may_read_generations()
+    assert bench.intake.may_read_subjects()
 
 
 def test_a_record_that_was_read_before_is_stepped_over():
     bench = Bench(start=(5, 5))
     record = Record("generations.v1", 0, 4, b"u", b"g", ())
-    assert bench.core.on_generation(GENERATION, record) == [] and bench.core.counts["generations"] == 0
-    assert bench.core.on_malformed_feedback(Record("feedback.v1", 0, 4, b"u", b"f", ()), "x") == []
+    assert bench.core.on_generation(GENERATION, record) == [] and bench.counts["generations"] == 0
+    assert bench.intake.on_malformed_feedback(Record("feedback.v1", 0, 4, b"u", b"f", ()), "x") == []
 
 
 def test_unusable_records_are_set_aside_or_stepped_over():
     bench = Bench()
-    assert letter_of(bench.core.on_malformed_generation(Record("generations.v1", 0, 0, b"u", b"g", ()), "x")).reason == reasons.MALFORMED
-    assert letter_of(bench.core.on_malformed_feedback(Record("feedback.v1", 0, 0, b"u", b"f", ()), "x")).reason == reasons.MALFORMED
-    bench.core.on_unreadable_feedback(1)
-    assert bench.core.on_tick(T0, generations_end=1, feedback_end=2)[1].feedback_committable == 2
+    assert letter_of(bench.intake.on_malformed_subject(Record("generations.v1", 0, 0, b"u", b"g", ()), "x")).reason == reasons.MALFORMED
+    assert letter_of(bench.intake.on_malformed_feedback(Record("feedback.v1", 0, 0, b"u", b"f", ()), "x")).reason == reasons.MALFORMED
+    assert bench.core.on_feedback(None, Record("feedback.v1", 0, 1, b"u", b"?", ())) == []
+    assert bench.core.on_tick(T0, (1, 2))[1].feedback_committable == 2

@@ -8,7 +8,8 @@ from services.common.ranker import exposure_block
 from services.common.ranker.features import Features
 from services.common.ranker.labels import Label
 from streams.joiner import codec
-from streams.joiner.model import Cut, Record, Sample, SampleGroup
+from streams.joiner.model import Cut, Sample, SampleGroup
+from streams.partitioned.records import Record
 from tests.unit.streams.joiner.test_core import SPEC, T0
 
 ITEMS = ["a", "b", "c"]
@@ -43,15 +44,16 @@ def record(message, *headers) -> Record:
 
 
 def test_an_exposure_is_read_whole() -> None:
-    read = codec.read_exposure(record(an_exposure(), ("traceparent", b"00-a-b-01")), SPEC.schema_hash, T0)
+    read = codec.read_exposure(record(an_exposure(), ("traceparent", b"00-a-b-01")), T0, schema_hash=SPEC.schema_hash)
     assert (read.request_id, read.user_id, read.exposed_at_ms, read.item_ids) == ("r1", "u1", T0, ("a", "b", "c"))
     assert (read.features_block, read.schema_hash, read.propensities) == (block(), SPEC.schema_hash, (0.5, 0.25, 1.0))
     assert (read.model_version, read.variant, read.idempotency_key, read.traceparent) == ("3.14", "blue", "k", "00-a-b-01")
 
 
 def test_an_exposure_without_features_or_with_foreign_ones_is_read_all_the_same() -> None:
-    assert codec.read_exposure(record(an_exposure(features_block=b"", schema_hash="")), SPEC.schema_hash, T0).features_block == b""
-    assert codec.read_exposure(record(an_exposure(features_block=b"?", schema_hash="other")), SPEC.schema_hash, T0).schema_hash == "other"
+    bare, foreign = record(an_exposure(features_block=b"", schema_hash="")), record(an_exposure(features_block=b"?", schema_hash="other"))
+    assert codec.read_exposure(bare, T0, schema_hash=SPEC.schema_hash).features_block == b""
+    assert codec.read_exposure(foreign, T0, schema_hash=SPEC.schema_hash).schema_hash == "other"
 
 
 @pytest.mark.parametrize(
@@ -69,7 +71,7 @@ def test_an_exposure_without_features_or_with_foreign_ones_is_read_all_the_same(
 )
 def test_an_exposure_that_breaks_the_contract_says_how(changes, said) -> None:
     with pytest.raises(MalformedRecord, match=said):
-        codec.read_exposure(record(an_exposure(**changes)), SPEC.schema_hash, T0)
+        codec.read_exposure(record(an_exposure(**changes)), T0, schema_hash=SPEC.schema_hash)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +91,7 @@ def test_feedback_that_breaks_the_contract_says_how(changes, said) -> None:
 
 
 def test_a_group_is_written_with_one_feature_row_per_sample() -> None:
-    exposure = codec.read_exposure(record(an_exposure()), SPEC.schema_hash, T0)
+    exposure = codec.read_exposure(record(an_exposure()), T0, schema_hash=SPEC.schema_hash)
     feedback = codec.read_feedback(record(a_feedback()), T0)
     negative = Sample(11, 2, 0, (Label("interact", 0.0),), 0.5, False, None)
     positive = Sample(2**64 - 1, 1, 3, (Label("interact", 1.0), Label("like", 1.0)), 1.0, True, feedback)

@@ -1,4 +1,6 @@
 from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import pytest
 
@@ -7,10 +9,12 @@ from services.common.platform.ids import sample_id
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.labels import keep_negative
 from streams.joiner.core import JoinConfig, JoinerPartition
-from streams.joiner.model import DeadLetter, Emission, Exposure, Feedback, Forward, Record, Resume, SampleGroup, TickOutcome
+from streams.joiner.model import Cut, Emission, Exposure, Resume, SampleGroup
+from streams.partitioned.records import DeadLetter, Feedback, Forward, Record
+from tests.unit.streams.partitioned.test_intake import ALLOWANCE, an_intake
 
 T0 = 1_700_000_000_000
-WINDOW, HORIZON, ALLOWANCE = 10_000, 50_000, 300
+WINDOW, HORIZON = 10_000, 50_000
 SPEC = FeatureSpec.parse(
     {
         "format": 1,
@@ -25,31 +29,36 @@ SPEC = FeatureSpec.parse(
         "blend": {"interact": 1.0},
     }
 )
-CONFIG = JoinConfig(
-    window_ms=WINDOW, late_horizon_ms=HORIZON, tick_interval_ms=500, allowance_ms=ALLOWANCE, max_pending_bytes=1 << 30, num_partitions=1
-)
+CONFIG = JoinConfig(window_ms=WINDOW, late_horizon_ms=HORIZON, tick_interval_ms=500)
 ITEMS = tuple(f"i{number}" for number in range(12))
+
+
+class Outcome(NamedTuple):
+    """What a tick brought about."""
+
+    emissions: Sequence[Emission]
+    cut: Cut
 
 
 class Bench:
     """One partition with its two logs; `expose` and `answer` append a record and read it at once."""
 
-    def __init__(self, config: JoinConfig = CONFIG, spec: FeatureSpec = SPEC, resume: Resume | None = None) -> None:
-        self.joiner = JoinerPartition(0, spec, config, lambda user: 1 if user == "elsewhere" else 0, resume)
-        self.spec = spec
-        self.exposures = resume.exposures_start if resume else 0
-        self.feedback = resume.feedback_start if resume else 0
+    def __init__(self, *, starts: tuple[int, int] = (0, 0), resume: Resume | None = None, max_pending_bytes: int = 1 << 30) -> None:
+        self.intake = an_intake(starts, max_pending_bytes=max_pending_bytes)
+        self.counts = self.intake.counts
+        self.joiner = JoinerPartition(SPEC, CONFIG, self.intake, resume)
+        self.exposures, self.feedback = starts
 
-    def expose(self, request_id: str = "r1", *, at: int = 0, **changes) -> list[Emission]:
+    def expose(self, request_id: str = "r1", *, at: int = 0, **changes) -> Sequence[Emission]:
         fields = {
             "request_id": request_id, "user_id": "u1", "exposed_at_ms": T0 + at, "item_ids": ITEMS, "features_block": b"block",
-            "schema_hash": self.spec.schema_hash,
+            "schema_hash": SPEC.schema_hash,
         }  # fmt: skip
         record = Record("exposures.v1", 0, self.exposures, b"u1", b"raw exposure", ())
         self.exposures += 1
         return self.joiner.on_exposure(Exposure(**(fields | changes)), record)
 
-    def answer(self, item_id: str = "i0", *, at: int = 1_000, request_id: str = "r1", **changes) -> list[Emission]:
+    def answer(self, item_id: str = "i0", *, at: int = 1_000, request_id: str = "r1", **changes) -> Sequence[Emission]:
         fields = {
             "feedback_id": f"f{self.feedback}", "request_id": request_id, "user_id": "u1", "item_id": item_id, "kind": "rating",
             "value": 5.0, "accepted_at_ms": T0 + at, "traceparent": "trace of the feedback",
@@ -58,9 +67,9 @@ class Bench:
         self.feedback += 1
         return self.joiner.on_feedback(Feedback(**(fields | changes)), record)
 
-    def tick(self, *, at: int, read_to_end: bool = True) -> TickOutcome:
+    def tick(self, *, at: int, read_to_end: bool = True) -> Outcome:
         beyond = 0 if read_to_end else 1
-        return self.joiner.on_tick(T0 + at, exposures_end=self.exposures + beyond, feedback_end=self.feedback + beyond)
+        return Outcome(*self.joiner.on_tick(T0 + at, (self.exposures + beyond, self.feedback + beyond)))
 
 
 def kept(request_id: str = "r1") -> list[str]:
@@ -72,7 +81,7 @@ def items_of(group: Emission) -> list[str]:
     return [group.exposure.item_ids[sample.row] for sample in group.samples]
 
 
-def only(emissions: list[Emission]) -> Emission:
+def only(emissions: Sequence[Emission]) -> Emission:
     assert len(emissions) == 1, emissions
     return emissions[0]
 
@@ -166,7 +175,7 @@ def test_a_repeated_feedback_id_is_the_same_act() -> None:
     bench.answer(feedback_id="again")
     assert bench.answer(feedback_id="again", at=2_000) == []
     assert only(bench.answer(feedback_id="other")).samples[0].revision == 2
-    assert bench.joiner.counts["duplicate_feedback"] == 1
+    assert bench.counts["duplicate_feedback"] == 1
 
 
 def test_a_record_that_is_read_twice_counts_once() -> None:
@@ -227,7 +236,7 @@ def test_feedback_that_cannot_be_joined_is_set_aside_with_its_reason(changes, re
     letter = only(bench.answer(**changes))
     assert isinstance(letter, DeadLetter)
     assert (letter.reason, letter.feedback_id) == (reason, "f0")
-    assert bench.joiner.counts[reason] == 1
+    assert bench.counts[reason] == 1
 
 
 def test_feedback_on_an_answer_without_features_is_set_aside_and_gives_no_negatives() -> None:
@@ -246,8 +255,8 @@ def test_an_exposure_of_another_feature_spec_is_set_aside() -> None:
 def test_malformed_records_are_set_aside_and_stepped_over() -> None:
     bench = Bench()
     record = Record("feedback.v1", 0, 0, None, b"\xff", ())
-    assert only(bench.joiner.on_malformed_feedback(record, "not Protobuf")).reason == dead_letter_reasons.MALFORMED
-    assert only(bench.joiner.on_malformed_exposure(record._replace(topic="exposures.v1"), "not Protobuf")).detail == "not Protobuf"
+    assert only(bench.intake.on_malformed_feedback(record, "not Protobuf")).reason == dead_letter_reasons.MALFORMED
+    assert only(bench.intake.on_malformed_subject(record._replace(topic="exposures.v1"), "not Protobuf")).detail == "not Protobuf"
     bench.feedback = bench.exposures = 1
     cut = bench.tick(at=0).cut
     assert (cut.exposures_committable, cut.feedback_committable, cut.feedback_position) == (1, 1, 1)
@@ -316,22 +325,22 @@ def test_offsets_are_held_until_the_request_is_retired() -> None:
 
 def test_feedback_that_is_done_is_no_orphan_when_it_is_read_again() -> None:
     # r1 was retired and committed; the feedback log is held at 0 by r2, so r1's feedback is read again without its exposure.
-    bench = Bench(resume=Resume(exposures_start=1, feedback_start=0, feedback_position=2))
+    bench = Bench(starts=(1, 0), resume=Resume(feedback_position=2))
     bench.answer(request_id="r1")
     bench.answer(request_id="r2")
     bench.answer(request_id="never seen")
     bench.expose("r2")
     letters = [letter for letter in bench.tick(at=5 * WINDOW).emissions if isinstance(letter, DeadLetter)]
     assert [letter.feedback_id for letter in letters] == ["f2"]
-    assert bench.joiner.counts["known_before_restart"] == 1
+    assert bench.counts["known_before_restart"] == 1
 
 
 def test_a_full_memory_retires_the_oldest_requests_first_and_counts_them() -> None:
-    bench = Bench(JoinConfig(**{**{name: getattr(CONFIG, name) for name in CONFIG.__slots__}, "max_pending_bytes": 10_000}))
+    bench = Bench(max_pending_bytes=10_000)
     closed = [bench.expose(f"r{number}", at=number) for number in range(5)]
     assert [[group.exposure.request_id for group in groups] for groups in closed] == [[], [], [], ["r0"], ["r1"]]
-    assert bench.joiner.counts["retired_early"] == 2
-    assert bench.joiner.pending_bytes <= 10_000
+    assert bench.counts["retired_early"] == 2
+    assert bench.intake.pending_bytes <= 10_000
     assert only(bench.answer(request_id="r4")).samples[0].revision == 1
     bench.answer(request_id="r0")
     reasons = Counter(letter.reason for letter in bench.tick(at=5 * WINDOW).emissions if isinstance(letter, DeadLetter))
@@ -339,30 +348,30 @@ def test_a_full_memory_retires_the_oldest_requests_first_and_counts_them() -> No
 
 
 def test_a_full_memory_of_waiting_feedback_gives_up_on_the_oldest() -> None:
-    bench = Bench(JoinConfig(**{**{name: getattr(CONFIG, name) for name in CONFIG.__slots__}, "max_pending_bytes": 3_000}))
+    bench = Bench(max_pending_bytes=4_000)
     emissions = [bench.answer(request_id=f"r{number}") for number in range(4)]
     assert [[letter.feedback_id for letter in letters] for letters in emissions] == [[], [], ["f0"], ["f1"]]
 
 
 def test_reading_holds_one_topic_for_the_other_only_when_memory_runs_short() -> None:
-    bench = Bench(JoinConfig(**{**{name: getattr(CONFIG, name) for name in CONFIG.__slots__}, "max_pending_bytes": 10_000}))
+    bench = Bench(max_pending_bytes=10_000)
     bench.tick(at=0, read_to_end=False)
     bench.expose("r1", at=1_000)
-    assert bench.joiner.may_read_exposures() and bench.joiner.may_read_feedback()
+    assert bench.intake.may_read_subjects() and bench.intake.may_read_feedback()
     bench.expose("r2", at=2_000)
-    assert not bench.joiner.may_read_exposures() and bench.joiner.may_read_feedback()
+    assert not bench.intake.may_read_subjects() and bench.intake.may_read_feedback()
     bench.answer(request_id="r9", at=3_000)
     bench.tick(at=0, read_to_end=False)
-    assert bench.joiner.may_read_exposures() and not bench.joiner.may_read_feedback()
+    assert bench.intake.may_read_subjects() and not bench.intake.may_read_feedback()
     bench.tick(at=3_000)
-    assert bench.joiner.may_read_exposures() and bench.joiner.may_read_feedback()
+    assert bench.intake.may_read_subjects() and bench.intake.may_read_feedback()
 
 
 def test_feedback_about_answers_is_left_to_the_curator_and_holds_nothing_up():
     bench = Bench()
     bench.expose()
     assert bench.answer("", kind="demonstration") == bench.answer("", kind="boolean", value=1.0, request_id="of an answer") == []
-    assert bench.joiner.counts["about_answers"] == 2
+    assert bench.counts["about_answers"] == 2
     outcome = bench.tick(at=WINDOW + HORIZON + 10 * ALLOWANCE)
     assert not any(isinstance(emission, DeadLetter) for emission in outcome.emissions)
     assert outcome.cut.feedback_committable == outcome.cut.feedback_position == 2

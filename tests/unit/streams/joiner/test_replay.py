@@ -11,13 +11,13 @@ from services.common.events import dead_letter_reasons
 from services.common.platform.ids import sample_id
 from services.common.ranker.labels import keep_negative, labels_for
 from streams.joiner.core import JoinConfig, JoinerPartition
-from streams.joiner.model import Cut, DeadLetter, Emission, Exposure, Feedback, Record, Resume, Sample, SampleGroup
-from tests.unit.streams.joiner.test_core import ALLOWANCE, SPEC, T0
+from streams.joiner.model import Cut, Emission, Exposure, Resume, Sample, SampleGroup
+from streams.partitioned.records import DeadLetter, Feedback, Record
+from tests.unit.streams.joiner.test_core import SPEC, T0
+from tests.unit.streams.partitioned.test_intake import ALLOWANCE, an_intake
 
 WINDOW, HORIZON = 2_000, 4_000
-CONFIG = JoinConfig(
-    window_ms=WINDOW, late_horizon_ms=HORIZON, tick_interval_ms=500, allowance_ms=ALLOWANCE, max_pending_bytes=1 << 30, num_partitions=1
-)
+CONFIG = JoinConfig(window_ms=WINDOW, late_horizon_ms=HORIZON, tick_interval_ms=500)
 ITEMS = tuple(f"i{number}" for number in range(6))
 
 
@@ -36,7 +36,7 @@ class World:
 
     def resume(self) -> Resume:
         last = next((item for _, item in reversed(self.written) if isinstance(item, Cut)), None)
-        return Resume(*self.committed, last.feedback_position if last else 0, last.watermark_ms if last else 0)
+        return Resume(last.feedback_position, last.watermark_ms) if last else Resume()
 
 
 def a_world(random_: random.Random, *, num_requests: int = 40) -> World:
@@ -69,9 +69,8 @@ def a_world(random_: random.Random, *, num_requests: int = 40) -> World:
 
 def run_once(world: World, random_: random.Random, now_ms: int, steps: int | None) -> int:
     """Read, tick and write from the last commit until `steps` steps are done (None: until everything is over). Returns the wall clock."""
-    resume = world.resume()
-    joiner = JoinerPartition(0, SPEC, CONFIG, lambda _: 0, resume)
-    at_exposure, at_feedback = resume.exposures_start, resume.feedback_start
+    joiner = JoinerPartition(SPEC, CONFIG, an_intake(world.committed), world.resume())
+    at_exposure, at_feedback = world.committed
     outbox: list[Emission | Cut] = []
     # A joiner that starts late finds much to read before the next tick; one that keeps up, little.
     read_ahead = random_.choice([1, 3, 50])
@@ -91,9 +90,8 @@ def run_once(world: World, random_: random.Random, now_ms: int, steps: int | Non
                 outbox += joiner.on_feedback(feedback, Record("feedback.v1", 0, at_feedback, None, b"", ()))
                 at_feedback += 1
         if random_.random() < 0.3:
-            exposures_end, feedback_end = world.end(world.exposures, now_ms), world.end(world.feedback, now_ms)
-            outcome = joiner.on_tick(now_ms, exposures_end=exposures_end, feedback_end=feedback_end)
-            outbox += [*outcome.emissions, outcome.cut]
+            emissions, cut = joiner.on_tick(now_ms, (world.end(world.exposures, now_ms), world.end(world.feedback, now_ms)))
+            outbox += [*emissions, cut]
             over = T0 + 20_000 + WINDOW + HORIZON + 10 * ALLOWANCE + WINDOW + HORIZON
             if steps is None and now_ms > over and at_exposure == len(world.exposures) and at_feedback == len(world.feedback):
                 steps = done
@@ -208,7 +206,7 @@ def test_the_checks_notice_a_joiner_that_commits_too_much(monkeypatch) -> None:
 
     def hasty(joiner: JoinerPartition, tick: int) -> Cut:
         cut = honest(joiner, tick)
-        return replace(cut, feedback_committable=joiner._feedback.next_offset)
+        return replace(cut, feedback_committable=joiner.intake.feedback.next_offset)
 
     monkeypatch.setattr(JoinerPartition, "_cut", hasty)
     failures = 0

@@ -1,18 +1,14 @@
-"""Kafka as the joiner needs it beside Faust's consumer: a producer whose sends keep their order, and where to take a partition up."""
+"""A producer whose sends keep their order, and do not wait for each other."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, UnknownError
 
-from services.common.events.topics import EXPOSURES, FEEDBACK, SAMPLES
 from services.common.platform.errors import Unavailable
-from streams.joiner.codec import read_tick
-from streams.joiner.model import Resume
-from streams.logs import LogReader
+from streams.partitioned.records import Outgoing
 
 # Longer than a broker's restart: until then aiokafka repeats a batch by itself; after it the joiner dies and starts from the log.
 _DELIVERY_TIMEOUT_MS = 60_000
@@ -60,22 +56,15 @@ class OrderedProducer:
             raise
         return producer
 
-    async def send(
-        self, topic: str, *, partition: int | None, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]]
-    ) -> asyncio.Future[object]:
+    async def send(self, record: Outgoing) -> asyncio.Future[object]:
         """Queue one record and return the future of its acknowledgement. Waits only while the queue is full."""
         assert self._producer is not None, "send before start"
-        future: asyncio.Future[object] = await self._producer.send(topic, value, key, partition, headers=list(headers))
+        future: asyncio.Future[object] = await self._producer.send(
+            record.topic, record.value, record.key, record.partition, headers=list(record.headers)
+        )
         return future
 
     async def stop(self) -> None:
         """Send what is queued and close."""
         if self._producer is not None:
             await self._producer.stop()
-
-
-async def read_resume(reader: LogReader, partition: int) -> Resume:
-    """Return where a partition is taken up: the group's commits, and the last tick in the samples log."""
-    starts = [await reader.start_offset(topic.name, partition) for topic in (EXPOSURES, FEEDBACK)]
-    tick = await reader.find_last(SAMPLES.name, partition, lambda record: read_tick(record.value))
-    return Resume(starts[0], starts[1], tick.feedback_position if tick else 0, tick.watermark_ms if tick else 0)

@@ -1,7 +1,7 @@
 import asyncio
 from collections.abc import Callable
 
-from streams.reading_order import ReadingOrder
+from streams.partitioned.reading_order import ReadingOrder
 
 
 def waiting(order: ReadingOrder, *, may_read: Callable[[], bool], has_room: Callable[[], bool] = lambda: True) -> asyncio.Task[None]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class LogPosition:
-    """How far one topic of a partition has been read. `end` is the log's end as last asked for; None when it could not be had."""
+    """How far one topic of a partition has been read. `end` is the log's end as last asked for; None when the broker did not say."""
 
     next_offset: int
     max_time_ms: int = 0
@@ -20,11 +20,15 @@ class LogPosition:
         self.next_offset = offset + 1
         return True
 
+    def reach(self, time_ms: int) -> None:
+        """Note the event time of a record that was read."""
+        self.max_time_ms = max(self.max_time_ms, time_ms)
+
     @property
     def is_caught_up(self) -> bool:
         """Whether everything below the known end has been read."""
         return self.end is not None and self.next_offset >= self.end
 
     def watermark_ms(self, now_ms: int, allowance_ms: int) -> int:
-        """Events up to here have been read. A sender whose clock runs ahead cannot push it past the wall clock."""
+        """Return the time up to which events have been read. A sender whose clock runs ahead cannot push it past the wall clock."""
         return (now_ms if self.is_caught_up else min(self.max_time_ms, now_ms)) - allowance_ms

@@ -1,0 +1,303 @@
+"""The runtime of a partition, with a stream of words: each record is emitted as it is, and a tick cuts behind all that was read."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass, field
+
+import pytest
+from tunemesh.events.v1 import dead_letter_pb2
+
+from services.common.events.envelope import MalformedRecord
+from services.common.events.topics import EXPOSURES, FEEDBACK
+from services.common.platform.kafka_async import NotAcknowledged
+from streams.partitioned.output import Output, PipelinedOutput, RepeatingOutput
+from streams.partitioned.reading_order import ReadingOrder
+from streams.partitioned.records import DeadLetter, Forward, Outgoing, Record
+from streams.partitioned.runtime import Input, Partition, PartitionRuntime
+from tests.unit.streams.partitioned.test_intake import an_intake
+
+
+@dataclass
+class FakeMessage:
+    """A message of Faust's."""
+
+    topic: str
+    offset: int
+    value: bytes | None
+    key: bytes | None = b"u1"
+    headers: tuple | None = ()
+    partition: int = 0
+
+
+@dataclass
+class FakeQueue:
+    """A producer that acknowledges when told to, or at once."""
+
+    acknowledges: bool = True
+    sent: list[Outgoing] = field(default_factory=list)
+    futures: list[asyncio.Future] = field(default_factory=list)
+
+    async def send(self, record: Outgoing) -> asyncio.Future:
+        future = asyncio.get_running_loop().create_future()
+        self.sent.append(record)
+        self.futures.append(future)
+        if self.acknowledges:
+            future.set_result(None)
+        return future
+
+
+@contextlib.asynccontextmanager
+async def writing(runtime: PartitionRuntime):
+    task = asyncio.create_task(runtime.write())
+    yield task
+    task.cancel()
+    await asyncio.wait({task})
+
+
+async def settle() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def read_word(record: Record, _now_ms: int) -> str:
+    word = (record.value or b"").decode()
+    if word == "bad":
+        raise MalformedRecord("a bad word")
+    return word
+
+
+class Words:
+    def __init__(self, output: Output, *, max_outbox: int = 100) -> None:
+        self.intake = an_intake()
+        self.acked: list[tuple[str, int]] = []
+        partition: Partition[str, tuple[int, int]] = Partition(
+            intake=self.intake,
+            subjects=Input(EXPOSURES, read_word, self._take_subject),
+            feedback=Input(FEEDBACK, read_word, self._take_feedback),
+            tick=lambda now_ms, ends: (["ticking"] if ends[0] is None else [], self._read_so_far()),
+            committable=lambda cut: cut,
+            outgoing=lambda word: Outgoing("words", b"key", word.encode(), ()),
+            mark=lambda cut: Outgoing("cuts", None, repr(cut).encode(), (), 0),
+        )
+        self.runtime = PartitionRuntime(
+            partition,
+            output,
+            ReadingOrder(),
+            lambda message: self.acked.append((message.topic, message.offset)),
+            source="/test",
+            max_outbox=max_outbox,
+        )
+
+    def _take_subject(self, word: str, record: Record):
+        self.intake.subjects.advance(record.offset)
+        return [word]
+
+    def _take_feedback(self, word: str, record: Record):
+        self.intake.feedback.advance(record.offset)
+        return [Forward(record, 1)] if word == "elsewhere" else [word]
+
+    def _read_so_far(self) -> tuple[int, int]:
+        return self.intake.subjects.next_offset, self.intake.feedback.next_offset
+
+    async def take(self, topic: str, offset: int, word: str) -> FakeMessage:
+        message = FakeMessage(topic, offset, word.encode())
+        await self.runtime.take(message)
+        return message
+
+
+def values(records: list[Outgoing]) -> list[bytes | None]:
+    return [record.value for record in records]
+
+
+async def test_what_is_done_is_acknowledged_in_order_behind_its_cut() -> None:
+    queue = FakeQueue()
+    words = Words(PipelinedOutput(queue))
+    async with writing(words.runtime):
+        await words.take("exposures.v1", 0, "a")
+        await words.take("feedback.v1", 0, "b")
+        await settle()
+        assert values(queue.sent) == [b"a", b"b"] and words.acked == []
+        words.runtime.tick(1, (1, 1))
+        await words.take("exposures.v1", 1, "c")
+        await settle()
+    assert values(queue.sent) == [b"a", b"b", b"(1, 1)", b"c"]
+    assert words.acked == [("exposures.v1", 0), ("feedback.v1", 0)]
+
+
+async def test_a_cut_waits_for_the_acknowledgement_of_everything_before_it() -> None:
+    queue = FakeQueue(acknowledges=False)
+    words = Words(PipelinedOutput(queue))
+    async with writing(words.runtime):
+        await words.take("exposures.v1", 0, "a")
+        await words.take("feedback.v1", 0, "b")
+        words.runtime.tick(1, (1, 1))
+        await settle()
+        assert values(queue.sent) == [b"a", b"b"]
+        for future in queue.futures:
+            future.set_result(None)
+        await settle()
+        assert values(queue.sent) == [b"a", b"b", b"(1, 1)"]
+        assert words.acked == []  # the mark of the cut is not acknowledged yet
+        queue.futures[-1].set_result(None)
+        await settle()
+    assert words.acked == [("exposures.v1", 0), ("feedback.v1", 0)]
+
+
+async def test_what_a_tick_emits_is_written_before_its_cut() -> None:
+    queue = FakeQueue()
+    words = Words(PipelinedOutput(queue))
+    async with writing(words.runtime):
+        words.runtime.tick(1, (None, None))
+        await settle()
+    assert values(queue.sent) == [b"ticking", b"(0, 0)"]
+
+
+async def test_a_tick_is_left_out_while_the_last_cut_waits() -> None:
+    queue = FakeQueue(acknowledges=False)
+    words = Words(PipelinedOutput(queue))
+    async with writing(words.runtime):
+        for _ in range(3):
+            words.runtime.tick(1, (0, 0))
+        await settle()
+        queue.futures[0].set_result(None)
+        await settle()
+        assert values(queue.sent) == [b"(0, 0)"]
+        words.runtime.tick(2, (0, 0))
+        await settle()
+    assert values(queue.sent) == [b"(0, 0)", b"(0, 0)"]
+
+
+async def test_a_send_that_fails_ends_the_writing_and_acknowledges_nothing() -> None:
+    queue = FakeQueue(acknowledges=False)
+    words = Words(PipelinedOutput(queue))
+    async with writing(words.runtime) as task:
+        await words.take("exposures.v1", 0, "a")
+        await words.take("feedback.v1", 0, "b")
+        words.runtime.tick(1, (1, 1))
+        await settle()
+        queue.futures[0].set_exception(ConnectionError("gone"))
+        queue.futures[1].set_result(None)
+        await asyncio.wait({task})
+        with pytest.raises(ConnectionError):
+            task.result()
+    assert words.acked == []
+
+
+async def test_bad_and_misplaced_records_go_where_they_belong() -> None:
+    queue = FakeQueue()
+    words = Words(PipelinedOutput(queue))
+    async with writing(words.runtime):
+        await words.runtime.take(FakeMessage("exposures.v1", 0, b"bad", headers=(("traceparent", b"00-a-b-01"),)))
+        await words.runtime.take(FakeMessage("feedback.v1", 0, b"elsewhere", key=None, headers=None))
+        words.runtime.tick(1, (1, 1))
+        await settle()
+    letter_record, forwarded, _ = queue.sent
+    assert (letter_record.topic, letter_record.key, dict(letter_record.headers)["traceparent"]) == (
+        "exposures.v1.dlq.v1",
+        b"u1",
+        b"00-a-b-01",
+    )
+    letter = dead_letter_pb2.DeadLetter.FromString(letter_record.value or b"")
+    assert (letter.reason, letter.detail, letter.value, letter.source_offset) == ("malformed", "a bad word", b"bad", 0)
+    assert forwarded == Outgoing("feedback.v1", None, b"elsewhere", (), 1)
+    assert words.acked == [("exposures.v1", 0), ("feedback.v1", 0)]
+
+
+async def test_a_dead_letter_without_content_has_no_value() -> None:
+    queue = FakeQueue()
+    words = Words(PipelinedOutput(queue))
+    letter = DeadLetter(Record("feedback.v1", 0, 7, b"u1", b"jane@example.com", ()), "pii", "it holds email", "f1", without_content=True)
+    words.runtime._put([letter])
+    async with writing(words.runtime):
+        await settle()
+    [record] = queue.sent
+    assert b"jane" not in (record.value or b"")
+    assert dead_letter_pb2.DeadLetter.FromString(record.value or b"").feedback_id == "f1"
+
+
+async def test_a_full_outbox_stops_the_reading_until_something_is_written() -> None:
+    queue = FakeQueue()
+    words = Words(PipelinedOutput(queue), max_outbox=2)
+    for offset in range(2):
+        await words.take("exposures.v1", offset, "a")
+    third = asyncio.create_task(words.take("exposures.v1", 2, "b"))
+    await settle()
+    assert not third.done()
+    async with writing(words.runtime):
+        await asyncio.wait_for(third, 10)
+        await settle()
+    assert values(queue.sent) == [b"a", b"a", b"b"]
+
+
+async def test_messages_are_kept_without_their_content_until_they_are_acknowledged() -> None:
+    words = Words(PipelinedOutput(FakeQueue()))
+    message = await words.take("exposures.v1", 0, "a")
+    assert (message.value, message.headers) == (None, None)
+
+
+async def test_a_closed_partition_takes_nothing_more() -> None:
+    words = Words(PipelinedOutput(FakeQueue()))
+    words.runtime.close()
+    await words.take("exposures.v1", 0, "a")
+    await words.take("feedback.v1", 0, "a")
+    assert words._read_so_far() == (0, 0)
+
+
+async def test_a_partition_that_is_closed_while_a_record_waits_for_room_lets_go_of_it() -> None:
+    words = Words(PipelinedOutput(FakeQueue()), max_outbox=0)
+    waiting = asyncio.create_task(words.take("exposures.v1", 0, "a"))
+    await settle()
+    assert not waiting.done()
+    words.runtime.close()
+    await asyncio.wait_for(waiting, 10)
+    assert words._read_so_far() == (0, 0)
+
+
+async def test_counts_are_told_once() -> None:
+    words = Words(PipelinedOutput(FakeQueue()))
+    words.intake.counts["exposures"] += 1
+    assert words.runtime.new_counts() == {"exposures": 1}
+    assert words.runtime.new_counts() == {}
+
+
+@dataclass
+class FakeSender:
+    """A producer whose broker is down for the first sends, which leave all but the first record."""
+
+    num_failures: int
+    sent: list[list[bytes]] = field(default_factory=list)
+
+    async def send(self, records) -> None:
+        self.sent.append([record.value for record in records])
+        if self.num_failures:
+            self.num_failures -= 1
+            raise NotAcknowledged("down", records[1:])
+
+
+async def test_an_output_that_repeats_sends_what_is_left_until_the_broker_has_it(monkeypatch) -> None:
+    monkeypatch.setattr("streams.worker._RESEND_S", 0.0)
+    sender = FakeSender(num_failures=2)
+    words = Words(RepeatingOutput(sender))
+    for offset, word in enumerate(["a", "b", "c"]):
+        await words.take("exposures.v1", offset, word)
+    words.runtime.tick(1, (3, 0))
+    async with writing(words.runtime):
+        await settle()
+        assert sender.sent == [[b"a", b"b", b"c"], [b"b", b"c"], [b"c"], [b"(3, 0)"]]
+    assert [offset for _, offset in words.acked] == [0, 1, 2]
+
+
+async def test_an_output_that_repeats_keeps_the_partition_of_a_record() -> None:
+    given = []
+
+    class Sender:
+        async def send(self, records) -> None:
+            given.extend(records)
+
+    await RepeatingOutput(Sender()).send([Outgoing("t", None, b"v", (("h", b"1"),), 3), Outgoing("t", b"k", None, ())])
+    assert [(each.key, each.value, each.headers, each.partition) for each in given] == [
+        (b"", b"v", [("h", b"1")], 3),
+        (b"k", b"", [], None),
+    ]
