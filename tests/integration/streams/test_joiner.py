@@ -191,7 +191,7 @@ def test_a_joiner_that_is_killed_again_and_again_loses_no_feedback_and_makes_no_
             request = next(each.request_id for each in traffic.feedback if each.feedback_id == sample.feedback_id)
             assert sample_id(request, sample.item_id, 0) in wanted
     last = processes[-1].log.read_text()
-    assert "exposures_start=0," not in last, "nothing was ever committed"
+    assert "exposures.v1 from offset 0," not in last, "nothing was ever committed"
 
 
 def plain_join(traffic: Traffic) -> dict[int, tuple[str, int]]:
