@@ -49,14 +49,18 @@ def test_protos_check_notices_what_buf_forbids(copy: Path) -> None:
     assert "AddedField" in done.stdout + done.stderr
 
 
-def test_protos_check_notices_a_breaking_change_against_main(copy: Path) -> None:
+def commit_as_main(folder: Path) -> None:
     def git(*words: str) -> None:
         identity = ["-c", "user.name=test", "-c", "user.email=test@example.com"]
-        subprocess.run(["git", *identity, *words], cwd=copy, check=True, capture_output=True)
+        subprocess.run(["git", *identity, *words], cwd=folder, check=True, capture_output=True)
 
     git("init", "-b", "main")
     git("add", "protos", "buf.yaml")
     git("commit", "-m", "before")
+
+
+def test_protos_check_notices_a_breaking_change_against_main(copy: Path) -> None:
+    commit_as_main(copy)
     proto = next(copy.glob("protos/tunemesh/router/v1/*.proto"))
     text = proto.read_text()
     assert "string user_id = 1;" in text
@@ -66,3 +70,24 @@ def test_protos_check_notices_a_breaking_change_against_main(copy: Path) -> None
     assert done.returncode != 0
     assert "user_id" in done.stdout + done.stderr
     assert "changed type" in done.stdout + done.stderr
+
+
+def test_protos_check_keeps_the_package_names_of_go_and_java_once_main_has_them(copy: Path) -> None:
+    commit_as_main(copy)
+    for proto in copy.glob("protos/tunemesh/router/v1/*.proto"):
+        proto.write_text(proto.read_text().replace('java_package = "tunemesh.router.v1"', 'java_package = "elsewhere.router.v1"'))
+    assert make("protos", copy).returncode == 0
+    done = make("protos-check", copy)
+    assert done.returncode != 0
+    assert 'option "java_package" changed' in done.stdout + done.stderr
+
+
+def test_protos_check_takes_the_first_package_names_for_no_change(copy: Path) -> None:
+    protos = {proto: proto.read_text() for proto in copy.glob("protos/tunemesh/**/*.proto")}
+    for proto, text in protos.items():
+        proto.write_text("".join(line for line in text.splitlines(keepends=True) if not line.startswith("option ")))
+    commit_as_main(copy)
+    for proto, text in protos.items():
+        proto.write_text(text)
+    done = make("protos-check", copy)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -24,13 +24,14 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'tunemesh/common/v1/recommendation.proto\x12\x12tunemesh.common.v1\"R\n\nRankedItem\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x13\n\x0btask_scores\x18\x03 \x03(\x02\x12\x0f\n\x07reasons\x18\x04 \x03(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'tunemesh/common/v1/recommendation.proto\x12\x12tunemesh.common.v1\"R\n\nRankedItem\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x13\n\x0btask_scores\x18\x03 \x03(\x02\x12\x0f\n\x07reasons\x18\x04 \x03(\tB3\n\x12tunemesh.common.v1P\x01Z\x1btunemesh/common/v1;commonv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tunemesh.common.v1.recommendation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\022tunemesh.common.v1P\001Z\033tunemesh/common/v1;commonv1'
   _globals['_RANKEDITEM']._serialized_start=63
   _globals['_RANKEDITEM']._serialized_end=145
 # @@protoc_insertion_point(module_scope)

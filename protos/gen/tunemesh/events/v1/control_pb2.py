@@ -24,13 +24,14 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n tunemesh/events/v1/control.proto\x12\x12tunemesh.events.v1\"\xf3\x01\n\rControlRecord\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12.\n\x07lineage\x18\x03 \x01(\x0b\x32\x1b.tunemesh.events.v1.LineageH\x00\x12\x35\n\x0b\x65poch_claim\x18\x04 \x01(\x0b\x32\x1e.tunemesh.events.v1.EpochClaimH\x00\x12*\n\x05\x61lias\x18\x05 \x01(\x0b\x32\x19.tunemesh.events.v1.AliasH\x00\x12\x15\n\rchanged_at_ms\x18\x06 \x01(\x03\x12\r\n\x05\x61\x63tor\x18\x07 \x01(\tB\x07\n\x05value\"\x1d\n\x07Lineage\x12\x12\n\nlineage_id\x18\x01 \x01(\t\"\x7f\n\nEpochClaim\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x16\n\x0e\x63ontinues_from\x18\x03 \x01(\t\x12\x12\n\nlineage_id\x18\x04 \x01(\t\x12\x16\n\x0esource_offsets\x18\x05 \x03(\x03\x12\x0f\n\x07skipped\x18\x06 \x03(\x03\"0\n\x05\x41lias\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\x17\n\x0fprevious_target\x18\x02 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n tunemesh/events/v1/control.proto\x12\x12tunemesh.events.v1\"\xf3\x01\n\rControlRecord\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12.\n\x07lineage\x18\x03 \x01(\x0b\x32\x1b.tunemesh.events.v1.LineageH\x00\x12\x35\n\x0b\x65poch_claim\x18\x04 \x01(\x0b\x32\x1e.tunemesh.events.v1.EpochClaimH\x00\x12*\n\x05\x61lias\x18\x05 \x01(\x0b\x32\x19.tunemesh.events.v1.AliasH\x00\x12\x15\n\rchanged_at_ms\x18\x06 \x01(\x03\x12\r\n\x05\x61\x63tor\x18\x07 \x01(\tB\x07\n\x05value\"\x1d\n\x07Lineage\x12\x12\n\nlineage_id\x18\x01 \x01(\t\"\x7f\n\nEpochClaim\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x16\n\x0e\x63ontinues_from\x18\x03 \x01(\t\x12\x12\n\nlineage_id\x18\x04 \x01(\t\x12\x16\n\x0esource_offsets\x18\x05 \x03(\x03\x12\x0f\n\x07skipped\x18\x06 \x03(\x03\"0\n\x05\x41lias\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\x17\n\x0fprevious_target\x18\x02 \x01(\tB3\n\x12tunemesh.events.v1P\x01Z\x1btunemesh/events/v1;eventsv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tunemesh.events.v1.control_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\022tunemesh.events.v1P\001Z\033tunemesh/events/v1;eventsv1'
   _globals['_CONTROLRECORD']._serialized_start=57
   _globals['_CONTROLRECORD']._serialized_end=300
   _globals['_LINEAGE']._serialized_start=302

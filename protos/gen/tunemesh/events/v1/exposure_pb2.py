@@ -24,13 +24,14 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tunemesh/events/v1/exposure.proto\x12\x12tunemesh.events.v1\"\xc4\x02\n\x08\x45xposure\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x15\n\rexposed_at_ms\x18\x03 \x01(\x03\x12\x10\n\x08item_ids\x18\x04 \x03(\t\x12\x14\n\x0cpropensities\x18\x05 \x03(\x02\x12\x16\n\x0e\x66\x65\x61tures_block\x18\x06 \x01(\x0c\x12\x13\n\x0bschema_hash\x18\x07 \x01(\t\x12\x12\n\nexperiment\x18\x08 \x01(\t\x12\x0f\n\x07variant\x18\t \x01(\t\x12\x15\n\rmodel_version\x18\n \x01(\t\x12\x17\n\x0f\x64\x65graded_reason\x18\x0b \x01(\t\x12\x17\n\x0fidempotency_key\x18\x0c \x01(\t\x12\x18\n\x10\x63\x61ndidates_given\x18\r \x01(\x08\x12\x0e\n\x06scores\x18\x0e \x03(\x02\x12\x0f\n\x07reasons\x18\x0f \x03(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tunemesh/events/v1/exposure.proto\x12\x12tunemesh.events.v1\"\xc4\x02\n\x08\x45xposure\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x15\n\rexposed_at_ms\x18\x03 \x01(\x03\x12\x10\n\x08item_ids\x18\x04 \x03(\t\x12\x14\n\x0cpropensities\x18\x05 \x03(\x02\x12\x16\n\x0e\x66\x65\x61tures_block\x18\x06 \x01(\x0c\x12\x13\n\x0bschema_hash\x18\x07 \x01(\t\x12\x12\n\nexperiment\x18\x08 \x01(\t\x12\x0f\n\x07variant\x18\t \x01(\t\x12\x15\n\rmodel_version\x18\n \x01(\t\x12\x17\n\x0f\x64\x65graded_reason\x18\x0b \x01(\t\x12\x17\n\x0fidempotency_key\x18\x0c \x01(\t\x12\x18\n\x10\x63\x61ndidates_given\x18\r \x01(\x08\x12\x0e\n\x06scores\x18\x0e \x03(\x02\x12\x0f\n\x07reasons\x18\x0f \x03(\tB3\n\x12tunemesh.events.v1P\x01Z\x1btunemesh/events/v1;eventsv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tunemesh.events.v1.exposure_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\022tunemesh.events.v1P\001Z\033tunemesh/events/v1;eventsv1'
   _globals['_EXPOSURE']._serialized_start=58
   _globals['_EXPOSURE']._serialized_end=382
 # @@protoc_insertion_point(module_scope)

@@ -24,13 +24,14 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tunemesh/events/v1/feedback.proto\x12\x12tunemesh.events.v1\"\xb2\x01\n\x08\x46\x65\x65\x64\x62\x61\x63k\x12\x13\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0f\n\x07user_id\x18\x03 \x01(\t\x12\x0f\n\x07item_id\x18\x04 \x01(\t\x12\x0c\n\x04kind\x18\x05 \x01(\t\x12\r\n\x05value\x18\x06 \x01(\x01\x12\x16\n\x0e\x61\x63\x63\x65pted_at_ms\x18\x07 \x01(\x03\x12\x18\n\x10original_time_ms\x18\x08 \x01(\x03\x12\x0c\n\x04text\x18\t \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tunemesh/events/v1/feedback.proto\x12\x12tunemesh.events.v1\"\xb2\x01\n\x08\x46\x65\x65\x64\x62\x61\x63k\x12\x13\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0f\n\x07user_id\x18\x03 \x01(\t\x12\x0f\n\x07item_id\x18\x04 \x01(\t\x12\x0c\n\x04kind\x18\x05 \x01(\t\x12\r\n\x05value\x18\x06 \x01(\x01\x12\x16\n\x0e\x61\x63\x63\x65pted_at_ms\x18\x07 \x01(\x03\x12\x18\n\x10original_time_ms\x18\x08 \x01(\x03\x12\x0c\n\x04text\x18\t \x01(\tB3\n\x12tunemesh.events.v1P\x01Z\x1btunemesh/events/v1;eventsv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tunemesh.events.v1.feedback_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\022tunemesh.events.v1P\001Z\033tunemesh/events/v1;eventsv1'
   _globals['_FEEDBACK']._serialized_start=58
   _globals['_FEEDBACK']._serialized_end=236
 # @@protoc_insertion_point(module_scope)

@@ -26,13 +26,14 @@ from tunemesh.common.v1 import chat_pb2 as tunemesh_dot_common_dot_v1_dot_chat__
 from tunemesh.common.v1 import passage_pb2 as tunemesh_dot_common_dot_v1_dot_passage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"tunemesh/events/v1/inference.proto\x12\x12tunemesh.events.v1\x1a\x1dtunemesh/common/v1/chat.proto\x1a tunemesh/common/v1/passage.proto\"\xac\x02\n\x10InferenceRequest\x12\x14\n\x0cinference_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x0c\n\x04task\x18\x03 \x01(\t\x12\x10\n\x08question\x18\x04 \x01(\t\x12\x30\n\x07history\x18\x05 \x03(\x0b\x32\x1f.tunemesh.common.v1.ChatMessage\x12,\n\x07\x63ontext\x18\x06 \x03(\x0b\x32\x1b.tunemesh.common.v1.Passage\x12\x10\n\x08retrieve\x18\x07 \x01(\x08\x12\x18\n\x10retrieval_source\x18\x08 \x01(\t\x12.\n\x08sampling\x18\t \x01(\x0b\x32\x1c.tunemesh.common.v1.Sampling\x12\x15\n\rexpires_at_ms\x18\n \x01(\x03\"\x88\x02\n\x11InferenceResponse\x12\x14\n\x0cinference_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06\x61nswer\x18\x03 \x01(\t\x12\x15\n\rfinish_reason\x18\x04 \x01(\t\x12\x15\n\rmodel_version\x18\x05 \x01(\t\x12\x16\n\x0eprompt_version\x18\x06 \x01(\t\x12\x17\n\x0f\x64\x65graded_reason\x18\x07 \x01(\t\x12\x13\n\x0bpassage_ids\x18\x08 \x03(\t\x12-\n\x05usage\x18\t \x01(\x0b\x32\x1e.tunemesh.common.v1.TokenUsage\x12\x16\n\x0e\x66inished_at_ms\x18\n \x01(\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"tunemesh/events/v1/inference.proto\x12\x12tunemesh.events.v1\x1a\x1dtunemesh/common/v1/chat.proto\x1a tunemesh/common/v1/passage.proto\"\xac\x02\n\x10InferenceRequest\x12\x14\n\x0cinference_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x0c\n\x04task\x18\x03 \x01(\t\x12\x10\n\x08question\x18\x04 \x01(\t\x12\x30\n\x07history\x18\x05 \x03(\x0b\x32\x1f.tunemesh.common.v1.ChatMessage\x12,\n\x07\x63ontext\x18\x06 \x03(\x0b\x32\x1b.tunemesh.common.v1.Passage\x12\x10\n\x08retrieve\x18\x07 \x01(\x08\x12\x18\n\x10retrieval_source\x18\x08 \x01(\t\x12.\n\x08sampling\x18\t \x01(\x0b\x32\x1c.tunemesh.common.v1.Sampling\x12\x15\n\rexpires_at_ms\x18\n \x01(\x03\"\x88\x02\n\x11InferenceResponse\x12\x14\n\x0cinference_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06\x61nswer\x18\x03 \x01(\t\x12\x15\n\rfinish_reason\x18\x04 \x01(\t\x12\x15\n\rmodel_version\x18\x05 \x01(\t\x12\x16\n\x0eprompt_version\x18\x06 \x01(\t\x12\x17\n\x0f\x64\x65graded_reason\x18\x07 \x01(\t\x12\x13\n\x0bpassage_ids\x18\x08 \x03(\t\x12-\n\x05usage\x18\t \x01(\x0b\x32\x1e.tunemesh.common.v1.TokenUsage\x12\x16\n\x0e\x66inished_at_ms\x18\n \x01(\x03\x42\x33\n\x12tunemesh.events.v1P\x01Z\x1btunemesh/events/v1;eventsv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tunemesh.events.v1.inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\022tunemesh.events.v1P\001Z\033tunemesh/events/v1;eventsv1'
   _globals['_INFERENCEREQUEST']._serialized_start=124
   _globals['_INFERENCEREQUEST']._serialized_end=424
   _globals['_INFERENCERESPONSE']._serialized_start=427

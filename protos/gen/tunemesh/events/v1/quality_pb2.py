@@ -24,13 +24,14 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n tunemesh/events/v1/quality.proto\x12\x12tunemesh.events.v1\"\x98\x02\n\rQualityWindow\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0f\n\x07variant\x18\x02 \x01(\t\x12\x15\n\rmodel_version\x18\x03 \x01(\t\x12\x17\n\x0fwindow_start_ms\x18\x04 \x01(\x03\x12\x15\n\rwindow_end_ms\x18\x05 \x01(\x03\x12?\n\x07metrics\x18\x06 \x03(\x0b\x32..tunemesh.events.v1.QualityWindow.MetricsEntry\x12\x30\n\x06\x61larms\x18\x07 \x03(\x0b\x32 .tunemesh.events.v1.QualityAlarm\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"J\n\x0cQualityAlarm\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\r\n\x05limit\x18\x03 \x01(\x01\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n tunemesh/events/v1/quality.proto\x12\x12tunemesh.events.v1\"\x98\x02\n\rQualityWindow\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0f\n\x07variant\x18\x02 \x01(\t\x12\x15\n\rmodel_version\x18\x03 \x01(\t\x12\x17\n\x0fwindow_start_ms\x18\x04 \x01(\x03\x12\x15\n\rwindow_end_ms\x18\x05 \x01(\x03\x12?\n\x07metrics\x18\x06 \x03(\x0b\x32..tunemesh.events.v1.QualityWindow.MetricsEntry\x12\x30\n\x06\x61larms\x18\x07 \x03(\x0b\x32 .tunemesh.events.v1.QualityAlarm\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"J\n\x0cQualityAlarm\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\r\n\x05limit\x18\x03 \x01(\x01\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\tB3\n\x12tunemesh.events.v1P\x01Z\x1btunemesh/events/v1;eventsv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tunemesh.events.v1.quality_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\022tunemesh.events.v1P\001Z\033tunemesh/events/v1;eventsv1'
   _globals['_QUALITYWINDOW_METRICSENTRY']._loaded_options = None
   _globals['_QUALITYWINDOW_METRICSENTRY']._serialized_options = b'8\001'
   _globals['_QUALITYWINDOW']._serialized_start=57

@@ -25,13 +25,14 @@ _sym_db = _symbol_database.Default()
 from tunemesh.events.v1 import feedback_pb2 as tunemesh_dot_events_dot_v1_dot_feedback__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n?tunemesh/feedback_collector/v1/feedback_collector_service.proto\x12\x1etunemesh.feedback_collector.v1\x1a!tunemesh/events/v1/feedback.proto\"G\n\x15SubmitFeedbackRequest\x12.\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x01 \x03(\x0b\x32\x1c.tunemesh.events.v1.Feedback\"[\n\x16SubmitFeedbackResponse\x12\x41\n\x08receipts\x18\x01 \x03(\x0b\x32/.tunemesh.feedback_collector.v1.FeedbackReceipt\"Q\n\x0f\x46\x65\x65\x64\x62\x61\x63kReceipt\x12\x13\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x63\x63\x65pted_at_ms\x18\x02 \x01(\x03\x12\x11\n\tduplicate\x18\x03 \x01(\x08\x32\x9b\x01\n\x18\x46\x65\x65\x64\x62\x61\x63kCollectorService\x12\x7f\n\x0eSubmitFeedback\x12\x35.tunemesh.feedback_collector.v1.SubmitFeedbackRequest\x1a\x36.tunemesh.feedback_collector.v1.SubmitFeedbackResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n?tunemesh/feedback_collector/v1/feedback_collector_service.proto\x12\x1etunemesh.feedback_collector.v1\x1a!tunemesh/events/v1/feedback.proto\"G\n\x15SubmitFeedbackRequest\x12.\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x01 \x03(\x0b\x32\x1c.tunemesh.events.v1.Feedback\"[\n\x16SubmitFeedbackResponse\x12\x41\n\x08receipts\x18\x01 \x03(\x0b\x32/.tunemesh.feedback_collector.v1.FeedbackReceipt\"Q\n\x0f\x46\x65\x65\x64\x62\x61\x63kReceipt\x12\x13\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x63\x63\x65pted_at_ms\x18\x02 \x01(\x03\x12\x11\n\tduplicate\x18\x03 \x01(\x08\x32\x9b\x01\n\x18\x46\x65\x65\x64\x62\x61\x63kCollectorService\x12\x7f\n\x0eSubmitFeedback\x12\x35.tunemesh.feedback_collector.v1.SubmitFeedbackRequest\x1a\x36.tunemesh.feedback_collector.v1.SubmitFeedbackResponseBV\n\x1etunemesh.feedback_collector.v1P\x01Z2tunemesh/feedback_collector/v1;feedbackcollectorv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tunemesh.feedback_collector.v1.feedback_collector_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\036tunemesh.feedback_collector.v1P\001Z2tunemesh/feedback_collector/v1;feedbackcollectorv1'
   _globals['_SUBMITFEEDBACKREQUEST']._serialized_start=134
   _globals['_SUBMITFEEDBACKREQUEST']._serialized_end=205
   _globals['_SUBMITFEEDBACKRESPONSE']._serialized_start=207

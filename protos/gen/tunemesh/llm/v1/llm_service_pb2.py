@@ -25,13 +25,14 @@ _sym_db = _symbol_database.Default()
 from tunemesh.common.v1 import chat_pb2 as tunemesh_dot_common_dot_v1_dot_chat__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tunemesh/llm/v1/llm_service.proto\x12\x0ftunemesh.llm.v1\x1a\x1dtunemesh/common/v1/chat.proto\"\x99\x01\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x31\n\x08messages\x18\x02 \x03(\x0b\x32\x1f.tunemesh.common.v1.ChatMessage\x12.\n\x08sampling\x18\x03 \x01(\x0b\x32\x1c.tunemesh.common.v1.Sampling\x12\x0f\n\x07\x61\x64\x61pter\x18\x04 \x01(\t\"}\n\x10GenerateResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x15\n\rfinish_reason\x18\x02 \x01(\t\x12-\n\x05usage\x18\x03 \x01(\x0b\x32\x1e.tunemesh.common.v1.TokenUsage\x12\x15\n\rmodel_version\x18\x04 \x01(\t\"#\n\x12\x43ountTokensRequest\x12\r\n\x05texts\x18\x01 \x03(\t\"%\n\x13\x43ountTokensResponse\x12\x0e\n\x06\x63ounts\x18\x01 \x03(\r2\xb9\x01\n\nLlmService\x12Q\n\x08Generate\x12 .tunemesh.llm.v1.GenerateRequest\x1a!.tunemesh.llm.v1.GenerateResponse0\x01\x12X\n\x0b\x43ountTokens\x12#.tunemesh.llm.v1.CountTokensRequest\x1a$.tunemesh.llm.v1.CountTokensResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tunemesh/llm/v1/llm_service.proto\x12\x0ftunemesh.llm.v1\x1a\x1dtunemesh/common/v1/chat.proto\"\x99\x01\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x31\n\x08messages\x18\x02 \x03(\x0b\x32\x1f.tunemesh.common.v1.ChatMessage\x12.\n\x08sampling\x18\x03 \x01(\x0b\x32\x1c.tunemesh.common.v1.Sampling\x12\x0f\n\x07\x61\x64\x61pter\x18\x04 \x01(\t\"}\n\x10GenerateResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x15\n\rfinish_reason\x18\x02 \x01(\t\x12-\n\x05usage\x18\x03 \x01(\x0b\x32\x1e.tunemesh.common.v1.TokenUsage\x12\x15\n\rmodel_version\x18\x04 \x01(\t\"#\n\x12\x43ountTokensRequest\x12\r\n\x05texts\x18\x01 \x03(\t\"%\n\x13\x43ountTokensResponse\x12\x0e\n\x06\x63ounts\x18\x01 \x03(\r2\xb9\x01\n\nLlmService\x12Q\n\x08Generate\x12 .tunemesh.llm.v1.GenerateRequest\x1a!.tunemesh.llm.v1.GenerateResponse0\x01\x12X\n\x0b\x43ountTokens\x12#.tunemesh.llm.v1.CountTokensRequest\x1a$.tunemesh.llm.v1.CountTokensResponseB*\n\x0ftunemesh.llm.v1P\x01Z\x15tunemesh/llm/v1;llmv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tunemesh.llm.v1.llm_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\017tunemesh.llm.v1P\001Z\025tunemesh/llm/v1;llmv1'
   _globals['_GENERATEREQUEST']._serialized_start=86
   _globals['_GENERATEREQUEST']._serialized_end=239
   _globals['_GENERATERESPONSE']._serialized_start=241
