@@ -38,7 +38,7 @@ from services.common.language.base_model import PACKAGED_MODEL, packaged_folder
 from services.common.platform.errors import ConfigurationError
 from services.common.platform.settings import exit_with_configuration_error
 from services.mesh.runner import embedded, health
-from services.mesh.runner.compose import load_compose
+from services.mesh.runner.compose_reader import load_compose
 from services.mesh.runner.embedded import LOOPBACK, Command, EmbeddedServer, free_ports
 from services.mesh.runner.environments import REPOSITORY_ROOT, Environments
 from services.mesh.runner.plan import niceness

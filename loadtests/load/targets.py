@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.common.platform.errors import ConfigurationError
-from services.mesh.runner.state import MeshState, RunFolder
+from services.mesh.runner.run_folder import RunFolder
+from services.mesh.runner.state import MeshState
 
 LOOPBACK = "127.0.0.1"
 

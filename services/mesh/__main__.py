@@ -21,12 +21,14 @@ from services.common.platform.settings import exit_with_configuration_error, loa
 from services.mesh.mig import command_line as mig
 from services.mesh.operate.command_line import add_commands
 from services.mesh.runner import supervisor
-from services.mesh.runner.compose import load_compose, start_order
+from services.mesh.runner.compose import start_order
+from services.mesh.runner.compose_reader import load_compose
 from services.mesh.runner.mesh import Mesh, planner_for
 from services.mesh.runner.plan import Process
+from services.mesh.runner.run_folder import RunFolder, prepare_folder
 from services.mesh.runner.settings import MeshSettings, TopicsSettings
 from services.mesh.runner.settings_list import settings_of
-from services.mesh.runner.state import MeshState, RunFolder, ServiceState
+from services.mesh.runner.state import MeshState, ServiceState
 from services.mesh.runner.topics import create_topics, mesh_topic_configs, mesh_topic_partitions
 
 _FOLLOW_POLL_S = 0.2
@@ -155,7 +157,7 @@ def _supervise(arguments: argparse.Namespace) -> int:
     folder = RunFolder(settings.run_dir)
     planner = planner_for(settings, os.environ, tuple(arguments.services))
     with folder.lock():
-        supervisor.prepare_folder(folder, forget_volumes=planner.is_broker_in_memory)
+        prepare_folder(folder, forget_volumes=planner.is_broker_in_memory)
         plan = partial(_processes, settings)
         return asyncio.run(supervisor.supervise(plan, tuple(arguments.services), folder, settings, arguments.owner))
 

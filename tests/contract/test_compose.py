@@ -23,7 +23,8 @@ from pydantic_settings import BaseSettings
 from services.common.platform import settings as common_settings
 from services.common.platform.errors import ConfigurationError
 from services.common.platform.settings import EXIT_BAD_CONFIGURATION, ModelSettings, declared_variables, load_settings
-from services.mesh.runner.compose import CONTAINER_ONLY, HONOURED, Compose, Service, load_compose, selected
+from services.mesh.runner.compose import Compose, Service, selected
+from services.mesh.runner.compose_reader import CONTAINER_ONLY, HONOURED, load_compose
 from services.mesh.runner.environments import REPOSITORY_ROOT, Environments
 from services.mesh.runner.mesh import Mesh
 from services.mesh.runner.plan import Planner, Process

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from services.mesh.runner.compose import load_compose
+from services.mesh.runner.compose_reader import load_compose
 from services.mesh.runner.environments import REPOSITORY_ROOT
 
 CONFIGS = REPOSITORY_ROOT / "services" / "mesh" / "observability"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from services.mesh.runner.state import RunFolder
+from services.mesh.runner.run_folder import RunFolder
 from tests.e2e.demo_run import DemoRun
 
 

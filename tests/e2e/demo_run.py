@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from services.mesh.runner.environments import REPOSITORY_ROOT
-from services.mesh.runner.state import MeshState, RunFolder
+from services.mesh.runner.run_folder import RunFolder
+from services.mesh.runner.state import MeshState
 
 _SMALL_BASE = ("--base-events", "6000", "--base-epochs", "1")
 # The tests say that not one answer is degraded and not one feedback an orphan: that must hold on a machine that stands still for a second.

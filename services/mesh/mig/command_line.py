@@ -24,7 +24,7 @@ from services.common.platform.settings import load_settings
 from services.mesh.mig.override import commands, compose_names, expected_devices, override
 from services.mesh.mig.placement import MAX_GPUS, MAX_NEEDS, Need, Refusal, Slice, place
 from services.mesh.mig.profiles import COMPUTE_SLICES, GPUS
-from services.mesh.runner.compose import load_compose
+from services.mesh.runner.compose_reader import load_compose
 from services.mesh.runner.settings import MeshSettings
 
 _NEED = re.compile(r"(?P<service>[a-z][a-z0-9_-]*)=(?P<memory>[1-9]\d{0,3})g(?:,share=(?P<share>[0-9./]+))?")

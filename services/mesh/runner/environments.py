@@ -66,3 +66,14 @@ class Environments:
 
     def _folder(self, name: EnvironmentName) -> Path:
         return {"light": self.light, "ml": self.ml}[name]
+
+
+def installed(path: Path, package: str) -> Path:
+    """Return `path`, which a pip package brings.
+
+    Raises:
+        ConfigurationError: it is not there.
+    """
+    if not path.exists():
+        raise ConfigurationError(f"{path} is missing (package {package}): run `make setup`")
+    return path

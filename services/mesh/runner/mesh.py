@@ -23,11 +23,13 @@ from types import TracebackType
 from services.common.platform.errors import ConfigurationError
 from services.common.platform.settings import load_settings, variable_of
 from services.mesh.runner import embedded
-from services.mesh.runner.compose import load_compose, selected
+from services.mesh.runner.compose import selected
+from services.mesh.runner.compose_reader import load_compose
 from services.mesh.runner.environments import REPOSITORY_ROOT, Environments
 from services.mesh.runner.plan import Planner
+from services.mesh.runner.run_folder import RunFolder
 from services.mesh.runner.settings import MeshSettings
-from services.mesh.runner.state import ANSWERING, MeshState, ProcessId, RunFolder, ServiceState, StartRequest, kill
+from services.mesh.runner.state import ANSWERING, MeshState, ProcessId, ServiceState, StartRequest, kill
 
 _POLL_S = 0.1
 

@@ -25,9 +25,9 @@ from services.common.platform.errors import ConfigurationError
 from services.mesh.runner import embedded
 from services.mesh.runner.compose import DEFAULT_CPU_SHARES, Compose, Condition, HealthCheck, Local, Mount, Restart, Service
 from services.mesh.runner.environments import Environments
+from services.mesh.runner.run_folder import RUN_DIR_VARIABLE
 from services.mesh.runner.settings import MeshSettings
 
-RUN_DIR_VARIABLE = "TUNEMESH_RUN_DIR"
 GRPC_PROBE = ("python", "-m", "services.mesh.runner.health")
 
 ReadyKind = Literal["alive", "exit", "command", "grpc", "broker", "redis", "triton", "mlflow"]

@@ -1,8 +1,8 @@
 """Keeps the processes of one mesh running: `python -m services.mesh supervise`, started by `up`.
 
-Starts in dependency order, checks health, starts again what dies (with a growing pause), stops in reverse order on SIGTERM.
+Starts the services in dependency order and stops them in reverse order on SIGTERM; `supervised` keeps each of them running in between.
 Writes `state.json`; on SIGHUP it also starts the services that `start.json` names. Ends by itself when its owner (a demo or test) is gone.
-Knows processes and readiness, nothing about what the services do.
+Knows nothing about what the services do.
 """
 
 from __future__ import annotations
@@ -11,216 +11,23 @@ import asyncio
 import contextlib
 import logging
 import os
-import re
-import shutil
 import signal
-import socket
-import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from pathlib import Path
-
-import psutil
 
 from services.common.platform.clock import wall_ms
 from services.common.platform.errors import ConfigurationError
-from services.common.platform.settings import EXIT_BAD_CONFIGURATION
-from services.mesh.runner import embedded, health
-from services.mesh.runner.plan import RUN_DIR_VARIABLE, Process, Ready
+from services.mesh.runner.plan import Process
+from services.mesh.runner.run_folder import RunFolder
 from services.mesh.runner.settings import MeshSettings
-from services.mesh.runner.state import ANSWERING, MeshState, ProcessId, RunFolder, ServiceState, State, kill
+from services.mesh.runner.state import ANSWERING, MeshState, ProcessId
+from services.mesh.runner.supervised import Supervised
 
 _log = logging.getLogger("mesh")
 
 Names = tuple[str, ...]
 Plan = Callable[[Names], Sequence[Process]]
-
-_LAUNCHER = Path(__file__).with_name("launch.py")
-_PORT_WAIT_S = 5.0
-_POLL_S = 0.1
-# Whoever waits for a service waits for its next health check too.
-_UNWELL_POLL_S: dict[State, float] = {"starting": 0.2, "not_serving": 0.5, "unhealthy": 0.5}
-_CONFIGURATION_ERROR = re.compile(r"configuration error: [^\\\n]*")
-
-
-class Supervised:
-    """One process of the mesh, over all its restarts. All methods run in the supervisor's event loop."""
-
-    def __init__(self, process: Process, folder: RunFolder, settings: MeshSettings, publish: Callable[[], None]) -> None:
-        """`publish` is called after every change of `state`."""
-        self.process, self.state = process, ServiceState(ports=dict(process.ports), since_ms=wall_ms())
-        self._folder, self._settings, self._publish = folder, settings, publish
-        self._child: asyncio.subprocess.Process | None = None
-        self._stopping = asyncio.Event()
-        self._hurry = asyncio.Event()
-
-    @property
-    def has_ended_badly(self) -> bool:
-        """Whether it has failed for good or was stopped, so that starting it means a new beginning."""
-        return self.state.state in ("failed", "stopped")
-
-    @property
-    def was_started(self) -> bool:
-        """Whether it has run at least once."""
-        return self.state.pid != 0
-
-    async def run(self, dependencies_met: Callable[[], Awaitable[None]]) -> None:
-        """Start it once its dependencies allow, and again whenever it dies; return when it is done, failed or stopped."""
-        await dependencies_met()
-        backoff_s = self._settings.backoff_initial_ms / 1000
-        while not self._stopping.is_set():
-            taken = await self._wait_for_ports()
-            if taken or self._stopping.is_set():
-                self._become("failed" if taken else "stopped", taken)
-                return
-            started = time.monotonic()
-            try:
-                code = await self._live()
-            except OSError as error:  # no memory, no descriptor, no room for its log: that may pass
-                ending = f"could not be started: {error}"
-                _log.error("%s %s", self.process.name, ending)
-            else:
-                if self._ended_for_good(code):
-                    return
-                ending = _ending(code)
-            if time.monotonic() - started > self._settings.backoff_reset_ms / 1000:
-                backoff_s = self._settings.backoff_initial_ms / 1000
-            self._become("backoff", f"{ending}; starts again in {backoff_s:.1f} s")
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(backoff_s):
-                    await self._stopping.wait()
-            backoff_s = min(2 * backoff_s, self._settings.backoff_max_ms / 1000)
-        self._become("stopped", "")
-
-    async def stop(self) -> None:
-        """Ask it to end, kill its whole group after the grace time, and return when nothing of it is left."""
-        self._stopping.set()
-        child = self._child
-        if child is None:
-            if self.state.state not in ("failed", "done"):
-                self._become("stopped", "")
-            return
-        kill(child.pid, signal.SIGTERM)
-        waits = [asyncio.ensure_future(child.wait()), asyncio.ensure_future(self._hurry.wait())]
-        await asyncio.wait(waits, timeout=self.process.stop_grace_s, return_when=asyncio.FIRST_COMPLETED)
-        if child.returncode is None:
-            _log.warning("%s did not end within %.0f s of SIGTERM: killed", self.process.name, self.process.stop_grace_s)
-        kill(child.pid, signal.SIGKILL, group=True)
-        await child.wait()
-        for wait in waits:
-            wait.cancel()
-
-    def hurry(self) -> None:
-        """Do not wait for the grace time any longer."""
-        self._hurry.set()
-
-    async def _live(self) -> int:
-        """Spawn the process, watch its health until it ends, kill what is left of its group, and return its exit code."""
-        process = self.process
-        self._clear_shared_memory()
-        log = self._folder.log(process.name)
-        with log.open("ab") as output:
-            child = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", "-S", str(_LAUNCHER), str(_own_pid()), str(process.niceness), *process.argv),
-                env=dict(process.env),
-                cwd=process.cwd,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-        self._child = child
-        identity = ProcessId.of(child.pid)
-        self.state.restarts += 1 if self.was_started else 0
-        self.state.pid, self.state.start_ticks = child.pid, identity.start_ticks if identity else 0
-        self._become("starting", "")
-        _log.info("%s started: pid %d, restart %d", process.name, child.pid, self.state.restarts)
-        watch = asyncio.create_task(self._watch_health())
-        try:
-            return await child.wait()
-        finally:
-            kill(child.pid, signal.SIGKILL, group=True)
-            self._clear_shared_memory()
-            watch.cancel()
-            await asyncio.gather(watch, return_exceptions=True)
-            self._child = None
-
-    def _clear_shared_memory(self) -> None:
-        """Remove what a killed Triton leaves in /dev/shm."""
-        if self.process.ready.kind == "triton":
-            for port in self.process.ports.values():
-                embedded.remove_shared_memory(port)
-
-    def _ended_for_good(self, code: int) -> bool:
-        """Decide whether it stays down after this exit, and note why."""
-        name, restart = self.process.name, self.process.restart
-        if self._stopping.is_set():
-            self._become("stopped", "")
-        elif self.process.in_memory_broker:
-            self._become("failed", f"{_ending(code)}; its log was in memory and is lost: stop the mesh (make down) and start it again")
-        elif code == EXIT_BAD_CONFIGURATION or (code > 0 and _CONFIGURATION_ERROR.match(self._last_words())):
-            self._become("failed", self._last_words())
-        elif code == 0 and restart in ("no", "on-failure"):
-            self._become("done", "")
-        elif restart == "no":
-            self._become("failed", f"{_ending(code)}: {self._last_words()}")
-        else:
-            _log.warning("%s %s: %s", name, _ending(code), self._last_words())
-            return False
-        if self.state.state == "failed":
-            _log.error("%s failed: %s", name, self.state.message)
-        return True
-
-    async def _watch_health(self) -> None:
-        ready = self.process.ready
-        if ready.kind == "exit":
-            return
-        dead_sightings = 0
-        while True:
-            found = await check(ready, self.process)
-            if found is None:
-                found = "unhealthy" if self.state.state in ("healthy", "not_serving", "unhealthy") else "starting"
-            if found != self.state.state:
-                self._become(found, "")
-            # Twice in a row: a model that loads has a short-lived child that is dead for a moment before it is waited for.
-            dead_sightings = dead_sightings + 1 if ready.kind == "triton" and _has_dead_child(self.state.pid) else 0
-            if found == "healthy" and dead_sightings >= 2:
-                # Triton goes on calling itself ready, fails every request and never starts the stub again.
-                _log.warning("%s lost the process of a model: killed, to be started again", self.process.name)
-                kill(self.state.pid, signal.SIGKILL, group=True)
-                return
-            await asyncio.sleep(_UNWELL_POLL_S.get(found, ready.interval_s))
-
-    async def _wait_for_ports(self) -> str:
-        """Return "" once every port is free, or a sentence that names the one that is not. Only a restart waits."""
-        deadline = time.monotonic() + (_PORT_WAIT_S if self.was_started else 0.0)
-        while not self._stopping.is_set():
-            taken = next(((variable, port) for variable, port in self.process.ports.items() if not _is_free(port)), None)
-            if taken is None:
-                return ""
-            if time.monotonic() >= deadline:
-                variable, port = taken
-                message = f"port {port} of {self.process.name} is already taken{_holder(port)}: end that, or set {variable} to a free port"
-                _log.error("%s", message)
-                return message
-            await asyncio.sleep(_POLL_S)
-        return ""
-
-    def _last_words(self) -> str:
-        try:
-            with self._folder.log(self.process.name).open("rb") as log:
-                log.seek(max(0, log.seek(0, 2) - 4096))
-                tail = log.read().decode(errors="replace")
-        except OSError as error:
-            return f"(its log cannot be read: {error})"
-        # Triton wraps what a model raised into lines of its own.
-        wrapped = _CONFIGURATION_ERROR.search(tail)
-        return wrapped[0] if wrapped else embedded.last_line(tail)
-
-    def _become(self, state: State, message: str) -> None:
-        self.state.state, self.state.message, self.state.since_ms = state, message, wall_ms()
-        self._publish()
 
 
 class Supervisor:
@@ -233,7 +40,7 @@ class Supervisor:
             ConfigurationError: from `plan`.
         """
         self._plan, self._folder, self._settings, self._owner = plan, folder, settings, owner
-        self._state = MeshState(supervisor_pid=_own_pid(), started_ms=wall_ms())
+        self._state = MeshState(supervisor_pid=os.getpid(), started_ms=wall_ms())
         self._changed = asyncio.Event()
         self._all: dict[str, Supervised] = {}
         self._add(plan(names))
@@ -378,111 +185,6 @@ class Supervisor:
             _log.error("the state of the mesh cannot be written: %s", error)
         self._changed.set()
         self._changed = asyncio.Event()
-
-
-async def check(ready: Ready, process: Process) -> State | None:
-    """Return the state that a running process shows, or None when it does not answer."""
-    if ready.kind == "alive":
-        return "healthy"
-    if ready.kind == "grpc":
-        status = await health.probe(ready.port, timeout_s=ready.timeout_s)
-        return None if status is None else "healthy" if status == "SERVING" else "not_serving"
-    if ready.kind == "command":
-        return "healthy" if await _succeeds(ready, process) else None
-    probes = {
-        "broker": embedded.broker_ready,
-        "redis": embedded.redis_ready,
-        "triton": embedded.triton_ready,
-        "mlflow": embedded.mlflow_ready,
-    }
-    return "healthy" if await asyncio.to_thread(probes[ready.kind], ready.port) else None
-
-
-def prepare_folder(folder: RunFolder, *, forget_volumes: bool) -> None:
-    """Clear the ground for a new start, the lock held: kill leftovers, put the last run's logs and volumes aside.
-
-    Args:
-        folder: the run folder.
-        forget_volumes: the broker's log did not survive, so what was derived from it (features, tables, checkpoints) must not either;
-            it is kept as `volumes.previous` until the next one that came up.
-    """
-    previous = folder.read()
-    leftovers = folder.kill_leftovers(RUN_DIR_VARIABLE)
-    if leftovers:
-        _log.warning("killed %d processes that an earlier supervisor had left behind: %s", len(leftovers), leftovers)
-    if forget_volumes and (folder.path / "volumes").exists():
-        if previous is not None and not previous.was_up:  # nothing was learned in a start that failed
-            shutil.rmtree(folder.path / "volumes")
-        else:
-            shutil.rmtree(folder.path / "volumes.previous", ignore_errors=True)
-            (folder.path / "volumes").rename(folder.path / "volumes.previous")
-    folder.forget_request()
-    shutil.rmtree(folder.path / "logs.previous", ignore_errors=True)
-    for name in ("volumes", "logs", "logs.previous"):
-        (folder.path / name).mkdir(parents=True, exist_ok=True)
-    for log in folder.logs.glob("*.log"):
-        if log != folder.log("supervisor"):  # this process writes to it already
-            log.rename(folder.path / "logs.previous" / log.name)
-
-
-async def _succeeds(ready: Ready, process: Process) -> bool:
-    """Run a health command; it counts as failed when it takes longer than its timeout."""
-    child = await asyncio.create_subprocess_exec(
-        *ready.command,
-        env=dict(process.env),
-        cwd=process.cwd,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        async with asyncio.timeout(ready.timeout_s):
-            return await child.wait() == 0
-    except TimeoutError:
-        return False
-    finally:
-        if child.returncode is None:
-            kill(child.pid, signal.SIGKILL, group=True)
-            await child.wait()
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((embedded.LOOPBACK, port))
-        except OSError:
-            return False
-    return True
-
-
-def _holder(port: int) -> str:
-    """Return " (by pid N, NAME)" for the process that listens on a port, "" when it cannot be told."""
-    try:
-        for connection in psutil.net_connections(kind="tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
-                return f" (by pid {connection.pid}, {psutil.Process(connection.pid).name()})"
-    except psutil.Error:
-        _log.debug("may not see who holds port %d", port)
-    return ""
-
-
-def _has_dead_child(pid: int) -> bool:
-    try:
-        return any(child.status() == psutil.STATUS_ZOMBIE for child in psutil.Process(pid).children())
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _ending(code: int) -> str:
-    if code < 0:
-        return f"was ended by {signal.Signals(-code).name}"
-    return f"ended with code {code}"
-
-
-def _own_pid() -> int:
-    return os.getpid()
 
 
 async def supervise(plan: Plan, names: Names, folder: RunFolder, settings: MeshSettings, owner_pid: int | None) -> int:

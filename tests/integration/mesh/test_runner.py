@@ -16,9 +16,9 @@ from services.common.platform.errors import ConfigurationError
 from services.mesh.runner.embedded import free_port
 from services.mesh.runner.environments import REPOSITORY_ROOT
 from services.mesh.runner.mesh import Mesh
-from services.mesh.runner.plan import RUN_DIR_VARIABLE
+from services.mesh.runner.run_folder import RunFolder
 from services.mesh.runner.settings import MeshSettings
-from services.mesh.runner.state import ProcessId, RunFolder
+from services.mesh.runner.state import ProcessId
 
 pytestmark = pytest.mark.integration
 
@@ -98,7 +98,7 @@ class Dummies:
         return self.notes.read_text().splitlines() if self.notes.exists() else []
 
     def remaining(self) -> list[int]:
-        return RunFolder(self.folder / "run").processes(RUN_DIR_VARIABLE)
+        return RunFolder(self.folder / "run").processes()
 
 
 @pytest.fixture

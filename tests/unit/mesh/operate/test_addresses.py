@@ -5,7 +5,8 @@ import pytest
 
 from services.mesh.operate.addresses import Addresses
 from services.mesh.operate.settings import OperateSettings
-from services.mesh.runner.state import MeshState, RunFolder, ServiceState
+from services.mesh.runner.run_folder import RunFolder
+from services.mesh.runner.state import MeshState, ServiceState
 
 
 @pytest.fixture

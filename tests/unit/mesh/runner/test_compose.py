@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from services.common.platform.errors import ConfigurationError
-from services.mesh.runner.compose import Compose, Mount, load_compose, selected, start_order
+from services.mesh.runner.compose import Compose, Mount, selected, start_order
+from services.mesh.runner.compose_reader import load_compose
 
 FULL = """
 name: example

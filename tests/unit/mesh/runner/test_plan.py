@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from services.common.platform.errors import ConfigurationError
-from services.mesh.runner.compose import load_compose, selected
+from services.mesh.runner.compose import selected
+from services.mesh.runner.compose_reader import load_compose
 from services.mesh.runner.environments import Environments
 from services.mesh.runner.plan import Planner, Process, niceness
 from services.mesh.runner.settings import MeshSettings

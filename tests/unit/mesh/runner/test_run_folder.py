@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from services.mesh.runner.state import MeshState, RunFolder
-from services.mesh.runner.supervisor import prepare_folder
+from services.mesh.runner.run_folder import RunFolder, prepare_folder
+from services.mesh.runner.state import MeshState
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-from services.mesh.runner.compose import load_compose
+from services.mesh.runner.compose_reader import load_compose
 from services.mesh.runner.environments import REPOSITORY_ROOT
 from services.mesh.runner.settings_list import settings_of
 
