@@ -23,10 +23,12 @@ from services.common.ranker import exposure_block
 from services.common.ranker.delta import DeltaBody, Reassembler
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.features import Features
+from services.trainer.epoch import Epoch, EpochConfig
+from services.trainer.epoch_start import open_epoch
+from services.trainer.neighbours import HistoryLost, Logs, Stores
 from services.trainer.owner import ControlOwner
 from services.trainer.prequential import TaskQuality
 from services.trainer.publish_gate import GateLimits
-from services.trainer.session import HistoryLost, Logs, Session, SessionConfig, Stores, open_session
 from services.trainer.stores import BaseStore, Checkpoint, CheckpointStore, Dated, Retention, nothing_so_old
 from services.trainer.trainer_table import Eviction, TrainerTable
 
@@ -447,22 +449,22 @@ def broker_with(logs: Sequence[Sequence[SampleRecord]], disk: FakeDisk | None = 
 class Life:
     """One process: everything that a crash takes with it."""
 
-    open: Callable[[], Session]
+    open: Callable[[], Epoch]
     samples: FakeSamples
-    session: Session
+    epoch: Epoch
     num_epochs: int = 0
 
     @property
     def learner(self) -> FakeLearner:
-        assert isinstance(self.session.learner, FakeLearner)
-        return self.session.learner
+        assert isinstance(self.epoch.learner, FakeLearner)
+        return self.epoch.learner
 
-    def begin_epoch(self) -> Session:
-        """What the worker is given: the session that there is, then, at each restore, another one."""
+    def begin_epoch(self) -> Epoch:
+        """What the worker is given: the epoch that there is, then, at each restore, another one."""
         self.num_epochs += 1
         if self.num_epochs > 1:
-            self.session = self.open()
-        return self.session
+            self.epoch = self.open()
+        return self.epoch
 
 
 def start(
@@ -491,12 +493,12 @@ def start(
     }
     owner = ControlOwner(FakeControlLog(broker, faults), actor="test", now_ms=lambda: 7)
 
-    def opened() -> Session:
-        return open_session(
+    def opened() -> Epoch:
+        return open_epoch(
             FakeLearner,
             Logs(samples=samples, deltas=FakeDeltaLog(broker, faults, source), bases=FakeBaseLog(broker, faults), owner=owner),
             Stores(checkpoints=FakeCheckpoints(broker.disk, faults), bases=FakeBases(broker.disk, faults)),
-            SessionConfig(**fields),
+            EpochConfig(**fields),
             now_ms=now_ms,
             new_lineage_id=f"lineage-{uuid.uuid4().hex[:6]}",
             initial_arrays=lambda: initial,

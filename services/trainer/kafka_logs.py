@@ -23,8 +23,8 @@ from services.common.events.dead_letters import dead_letter_headers
 from services.common.events.envelope import Headers, headers_for
 from services.common.platform.errors import Unavailable
 from services.common.platform.kafka import RenewedProducer, assigned_consumer, drain_to_end, end_offsets
+from services.trainer.neighbours import HistoryLost
 from services.trainer.publisher import PendingAppend
-from services.trainer.session import HistoryLost
 
 SOURCE = "/tunemesh/trainer"
 _CLIENT_ID = "tunemesh-trainer"

@@ -3,7 +3,7 @@
     newest checkpoint at or before the time -> [pass over the later samples] -> a copy of it, named as the running epoch's next checkpoint
 
 Writing that copy decides the restore: whichever way this process ends then, the next start continues from it. What follows is an ordinary
-start (session.open_session): a new epoch, a fence, and every id that was published behind the checkpoint's cut published again, as it was
+start (epoch_start.open_epoch): a new epoch, a fence, and every id that was published behind the checkpoint's cut published again, as it was
 then: a row, or a tombstone. Before the copy is written, nothing is changed.
 
 It knows its neighbours as Protocols: neither Kafka, nor threads, nor what time it is.
@@ -20,10 +20,10 @@ from services.common.events.envelope import Headers
 from services.common.platform.errors import Conflict, Unavailable
 from services.common.ranker.feature_spec import FeatureSpec
 from services.trainer.dedup import DedupWindow
+from services.trainer.epoch import Epoch
 from services.trainer.merge import Position, TickMerge, UnusableRecord
 from services.trainer.plan import Restored
 from services.trainer.samples import Learnable, UnusableSample, parse_record, sample_ids
-from services.trainer.session import Session
 from services.trainer.stores import Checkpoint, Dated
 
 _log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class RawSample(Protocol):
 
 
 class SampleSource(Protocol):
-    """samples.v1, positioned by the session."""
+    """samples.v1, positioned by the epoch."""
 
     def poll(self, timeout_ms: int) -> Sequence[RawSample]:
         """Return what has come; waits at most timeout_ms for something."""
@@ -91,29 +91,29 @@ class Decision:
     skipped: tuple[int, ...]
 
 
-def decide(session: Session, source: SampleSource, spec: FeatureSpec, request: RestoreRequest) -> Decision:
-    """Return what to write. Nothing is changed but what `source` will return next: `session.rewind` before the session goes on.
+def decide(epoch: Epoch, source: SampleSource, spec: FeatureSpec, request: RestoreRequest) -> Decision:
+    """Return what to write. Nothing is changed but what `source` will return next: `epoch.rewind` before the epoch goes on.
 
     Raises:
         NotFound: no checkpoint is that old; says what is kept.
         Conflict: the samples behind the checkpoint are gone, so they cannot be learned again.
         Unavailable: broker or store do not answer.
     """
-    target = session.stores.checkpoints.at_or_before(request.not_after_ms, lineage_id=session.lineage_id)
+    target = epoch.stores.checkpoints.at_or_before(request.not_after_ms, lineage_id=epoch.lineage_id)
     old = target.checkpoint
     position, dedup_ids = old.cut.position, old.dedup_ids
-    ranges = session.logs.samples.ranges()
+    ranges = epoch.logs.samples.ranges()
     if len(ranges) != len(position.partitions):
         raise Conflict(f"samples.v1 has {len(ranges)} partitions now, {old.cut.name} was cut from {len(position.partitions)}")
     if request.skip_later_samples:
-        position, window = _pass_over(session, source, spec, [end for _, end in ranges])
+        position, window = _pass_over(epoch, source, spec, [end for _, end in ranges])
         dedup_ids = window.to_array()
     else:
         _require_samples(old.cut.name, position, ranges)
     # A target that lies ahead of what is learned now (a restore of a restore) has nothing to pass over.
     skipped = tuple(max(to - since, 0) for to, since in zip(position.offsets, old.cut.position.offsets, strict=True))
     restored = Restored(checkpoint=old.cut.name, skipped=skipped, actor=request.actor)
-    cut = replace(old.cut, name=session.next_checkpoint_name(), epoch=session.epoch, position=position, restored=restored)
+    cut = replace(old.cut, name=epoch.next_checkpoint_name(), epoch=epoch.number, position=position, restored=restored)
     _log.info("restoring %s, written at %d, for %s: %s samples passed over", old.cut.name, target.created_at_ms, request.actor, skipped)
     return Decision(target=target, checkpoint=replace(old, cut=cut, dedup_ids=dedup_ids), skipped=skipped)
 
@@ -127,14 +127,14 @@ def _require_samples(name: str, position: Position, ranges: Sequence[tuple[int, 
             )
 
 
-def _pass_over(session: Session, source: SampleSource, spec: FeatureSpec, ends: Sequence[int]) -> tuple[Position, DedupWindow]:
-    """Read on from where the session is to `ends`, learning nothing; return the position there and the window of all ids up to it.
+def _pass_over(epoch: Epoch, source: SampleSource, spec: FeatureSpec, ends: Sequence[int]) -> tuple[Position, DedupWindow]:
+    """Read on from where the epoch is to `ends`, learning nothing; return the position there and the window of all ids up to it.
 
     The ids count as learned: a joiner that crashed and repeats these samples must not bring them back.
     """
-    window = session.dedup.copy()
-    merge: TickMerge[Learnable] = TickMerge(session.merge.position, batch_groups=1)
-    session.logs.samples.seek(merge.position.offsets)
+    window = epoch.dedup.copy()
+    merge: TickMerge[Learnable] = TickMerge(epoch.merge.position, batch_groups=1)
+    epoch.logs.samples.seek(merge.position.offsets)
     source.hold([])
     num_quiet = 0
     while any(at < end for at, end in zip(source.read_to(), ends, strict=True)):

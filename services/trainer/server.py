@@ -1,6 +1,6 @@
 """The trainer's wiring: the control API in the main thread, the ranker worker in a thread of its own.
 
-The worker's thread makes everything that it owns (learner, Kafka clients, session), so that the server answers health while torch loads.
+The worker's thread makes everything that it owns (learner, Kafka clients, epoch), so that the server answers health while torch loads.
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ from services.common.platform.kafka import RenewedProducer
 from services.common.platform.settings import redacted, variable_of
 from services.common.platform.telemetry import Telemetry, configure
 from services.common.ranker.feature_spec import FeatureSpec
+from services.trainer.epoch import Epoch, EpochConfig
+from services.trainer.epoch_start import open_epoch
 from services.trainer.kafka_logs import KafkaBaseLog, KafkaControlLog, KafkaDeadLetters, KafkaDeltaLog, KafkaSamples, make_producer
+from services.trainer.neighbours import Fenced, HistoryLost, Learner, Logs, Stores
 from services.trainer.owner import ControlOwner
 from services.trainer.publish_gate import GateLimits
 from services.trainer.servicer import TrainerServicer
-from services.trainer.session import Fenced, HistoryLost, Learner, Logs, Session, SessionConfig, Stores, open_session
 from services.trainer.settings import TrainerSettings
 from services.trainer.stores import BaseStore, CheckpointStore, Retention, read_initial_base
 from services.trainer.worker import RankerWorker, WorkerConfig
@@ -104,12 +106,12 @@ class WorkerThread:
         try:
             logs, stores = make_logs(settings, samples, owner, producer), make_stores(settings, spec)
 
-            def begin_epoch() -> Session:
-                return open_session(
+            def begin_epoch() -> Epoch:
+                return open_epoch(
                     lambda: make_learner(spec),
                     logs,
                     stores,
-                    session_config(settings, spec, actor),
+                    epoch_config(settings, spec, actor),
                     now_ms=wall_ms,
                     new_lineage_id=uuid7(),
                     initial_arrays=lambda: initial_arrays(settings, spec),
@@ -162,9 +164,9 @@ def make_stores(settings: TrainerSettings, spec: FeatureSpec) -> Stores:
     )
 
 
-def session_config(settings: TrainerSettings, spec: FeatureSpec, actor: str) -> SessionConfig:
-    """Return what the settings say about a session."""
-    return SessionConfig(
+def epoch_config(settings: TrainerSettings, spec: FeatureSpec, actor: str) -> EpochConfig:
+    """Return what the settings say about an epoch."""
+    return EpochConfig(
         model=spec.model,
         schema_hash=spec.schema_hash,
         batch_groups=settings.batch_groups,

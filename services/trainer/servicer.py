@@ -14,9 +14,9 @@ from services.common.platform.clock import wall_ms
 from services.common.platform.control import ControlState
 from services.common.platform.errors import Conflict, CorruptArtifact, InvalidInput, NotFound, ServiceError, Unavailable
 from services.trainer.accepted import Adapters, check_target
+from services.trainer.neighbours import Fenced, HistoryLost
 from services.trainer.owner import ControlOwner
 from services.trainer.restore import RestoreRequest
-from services.trainer.session import Fenced, HistoryLost
 from services.trainer.worker import RankerWorker
 
 _MAX_NAME_BYTES = 256

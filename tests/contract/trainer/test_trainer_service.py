@@ -78,7 +78,7 @@ async def service() -> AsyncIterator[Service]:
     port = await server.start(serving=False)
     channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
     running = asyncio.create_task(asyncio.to_thread(worker.run))
-    servicer.attach(worker, life.session.logs.owner)
+    servicer.attach(worker, life.epoch.logs.owner)
     yield Service(trainer_service_pb2_grpc.TrainerServiceStub(channel), life.learner, broker, worker, adapters)
     worker.stop()
     await running

@@ -14,8 +14,8 @@ from services.common.platform.errors import Unavailable
 from services.common.platform.kafka import RenewedProducer, assigned_consumer, drain_to_end
 from services.common.ranker.delta import Reassembler, chunk
 from services.trainer.kafka_logs import KafkaBaseLog, KafkaControlLog, KafkaDeadLetters, KafkaDeltaLog, KafkaSamples, make_producer
+from services.trainer.neighbours import HistoryLost
 from services.trainer.owner import ControlOwner
-from services.trainer.session import HistoryLost
 
 pytestmark = pytest.mark.integration
 

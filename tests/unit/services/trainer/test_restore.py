@@ -37,41 +37,41 @@ class Mesh:
 
     def learn(self, num_batches: int = 10**9) -> None:
         """Learn, publish after each batch, and write a checkpoint at the end."""
-        session = self.life.session
+        epoch = self.life.epoch
         for _ in range(num_batches):
-            batch = session.merge.next_batch()
+            batch = epoch.merge.next_batch()
             while batch is None and self.read_some():
-                batch = session.merge.next_batch()
+                batch = epoch.merge.next_batch()
             if batch is None:
                 break
-            session.learn(batch)
+            epoch.learn(batch)
             self.publish()
         self.publish()
-        session.stores.checkpoints.write(session.cut(), now_ms=self.clock())
+        epoch.stores.checkpoints.write(epoch.cut(), now_ms=self.clock())
         self.hashes.append(self.life.learner.state_hash())
         self.times.append(self.clock())
 
     def read_some(self) -> bool:
         life, before = self.life, list(self.life.samples.positions)
         for record in life.samples.poll(0):
-            life.session.merge.push(record.partition, parse_record(SPEC, record.offset, record.value, record.headers))
+            life.epoch.merge.push(record.partition, parse_record(SPEC, record.offset, record.value, record.headers))
         ends = [end for _, end in life.samples.ranges()]
         return life.samples.positions != before or before != ends
 
     def publish(self) -> None:
-        session = self.life.session
-        session.publisher.flush(session.learner, 1_000)
-        session.publisher.publish(session.learner, session.merge.position, now_ms=self.clock(), traceparent="")
-        session.publisher.flush(session.learner, 1_000)
+        epoch = self.life.epoch
+        epoch.publisher.flush(epoch.learner, 1_000)
+        epoch.publisher.publish(epoch.learner, epoch.merge.position, now_ms=self.clock(), traceparent="")
+        epoch.publisher.flush(epoch.learner, 1_000)
 
     def decide(self, not_after_ms: int, *, skip: bool) -> Decision:
         request = RestoreRequest(not_after_ms=not_after_ms, skip_later_samples=skip, actor="ann")
-        return decide(self.life.session, self.life.samples, SPEC, request)
+        return decide(self.life.epoch, self.life.samples, SPEC, request)
 
     def restore(self, not_after_ms: int, *, skip: bool) -> Decision:
         decision = self.decide(not_after_ms, skip=skip)
-        self.life.session.stores.checkpoints.write(decision.checkpoint, now_ms=self.clock())
-        self.life.session = self.life.open()
+        self.life.epoch.stores.checkpoints.write(decision.checkpoint, now_ms=self.clock())
+        self.life.epoch = self.life.open()
         return decision
 
 
@@ -95,7 +95,7 @@ def test_replicas_go_back_to_what_the_checkpoint_holds_rows_created_since_are_ta
     assert not one.broker.replica.equals(old_arrays(one, then))
     one.restore(then, skip=skip)
     assert one.life.learner.state_hash() == one.hashes[0] != one.hashes[1]
-    assert one.life.session.epoch == 2
+    assert one.life.epoch.number == 2
     assert one.broker.replica.epoch == 2
     assert one.broker.replica.equals(old_arrays(one, then))
     assert bootstrapped_now(one.broker).equals(old_arrays(one, then))
@@ -104,8 +104,8 @@ def test_replicas_go_back_to_what_the_checkpoint_holds_rows_created_since_are_ta
 
 
 def old_arrays(one: Mesh, time_ms: int) -> dict[str, np.ndarray]:
-    lineage_id = one.life.session.lineage_id
-    return dict(one.life.session.stores.checkpoints.at_or_before(time_ms, lineage_id=lineage_id).checkpoint.arrays)
+    lineage_id = one.life.epoch.lineage_id
+    return dict(one.life.epoch.stores.checkpoints.at_or_before(time_ms, lineage_id=lineage_id).checkpoint.arrays)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -130,17 +130,17 @@ def test_a_rollback_never_learns_the_samples_since_even_when_a_joiner_repeats_th
     one = mesh()
     one.learn(10)
     restored_hash = one.hashes[0]
-    before = one.life.session.merge.position.offsets
+    before = one.life.epoch.merge.position.offsets
     one.learn(10)
     decision = one.restore(one.times[0], skip=True)
     ends = [len(log) for log in one.broker.samples]
-    assert one.life.session.merge.position.offsets == ends, "what had not been learned yet is passed over as well"
+    assert one.life.epoch.merge.position.offsets == ends, "what had not been learned yet is passed over as well"
     assert decision.skipped == tuple(end - offset for end, offset in zip(ends, before, strict=True))
     for log in one.broker.samples:
         log += [record_at(record, len(log) + number) for number, record in enumerate(log[-40:])]
     one.learn()
     assert one.hashes[-1] == restored_hash
-    assert one.life.session.counters.duplicates_skipped > 0
+    assert one.life.epoch.counters.duplicates_skipped > 0
 
 
 def record_at(record: object, offset: int) -> object:
@@ -154,11 +154,11 @@ def test_after_a_rollback_new_samples_are_learned() -> None:
     one.learn(10)
     one.learn(10)
     one.restore(one.times[0], skip=True)
-    num_trained = one.life.session.counters.samples_trained
+    num_trained = one.life.epoch.counters.samples_trained
     for log, more in zip(one.broker.samples, broker_with(sample_log(99)).samples, strict=True):
         log += [record_at(record, len(log) + number) for number, record in enumerate(more)]
     one.learn()
-    assert one.life.session.counters.samples_trained > num_trained
+    assert one.life.epoch.counters.samples_trained > num_trained
     assert one.hashes[-1] != one.hashes[0]
     assert one.broker.replica.equals(one.life.learner.state_arrays())
 
@@ -246,14 +246,14 @@ def test_when_nothing_is_that_old_the_answer_says_what_is_kept_and_nothing_chang
     one.learn(10)
     with pytest.raises(NotFound, match=r"no checkpoint was written at or before .*\(5\); the 3 that are kept were written from"):
         one.decide(5, skip=False)
-    assert one.life.session.epoch == 1
+    assert one.life.epoch.number == 1
 
 
 def test_samples_that_are_gone_cannot_be_learned_again_but_can_be_skipped() -> None:
     one = mesh()
     one.learn(10)
     one.learn(10)
-    position = one.life.session.merge.position.offsets
+    position = one.life.epoch.merge.position.offsets
     one.broker.samples[0] = [record for record in one.broker.samples[0] if record.offset >= position[0]]
     with pytest.raises(Conflict, match=r"samples\.v1\[0\] holds offsets .* can be skipped"):
         one.decide(one.times[0], skip=False)
@@ -261,7 +261,7 @@ def test_samples_that_are_gone_cannot_be_learned_again_but_can_be_skipped() -> N
     assert one.life.learner.state_hash() == one.hashes[0]
 
 
-def test_a_broker_that_gives_nothing_leaves_the_session_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broker_that_gives_nothing_leaves_the_epoch_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     one = mesh()
     one.learn(10)
     one.read_some()
@@ -269,7 +269,7 @@ def test_a_broker_that_gives_nothing_leaves_the_session_as_it_was(monkeypatch: p
     with pytest.raises(Unavailable, match="gives no samples"):
         one.decide(one.times[0], skip=True)
     monkeypatch.undo()
-    one.life.session.rewind()
+    one.life.epoch.rewind()
     one.learn()
     assert one.hashes[-1] == uninterrupted_hash()
 

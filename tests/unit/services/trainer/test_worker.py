@@ -10,8 +10,8 @@ from tunemesh.samples.v1.sample_pb2 import SampleRecord, Tick
 
 from services.common.platform import telemetry
 from services.common.platform.errors import Conflict, CorruptArtifact, Unavailable
+from services.trainer.neighbours import Fenced
 from services.trainer.restore import RestoreRequest
-from services.trainer.session import Fenced
 from services.trainer.worker import RankerWorker, WorkerConfig
 from tests.trainer_fakes import SPEC, FakeBroker, FakeDeadLetters, FakeRecord, Life, broker_with, group, sample_log, start
 
@@ -82,7 +82,7 @@ def test_a_stop_leaves_nothing_to_learn_again() -> None:
         until(lambda: run.worker.status.source_offsets == ends(broker))
     again = start(broker)
     assert again.learner.state_hash() == run.life.learner.state_hash()
-    assert again.session.merge.position.offsets == list(ends(broker))
+    assert again.epoch.merge.position.offsets == list(ends(broker))
 
 
 def test_records_that_cannot_be_used_are_set_aside_and_learning_goes_on() -> None:
@@ -211,7 +211,7 @@ def test_a_decided_restore_whose_epoch_cannot_begin_ends_the_worker_and_the_next
     newest = broker.disk.checkpoints[max(broker.disk.checkpoints)][0]
     assert newest.cut.restored is not None and newest.cut.restored.actor == "ann"
     again = start(broker)
-    assert again.session.epoch == 2
+    assert again.epoch.number == 2
     assert broker.replica.equals(again.learner.state_arrays())
 
 
@@ -225,7 +225,7 @@ def test_a_trainer_that_was_superseded_ends_and_writes_nothing_more() -> None:
         written = len(broker.deltas), len(broker.disk.checkpoints)
         time.sleep(0.1)
         assert (len(broker.deltas), len(broker.disk.checkpoints)) == written
-        assert successor.session.epoch == 2
+        assert successor.epoch.number == 2
         with pytest.raises(Unavailable, match="stopping"):
             run.worker.submit(run.worker.pause)
 

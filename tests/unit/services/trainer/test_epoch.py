@@ -7,8 +7,8 @@ import pytest
 from services.common.platform.control import ControlState
 from services.common.platform.errors import ConfigurationError
 from services.common.ranker.delta import Reassembler
+from services.trainer.neighbours import Fenced, HistoryLost
 from services.trainer.samples import parse_record
-from services.trainer.session import Fenced, HistoryLost
 from tests.trainer_fakes import (
     SPEC,
     Crash,
@@ -26,37 +26,37 @@ from tests.trainer_fakes import (
 
 
 def publish(life: Life) -> None:
-    session = life.session
-    if session.publisher.poll(session.learner):
-        session.publisher.publish(session.learner, session.merge.position, now_ms=7, traceparent="")
+    epoch = life.epoch
+    if epoch.publisher.poll(epoch.learner):
+        epoch.publisher.publish(epoch.learner, epoch.merge.position, now_ms=7, traceparent="")
 
 
 def publish_all(life: Life) -> None:
-    life.session.publisher.flush(life.learner, 1_000)
+    life.epoch.publisher.flush(life.learner, 1_000)
     publish(life)
-    life.session.publisher.flush(life.learner, 1_000)
+    life.epoch.publisher.flush(life.learner, 1_000)
 
 
 def read_some(life: Life) -> bool:
     for record in life.samples.poll(0):
-        life.session.merge.push(record.partition, parse_record(SPEC, record.offset, record.value, record.headers))
+        life.epoch.merge.push(record.partition, parse_record(SPEC, record.offset, record.value, record.headers))
     return any(position < end for position, (_, end) in zip(life.samples.positions, life.samples.ranges(), strict=True))
 
 
 def learn(life: Life, source: random.Random, *, max_batches: int = 10**9) -> None:
     """Learn to the end of the log, or max_batches, with deltas, checkpoints and bases at random moments."""
-    session, more, num_batches = life.session, True, 0
+    epoch, more, num_batches = life.epoch, True, 0
     while more:
         more = read_some(life)
-        while num_batches < max_batches and (batch := session.merge.next_batch()) is not None:
+        while num_batches < max_batches and (batch := epoch.merge.next_batch()) is not None:
             num_batches += 1
-            session.learn(batch)
+            epoch.learn(batch)
             if source.random() < 0.3:
                 publish(life)
             if source.random() < 0.1:
-                session.stores.checkpoints.write(session.cut(), now_ms=7)
+                epoch.stores.checkpoints.write(epoch.cut(), now_ms=7)
             if source.random() < 0.02:
-                session.publish_base()
+                epoch.publish_base()
         if num_batches == max_batches:
             return
     publish_all(life)
@@ -80,8 +80,8 @@ def test_the_state_does_not_depend_on_when_things_are_polled_published_or_writte
 def test_a_repeated_sample_is_learned_once() -> None:
     life = start(broker_with(sample_log(1)))
     learn(life, random.Random(0))
-    assert life.session.counters.duplicates_skipped > 0
-    assert life.session.counters.samples_trained > 150
+    assert life.epoch.counters.duplicates_skipped > 0
+    assert life.epoch.counters.samples_trained > 150
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -132,8 +132,8 @@ def test_what_a_zombie_published_after_the_cut_is_published_again_or_taken_back(
     assert broker.replica.equals(successor.learner.state_arrays())
     assert not broker.replica.equals(zombie.learner.state_arrays())
     with pytest.raises(Fenced, match="epoch 2 of ranker was claimed"):
-        zombie.session.check_ownership()
-    successor.session.check_ownership()
+        zombie.epoch.check_ownership()
+    successor.epoch.check_ownership()
 
 
 @pytest.mark.parametrize("moment", [(FakeControlLog, "append"), (FakeDeltaLog, "read")])
@@ -154,7 +154,7 @@ def test_a_zombie_that_publishes_while_its_successor_begins_is_taken_back(moment
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(owner, name, then_the_zombie_publishes)
         successor = start(broker)
-    assert -5 in user_ids_published_before(broker, successor.session.epoch)
+    assert -5 in user_ids_published_before(broker, successor.epoch.number)
     assert broker.replica.equals(successor.learner.state_arrays())
 
 
@@ -174,7 +174,7 @@ def test_the_first_start_gives_the_broker_a_lineage_and_begins_with_a_base() -> 
     assert subjects == ["lineage", "epoch/ranker"]
     assert broker.control[1].epoch_claim.continues_from == "checkpoint-000001-000001"
     assert (broker.bases[0].epoch, broker.bases[0].seq, list(broker.bases[0].delta_offsets)) == (1, -1, [0])
-    assert life.session.publisher.base_id == "base-000001-000001"
+    assert life.epoch.publisher.base_id == "base-000001-000001"
 
 
 def test_a_learner_without_checkpoints_begins_with_the_initial_base() -> None:
@@ -194,7 +194,7 @@ def test_a_continued_epoch_begins_without_a_new_base() -> None:
     learn(start(broker), random.Random(1), max_batches=10)
     life = start(broker)
     assert len(broker.bases) == len({pointer.epoch for pointer in broker.bases}) == 1
-    assert life.session.epoch == 2
+    assert life.epoch.number == 2
     fences = [record.header for record in broker.deltas if record.header.epoch == 2]
     assert (fences[0].seq, fences[0].prev_seq, fences[0].heartbeat) == (0, -1, True)
 
@@ -225,19 +225,19 @@ def test_another_broker_is_refused_and_can_be_adopted_with_the_weights_kept() ->
     first = broker_with(sample_log(1))
     life = start(first)
     learn(life, random.Random(1))
-    life.session.stores.checkpoints.write(life.session.cut(), now_ms=7)
+    life.epoch.stores.checkpoints.write(life.epoch.cut(), now_ms=7)
     other = broker_with(sample_log(4), first.disk)
     with pytest.raises(ConfigurationError, match="has no lineage"):
         start(other)
     assert not other.control and not other.deltas
     adopted = start(other, config={"on_lineage_change": "adopt"})
     assert adopted.learner.state_hash() == life.learner.state_hash()
-    assert adopted.session.merge.position.offsets == [0, 0]
-    assert adopted.session.epoch == 2
+    assert adopted.epoch.merge.position.offsets == [0, 0]
+    assert adopted.epoch.number == 2
     assert bootstrapped_now(other).rows.keys() == {"user", "item"}
     learn(adopted, random.Random(2))
     again = start(other)
-    assert again.session.lineage_id == adopted.session.lineage_id
+    assert again.epoch.lineage_id == adopted.epoch.lineage_id
     learn(again, random.Random(3))
     assert again.learner.state_hash() == adopted.learner.state_hash()
     assert other.replica.equals(again.learner.state_arrays())
@@ -250,7 +250,7 @@ def test_a_crash_while_adopting_still_ends_with_a_base_for_the_replicas() -> Non
             other = broker_with(sample_log(4), first.disk)
             life = start(first)
             learn(life, random.Random(1), max_batches=20)
-            life.session.stores.checkpoints.write(life.session.cut(), now_ms=7)
+            life.epoch.stores.checkpoints.write(life.epoch.cut(), now_ms=7)
             with pytest.raises(Crash):
                 start(other, config={"on_lineage_change": "adopt"}, faults=Faults(countdown=countdown, after=after))
             adopted = start(other, config={"on_lineage_change": "adopt"})
@@ -263,7 +263,7 @@ def test_a_broker_whose_control_log_shrank_is_noticed_while_running() -> None:
     life = start(broker)
     broker.control.clear()
     with pytest.raises(HistoryLost):
-        life.session.check_ownership()
+        life.epoch.check_ownership()
 
 
 def test_another_lineage_is_noticed_while_running() -> None:
@@ -273,15 +273,15 @@ def test_another_lineage_is_noticed_while_running() -> None:
     state.apply(broker.control[0])
     broker.control.append(state.lineage_change("OTHER", now_ms=1, actor="x"))
     with pytest.raises(HistoryLost, match="OTHER"):
-        life.session.check_ownership()
+        life.epoch.check_ownership()
 
 
 def test_a_base_in_the_middle_serves_new_replicas_and_is_not_needed_by_old_ones() -> None:
     broker = broker_with(sample_log(1))
     life = start(broker)
     learn(life, random.Random(1), max_batches=20)
-    pointer = life.session.publish_base()
-    assert (pointer.epoch, pointer.seq) == (1, life.session.publisher.seq)
+    pointer = life.epoch.publish_base()
+    assert (pointer.epoch, pointer.seq) == (1, life.epoch.publisher.seq)
     learn(life, random.Random(2))
     assert broker.replica.equals(life.learner.state_arrays())
     assert bootstrapped_now(broker).equals(life.learner.state_arrays())
@@ -291,7 +291,7 @@ def test_the_window_of_ids_survives_a_restart() -> None:
     broker = broker_with(sample_log(1))
     life = start(broker)
     learn(life, random.Random(1))
-    life.session.stores.checkpoints.write(life.session.cut(), now_ms=7)
+    life.epoch.stores.checkpoints.write(life.epoch.cut(), now_ms=7)
     again = start(broker)
-    assert (again.session.dedup.to_array() == life.session.dedup.to_array()).all()
-    assert again.session.counters == replace(life.session.counters)
+    assert (again.epoch.dedup.to_array() == life.epoch.dedup.to_array()).all()
+    assert again.epoch.counters == replace(life.epoch.counters)

@@ -1,0 +1,178 @@
+"""One epoch of the ranker worker: learns batches, cuts checkpoints, publishes bases. `epoch_start` opens it.
+
+It knows its neighbours as Protocols: neither Kafka, nor threads, nor what time it is.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from tunemesh.events.v1.delta_pb2 import BasePointer, RowDtype
+
+from services.common.platform.errors import CorruptArtifact
+from services.trainer.dedup import DedupWindow
+from services.trainer.merge import TickMerge
+from services.trainer.neighbours import Fenced, HistoryLost, Learner, Logs, Stores
+from services.trainer.plan import Cut, OnLineageChange
+from services.trainer.publish_gate import GateLimits, refusal
+from services.trainer.publisher import DeltaPublisher
+from services.trainer.samples import Learnable, without_repeats
+from services.trainer.stores import Checkpoint, Counters, base_name, checkpoint_name
+
+_log = logging.getLogger(__name__)
+
+ACKNOWLEDGE_TIMEOUT_MS = 30_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochConfig:
+    """What the settings say about an epoch."""
+
+    model: str
+    schema_hash: str
+    batch_groups: int
+    dedup_window_samples: int
+    dtype: RowDtype
+    limits: GateLimits
+    on_lineage_change: OnLineageChange
+    on_lineage_change_variable: str
+    actor: str
+
+
+@dataclass(slots=True, kw_only=True)
+class Epoch:
+    """One running epoch; everything in it belongs to the worker's thread. `number`: of the epoch, as it was claimed."""
+
+    learner: Learner
+    logs: Logs
+    stores: Stores
+    config: EpochConfig
+    lineage_id: str
+    number: int
+    merge: TickMerge[Learnable]
+    dedup: DedupWindow
+    publisher: DeltaPublisher
+    counters: Counters
+    now_ms: Callable[[], int]
+    num_checkpoints: int = 0
+    num_bases: int = 0
+    accepted_at_ms: list[int] = field(default_factory=list)
+
+    def learn(self, batch: Sequence[Learnable]) -> int:
+        """Learn those samples of a batch that were not learned before; return their number."""
+        groups = [group for item in batch if (group := without_repeats(item.group, self.dedup)) is not None]
+        num_all = sum(len(item.group.samples) for item in batch)
+        num_new = sum(len(group.samples) for group in groups)
+        if groups:
+            step = self.learner.step(groups)
+            self.publisher.note_step(num_samples=step.num_samples, gradient_norm=step.gradient_norm)
+            self.accepted_at_ms += [sample.accepted_at_ms for group in groups for sample in group.samples if sample.accepted_at_ms]
+        counters = self.counters
+        self.counters = replace(
+            counters,
+            samples_trained=counters.samples_trained + num_new,
+            duplicates_skipped=counters.duplicates_skipped + num_all - num_new,
+        )
+        return num_new
+
+    def note_unusable(self) -> None:
+        """Count a record that was set aside."""
+        self.counters = replace(self.counters, unusable_skipped=self.counters.unusable_skipped + 1)
+
+    def rewind(self) -> None:
+        """Read again what was read ahead of the last micro-batch."""
+        self.merge = TickMerge(self.merge.position, batch_groups=self.config.batch_groups)
+        self.logs.samples.seek(self.merge.position.offsets)
+
+    def next_checkpoint_name(self) -> str:
+        """Return a name that sorts behind every one of this epoch that was returned before."""
+        self.num_checkpoints += 1
+        return checkpoint_name(self.number, self.num_checkpoints)
+
+    def cut(self) -> Checkpoint:
+        """Return the whole state as it is at this micro-batch boundary; all copies, so that it can be written while learning goes on."""
+        cut = Cut(
+            name=self.next_checkpoint_name(),
+            lineage_id=self.lineage_id,
+            epoch=self.number,
+            base_id=self.publisher.base_id,
+            position=self.merge.position,
+            delta_offset=self.publisher.next_offset,
+        )
+        return Checkpoint(
+            cut=cut,
+            seq=self.publisher.seq,
+            counters=self.counters,
+            arrays=self.learner.state_arrays(),
+            dedup_ids=self.dedup.to_array(),
+        )
+
+    def publish_base(self) -> BasePointer:
+        """Publish a base of what is learned so far. Replicas that follow already need not load it.
+
+        The checkpoint comes first: a restart must not fall behind what a replica may have loaded.
+
+        Raises:
+            CorruptArtifact: the gate refuses it.
+            Unavailable: the broker or the store did not answer. The base may be half there; publish another.
+        """
+        self.publisher.flush(self.learner, ACKNOWLEDGE_TIMEOUT_MS)
+        checkpoint = self.cut_for_base()
+        self.stores.checkpoints.write(checkpoint, now_ms=self.now_ms())
+        return self.write_base(checkpoint)
+
+    def cut_for_base(self) -> Checkpoint:
+        """Return a cut that names the base that is about to be made of it, unless the gate refuses it."""
+        self.num_bases += 1
+        checkpoint = self.cut()
+        checkpoint = replace(checkpoint, cut=replace(checkpoint.cut, base_id=base_name(self.number, self.num_bases)))
+        arrays = checkpoint.arrays
+        rows = {name: arrays[f"table/{name}/rows"] for name in self.learner.tables}
+        reason = refusal(rows, {name: array for name, array in arrays.items() if name.startswith("dense/")}, self.config.limits)
+        if reason:
+            raise CorruptArtifact(f"the gate refuses base {checkpoint.cut.base_id}: {reason}")
+        return checkpoint
+
+    def write_base(self, checkpoint: Checkpoint) -> BasePointer:
+        """Make a base of a cut that names one, announce it, and let older bases go.
+
+        Raises:
+            Unavailable: the broker or the store did not answer.
+        """
+        cut = checkpoint.cut
+        artifact = self.stores.bases.write(checkpoint, epoch=self.number, seq=self.publisher.seq, now_ms=self.now_ms())
+        pointer = BasePointer(
+            model=self.config.model,
+            base_id=cut.base_id,
+            uri=artifact.url,
+            schema_hash=self.config.schema_hash,
+            lineage_id=self.lineage_id,
+            epoch=self.number,
+            seq=self.publisher.seq,
+            delta_offsets=[cut.delta_offset],
+            manifest_crc32c=artifact.manifest_crc32c,
+            created_at_ms=self.now_ms(),
+        )
+        self.logs.bases.append(pointer)
+        self.stores.bases.prune()
+        self.publisher.base_id = cut.base_id
+        _log.info("published %s (%s), deltas continue behind %d.%d", cut.base_id, artifact.url, self.number, self.publisher.seq)
+        return pointer
+
+    def check_ownership(self) -> None:
+        """Look whether this epoch still owns the model, in this broker's history.
+
+        Raises:
+            Fenced: a later epoch was claimed.
+            HistoryLost: the broker's lineage is another one now.
+            Unavailable: the broker does not answer.
+        """
+        self.logs.owner.sync()
+        state = self.logs.owner.state
+        if state.lineage_id != self.lineage_id:
+            raise HistoryLost(f"the broker's lineage changed from {self.lineage_id} to {state.lineage_id!r}")
+        claim = state.epoch_claim(self.config.model)
+        if claim is not None and claim.epoch > self.number:
+            raise Fenced(f"epoch {claim.epoch} of {self.config.model} was claimed: this trainer, of epoch {self.number}, stops")
