@@ -28,7 +28,7 @@ from services.trainer.epoch_start import open_epoch
 from services.trainer.neighbours import HistoryLost, Logs, Stores
 from services.trainer.owner import ControlOwner
 from services.trainer.prequential import TaskQuality
-from services.trainer.publish_gate import GateLimits
+from services.trainer.publish_gate import PublishGateLimits
 from services.trainer.stores import BaseStore, Checkpoint, CheckpointStore, Dated, Retention, nothing_so_old
 from services.trainer.trainer_table import Eviction, TrainerTable
 
@@ -485,7 +485,7 @@ def start(
         "batch_groups": 3,
         "dedup_window_samples": dedup_window_samples,
         "dtype": ROW_DTYPE_FP32,
-        "limits": GateLimits(max_row_norm=1e6, max_dense_norm=1e6),
+        "limits": PublishGateLimits(max_row_norm=1e6, max_dense_norm=1e6),
         "on_lineage_change": "refuse",
         "on_lineage_change_variable": "TUNEMESH_TRAINER_ON_LINEAGE_CHANGE",
         "actor": "test",

@@ -11,7 +11,7 @@ from services.common.language.aliases import BASE_MODEL
 from services.common.language.base_model import BaseModel
 from services.common.language.lora_store import AdapterManifest, AdapterName, AdapterVerdict
 from services.common.platform.errors import Conflict, Unavailable
-from services.tuner.adapter_gate import GateLimits
+from services.tuner.adapter_gate import AdapterGateLimits
 from services.tuner.dataset import Turn
 from services.tuner.evaluation import Evaluation, Passage, Question
 from services.tuner.examples import Demonstration, ExampleBook, TuneRules
@@ -51,7 +51,7 @@ RECIPE = Recipe(
     replay_share=0.25,
     replay_examples=20,
     concurrency=4,
-    limits=GateLimits(
+    limits=AdapterGateLimits(
         min_task_right=0.7,
         max_task_loss=0.0,
         max_context_loss=0.0,

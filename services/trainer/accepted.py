@@ -1,4 +1,4 @@
-"""Which adapters an alias of the language model may point at: those that the gate accepted for its task."""
+"""Which adapters an alias of the language model may point at: those that the adapter gate accepted for its task."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def check_target(alias: str, target: str, adapters: Adapters) -> None:
 
     Raises:
         InvalidInput, NotFound: the target is no adapter's name, or no such adapter is published.
-        Conflict: the gate refused the adapter, has not judged it, or judged it for another task.
-        CorruptArtifact, Unavailable: what the gate said cannot be read.
+        Conflict: the adapter gate refused the adapter, has not judged it, or judged it for another task.
+        CorruptArtifact, Unavailable: what the adapter gate said cannot be read.
     """
     task = task_of_llm_alias(alias)
     if not task or target == BASE_MODEL:
@@ -33,6 +33,6 @@ def check_target(alias: str, target: str, adapters: Adapters) -> None:
         raise Conflict(f"{name} was judged on the questions of task {name.task!r}, not on those of {task!r}")
     verdict = adapters.verdict(name)
     if verdict is None:
-        raise Conflict(f"the gate has not judged {name}: nothing is known of its answers")
+        raise Conflict(f"the adapter gate has not judged {name}: nothing is known of its answers")
     if not verdict.accepted:
-        raise Conflict(f"the gate refused {name}: {'; '.join(verdict.refusals) or 'without a reason'}")
+        raise Conflict(f"the adapter gate refused {name}: {'; '.join(verdict.refusals) or 'without a reason'}")

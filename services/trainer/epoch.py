@@ -16,7 +16,7 @@ from services.trainer.dedup import DedupWindow
 from services.trainer.merge import TickMerge
 from services.trainer.neighbours import Fenced, HistoryLost, Learner, Logs, Stores
 from services.trainer.plan import Cut, OnLineageChange
-from services.trainer.publish_gate import GateLimits, refusal
+from services.trainer.publish_gate import PublishGateLimits, refusal
 from services.trainer.publisher import DeltaPublisher
 from services.trainer.samples import Learnable, without_repeats
 from services.trainer.stores import Checkpoint, Counters, base_name, checkpoint_name
@@ -35,7 +35,7 @@ class EpochConfig:
     batch_groups: int
     dedup_window_samples: int
     dtype: RowDtype
-    limits: GateLimits
+    limits: PublishGateLimits
     on_lineage_change: OnLineageChange
     on_lineage_change_variable: str
     actor: str
@@ -115,7 +115,7 @@ class Epoch:
         The checkpoint comes first: a restart must not fall behind what a replica may have loaded.
 
         Raises:
-            CorruptArtifact: the gate refuses it.
+            CorruptArtifact: the publish gate refuses it.
             Unavailable: the broker or the store did not answer. The base may be half there; publish another.
         """
         self.publisher.flush(self.learner, ACKNOWLEDGE_TIMEOUT_MS)
@@ -124,7 +124,7 @@ class Epoch:
         return self.write_base(checkpoint)
 
     def cut_for_base(self) -> Checkpoint:
-        """Return a cut that names the base that is about to be made of it, unless the gate refuses it."""
+        """Return a cut that names the base that is about to be made of it, unless the publish gate refuses it."""
         self.num_bases += 1
         checkpoint = self.cut()
         checkpoint = replace(checkpoint, cut=replace(checkpoint.cut, base_id=base_name(self.number, self.num_bases)))
@@ -132,7 +132,7 @@ class Epoch:
         rows = {name: arrays[f"table/{name}/rows"] for name in self.learner.tables}
         reason = refusal(rows, {name: array for name, array in arrays.items() if name.startswith("dense/")}, self.config.limits)
         if reason:
-            raise CorruptArtifact(f"the gate refuses base {checkpoint.cut.base_id}: {reason}")
+            raise CorruptArtifact(f"the publish gate refuses base {checkpoint.cut.base_id}: {reason}")
         return checkpoint
 
     def write_base(self, checkpoint: Checkpoint) -> BasePointer:

@@ -1,4 +1,4 @@
-"""The inline gate: what a delta must pass before any replica sees it. Pure.
+"""The publish gate of the ranker: what a delta or base must pass before any replica sees it. Pure.
 
 It looks at the rows and weights that would be published, which is all that changed since the last delta.
 """
@@ -15,8 +15,8 @@ Float32s = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GateLimits:
-    """What is still believed to be a sound model."""
+class PublishGateLimits:
+    """What the publish gate still believes to be a sound model."""
 
     max_row_norm: float
     """Largest Euclidean norm of an embedding row."""
@@ -24,7 +24,7 @@ class GateLimits:
     """Largest Euclidean norm of one dense parameter tensor."""
 
 
-def refusal(rows_by_table: Mapping[str, Float32s], dense: Mapping[str, Float32s], limits: GateLimits) -> str:
+def refusal(rows_by_table: Mapping[str, Float32s], dense: Mapping[str, Float32s], limits: PublishGateLimits) -> str:
     """Return why these must not be published, in one line; empty when they may.
 
     Args:

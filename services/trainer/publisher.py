@@ -19,7 +19,7 @@ from tunemesh.events.v1.delta_pb2 import Delta, DeltaHeader, RowDtype
 from services.common.platform.errors import Unavailable
 from services.common.ranker.delta import DeltaBody, TableDelta, chunk, encode_body
 from services.trainer.merge import Position
-from services.trainer.publish_gate import Float32s, GateLimits, refusal
+from services.trainer.publish_gate import Float32s, PublishGateLimits, refusal
 from services.trainer.trainer_table import TrainerTable
 
 _log = logging.getLogger(__name__)
@@ -96,13 +96,13 @@ class DeltaPublisher:
         seq: of the last acknowledged delta; -1 before the first.
         next_offset: behind that delta, in the shard's partition.
         published_position: what the replicas' weights contain.
-        refusal: why the gate refused the last delta; empty while deltas pass.
+        refusal: why the publish gate refused the last delta; empty while deltas pass.
     """
 
     log: DeltaLog
     identity: Identity
     dtype: RowDtype
-    limits: GateLimits
+    limits: PublishGateLimits
     base_id: str
     next_offset: int
     published_position: Position
@@ -139,7 +139,7 @@ class DeltaPublisher:
         self._send(DeltaBody(), {}, self._published_steps, position, now_ms, "")
 
     def publish(self, learner: Published, position: Position, *, now_ms: int, traceparent: str) -> None:
-        """Start publishing all that changed; a heartbeat when nothing did, or when the gate refuses.
+        """Start publishing all that changed; a heartbeat when nothing did, or when the publish gate refuses.
 
         Args:
             learner: what to publish; the touched ids of its tables are acknowledged when the broker has the delta.
@@ -247,7 +247,7 @@ class DeltaPublisher:
 
     def _note_gate(self, reason: str) -> None:
         if reason and reason != self.refusal:
-            _log.error("the gate refuses delta %d.%d, replicas keep what they have: %s", self.identity.epoch, self.seq + 1, reason)
+            _log.error("the publish gate refuses delta %d.%d, replicas keep what they have: %s", self.identity.epoch, self.seq + 1, reason)
         elif self.refusal and not reason:
-            _log.warning("the gate lets deltas pass again; before: %s", self.refusal)
+            _log.warning("the publish gate lets deltas pass again; before: %s", self.refusal)
         self.refusal = reason

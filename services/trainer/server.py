@@ -30,7 +30,7 @@ from services.trainer.epoch_start import open_epoch
 from services.trainer.kafka_logs import KafkaBaseLog, KafkaControlLog, KafkaDeadLetters, KafkaDeltaLog, KafkaSamples, make_producer
 from services.trainer.neighbours import Fenced, HistoryLost, Learner, Logs, Stores
 from services.trainer.owner import ControlOwner
-from services.trainer.publish_gate import GateLimits
+from services.trainer.publish_gate import PublishGateLimits
 from services.trainer.servicer import TrainerServicer
 from services.trainer.settings import TrainerSettings
 from services.trainer.stores import BaseStore, CheckpointStore, Retention, read_initial_base
@@ -172,7 +172,7 @@ def epoch_config(settings: TrainerSettings, spec: FeatureSpec, actor: str) -> Ep
         batch_groups=settings.batch_groups,
         dedup_window_samples=settings.dedup_window_samples,
         dtype=_DTYPES[settings.delta_dtype],
-        limits=GateLimits(max_row_norm=settings.max_row_norm, max_dense_norm=settings.max_dense_norm),
+        limits=PublishGateLimits(max_row_norm=settings.max_row_norm, max_dense_norm=settings.max_dense_norm),
         on_lineage_change=settings.on_lineage_change,
         on_lineage_change_variable=variable_of(settings, "on_lineage_change"),
         actor=actor,

@@ -28,7 +28,7 @@ class TrainerServicer(trainer_service_pb2_grpc.TrainerServiceServicer):
     """One method per RPC; see protos/tunemesh/trainer/v1. UNAVAILABLE until the worker has begun its epoch."""
 
     def __init__(self, *, model: str, schema_hash: str, adapters: Adapters) -> None:
-        """Args: model and schema_hash of the feature spec; `adapters` tells what the gate said of them."""
+        """Args: model and schema_hash of the feature spec; `adapters` tells what the adapter gate said of them."""
         self._model = model
         self._schema_hash = schema_hash
         self._adapters = adapters

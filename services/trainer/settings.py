@@ -42,9 +42,9 @@ class TrainerSettings(BaseServiceSettings, KafkaSettings, FeatureSpecSettings, A
     keep_bases: int = Field(3, ge=1)
     """Older bases are deleted; a replica that starts needs the newest."""
     max_row_norm: float = Field(100.0, gt=0)
-    """The gate refuses a delta with an embedding row above this norm."""
+    """The publish gate refuses a delta with an embedding row above this norm."""
     max_dense_norm: float = Field(1_000.0, gt=0)
-    """The gate refuses a delta with a dense tensor above this norm."""
+    """The publish gate refuses a delta with a dense tensor above this norm."""
     samples_topic: str = topics.SAMPLES.name
     """Where samples are read. The topic settings let two meshes share a broker."""
     deltas_topic: str = topics.RANKER_DELTAS.name

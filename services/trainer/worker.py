@@ -137,11 +137,11 @@ class RankerWorker:
         """Write a checkpoint and return when it is durable.
 
         Raises:
-            Conflict: the gate refuses what was learned; a restart should find what was learned before.
+            Conflict: the publish gate refuses what was learned; a restart should find what was learned before.
             Unavailable: the store cannot be written.
         """
         if self._epoch.publisher.refusal:
-            raise Conflict(f"no checkpoint of weights that the gate refuses: {self._epoch.publisher.refusal}")
+            raise Conflict(f"no checkpoint of weights that the publish gate refuses: {self._epoch.publisher.refusal}")
         self._checkpoints.wait()
         checkpoint, state_hash = self._epoch.cut(), self._epoch.learner.state_hash()
         url = self._checkpoints.write(self._epoch, checkpoint)
@@ -162,7 +162,7 @@ class RankerWorker:
     def restore(self, request: RestoreRequest) -> Restoration:
         """Go back to an older checkpoint, in a new epoch; return when replicas have what is in it.
 
-        A pause that the gate had made ends, since its cause is gone; an operator's stays.
+        A pause that the publish gate had made ends, since its cause is gone; an operator's stays.
 
         Raises:
             NotFound, Conflict: nothing was changed, see `restore.decide`.

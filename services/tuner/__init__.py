@@ -1,1 +1,1 @@
-"""The trainer's second worker: LoRA tunes of the language model from curated demonstrations, and the gate before they answer anybody."""
+"""LoRA tunes of the language model from curated demonstrations, and the adapter gate that each passes before it answers anybody."""

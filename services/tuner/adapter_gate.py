@@ -1,4 +1,7 @@
-"""Whether a tuned adapter may answer anybody: its weights, its replay, and both slices against what answers now. Pure.
+"""The adapter gate: decides whether a tuned adapter may answer anybody. Pure.
+
+It looks at the adapter's weights, at the share of replay in its training, and at its answers on two slices beside those of the base and of
+what answers now.
 
 A tune without replay wins its own task and breaks the answering from context, so neither slice alone can tell a good adapter. Shares
 come with the percentile bootstrap of the paired differences (Efron and Tibshirani 1993, chapter 13): the same questions are drawn for
@@ -23,8 +26,8 @@ Right = Sequence[bool]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GateLimits:
-    """What an adapter must hold.
+class AdapterGateLimits:
+    """What an adapter must hold to pass the adapter gate.
 
     Attributes:
         min_task_right: share of right answers on the task slice.
@@ -65,7 +68,7 @@ class Candidate:
     replay_share: float
 
 
-def refused_weights(candidate: Candidate, limits: GateLimits) -> list[str]:
+def refused_weights(candidate: Candidate, limits: AdapterGateLimits) -> list[str]:
     """Return why the adapter must not even be loaded, as sentences; empty when it may."""
     refusals = []
     broken = [step for step, loss in enumerate(candidate.losses, start=1) if not math.isfinite(loss)]
@@ -83,7 +86,7 @@ def refused_weights(candidate: Candidate, limits: GateLimits) -> list[str]:
     return refusals
 
 
-def refused_answers(task: SliceOutcome, context: SliceOutcome, candidate: Candidate, limits: GateLimits) -> list[str]:
+def refused_answers(task: SliceOutcome, context: SliceOutcome, candidate: Candidate, limits: AdapterGateLimits) -> list[str]:
     """Return why the adapter must not go live, as sentences with their numbers; empty when it may."""
     return [*_refused_sizes(task, context, limits), *_refused_task(task, limits), *_refused_context(context, candidate, limits)]
 
@@ -118,7 +121,7 @@ def _bootstrapped(values_N: npt.NDArray[np.float64]) -> Metric:
     return Metric(value=float(values_N.mean()), low=float(low), high=float(high), num_samples=num)
 
 
-def _refused_sizes(task: SliceOutcome, context: SliceOutcome, limits: GateLimits) -> list[str]:
+def _refused_sizes(task: SliceOutcome, context: SliceOutcome, limits: AdapterGateLimits) -> list[str]:
     refusals = []
     for name, outcome, fewest in (
         ("task", task, limits.min_task_questions),
@@ -129,7 +132,7 @@ def _refused_sizes(task: SliceOutcome, context: SliceOutcome, limits: GateLimits
     return refusals
 
 
-def _refused_task(task: SliceOutcome, limits: GateLimits) -> list[str]:
+def _refused_task(task: SliceOutcome, limits: AdapterGateLimits) -> list[str]:
     right, gain, loss = share(task.candidate), difference(task.candidate, task.base), difference(task.candidate, task.live)
     refusals = []
     if not right.value >= limits.min_task_right:
@@ -149,7 +152,7 @@ def _refused_task(task: SliceOutcome, limits: GateLimits) -> list[str]:
     return refusals
 
 
-def _refused_context(context: SliceOutcome, candidate: Candidate, limits: GateLimits) -> list[str]:
+def _refused_context(context: SliceOutcome, candidate: Candidate, limits: AdapterGateLimits) -> list[str]:
     refusals = []
     if not candidate.replay_share >= limits.min_replay_share:
         refusals.append(

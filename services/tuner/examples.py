@@ -27,7 +27,7 @@ class TuneRules:
 
     Attributes:
         min_demonstrations: fewer teach nothing that lasts.
-        min_new_demonstrations: an automatic tune waits for so many since the last one began that the gate decided about.
+        min_new_demonstrations: an automatic tune waits for so many since the last one that the adapter gate decided about began.
         failed_retry_ms: a task whose tune failed is tuned again by itself after so long; twice as long after each further failure.
     """
 

@@ -24,7 +24,7 @@ from services.common.platform.ids import uuid7
 from services.common.platform.settings import redacted
 from services.common.platform.topic_follower import TopicFollower
 from services.tuner import job as jobs
-from services.tuner.adapter_gate import GateLimits
+from services.tuner.adapter_gate import AdapterGateLimits
 from services.tuner.adapters import Adapters, CatalogueReplay, EvaluationFolder, Examples, TrainingProcess
 from services.tuner.clients import GrpcControl, GrpcPrompts, GrpcServing, Retries
 from services.tuner.examples import ExampleBook, TuneRules
@@ -60,7 +60,7 @@ def recipe_of(settings: TunerSettings) -> Recipe:
         num_threads=settings.train_threads,
         seed=settings.seed,
     )
-    limits = GateLimits(
+    limits = AdapterGateLimits(
         min_task_right=settings.min_task_right,
         max_task_loss=settings.max_task_loss,
         max_context_loss=settings.max_context_loss,

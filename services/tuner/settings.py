@@ -100,18 +100,18 @@ class TunerSettings(BaseServiceSettings, KafkaSettings, ArtifactStoreSettings, M
     """How often MLflow is tried again while it is away."""
 
     min_task_right: float = Field(0.7, ge=0, le=1)
-    """Gate: least share of right answers on the task slice."""
+    """Adapter gate: least share of right answers on the task slice."""
     max_task_loss: float = Field(0.0, ge=0, le=1)
-    """Gate: by how much that share may be below the live adapter's."""
+    """Adapter gate: by how much that share may be below the live adapter's."""
     max_context_loss: float = Field(0.0, ge=0, le=1)
-    """Gate: by how much answers from given context may be below the base's and the live adapter's."""
+    """Adapter gate: by how much answers from given context may be below the base's and the live adapter's."""
     context_margin: float = Field(0.15, ge=0, le=1)
-    """Gate: how far below zero the lower 95 % bound of that difference to the base may be."""
+    """Adapter gate: how far below zero the lower 95 % bound of that difference to the base may be."""
     min_replay_share: float = Field(0.2, ge=0, le=1)
-    """Gate: least share of context-answering examples among those trained on."""
+    """Adapter gate: least share of context-answering examples among those trained on."""
     max_update_norm: float = Field(30.0, gt=0)
-    """Gate: largest Euclidean norm of one layer's update. Those of sound tunes of the default model were below 4."""
+    """Adapter gate: largest Euclidean norm of one layer's update. Those of sound tunes of the default model were below 4."""
     min_task_questions: int = Field(10, ge=1)
-    """Gate: a task slice with fewer questions says nothing."""
+    """Adapter gate: a task slice with fewer questions says nothing."""
     min_context_questions: int = Field(30, ge=1)
-    """Gate: a context slice with fewer questions says nothing."""
+    """Adapter gate: a context slice with fewer questions says nothing."""

@@ -1,7 +1,7 @@
 """Train one LoRA in a process of its own: `python -m services.tuner.train FOLDER` (ml environment).
 
 Reads FOLDER/job.json and writes what `services.tuner.job` describes; exit code 1 and FOLDER/error.txt when it cannot. Its memory
-goes back to the system with the process, and a crash is one failed tune. Knows nothing of Kafka, gRPC or the gate.
+goes back to the system with the process, and a crash is one failed tune. Knows nothing of Kafka, gRPC or the adapter gate.
 """
 
 from __future__ import annotations
@@ -252,7 +252,7 @@ def update_norms(model: Any, hyper: HyperParameters) -> dict[str, float]:
         up_OR = weights[name.replace(".lora_A.", ".lora_B.")]
         # |BA|² = trace(AᵀBᵀBA) = sum of (BᵀB) ∘ (AAᵀ)
         squared = float(torch.sum((up_OR.T @ up_OR) * (down_RI @ down_RI.T)))
-        # Rounding can make a zero slightly negative; NaN stays NaN, for the gate to see.
+        # Rounding can make a zero slightly negative; NaN stays NaN, for the adapter gate to see.
         norms[name.split(".lora_A.")[0]] = hyper.alpha / hyper.rank * math.sqrt(0.0 if squared < 0 else squared)
     return norms
 

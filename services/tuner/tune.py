@@ -17,7 +17,7 @@ from services.common.language.aliases import BASE_MODEL
 from services.common.language.base_model import BaseModel
 from services.common.language.lora_store import AdapterManifest, AdapterName, AdapterVerdict, Metric
 from services.common.platform.errors import ServiceError
-from services.tuner.adapter_gate import Candidate, GateLimits, SliceOutcome, measurements, refused_answers, refused_weights
+from services.tuner.adapter_gate import AdapterGateLimits, Candidate, SliceOutcome, measurements, refused_answers, refused_weights
 from services.tuner.dataset import Dataset, TrainingExample, Turn, make_dataset, steps_for
 from services.tuner.evaluation import Evaluation, HeldOut, Passage, Question, is_right
 from services.tuner.examples import Demonstration
@@ -138,7 +138,7 @@ class Recipe:
     replay_share: float
     replay_examples: int
     concurrency: int
-    limits: GateLimits
+    limits: AdapterGateLimits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

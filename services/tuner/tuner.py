@@ -80,7 +80,7 @@ class TaskState:
 
 @dataclass(slots=True)
 class _Past:
-    """What is remembered of a task's tunes: when the newest began that the gate decided about (0: none did), and what failed since."""
+    """What is remembered of a task's tunes: when the newest that the adapter gate decided about began (0: none), and what failed since."""
 
     decided_ms: int
     num_failures: int = 0

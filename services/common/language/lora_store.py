@@ -3,7 +3,7 @@
     <artifacts>/adapters/SmolLM2-135M-Instruct--helpdesk--v1/
         adapter_config.json, adapter_model.safetensors      as peft writes them
         manifest.json                                       what it is, and the hash of the two; written last
-        verdict.json                                        what the gate said, once it has
+        verdict.json                                        what the adapter gate said, once it has
 
 A name is used once: what it stands for never changes. On a local disk an adapter appears whole or not at all; elsewhere the manifest
 comes last, and a folder without one is no adapter. Knows no torch, no peft and no vLLM.
@@ -129,7 +129,7 @@ class AdapterManifest:
     hyper_parameters: Mapping[str, Any] = field(default_factory=dict)
     """Anything that JSON can hold."""
     metrics: Mapping[str, Metric] = field(default_factory=dict)
-    """What was known when it was made; the gate's measurements are in the verdict."""
+    """What was known when it was made; the adapter gate's measurements are in the verdict."""
     created_at_ms: int = 0
     mlflow_run_id: str = ""
     format_version: int = FORMAT_VERSION
@@ -137,7 +137,7 @@ class AdapterManifest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterVerdict:
-    """What the gate said about an adapter: once, for ever."""
+    """What the adapter gate said about an adapter: once, for ever."""
 
     name: str
     accepted: bool
@@ -300,7 +300,7 @@ class AdapterStore:
         return manifest
 
     def write_verdict(self, verdict: AdapterVerdict) -> None:
-        """Write down, once, what the gate said.
+        """Write down, once, what the adapter gate said.
 
         Raises:
             AdapterExists: there is a verdict already.
@@ -317,7 +317,7 @@ class AdapterStore:
             raise Unavailable(f"the verdict on {parsed} cannot be written: {error}") from error
 
     def verdict(self, name: str | AdapterName) -> AdapterVerdict | None:
-        """Return what the gate said about an adapter; None when it has not spoken.
+        """Return what the adapter gate said about an adapter; None when it has not spoken.
 
         Raises:
             CorruptArtifact: it cannot be understood.

@@ -94,12 +94,12 @@ def move(alias: str, to: str, trainer: Client, follower: Follower, *, allow_unju
         to: see above.
         trainer: the trainer's control API.
         follower: of the alias.
-        allow_unjudged: even at an adapter that the gate refused or has not judged.
+        allow_unjudged: even at one that the adapter gate refused or has not judged.
         timeout_ms: of each call.
     Raises:
         NotFound: the alias was never set, or no such target exists.
         InvalidInput: the alias has had one target only, or points at `to` already.
-        Conflict: somebody else moved the alias meanwhile, or the gate did not accept the adapter; nothing was changed.
+        Conflict: somebody else moved the alias meanwhile, or the adapter gate did not accept the adapter; nothing was changed.
         Unavailable: the trainer does not answer, or its broker.
     """
     stub = trainer_service_pb2_grpc.TrainerServiceStub(trainer.channel)  # type: ignore[no-untyped-call]

@@ -32,7 +32,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     rollback = commands.add_parser("rollback", parents=parents, help="take an alias or the ranker back")
     rollback.add_argument("alias", metavar="ALIAS", help="llm/TASK, prompt/NAME, prompt/NAME/LABEL, or ranker")
     rollback.add_argument("--to", default="", metavar="TARGET", help="an adapter, base, vN; of the ranker a time: 10m, 2026-11-22T09:30")
-    rollback.add_argument("--allow-unjudged", action="store_true", help="even to an adapter that the gate refused or has not judged")
+    rollback.add_argument("--allow-unjudged", action="store_true", help="even to one that the adapter gate refused or has not judged")
     _set(rollback, "rollback")
 
     retrain = commands.add_parser("retrain", parents=parents, help="go back to a checkpoint and learn the later samples again")

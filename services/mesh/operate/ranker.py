@@ -23,7 +23,7 @@ _REPLICA_SILENCE_MS = 15_000
 
 @dataclass(frozen=True, slots=True)
 class Learner:
-    """How the learner stands: whether it learns, its version, and why the gate refused its last delta (empty: it did not)."""
+    """How the learner stands: whether it learns, its version, and why the publish gate refused its last delta (empty: it did not)."""
 
     is_paused: bool
     version: str

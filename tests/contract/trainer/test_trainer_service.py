@@ -26,7 +26,7 @@ from tests.trainer_fakes import SPEC, FakeBroker, FakeDeadLetters, FakeLearner, 
 
 
 class FakeAdapters:
-    """Adapters and what the gate said; `failure` is raised in place of any answer."""
+    """Adapters and what the adapter gate said; `failure` is raised in place of any answer."""
 
     def __init__(self) -> None:
         self.verdicts: dict[str, AdapterVerdict | None] = {}
@@ -150,8 +150,8 @@ async def test_an_adapter_answers_only_when_the_gate_accepted_it(service: Servic
     service.adapters.verdicts[V3] = None
     other = service.adapters.judge("Base--shipping--v1")
     for target, code, text in [
-        (V2, grpc.StatusCode.FAILED_PRECONDITION, "the gate refused Base--helpdesk--v2: it forgot to read; it is slow"),
-        (V3, grpc.StatusCode.FAILED_PRECONDITION, "the gate has not judged"),
+        (V2, grpc.StatusCode.FAILED_PRECONDITION, "the adapter gate refused Base--helpdesk--v2: it forgot to read; it is slow"),
+        (V3, grpc.StatusCode.FAILED_PRECONDITION, "the adapter gate has not judged"),
         (other, grpc.StatusCode.FAILED_PRECONDITION, "judged on the questions of task 'shipping'"),
         ("Base--helpdesk--v9", grpc.StatusCode.NOT_FOUND, "no adapter"),
         ("v1", grpc.StatusCode.INVALID_ARGUMENT, "v1"),

@@ -93,7 +93,7 @@ class FakeParts(
 
     def SetAlias(self, request, context):
         if request.target in self.refused and not request.allow_unjudged:
-            context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"the gate refused {request.target}")
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"the adapter gate refused {request.target}")
         try:
             changed = self.state.alias_change(request.alias, request.target, request.expected_version, now_ms=0, actor=request.actor)
         except AliasConflict as error:

@@ -204,7 +204,7 @@ def test_rollback_to_a_refused_adapter_must_be_asked_for_twice(tunemesh: Run, pa
     parts.set(ALIAS, V1)
     parts.refused.add(V2)
     code, _, said = tunemesh("rollback", "llm/helpdesk", "--to", V2)
-    assert code == 1 and f"the gate refused {V2}" in said
+    assert code == 1 and f"the adapter gate refused {V2}" in said
     assert V2 not in parts.loaded
     assert document(tunemesh, "rollback", "llm/helpdesk", "--to", V2, "--allow-unjudged")["to"] == V2
 

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from services.trainer.publish_gate import GateLimits, refusal
+from services.trainer.publish_gate import PublishGateLimits, refusal
 
-LIMITS = GateLimits(max_row_norm=10.0, max_dense_norm=100.0)
+LIMITS = PublishGateLimits(max_row_norm=10.0, max_dense_norm=100.0)
 SOUND_ROWS = np.ones((3, 4), np.float32)
 SOUND_DENSE = np.ones((5, 5), np.float32)
 

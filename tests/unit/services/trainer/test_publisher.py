@@ -8,7 +8,7 @@ from tunemesh.events.v1.delta_pb2 import ROW_DTYPE_FP32, Delta
 from services.common.platform.errors import Unavailable
 from services.common.ranker.delta import DeltaBody, Reassembler
 from services.trainer.merge import PartitionPosition, Position
-from services.trainer.publish_gate import GateLimits
+from services.trainer.publish_gate import PublishGateLimits
 from services.trainer.publisher import DeltaPublisher, Identity
 from services.trainer.trainer_table import Eviction, TrainerTable
 
@@ -73,7 +73,7 @@ def parts() -> SimpleNamespace:
         log=log,
         identity=Identity(model="ranker", schema_hash="s", lineage_id="L", epoch=4),
         dtype=ROW_DTYPE_FP32,
-        limits=GateLimits(max_row_norm=100.0, max_dense_norm=1e6),
+        limits=PublishGateLimits(max_row_norm=100.0, max_dense_norm=1e6),
         base_id="base-1",
         next_offset=0,
         published_position=position(0),

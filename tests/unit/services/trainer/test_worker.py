@@ -155,7 +155,7 @@ def test_a_refusal_of_the_gate_pauses_learning_and_keeps_replicas_as_they_are() 
         assert "NaN" in run.worker.status.publishing_refused
         with pytest.raises(Conflict, match="NaN"):
             run.worker.submit(run.worker.write_checkpoint).result(5)
-        with pytest.raises(CorruptArtifact, match="the gate refuses base"):
+        with pytest.raises(CorruptArtifact, match="the publish gate refuses base"):
             run.worker.submit(run.worker.publish_base).result(5)
         num_checkpoints = len(broker.disk.checkpoints)
         until(lambda: broker.replica.seq > 5)

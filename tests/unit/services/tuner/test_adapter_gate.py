@@ -4,8 +4,8 @@ from dataclasses import replace
 import pytest
 
 from services.tuner.adapter_gate import (
+    AdapterGateLimits,
     Candidate,
-    GateLimits,
     SliceOutcome,
     difference,
     measurements,
@@ -14,7 +14,7 @@ from services.tuner.adapter_gate import (
     share,
 )
 
-LIMITS = GateLimits(
+LIMITS = AdapterGateLimits(
     min_task_right=0.7,
     max_task_loss=0.0,
     max_context_loss=0.0,
