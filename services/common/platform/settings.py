@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 import os
+import re
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
@@ -22,6 +23,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from services.common.platform.errors import ConfigurationError
 
 EXIT_BAD_CONFIGURATION = 2
+
+_CREDENTIALS = re.compile(r"://[^/\s]*@")
 
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)
 
@@ -149,8 +152,13 @@ def load_settings(cls: type[SettingsT], environ: Mapping[str, str] | None = None
 
 
 def redacted(settings: BaseSettings) -> str:
-    """Return the settings as one line for the log; SecretStr values show as asterisks."""
-    return " ".join(f"{name}={value!s}" for name, value in settings)
+    """Return the settings as one line for the log; SecretStr values and credentials inside addresses show as asterisks."""
+    return " ".join(f"{name}={without_credentials(str(value))}" for name, value in settings)
+
+
+def without_credentials(text: str) -> str:
+    """Return the text with `user:password@` of each address in it replaced: redis://:secret@host → redis://***@host."""
+    return _CREDENTIALS.sub("://***@", text)
 
 
 def _describe(cls: type[BaseSettings], detail: ErrorDetails) -> str:
@@ -162,7 +170,7 @@ def _describe(cls: type[BaseSettings], detail: ErrorDetails) -> str:
     reason = detail["msg"][:1].lower() + detail["msg"][1:]
     if detail["type"] == "missing":
         return f"{variable} is not set, and it has no default: set it"
-    return f"{variable}={detail['input']!s}: {reason}".replace("\n", " ")
+    return without_credentials(f"{variable}={detail['input']!s}: {reason}".replace("\n", " "))
 
 
 def _refuse_unknown_variables(cls: type[BaseSettings], environ: Mapping[str, str]) -> None:

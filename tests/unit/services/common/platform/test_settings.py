@@ -106,3 +106,24 @@ def test_another_error_is_not_taken_for_a_configuration_error():
 
     with pytest.raises(RuntimeError, match="defect"):
         run_main(main)
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("redis://:hunter2@cache:6379/0", "redis://***@cache:6379/0"),
+        ("https://user:hunter2@mlflow.example/", "https://***@mlflow.example/"),
+        ("redis://user:hunt@er2@cache:6379/0", "redis://***@cache:6379/0"),
+        ("redis://127.0.0.1:16379/0", "redis://127.0.0.1:16379/0"),
+    ],
+)
+def test_a_password_inside_an_address_is_not_shown(monkeypatch, address, shown):
+    monkeypatch.setenv("REDIS_URL", address)
+    assert f"redis_url={shown}" in redacted(ProbeSettings())
+
+
+def test_a_refused_value_does_not_show_its_password(monkeypatch):
+    monkeypatch.setenv("TUNEMESH_PROBE_PORT", "tcp://user:hunter2@host")
+    with pytest.raises(ConfigurationError) as refused:
+        load_settings(ProbeSettings)
+    assert "hunter2" not in str(refused.value) and "tcp://***@host" in str(refused.value)
