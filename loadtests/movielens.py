@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from services.common.platform.errors import ConfigurationError
-from services.trainer.overlay import overlay
+from services.common.ranker.overlay import overlay
 
 NUM_NEGATIVES = 99
 
@@ -89,7 +89,7 @@ def _same_block(left: Rating, right: Rating) -> bool:
 def overlaid_sessions(ratings: Sequence[Rating], *, active: int = 100, gap_cap_s: float = 20.0, seed: int = 0) -> list[TimedRating]:
     """Overlay the sessions: `active` users at once, each in own order with own gaps, capped; a user who is done makes room for the next.
 
-    See services.trainer.overlay. Months of original time become a busy service of two hours, which may then be sped up evenly.
+    See services.common.ranker.overlay. Months of original time become a busy service of two hours, which may then be sped up evenly.
     """
     order = overlay(
         [rating.user_id for rating in ratings], [rating.time_s for rating in ratings], active=active, gap_cap_s=gap_cap_s, seed=seed

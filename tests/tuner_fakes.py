@@ -9,14 +9,15 @@ from pathlib import Path
 
 from services.common.language.aliases import BASE_MODEL
 from services.common.language.base_model import BaseModel
+from services.common.language.evaluation import Evaluation, Passage, Question
+from services.common.language.items import Item
 from services.common.language.lora_store import AdapterManifest, AdapterName, AdapterVerdict
 from services.common.platform.errors import Conflict, Unavailable
 from services.tuner.adapter_gate import AdapterGateLimits
 from services.tuner.dataset import Turn
-from services.tuner.evaluation import Evaluation, Passage, Question
 from services.tuner.examples import Demonstration, ExampleBook, TuneRules
 from services.tuner.job import HyperParameters, Job, Step, TrainingResult
-from services.tuner.replay import Item, ReplayExample
+from services.tuner.replay import ReplayExample
 from services.tuner.tune import Live, Ports, Recipe
 from services.tuner.tuner import Sources, Tuner
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import yaml
 
 from loadtests.movielens import Film
-from services.tuner.evaluation import Passage, Question, is_right, parse_evaluation
-from services.tuner.replay import Item, passage_of, spoken_title, year_of
+from services.common.language.evaluation import Passage, Question, is_right, parse_evaluation
+from services.common.language.items import Item, passage_of, spoken_title, year_of
 
 TASK = "helpdesk"
 NUM_CONTEXT_QUESTIONS = 48

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from tunemesh.catalog.v1 import catalog_item_pb2
 
 from services.common.events.envelope import MalformedRecord, parse_value
+from services.common.language.items import sentences_of
 from services.common.platform.topic_follower import Record
 from services.retriever.core.documents import CATALOG, ChunkLimits, Document, Section, clean, hash_of, paragraphs_of
 
@@ -37,18 +38,17 @@ class CatalogChanges:
 
 def document_of(item: catalog_item_pb2.CatalogItem, chunks: ChunkLimits) -> Document:
     """Return an item as a document: categories and attributes in a sentence each, so that a model can answer from them."""
-    lines = [f"Categories: {', '.join(item.categories)}."] if item.categories else []
+    short: list[tuple[str, str]] = []
     long: list[str] = []
     for name, value in sorted(item.attributes.items())[:_MAX_ATTRIBUTES]:
         text = clean(value)
-        label = clean(name).replace("_", " ")
         if "\n" in text or len(text) > 200:
             long.extend(paragraphs_of(text))
         elif text:
-            lines.append(f"{label[:1].upper()}{label[1:]}: {text.rstrip('.')}.")
+            short.append((clean(name), text))
     title = clean(item.title).replace("\n", " ") or item.item_id
     # An item of nothing but a title is found by it all the same.
-    first = " ".join(lines) or f"{title}."
+    first = " ".join(sentences_of(item.categories, short)) or f"{title}."
     content = "\x00".join((title, first, *long))
     return Document(
         document_id=f"{_ID_PREFIX}{item.item_id}",

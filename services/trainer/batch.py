@@ -23,6 +23,7 @@ from services.common.ranker.feature_records import BASE_PARTIAL
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.features import Features, build_features
 from services.common.ranker.labels import keep_negative, labels_for, negative_labels
+from services.common.ranker.overlay import overlay
 from services.common.ranker.recall_state import (
     CO_OCCURRENCE_DEPTH,
     MAX_NEIGHBOURS,
@@ -33,7 +34,6 @@ from services.common.ranker.recall_state import (
     pack_ids,
 )
 from services.common.ranker.states import NO_OFFSET, GlobalState, Interaction, ItemState, UserState, merge_item_bytes
-from services.trainer.overlay import overlay
 
 NUM_OTHERS = 99
 

@@ -19,15 +19,16 @@ from tunemesh.events.v1 import example_pb2
 
 from services.common.events.envelope import MalformedRecord, parse_value
 from services.common.events.topics import CATALOG
+from services.common.language.evaluation import MAX_PASSAGES, MAX_TEXT_CHARS, Evaluation, Passage, parse_evaluation
+from services.common.language.items import Item
 from services.common.language.lora_store import AdapterManifest, AdapterName, AdapterStore, AdapterVerdict, is_task
 from services.common.platform.errors import CorruptArtifact, InvalidInput, NotFound
 from services.common.platform.kafka import read_compacted
 from services.common.platform.topic_follower import Record
 from services.tuner import job as jobs
 from services.tuner.dataset import Turn
-from services.tuner.evaluation import MAX_PASSAGES, MAX_TEXT_CHARS, Evaluation, Passage, parse_evaluation
 from services.tuner.examples import Demonstration, ExampleBook
-from services.tuner.replay import Item, ReplayExample
+from services.tuner.replay import ReplayExample
 from services.tuner.tune import TrainingFailed
 
 _MAX_FILE_BYTES = 16 * 1024 * 1024

@@ -6,26 +6,13 @@ The answers are facts of the given passages, never of the world, so that what is
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from services.tuner.evaluation import Evaluation, Passage
+from services.common.language.evaluation import Evaluation, Passage
+from services.common.language.items import Item, passage_of, spoken_title, year_of
 
 MIN_PASSAGES, MAX_PASSAGES = 2, 4
-
-_TITLE = re.compile(r"(?P<name>.*\S)\s*\((?P<year>[12][0-9]{3})\)")
-_ARTICLE = re.compile(r"(?P<rest>.+), (?P<article>The|A|An)")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Item:
-    """One item of the catalogue. `attributes` are pairs, sorted by name."""
-
-    item_id: str
-    title: str
-    categories: tuple[str, ...]
-    attributes: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,29 +22,6 @@ class ReplayExample:
     question: str
     passages: tuple[Passage, ...]
     answer: str
-
-
-def passage_of(item: Item) -> Passage:
-    """Return the item as a passage, worded as the retriever words it."""
-    lines = [f"Categories: {', '.join(item.categories)}."] if item.categories else []
-    for name, value in item.attributes:
-        label = name.replace("_", " ")
-        lines.append(f"{label[:1].upper()}{label[1:]}: {value.rstrip('.')}.")
-    return Passage(item.title, " ".join(lines) or f"{item.title}.")
-
-
-def spoken_title(title: str) -> str:
-    """Return a title as people say it: "Usual Suspects, The (1995)" is "The Usual Suspects"."""
-    found = _TITLE.fullmatch(title)
-    name = found["name"] if found else title
-    article = _ARTICLE.fullmatch(name)
-    return f"{article['article']} {article['rest']}" if article else name
-
-
-def year_of(title: str) -> str:
-    """Return the year at the end of a title, empty when it has none."""
-    found = _TITLE.fullmatch(title)
-    return found["year"] if found else ""
 
 
 def without_evaluated(items: Sequence[Item], evaluation: Evaluation) -> list[Item]:

@@ -15,14 +15,15 @@ from typing import Literal, Protocol, TypeVar
 
 from services.common.language.aliases import BASE_MODEL
 from services.common.language.base_model import BaseModel
+from services.common.language.evaluation import Evaluation, HeldOut, Passage, Question, is_right
+from services.common.language.items import Item
 from services.common.language.lora_store import AdapterManifest, AdapterName, AdapterVerdict, Metric
 from services.common.platform.errors import ServiceError
 from services.tuner.adapter_gate import AdapterGateLimits, Candidate, SliceOutcome, measurements, refused_answers, refused_weights
 from services.tuner.dataset import Dataset, TrainingExample, Turn, make_dataset, steps_for
-from services.tuner.evaluation import Evaluation, HeldOut, Passage, Question, is_right
 from services.tuner.examples import Demonstration
 from services.tuner.job import HyperParameters, Job, Step, TrainingResult
-from services.tuner.replay import Item, ReplayExample, replay_from_items, without_evaluated
+from services.tuner.replay import ReplayExample, replay_from_items, without_evaluated
 
 Phase = Literal["collecting", "training", "evaluating", "loading", "live", "refused", "failed"]
 ENDED: frozenset[Phase] = frozenset({"live", "refused", "failed"})

@@ -20,6 +20,8 @@ from loadtests.demo import helpdesk
 from loadtests.movielens import load_films
 from services.common.language.aliases import BASE_MODEL
 from services.common.language.base_model import PACKAGED_MODEL, BaseModel, packaged_folder
+from services.common.language.evaluation import Evaluation
+from services.common.language.items import Item
 from services.common.language.lora_store import AdapterName, AdapterStore
 from services.common.platform.clock import wall_ms
 from services.common.platform.grpc_client import open_channel
@@ -28,10 +30,9 @@ from services.mesh.runner.embedded import free_ports
 from services.mesh.runner.environments import REPOSITORY_ROOT
 from services.tuner.adapters import Adapters, TrainingProcess
 from services.tuner.clients import GrpcPrompts, GrpcServing, Retries
-from services.tuner.evaluation import Evaluation
 from services.tuner.examples import Demonstration
 from services.tuner.mirror import NoMirror
-from services.tuner.replay import Item, ReplayExample
+from services.tuner.replay import ReplayExample
 from services.tuner.server import recipe_of
 from services.tuner.settings import TunerSettings
 from services.tuner.tune import Collected, Live, Ports, Tune, TuneStatus

@@ -5,8 +5,9 @@ import yaml
 
 from loadtests.demo import helpdesk
 from loadtests.movielens import Film, load_films
-from services.tuner.evaluation import HeldOut, parse_evaluation
-from services.tuner.replay import Item, replay_from_items, without_evaluated
+from services.common.language.evaluation import HeldOut, parse_evaluation
+from services.common.language.items import Item
+from services.tuner.replay import replay_from_items, without_evaluated
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,8 @@
 import re
 
-from services.tuner.evaluation import Evaluation, Passage, Question
-from services.tuner.replay import Item, passage_of, replay_from_items, spoken_title, without_evaluated, year_of
+from services.common.language.evaluation import Evaluation, Passage, Question
+from services.common.language.items import Item, passage_of, spoken_title, year_of
+from services.tuner.replay import replay_from_items, without_evaluated
 
 ITEMS = [
     Item(item_id=str(i), title=f"Film {name}, The ({1960 + i})", categories=(("Drama", "Comedy", "War")[i % 3],))

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from services.common.language.evaluation import Passage
 from services.common.platform.errors import Conflict, Unavailable
-from services.tuner.evaluation import Passage
 from services.tuner.replay import ReplayExample
 from services.tuner.tune import Collected, Live, TrainingFailed, Tune, TuneStatus
 from tests.tuner_fakes import BASE, EVALUATION, NAME, RECIPE, TASK, FakeReplay, World, demonstrations

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from services.trainer.overlay import overlay
+from services.common.ranker.overlay import overlay
 
 USERS = ["a", "a", "b", "a", "c", "c"]
 TIMES = [0, 0, 5, 1000, 2000, 2003]

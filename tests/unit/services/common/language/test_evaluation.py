@@ -2,8 +2,8 @@ import copy
 
 import pytest
 
+from services.common.language.evaluation import HeldOut, Passage, Question, is_right, parse_evaluation
 from services.common.platform.errors import InvalidInput
-from services.tuner.evaluation import HeldOut, Passage, Question, is_right, parse_evaluation
 
 FIELDS = {
     "task_slice": [{"question": "How long may I keep it?", "accept": [["nine days", "9 days"]]}],

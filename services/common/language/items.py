@@ -1,0 +1,53 @@
+"""A catalogue item in words: the sentences by which it is found and from which it is answered. Pure.
+
+The retriever indexes these sentences, the tuner rehearses reading them, and whoever writes an evaluation file may ask about them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from services.common.language.evaluation import Passage
+
+_TITLE = re.compile(r"(?P<name>.*\S)\s*\((?P<year>[12][0-9]{3})\)")
+_ARTICLE = re.compile(r"(?P<rest>.+), (?P<article>The|A|An)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One item of the catalogue. `attributes` are pairs, sorted by name."""
+
+    item_id: str
+    title: str
+    categories: tuple[str, ...]
+    attributes: tuple[tuple[str, str], ...] = ()
+
+
+def sentences_of(categories: Sequence[str], attributes: Iterable[tuple[str, str]]) -> list[str]:
+    """Return a sentence for all categories, then one for each attribute (name, value)."""
+    lines = [f"Categories: {', '.join(categories)}."] if categories else []
+    for name, value in attributes:
+        label = name.replace("_", " ")
+        lines.append(f"{label[:1].upper()}{label[1:]}: {value.rstrip('.')}.")
+    return lines
+
+
+def passage_of(item: Item) -> Passage:
+    """Return the item as a passage, worded as the retriever words it."""
+    return Passage(item.title, " ".join(sentences_of(item.categories, item.attributes)) or f"{item.title}.")
+
+
+def spoken_title(title: str) -> str:
+    """Return a title as people say it: "Usual Suspects, The (1995)" is "The Usual Suspects"."""
+    found = _TITLE.fullmatch(title)
+    name = found["name"] if found else title
+    article = _ARTICLE.fullmatch(name)
+    return f"{article['article']} {article['rest']}" if article else name
+
+
+def year_of(title: str) -> str:
+    """Return the year at the end of a title, empty when it has none."""
+    found = _TITLE.fullmatch(title)
+    return found["year"] if found else ""
