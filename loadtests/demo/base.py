@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
+import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,19 +20,9 @@ from services.mesh.runner.environments import REPOSITORY_ROOT, Environments
 
 BASE_FRACTION = 0.6
 
-# What a base depends on besides the data: when one of these changes, the kept base is not used again.
-_SOURCES = (
-    "model_repo/ranker/feature_spec.yaml",
-    "services/common/ranker/exposure_block.py",
-    "services/common/ranker/feature_spec.py",
-    "services/common/ranker/features.py",
-    "services/common/ranker/labels.py",
-    "services/common/ranker",
-    "services/common/ranker/tables",
-    "services/trainer/batch.py",
-    "services/trainer/learner.py",
-    "services/trainer/train.py",
-)
+_SPEC = "model_repo/ranker/feature_spec.yaml"
+# What a base depends on besides the data, the options and the modules that training imports (the base itself names those).
+_OTHER_SOURCES = (_SPEC, "requirements-ml.lock")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,24 +46,38 @@ def load(*, base_events: int | None = None) -> Data:
 
 
 def train_or_reuse(data: Data, folder: Path, *, log: Path, epochs: int | None = None) -> tuple[Path, bool]:
-    """Return the folder of a base for `data`, and whether an earlier run had made it.
+    """Return the folder of a base for `data`, and whether an earlier run had made it. A base that today's code would not make is replaced.
 
     Raises:
         ConfigurationError: training failed; names the log.
     """
     options = [] if epochs is None else ["--epochs", str(epochs)]
     target = folder / f"base-{_fingerprint(data.base, options)}"
-    if (target / "manifest.json").exists():
+    if is_fresh(target):
         return target, True
+    shutil.rmtree(target, ignore_errors=True)
     events = folder / "base_events.csv"
     _write_events(data, events)
     command = [str(Environments.of_repository().python("ml")), "-m", "services.trainer.train"]
-    command += ["--data", str(events), "--spec", str(REPOSITORY_ROOT / _SOURCES[0]), "--out", str(target), *options]
+    command += ["--data", str(events), "--spec", str(REPOSITORY_ROOT / _SPEC), "--out", str(target), *options]
     with log.open("w") as output:
         done = subprocess.run(command, cwd=REPOSITORY_ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False)
     if done.returncode != 0:
         raise ConfigurationError(f"training the base failed with code {done.returncode}; see {log}")
     return target, False
+
+
+def is_fresh(base: Path, root: Path = REPOSITORY_ROOT) -> bool:
+    """Say whether a base is there and every module that its training imported is still what it was."""
+    manifest = base / "manifest.json"
+    if not manifest.exists():
+        return False
+    sources = json.loads(manifest.read_text(encoding="utf-8"))["metadata"].get("sources", {})
+    return bool(sources) and all(_hash_of(root / path) == digest for path, digest in sources.items())
+
+
+def _hash_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
 
 
 def _write_events(data: Data, path: Path) -> None:
@@ -86,8 +92,6 @@ def _write_events(data: Data, path: Path) -> None:
 
 def _fingerprint(base: Sequence[Rating], options: Sequence[str]) -> str:
     digest = hashlib.sha256(repr((len(base), base[0], base[-1], list(options))).encode())
-    for source in _SOURCES:
-        path = REPOSITORY_ROOT / source
-        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            digest.update(file.read_bytes())
+    for source in _OTHER_SOURCES:
+        digest.update((REPOSITORY_ROOT / source).read_bytes())
     return digest.hexdigest()[:12]

@@ -8,6 +8,7 @@ learning goes on from it, and the packed feature states for streams.features.bac
 from __future__ import annotations
 
 import argparse
+import hashlib
 import sys
 import time
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ from services.trainer.batch import BatchConfig, FeatureStates, Placed, replay_or
 from services.trainer.learner import Learner, LearnerConfig
 
 REQUIRED_COLUMNS = ("user_id", "item_id", "kind", "value", "time")
+_ROOT = Path(__file__).resolve().parents[2]
 _EXIT_BAD_CONFIGURATION = 2
 
 
@@ -151,6 +153,18 @@ def base_arrays(learner: Learner, states: FeatureStates) -> dict[str, npt.NDArra
     return learner.state_arrays() | {f"features/{name}": array for name, array in packed.items()}
 
 
+def sources_in_use(root: Path = _ROOT) -> dict[str, str]:
+    """Return SHA-256 by path, relative to `root`, of each of the project's own modules that this process has imported.
+
+    A base carries them, so that whoever keeps it can tell whether today's code would have made another one.
+    """
+    named = {getattr(module, "__file__", None) or "" for module in list(sys.modules.values())}
+    # torch has modules whose __file__ is a name without a file.
+    files = {Path(name).resolve() for name in named if Path(name).is_absolute() and Path(name).is_file()}
+    own = sorted(file for file in files if file.is_relative_to(root) and ".venv" not in file.relative_to(root).parts)
+    return {file.relative_to(root).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in own}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return the exit code."""
     defaults = BatchConfig()
@@ -180,7 +194,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             epoch=0,
             seq=-1,
             created_at_ms=wall_ms(),
-            metadata={"events": len(history.interactions), "passes": options.epochs, "state_hash": learner.state_hash()},
+            metadata={
+                "events": len(history.interactions),
+                "passes": options.epochs,
+                "state_hash": learner.state_hash(),
+                "sources": sources_in_use(),
+            },
         )
         artifact = write_artifact(options.out, manifest, base_arrays(learner, states))
     except (ConfigurationError, ServiceError) as error:
