@@ -13,8 +13,10 @@ from services.common.ranker import exposure_block
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.recall_state import Counted
 from services.common.ranker.states import GlobalState, Interaction, ItemState, UserState, merge_globals, merge_item_bytes
+from services.recommender.channels.registry import recall_channels
 from services.recommender.core import FeaturesUnavailable, OnlineState, Query, RankerUnavailable, RecallLimits, Recommender, Scores
 from services.recommender.rules import Rules
+from services.recommender.sources import Sources
 
 SPEC = FeatureSpec.load(Path(__file__).parents[1] / "model_repo" / "ranker" / "feature_spec.yaml")
 
@@ -134,7 +136,7 @@ class Fixture:
             features=self.features,
             ranker=self.ranker,
             catalog=self.catalog,
-            nearest=self.nearest,
+            channels=recall_channels(Sources(features=self.features, catalog=self.catalog, nearest=self.nearest, limits=self.limits)),
         )
 
 

@@ -6,6 +6,7 @@ Shapes: N items, T tasks.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
@@ -22,7 +23,7 @@ from services.common.ranker.features import build_features
 from services.common.ranker.recall_state import Counted
 from services.common.ranker.states import GlobalState, UserState, merge_item_bytes
 from services.common.ranker.tallies import ItemMatrix
-from services.recommender.recall import Proposal, fresh_items, merged, similar_items
+from services.recommender.recall import Proposal, RecallChannel, RecallRequest, merged
 from services.recommender.rules import Rules, diversified
 
 Float32Array = npt.NDArray[np.float32]
@@ -155,13 +156,6 @@ class Catalog(Protocol):
         """Return the ids of the newest items, newest first."""
 
 
-class NearestItems(Protocol):
-    """Recall by embedding."""
-
-    async def nearest(self, user_id: str, history: Sequence[str], limit: int) -> Sequence[str]:
-        """Return the items whose embeddings suit the user and the user's latest items best; empty when neither has one."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecallLimits:
     """How far recall goes."""
@@ -183,10 +177,11 @@ class Recommender:
         features: FeatureStore,
         ranker: Ranker,
         catalog: Catalog,
-        nearest: NearestItems,
+        channels: Sequence[RecallChannel],
     ) -> None:
+        """`channels` take turns in their order when items are recalled."""
         self._spec, self._rules, self._limits = spec, rules, limits
-        self._features, self._ranker, self._catalog, self._nearest = features, ranker, catalog, nearest
+        self._features, self._ranker, self._catalog, self._channels = features, ranker, catalog, channels
 
     async def recommend(self, query: Query) -> Answer:
         """Rank the query's candidates, or recall items and rank those.
@@ -249,24 +244,33 @@ class Recommender:
             return None
 
     async def _recall(self, user_id: str, degraded: list[str]) -> Mapping[str, list[str]]:
-        """Return item id -> reasons of unseen items, from all channels."""
-        limit = self._limits.per_channel
-        history: list[str] = []
-        similar: list[Proposal] = []
-        popular: list[Proposal] = []
-        try:
-            user = await self._features.user(user_id)
-            history = [entry.item_id for entry in user.history] if user else []
-            similar, popular = await self._similar(history, limit), await self._popular(limit)
-        except FeaturesUnavailable:
-            degraded.append(FEATURES_UNAVAILABLE)
-        nearest = [Proposal(item_id, "embedding") for item_id in await self._nearest.nearest(user_id, history, limit)]
-        fresh = fresh_items(self._catalog.newest(), user_id, limit=limit)
+        """Return item id -> reasons of unseen items, from all channels; they are asked side by side."""
+        request = await self._recall_request(user_id, degraded)
+        asked = await asyncio.gather(*(self._proposed_by(channel, request) for channel in self._channels))
+        for _, missing in asked:
+            if missing and missing not in degraded:
+                degraded.append(missing)
         # Twice the items that are ranked: the user may have seen half of them.
-        found = merged([nearest, similar, popular, fresh], limit=2 * self._limits.total, allowed=self._allows)
+        found = merged([proposals for proposals, _ in asked], limit=2 * self._limits.total, allowed=self._allows)
         seen = await self._seen(user_id, list(found), degraded)
         unseen = [item_id for item_id in found if item_id not in seen][: self._limits.total]
         return {item_id: found[item_id] for item_id in unseen}
+
+    async def _recall_request(self, user_id: str, degraded: list[str]) -> RecallRequest:
+        try:
+            return RecallRequest(user_id=user_id, user=await self._features.user(user_id), has_features=True)
+        except FeaturesUnavailable:
+            degraded.append(FEATURES_UNAVAILABLE)
+            return RecallRequest(user_id=user_id, user=None, has_features=False)
+
+    async def _proposed_by(self, channel: RecallChannel, request: RecallRequest) -> tuple[Sequence[Proposal], str]:
+        """Return the channel's proposals, and what is missing when it has none for want of it. A channel's loss is its own."""
+        try:
+            return await channel.propose(request, self._limits.per_channel), ""
+        except FeaturesUnavailable:
+            return (), FEATURES_UNAVAILABLE
+        except Unavailable:
+            return (), f"{channel.name}_unavailable"
 
     async def _seen(self, user_id: str, item_ids: Sequence[str], degraded: list[str]) -> frozenset[str]:
         if FEATURES_UNAVAILABLE not in degraded:
@@ -275,13 +279,6 @@ class Recommender:
             except FeaturesUnavailable:
                 degraded.append(FEATURES_UNAVAILABLE)
         return frozenset()
-
-    async def _similar(self, history: Sequence[str], limit: int) -> list[Proposal]:
-        seeds = history[: self._limits.seeds]
-        return similar_items(await self._features.neighbours(seeds), limit=limit) if seeds else []
-
-    async def _popular(self, limit: int) -> list[Proposal]:
-        return [Proposal(item_id, "popular") for item_id, _ in await self._features.popular(limit)]
 
 
 def popularity(items: ItemMatrix) -> npt.NDArray[np.float64]:

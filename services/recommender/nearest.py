@@ -62,7 +62,7 @@ class Snapshot:
 
 
 class EmbeddingRecall:
-    """Meets `core.NearestItems`."""
+    """Meets `sources.NearestItems`."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class EmbeddingRecall:
         self._snapshot: Snapshot | None = None
 
     async def nearest(self, user_id: str, history: Sequence[str], limit: int) -> Sequence[str]:
-        """See core.NearestItems."""
+        """See sources.NearestItems."""
         if self._reader is None or self._snapshot is None:
             return []
         keys = await asyncio.to_thread(self._search, self._reader, self._snapshot, user_id, history, limit)

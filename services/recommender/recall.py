@@ -1,26 +1,58 @@
 """Recall: several channels each propose items, one merge takes turns among them. Pure.
 
-A channel is a list of item ids, best first, each with the reason that the user may be told. Knows nothing about where a
-channel's items come from.
+A channel is one object with one method; each stands in a file of its own in `channels/`, and `channels/registry.py` lists them. Knows
+nothing about where a channel's items come from.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from services.common.ranker.recall_state import Counted, add_up
-from services.common.ranker.states import GlobalState
+from services.common.ranker.states import GlobalState, UserState
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """One item that one channel proposes, and why."""
+    """One item that one channel proposes, and why: the reason is what the user may be told."""
 
     item_id: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecallRequest:
+    """For whom items are to be found."""
+
+    user_id: str
+    user: UserState | None
+    """None for a user never seen before, and when the online features cannot be read."""
+    has_features: bool
+    """False when the store of the online features failed in this request: whoever would ask it again proposes nothing."""
+
+    @property
+    def history(self) -> list[str]:
+        """The user's latest items, newest first."""
+        return [entry.item_id for entry in self.user.history] if self.user is not None else []
+
+
+class RecallChannel(Protocol):
+    """One way to find items for a user. Channels are asked side by side and know nothing of each other."""
+
+    @property
+    def name(self) -> str:
+        """In lower case. The answer says `NAME_unavailable` when the channel's own source does not answer."""
+
+    async def propose(self, request: RecallRequest, limit: int) -> Sequence[Proposal]:
+        """Return at most `limit` items, best first; none when there is nothing to go by.
+
+        Raises:
+            FeaturesUnavailable: the online features cannot be read. The answer says features_unavailable and goes on without this channel.
+            Unavailable: the channel's own source does not answer. The answer says `NAME_unavailable` and goes on without this channel.
+        """
 
 
 def merged(channels: Sequence[Sequence[Proposal]], *, limit: int, allowed: Callable[[str], bool]) -> dict[str, list[str]]:
@@ -54,24 +86,6 @@ def merged(channels: Sequence[Sequence[Proposal]], *, limit: int, allowed: Calla
     return found
 
 
-def similar_items(neighbours_by_seed: Sequence[tuple[str, Sequence[Counted]]], *, limit: int) -> list[Proposal]:
-    """Return the items most often taken together with the seeds, best first.
-
-    Args:
-        neighbours_by_seed: (seed item id, its neighbours with counts) of the user's latest items. Counts of one item under several seeds
-            add up; the reason names the seed that contributes most.
-        limit: most items to return.
-    """
-    seeds = {seed for seed, _ in neighbours_by_seed}
-    strongest: dict[str, Counted] = {}
-    for seed, neighbours in neighbours_by_seed:
-        for item_id, count in neighbours:
-            if item_id not in strongest or count > strongest[item_id][1]:
-                strongest[item_id] = (seed, count)
-    best = add_up([neighbours for _, neighbours in neighbours_by_seed], limit + len(seeds))
-    return [Proposal(item_id, f"similar_to:{strongest[item_id][0]}") for item_id, _ in best if item_id not in seeds][:limit]
-
-
 def popular_now(lists_P: Sequence[Sequence[Counted]], globals_P: Sequence[GlobalState | None], half_life_events: float) -> list[Counted]:
     """Return the popular items of all partials, largest first.
 
@@ -85,11 +99,3 @@ def popular_now(lists_P: Sequence[Sequence[Counted]], globals_P: Sequence[Global
     keep = math.exp2(-live_acts / half_life_events)
     base = [(item_id, count * keep) for item_id, count in lists_P[0]]
     return add_up([base, *lists_P[1:]], sum(map(len, lists_P)))
-
-
-def fresh_items(newest: Sequence[str], user_id: str, *, limit: int) -> list[Proposal]:
-    """Return up to `limit` of the newest items, starting at a place that depends on the user, so that every new item meets somebody."""
-    if not newest:
-        return []
-    start = int.from_bytes(hashlib.blake2b(user_id.encode(), digest_size=8).digest(), "little") % len(newest)
-    return [Proposal(item_id, "cold_start") for item_id in (*newest[start:], *newest[:start])][:limit]

@@ -18,12 +18,14 @@ from services.common.platform.topic_follower import TopicFollower
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.tables.reader import ModelReader
 from services.recommender.catalog import ItemIndex
+from services.recommender.channels.registry import recall_channels
 from services.recommender.core import RecallLimits, Recommender
 from services.recommender.nearest import EmbeddingRecall
 from services.recommender.redis_features import RedisFeatureStore, connect
 from services.recommender.rules import Rules
 from services.recommender.servicer import RecommenderServicer
 from services.recommender.settings import RecommenderSettings
+from services.recommender.sources import Sources
 from services.recommender.triton_ranker import TritonRanker
 
 _log = logging.getLogger(__name__)
@@ -99,7 +101,8 @@ async def run(settings: RecommenderSettings) -> None:
     ranker = TritonRanker(settings.triton_url, num_tasks=len(spec.task_names), timeout_s=settings.triton_timeout_ms / 1e3)
     nearest = embedding_recall(settings, spec, index)
     limits = RecallLimits(per_channel=settings.recall_per_channel, total=settings.recall_total, seeds=settings.recall_seeds)
-    recommender = Recommender(spec=spec, rules=rules, limits=limits, features=features, ranker=ranker, catalog=index, nearest=nearest)
+    channels = recall_channels(Sources(features=features, catalog=index, nearest=nearest, limits=limits))
+    recommender = Recommender(spec=spec, rules=rules, limits=limits, features=features, ranker=ranker, catalog=index, channels=channels)
     implementation = RecommenderServicer(recommender, spec, telemetry, max_candidates=settings.max_candidates)
 
     async def background(server: GrpcServer) -> None:

@@ -1,9 +1,15 @@
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
 import pytest
 
+from services.common.platform.errors import Unavailable
 from services.common.ranker import exposure_block
 from services.common.ranker.features import build_features
 from services.common.ranker.states import GlobalState, merge_item_bytes
-from services.recommender.core import InvalidQuery, popularity
+from services.recommender.core import FeaturesUnavailable, InvalidQuery, Recommender, popularity
+from services.recommender.recall import Proposal, RecallChannel, RecallRequest
 from services.recommender.rules import Rules
 from tests.recommender_fakes import SPEC, FakeCatalog, Fixture, query
 
@@ -209,3 +215,77 @@ async def test_popularity_prefers_recent_acts_and_breaks_ties_by_all_acts():
     state = await fixture.features.read("z", ["old", "new", "never"])
     old, new, never = popularity(state.items)
     assert new > old > never == 0
+
+
+@dataclass
+class Channel:
+    """Proposes what it is given, or raises it; before that it lets others begin."""
+
+    name: str
+    gives: list[str] | Exception
+    asked: list[RecallRequest] = field(default_factory=list)
+
+    async def propose(self, request: RecallRequest, limit: int) -> Sequence[Proposal]:
+        self.asked.append(request)
+        await asyncio.sleep(0)
+        if isinstance(self.gives, Exception):
+            raise self.gives
+        return [Proposal(item_id, self.name) for item_id in self.gives][:limit]
+
+
+def core_with(fixture: Fixture, *channels: RecallChannel) -> Recommender:
+    return Recommender(
+        spec=SPEC,
+        rules=fixture.rules,
+        limits=fixture.limits,
+        features=fixture.features,
+        ranker=fixture.ranker,
+        catalog=fixture.catalog,
+        channels=channels,
+    )
+
+
+async def test_a_channel_without_its_source_is_named_and_the_others_answer():
+    lost, mute = Channel("clips", Unavailable("down")), Channel("popular", FeaturesUnavailable("down"))
+    answer = await core_with(Fixture(), lost, Channel("embedding", ["5"]), mute, Channel("trend", ["6"])).recommend(query())
+    assert {item.item_id for item in answer.items} == {"5", "6"}
+    assert answer.degraded == ("clips_unavailable", "features_unavailable")
+
+
+async def test_two_channels_that_miss_the_features_name_them_once():
+    channels = [Channel(name, FeaturesUnavailable("down")) for name in ("a", "b")]
+    assert (await core_with(Fixture(), *channels).recommend(query())).degraded == ("features_unavailable",)
+
+
+async def test_a_defect_of_a_channel_is_no_degraded_answer():
+    with pytest.raises(ZeroDivisionError):
+        await core_with(Fixture(), Channel("a", ZeroDivisionError()), Channel("b", ["5"])).recommend(query())
+
+
+async def test_every_channel_learns_who_asks_and_whether_the_features_can_be_read():
+    fixture = open_fixture()
+    channel = Channel("a", [])
+    await core_with(fixture, channel).recommend(query())
+    fixture.features.is_down = True
+    await core_with(fixture, channel).recommend(query())
+    known, unread = channel.asked
+    assert (known.user_id, known.history, known.has_features) == ("7", ["300"], True)
+    assert (unread.user_id, unread.history, unread.has_features) == ("7", [], False)
+
+
+async def test_channels_are_asked_side_by_side():
+    """Each waits until the other was asked: one after the other they would wait for ever."""
+
+    class Waiting:
+        def __init__(self, name: str, own: asyncio.Event, other: asyncio.Event) -> None:
+            self.name, self._own, self._other = name, own, other
+
+        async def propose(self, request: RecallRequest, limit: int) -> Sequence[Proposal]:
+            self._own.set()
+            await self._other.wait()
+            return [Proposal(self.name, self.name)]
+
+    one, two = asyncio.Event(), asyncio.Event()
+    async with asyncio.timeout(60):
+        answer = await core_with(Fixture(), Waiting("1", one, two), Waiting("2", two, one)).recommend(query())
+    assert sorted(ids(answer)) == ["1", "2"]
