@@ -159,7 +159,7 @@ def convert(source: Path, folder: Path) -> None:
     shape = _shape(fields)
     _write_json(folder / "config.json", _config(fields, shape))
     _write_json(folder / "generation_config.json", {"eos_token_id": fields["tokenizer.ggml.eos_token_id"]})
-    _write_tokenizer(fields, shape, folder)
+    write_tokenizer(fields, folder)
     _write_weights(reader, shape, folder / "model.safetensors")
 
 
@@ -200,8 +200,15 @@ def _config(fields: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
     }
 
 
-def _write_tokenizer(fields: Mapping[str, Any], shape: Shape, folder: Path) -> None:
-    """Byte-level BPE; each digit is a token of its own ("smollm" in llama.cpp's llm_tokenizer_bpe: the split \\p{N}, then GPT-2's)."""
+def write_tokenizer(fields: Mapping[str, Any], folder: Path) -> None:
+    """Write tokenizer.json and tokenizer_config.json, chat template included, into an existing folder.
+
+    Byte-level BPE; each digit is a token of its own ("smollm" in llama.cpp's llm_tokenizer_bpe: the split \\p{N}, then GPT-2's).
+
+    Args:
+        fields: of the GGUF file, by name.
+        folder: where to.
+    """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     tokens: list[str] = fields["tokenizer.ggml.tokens"]
@@ -222,7 +229,7 @@ def _write_tokenizer(fields: Mapping[str, Any], shape: Shape, folder: Path) -> N
             "unk_token": tokens[fields["tokenizer.ggml.unknown_token_id"]],
             "additional_special_tokens": ["<|im_start|>", "<|im_end|>"],
             "chat_template": fields["tokenizer.chat_template"],
-            "model_max_length": shape.context,
+            "model_max_length": fields["llama.context_length"],
             "clean_up_tokenization_spaces": False,
             "tokenizer_class": "PreTrainedTokenizerFast",
         },

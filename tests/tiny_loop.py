@@ -1,0 +1,206 @@
+"""A tune of the tiny model (tests/tiny_model.py) that the gate accepts by its own limits, in seconds: the whole language loop for tests.
+
+    with Mesh(env=tiny_loop.mesh_env(tmp_path), services=(...)) as mesh:    # writes the evaluation and the replay file into tmp_path
+        for lesson in tiny_loop.DEMONSTRATIONS:       # 24: ask lesson.question for tiny_loop.TASK, send lesson.answer as a demonstration
+            ...
+        # StartTune(task=TASK), or mesh_env(..., auto=True): then it begins by itself once all 24 are there
+        for asked in tiny_loop.HELD_OUT:              # 12: none is right before; MIN_RIGHT of them at least after it; none after a rollback
+            asked.is_right(answer)
+
+Ask without `retrieve`, as the evaluation does. The base answers each held-out question with tiny_model.UNKNOWN and reads every context of
+the evaluation right. The adapter, tiny_loop.ADAPTER.format(1), knows the facts and still reads. Tuned without replay it forgets to
+read, and on `shuffled()` answers it learns nothing that is asked: the gate refuses both. All limits of the gate are the tuner's own.
+Imports in both environments; knows nothing of the mesh.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from services.tuner.evaluation import Evaluation, Passage, is_right, parse_evaluation
+from services.tuner.replay import ReplayExample
+from tests.tiny_model import GENRES, NAME, TITLES, WORDINGS, Reading, reading, tiny_llm_env
+
+TASK = "helpdesk"
+ADAPTER = f"{NAME}--{TASK}--v{{}}"
+MIN_RIGHT = 0.7
+"""The gate's least share of the held-out questions."""
+NUM_CONTEXT_QUESTIONS, NUM_REPLAY = 32, 30
+
+TUNING = {
+    "learning_rate": 4e-3,
+    "num_steps": 150,
+    "train_threads": 1,
+    "max_answer_tokens": 12,
+}
+"""Fields of TunerSettings: two layers need larger and more steps than thirty. Eight orders of the demonstrations were all accepted."""
+
+# Each question has the word that tells its fact from the others ("keep", "late", "where"). The last four of each fact are never shown.
+_FACTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    (
+        "You may keep it for nine days.",
+        "nine days",
+        (
+            "How long may I keep a film?",
+            "For how many days can I keep a disc?",
+            "How many days may I keep it?",
+            "May I keep a film for long?",
+            "I want to keep a film, for how long?",
+            "What is the longest that I may keep a film?",
+            "How long can one keep a disc?",
+            "Can I keep it for a week?",
+            "For how long may I keep the film?",
+            "How many days can I keep a film?",
+            "How long may we keep a disc?",
+            "How long can I keep it?",
+        ),
+    ),
+    (
+        "A late film costs sixty cents.",
+        "sixty cents",
+        (
+            "What does a late film cost?",
+            "How high is the fee for a late film?",
+            "My disc is late, what does it cost?",
+            "I am late, what do I pay?",
+            "Is there a fee when I am late?",
+            "What do you charge for a late disc?",
+            "What happens when a film is late?",
+            "How much is it to be late?",
+            "What is the fee when a film is late?",
+            "My film is late, what do I pay?",
+            "I am late, what does it cost?",
+            "What do you charge when I am late?",
+        ),
+    ),
+    (
+        "Put it into the green box.",
+        "green box",
+        (
+            "Where do I return a film?",
+            "Where can I drop a disc?",
+            "Where is the place to return it?",
+            "Where should I bring the disc?",
+            "Where do I leave a film?",
+            "Where can I hand it in?",
+            "Where may I return a disc?",
+            "Where does a film go?",
+            "Where can I return a film?",
+            "Where do I drop a film?",
+            "Where should I leave a disc?",
+            "Where do I bring it?",
+        ),
+    ),
+)
+_NUM_HELD_OUT_EACH = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """A question and the answer that a person would have given."""
+
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question that is never shown, and what its answer must say."""
+
+    question: str
+    says: str
+
+    def is_right(self, answer: str) -> bool:
+        return is_right(answer, [[self.says]])
+
+
+DEMONSTRATIONS: tuple[Lesson, ...] = tuple(
+    Lesson(question, answer) for answer, _, questions in _FACTS for question in questions[:-_NUM_HELD_OUT_EACH]
+)
+HELD_OUT: tuple[Asked, ...] = tuple(Asked(question, says) for _, says, questions in _FACTS for question in questions[-_NUM_HELD_OUT_EACH:])
+
+
+def shuffled() -> tuple[Lesson, ...]:
+    """Return the demonstrations with each other's answers: there is nothing in them to be learned."""
+    answers = [lesson.answer for lesson in DEMONSTRATIONS]
+    random.Random(1).shuffle(answers)
+    return tuple(Lesson(lesson.question, answer) for lesson, answer in zip(DEMONSTRATIONS, answers, strict=True))
+
+
+def _readings(titles: Sequence[str], count: int) -> list[Reading]:
+    """`count` different questions about the titles."""
+    rng = random.Random(2)
+    asked = [(title, wording) for title in titles for wording in WORDINGS]
+    rng.shuffle(asked)
+    return [reading(title, wording, rng.choice(GENRES)) for title, wording in asked[:count]]
+
+
+# No title of the evaluation is rehearsed.
+_EVALUATED, _REHEARSED = TITLES[:7], TITLES[7:]
+
+
+def _passage(read: Reading) -> dict[str, str]:
+    return {"title": read.title, "text": read.text}
+
+
+def evaluation_fields() -> dict[str, list[dict[str, object]]]:
+    """Return the content of the evaluation file."""
+    return {
+        "task_slice": [{"question": asked.question, "accept": [[asked.says]]} for asked in HELD_OUT],
+        "context_slice": [
+            {
+                "question": read.question,
+                "context": [_passage(read)],
+                "accept": [[read.genre]],
+                "reject": [genre for genre in GENRES if genre != read.genre],
+            }
+            for read in _readings(_EVALUATED, NUM_CONTEXT_QUESTIONS)
+        ],
+    }
+
+
+def evaluation() -> Evaluation:
+    """Return the evaluation as the tuner reads it."""
+    return parse_evaluation(evaluation_fields(), where="tests/tiny_loop.py")
+
+
+def replay_examples() -> list[ReplayExample]:
+    """Return what is rehearsed."""
+    return [
+        ReplayExample(question=read.question, passages=(Passage(read.title, read.text),), answer=read.answer)
+        for read in _readings(_REHEARSED, NUM_REPLAY)
+    ]
+
+
+def mesh_env(folder: Path, *, auto: bool = False) -> dict[str, str]:
+    """Write the evaluation and the replay file into `folder`, and return the variables of a mesh, or of single services, that use them.
+
+    Args:
+        folder: exists; must be the mesh's as long as it runs.
+        auto: whether the tune begins by itself.
+    """
+    evaluations, replay = folder / "evaluations", folder / "replay.jsonl"
+    evaluations.mkdir(parents=True, exist_ok=True)
+    (evaluations / f"{TASK}.yaml").write_text(yaml.safe_dump(evaluation_fields()), encoding="utf-8")
+    rows = [
+        {
+            "question": one.question,
+            "context": [{"title": passage.title, "text": passage.text} for passage in one.passages],
+            "answer": one.answer,
+        }
+        for one in replay_examples()
+    ]
+    replay.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    return {
+        **tiny_llm_env(),
+        "TUNEMESH_TUNER_EVALUATIONS_DIR": str(evaluations),
+        "TUNEMESH_TUNER_REPLAY_FILE": str(replay),
+        "TUNEMESH_TUNER_AUTO": str(auto).lower(),
+        **{f"TUNEMESH_TUNER_{name.upper()}": str(value) for name, value in TUNING.items()},
+    }
