@@ -15,6 +15,7 @@ from pathlib import Path
 from services.common.platform.kafka_async import NotAcknowledged, Record
 from services.feedback_collector.core import Feedback
 from services.router.core import Exposure, Query, Ranking
+from tests.limits import seconds
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -118,7 +119,7 @@ class ServiceProcess:
         return "\n".join(self.lines)
 
     def wait_ready(self, timeout_s: float = 120.0) -> int:
-        assert self._ready.wait(timeout_s) and self.port, f"not READY:\n{self.log}"
+        assert self._ready.wait(seconds(timeout_s)) and self.port, f"not READY:\n{self.log}"
         return self.port
 
     def terminate(self) -> None:
@@ -129,8 +130,8 @@ class ServiceProcess:
         self.wait()
 
     def wait(self, timeout_s: float = 120.0) -> int:
-        code = self._process.wait(timeout_s)
-        self._reader.join(timeout_s)
+        code = self._process.wait(seconds(timeout_s))
+        self._reader.join(seconds(timeout_s))
         return code
 
     def __enter__(self) -> ServiceProcess:

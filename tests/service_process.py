@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from services.mesh.runner.environments import REPOSITORY_ROOT, EnvironmentName, Environments
+from tests.limits import seconds
 
 
 class Service:
@@ -41,7 +42,7 @@ class Service:
 
     def wait_ready(self, timeout_s: float = 60.0) -> int:
         """Wait until it is bound; return its port."""
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + seconds(timeout_s)
         while True:
             match = re.search(r"READY \S+ \S+:(\d+)$", self.log, flags=re.MULTILINE)
             if match:
@@ -52,7 +53,7 @@ class Service:
     def terminate(self, timeout_s: float = 30.0) -> int:
         """SIGTERM; return the exit code."""
         self._process.terminate()
-        return self._process.wait(timeout_s)
+        return self._process.wait(seconds(timeout_s))
 
     def kill(self) -> None:
         """kill -9, with whatever it started."""

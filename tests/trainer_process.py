@@ -25,6 +25,7 @@ from tunemesh.trainer.v1.trainer_service_pb2_grpc import TrainerServiceStub
 from services.common.platform.artifacts import read_artifact
 from services.common.platform.kafka import assigned_consumer, drain_to_end
 from services.trainer.kafka_logs import KafkaDeltaLog
+from tests.limits import seconds
 from tests.trainer_fakes import SPEC, Follower
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -115,7 +116,7 @@ class TrainerProcess:
         if stub is None:
             return None
         try:
-            response: pb.GetStatusResponse = stub.GetStatus(pb.GetStatusRequest(), timeout=30)
+            response: pb.GetStatusResponse = stub.GetStatus(pb.GetStatusRequest(), timeout=seconds(30))
         except grpc.RpcError as error:
             if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
                 return None
@@ -124,7 +125,7 @@ class TrainerProcess:
 
     def until(self, condition: Callable[[pb.GetStatusResponse], bool], timeout_s: float = 120.0) -> pb.GetStatusResponse:
         """Poll the status until it meets the condition."""
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + seconds(timeout_s)
         while time.monotonic() < deadline:
             assert self.is_alive, f"the trainer ended with {self._process.returncode}:\n{self.log}"
             status = self.status()
@@ -146,8 +147,8 @@ class TrainerProcess:
         return self._end(timeout_s)
 
     def _end(self, timeout_s: float) -> int:
-        code = self._process.wait(timeout_s)
-        self._reader.join(timeout_s)
+        code = self._process.wait(seconds(timeout_s))
+        self._reader.join(seconds(timeout_s))
         if self._channel is not None:
             self._channel.close()
         if self._process.stderr is not None:
@@ -160,7 +161,7 @@ class TrainerProcess:
     def __exit__(self, *_: object) -> None:
         if self.is_alive:
             self.kill()
-        self._reader.join(5)
+        self._reader.join(seconds(5))
         if self._process.stderr is not None:
             self._process.stderr.close()
 
@@ -172,8 +173,8 @@ def produce(bootstrap: str, topic: str, logs: Sequence[Iterable[SampleRecord]], 
     ends = []
     for partition, log in enumerate(logs):
         sent = [producer.send(topic, record.SerializeToString(), headers=headers, partition=partition) for record in log]
-        producer.flush(60)
-        ends.append(max(future.get(30).offset for future in sent) + 1)
+        producer.flush(seconds(60))
+        ends.append(max(future.get(seconds(30)).offset for future in sent) + 1)
     producer.close()
     return ends
 

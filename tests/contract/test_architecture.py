@@ -12,6 +12,7 @@ import pytest
 
 from services.common.events.topics import ALL
 from services.mesh.runner.environments import REPOSITORY_ROOT, Environments
+from tests.limits import seconds
 
 MAX_FUNCTION_LINES = 70
 MAX_SHARED_LINES = 40
@@ -24,7 +25,7 @@ def python_files(*folders: str) -> list[Path]:
 
 def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
     tool = Environments.of_repository().light / "bin" / "lint-imports"
-    return subprocess.run([str(tool), "--no-cache"], cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run([str(tool), "--no-cache"], cwd=folder, capture_output=True, text=True, timeout=seconds(120), check=False)
 
 
 @pytest.fixture
@@ -125,7 +126,7 @@ def test_every_package_imports_from_the_wheel(tmp_path: Path) -> None:
         str(tmp_path),
         str(REPOSITORY_ROOT),
     ]
-    done = subprocess.run(build, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(build, capture_output=True, text=True, timeout=seconds(120), check=False)
     assert done.returncode == 0, done.stderr
     [wheel] = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
@@ -146,7 +147,7 @@ sys.path[:] = [{str(installed)!r}] + [path for path in sys.path if "site-package
 {"".join(f"import {module};" for module in modules)}
 print(services.mesh.__file__)
 """
-    ran = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    ran = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=seconds(60), check=False)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.strip().startswith(str(installed))
 

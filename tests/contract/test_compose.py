@@ -4,6 +4,7 @@ The specification's JSON schema is the one that check-jsonschema 0.39.0 carries 
 """
 
 import ast
+import functools
 import hashlib
 import importlib
 import importlib.util
@@ -29,6 +30,7 @@ from services.mesh.runner.environments import REPOSITORY_ROOT, Environments
 from services.mesh.runner.mesh import Mesh
 from services.mesh.runner.plan import Planner, Process
 from services.mesh.runner.settings import MeshSettings, TopicsSettings
+from tests.limits import seconds
 
 COMPOSE_FILE = REPOSITORY_ROOT / "docker-compose.yml"
 MODEL_FILE = REPOSITORY_ROOT / "model_repo" / "ranker" / "1" / "model.py"
@@ -55,6 +57,7 @@ WITHOUT_HEALTH_CHECK = {"otel-collector"}
 GPU_VARIANTS = {"triton-gpu": "triton", "llm-gpu": "llm", "tuner-gpu": "tuner"}
 
 
+@functools.cache
 def compose() -> Compose:
     return load_compose(COMPOSE_FILE, {})
 
@@ -268,24 +271,30 @@ def test_unknown_keys_are_refused_and_the_stated_subset_has_no_key_twice(tmp_pat
 
 def start(process: Process, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        process.argv, env={**process.env, **env}, cwd=process.cwd, capture_output=True, text=True, timeout=120, check=False
+        process.argv, env={**process.env, **env}, cwd=process.cwd, capture_output=True, text=True, timeout=seconds(120), check=False
     )
 
 
 def errors_of(process: Process, cls: type[BaseSettings]) -> list[str]:
-    """Start a service with a wrong value, then with a misspelt variable; return what was wrong with its answers."""
+    """Start a service with a wrong value; return what was wrong with its answer."""
     prefix = str(cls.model_config.get("env_prefix", ""))
     if not prefix:
         return []  # a job with shared settings only: any text is a name or a folder
-    number = "SHARDS" if cls is TopicsSettings else "PORT"
-    cases = {f"{prefix}{number}": "not-a-number", f"{prefix}PROT": "1"}
-    wrong = []
-    for variable, value in cases.items():
-        done = start(process, **{variable: value})
-        lines = done.stderr.strip().splitlines()
-        if done.returncode != EXIT_BAD_CONFIGURATION or len(lines) != 1 or variable not in lines[0]:
-            wrong.append(f"{process.name} with {variable}={value}: exit code {done.returncode}, stderr {done.stderr[-600:]!r}")
-    return wrong
+    variable = f"{prefix}{'SHARDS' if cls is TopicsSettings else 'PORT'}"
+    done = start(process, **{variable: "not-a-number"})
+    lines = done.stderr.strip().splitlines()
+    if done.returncode == EXIT_BAD_CONFIGURATION and len(lines) == 1 and variable in lines[0]:
+        return []
+    return [f"{process.name} with {variable}=not-a-number: exit code {done.returncode}, stderr {done.stderr[-600:]!r}"]
+
+
+def test_every_service_refuses_a_misspelt_variable() -> None:
+    for service in own_services():
+        cls = settings_class(service)
+        prefix = str(cls.model_config.get("env_prefix", ""))
+        if prefix:
+            with pytest.raises(ConfigurationError, match=f"{prefix}PROT names no setting"):
+                load_settings(cls, {f"{prefix}PROT": "1"})
 
 
 @pytest.mark.timeout(600)
@@ -320,7 +329,7 @@ def test_an_embedded_server_answers_a_wrong_port_with_one_line_before_anything_s
             cwd=REPOSITORY_ROOT,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=seconds(60),
             check=False,
         )
         assert done.returncode == EXIT_BAD_CONFIGURATION

@@ -7,12 +7,18 @@ from pathlib import Path
 import pytest
 
 from services.mesh.runner.environments import REPOSITORY_ROOT
+from tests.limits import seconds
 
 
 def make(target: str, folder: Path) -> subprocess.CompletedProcess[str]:
     # The environment counts as set up: a test must never set up the real one from a copy.
     return subprocess.run(
-        ["make", target, "LIGHT_STAMP=.venv/light/bin/python"], cwd=folder, capture_output=True, text=True, timeout=120, check=False
+        ["make", target, "LIGHT_STAMP=.venv/light/bin/python"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=seconds(120),
+        check=False,
     )
 
 

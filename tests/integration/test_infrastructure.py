@@ -11,6 +11,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from services.common.events.topics import ALL, FEEDBACK
 from services.common.platform.errors import ConfigurationError
 from services.mesh.runner.topics import create_topics, mesh_topic_partitions
+from tests.limits import seconds
 
 pytestmark = pytest.mark.integration
 
@@ -43,7 +44,7 @@ output [ { name: "Y" data_type: TYPE_FP32 dims: [ -1 ] } ]
 def test_a_record_goes_through_the_session_broker(kafka_bootstrap: str, topics: Callable[..., str]) -> None:
     topic = topics("probe", partitions=2)
     producer = KafkaProducer(bootstrap_servers=kafka_bootstrap, acks="all")
-    producer.send(topic, key=b"k", value=b"v", partition=1).get(timeout=10)
+    producer.send(topic, key=b"k", value=b"v", partition=1).get(timeout=seconds(10))
     producer.close()
     consumer = KafkaConsumer(bootstrap_servers=kafka_bootstrap, auto_offset_reset="earliest")
     consumer.assign([TopicPartition(topic, 0), TopicPartition(topic, 1)])
@@ -93,5 +94,5 @@ def test_triton_runs_a_torch_model_of_the_ml_environment(tmp_path: Path, triton:
     (tmp_path / "models" / "adder" / "1" / "model.py").write_text(MODEL)
     server = triton(repository=tmp_path / "models", models=("adder",), env={"OFFSET": "2.5"})
     body = b'{"inputs":[{"name":"X","shape":[3],"datatype":"FP32","data":[1.0,2.0,4.0]}]}'
-    with urllib.request.urlopen(f"http://{server.http_url}/v2/models/adder/infer", data=body, timeout=30) as answer:
+    with urllib.request.urlopen(f"http://{server.http_url}/v2/models/adder/infer", data=body, timeout=seconds(30)) as answer:
         assert b'"data":[3.5,4.5,6.5]' in answer.read()

@@ -40,7 +40,9 @@ class Unit:
 
 
 # A file whose tests are marked `deep` stands in one of these.
-UNITS: tuple[Unit, ...] = ()
+UNITS: tuple[Unit, ...] = (
+    Unit("kills of streams", "light", ("tests/integration/streams/test_joiner.py", "tests/integration/streams/test_features.py"), 100),
+)
 
 
 def groups(units: Sequence[Unit], budget_s: float, factor: float) -> list[list[Unit]]:

@@ -13,6 +13,7 @@ from services.common.platform import telemetry
 from services.common.platform.grpc_client import open_blocking_channel, open_channel, service_error
 from services.common.platform.grpc_server import STATUS_OF, GrpcServer, Servicer
 from services.common.platform.settings import BaseServiceSettings
+from tests.limits import seconds
 
 MIB = 1024 * 1024
 
@@ -37,7 +38,7 @@ async def target() -> AsyncIterator[str]:
 async def sent_and_received(target: str, num_bytes: int, **options) -> int:
     async with open_channel(target, **options) as channel:
         request = router_service_pb2.RecommendRequest(user_id="u" * num_bytes)
-        response = await router_service_pb2_grpc.RouterServiceStub(channel).Recommend(request, timeout=30)
+        response = await router_service_pb2_grpc.RouterServiceStub(channel).Recommend(request, timeout=seconds(30))
     return len(response.request_id)
 
 
@@ -56,7 +57,7 @@ async def test_a_thread_that_waits_calls_the_same_server(target) -> None:
     def call() -> str:
         with open_blocking_channel(target) as channel:
             request = router_service_pb2.RecommendRequest(user_id="alice")
-            return router_service_pb2_grpc.RouterServiceStub(channel).Recommend(request, timeout=30).request_id
+            return router_service_pb2_grpc.RouterServiceStub(channel).Recommend(request, timeout=seconds(30)).request_id
 
     assert await asyncio.to_thread(call) == "alice"
 

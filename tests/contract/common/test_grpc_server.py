@@ -18,6 +18,7 @@ from services.common.platform import telemetry
 from services.common.platform.errors import ConfigurationError, Conflict, InvalidInput, NotFound, Overloaded, ServiceError, Unavailable
 from services.common.platform.grpc_server import EdgeInterceptor, GrpcServer, Servicer, serve
 from services.common.platform.settings import BaseServiceSettings
+from tests.limits import seconds
 
 NAME = "tunemesh.router.v1.RouterService"
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -74,12 +75,12 @@ async def channel(server: GrpcServer) -> AsyncIterator[grpc.aio.Channel]:
 
 async def recommend(channel, **options):
     return await router_service_pb2_grpc.RouterServiceStub(channel).Recommend(
-        router_service_pb2.RecommendRequest(user_id="u"), timeout=10, **options
+        router_service_pb2.RecommendRequest(user_id="u"), timeout=seconds(10), **options
     )
 
 
 async def health(channel, name):
-    return (await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=name), timeout=10)).status
+    return (await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=name), timeout=seconds(10))).status
 
 
 @pytest.mark.parametrize(
@@ -113,7 +114,7 @@ async def test_a_defect_is_internal_with_the_traceback_in_the_log_and_not_at_the
 async def test_an_unknown_method_is_unimplemented(channel):
     call = channel.unary_unary(f"/{NAME}/Nothing")
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call(b"", timeout=10)
+        await call(b"", timeout=seconds(10))
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
@@ -123,7 +124,7 @@ async def test_a_message_over_the_limit_is_refused(probe):
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await router_service_pb2_grpc.RouterServiceStub(channel).Recommend(
-                router_service_pb2.RecommendRequest(user_id="u" * 4096), timeout=10
+                router_service_pb2.RecommendRequest(user_id="u" * 4096), timeout=seconds(10)
             )
     await server.drain()
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -147,7 +148,7 @@ async def test_health_of_an_unknown_service_is_not_found(channel):
 
 
 async def test_health_can_be_watched(server, channel):
-    call = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=NAME), timeout=10)
+    call = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=NAME), timeout=seconds(10))
     assert (await call.read()).status == SERVING
     await server.set_serving(False)
     assert (await call.read()).status == NOT_SERVING
@@ -160,7 +161,7 @@ async def test_reflection_lists_the_service_and_describes_it(channel):
         reflection_pb2.ServerReflectionRequest(list_services=""),
         reflection_pb2.ServerReflectionRequest(file_containing_symbol=NAME),
     ]
-    answers = [answer async for answer in stub.ServerReflectionInfo(iter(requests), timeout=10)]
+    answers = [answer async for answer in stub.ServerReflectionInfo(iter(requests), timeout=seconds(10))]
     assert {NAME, "grpc.health.v1.Health"} <= {service.name for service in answers[0].list_services_response.service}
     assert answers[1].file_descriptor_response.file_descriptor_proto
 
@@ -306,7 +307,7 @@ async def test_a_streaming_call_that_is_cancelled_ends_its_handler_at_once_and_l
             call = channel.unary_stream("/t.Probe/Source")(b"", metadata=(("traceparent", header),))
             await call.read()
             call.cancel()
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(seconds(20)):
                 while len(ended) < number:
                     await asyncio.sleep(0.001)
     await server.stop(None)

@@ -19,6 +19,7 @@ from services.common.platform.grpc_server import GrpcServer
 from services.feedback_collector.server import make_collector, servicer_of
 from services.feedback_collector.settings import FeedbackCollectorSettings
 from tests.edge_fakes import FakeFeedbackLog, ServiceProcess
+from tests.limits import seconds
 
 
 def feedback(number: int = 1, **fields) -> feedback_pb2.Feedback:
@@ -47,7 +48,7 @@ async def stub(log) -> AsyncIterator[feedback_collector_service_pb2_grpc.Feedbac
 
 
 async def test_every_item_gets_a_receipt_in_order_and_every_field_is_kept(stub, log):
-    response = await stub.SubmitFeedback(request(feedback(1, original_time_ms=9), feedback(2)), timeout=5)
+    response = await stub.SubmitFeedback(request(feedback(1, original_time_ms=9), feedback(2)), timeout=seconds(5))
     assert [receipt.feedback_id for receipt in response.receipts] == ["f1", "f2"]
     assert all(
         receipt.accepted_at_ms >= written.accepted_at_ms > 0 for receipt, written in zip(response.receipts, log.written, strict=True)
@@ -64,13 +65,13 @@ async def test_every_item_gets_a_receipt_in_order_and_every_field_is_kept(stub, 
 
 
 async def test_a_demonstration_keeps_its_text(stub, log):
-    await stub.SubmitFeedback(request(feedback(1, kind="demonstration", item_id="", value=0.0, text="In 1995.")), timeout=5)
+    await stub.SubmitFeedback(request(feedback(1, kind="demonstration", item_id="", value=0.0, text="In 1995.")), timeout=seconds(5))
     assert (log.written[0].kind, log.written[0].text, log.written[0].item_id) == ("demonstration", "In 1995.", "")
 
 
 async def test_a_repeat_is_marked_and_keeps_its_first_time(stub, log):
-    first = await stub.SubmitFeedback(request(feedback()), timeout=5)
-    again = await stub.SubmitFeedback(request(feedback()), timeout=5)
+    first = await stub.SubmitFeedback(request(feedback()), timeout=seconds(5))
+    again = await stub.SubmitFeedback(request(feedback()), timeout=seconds(5))
     assert not first.receipts[0].duplicate and again.receipts[0].duplicate
     assert again.receipts[0].accepted_at_ms == first.receipts[0].accepted_at_ms
     assert len(log.written) == 1
@@ -88,7 +89,7 @@ async def test_a_repeat_is_marked_and_keeps_its_first_time(stub, log):
 )
 async def test_bad_feedback_is_invalid_argument_names_the_field_and_writes_nothing(stub, log, items, detail):
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await stub.SubmitFeedback(request(*items), timeout=5)
+        await stub.SubmitFeedback(request(*items), timeout=seconds(5))
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT and detail in caught.value.details()
     assert log.written == []
 
@@ -100,9 +101,9 @@ async def test_bad_feedback_is_invalid_argument_names_the_field_and_writes_nothi
 async def test_what_the_broker_did_not_take_is_told_and_a_retry_succeeds(stub, log, error, status):
     log.failures = [error]
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await stub.SubmitFeedback(request(feedback()), timeout=5)
+        await stub.SubmitFeedback(request(feedback()), timeout=seconds(5))
     assert caught.value.code() is status
-    assert not (await stub.SubmitFeedback(request(feedback()), timeout=5)).receipts[0].duplicate
+    assert not (await stub.SubmitFeedback(request(feedback()), timeout=seconds(5))).receipts[0].duplicate
 
 
 # The real process.
@@ -122,12 +123,12 @@ async def test_a_process_without_kafka_is_unavailable_at_once_and_drains_on_sigt
         port = await asyncio.to_thread(process.wait_ready)
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             health = await health_pb2_grpc.HealthStub(channel).Check(
-                health_pb2.HealthCheckRequest(service="tunemesh.feedback_collector.v1.FeedbackCollectorService"), timeout=5
+                health_pb2.HealthCheckRequest(service="tunemesh.feedback_collector.v1.FeedbackCollectorService"), timeout=seconds(5)
             )
             assert health.status == health_pb2.HealthCheckResponse.SERVING
             stub = feedback_collector_service_pb2_grpc.FeedbackCollectorServiceStub(channel)
             with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await stub.SubmitFeedback(request(feedback()), timeout=5)
+                await stub.SubmitFeedback(request(feedback()), timeout=seconds(5))
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE and "127.0.0.1:1" in caught.value.details()
         process.terminate()
         assert await asyncio.to_thread(process.wait) == 0

@@ -26,6 +26,7 @@ from services.llm.core.slots import Slots
 from services.llm.server import admin_servicer_of, servicer_of
 from services.llm.servicer import LlmServicer
 from services.llm.settings import AdminSettings, LlmSettings
+from tests.limits import seconds
 from tests.llm_fakes import FakeEngine
 
 NAME = "base--t--v1"
@@ -89,7 +90,7 @@ def request(text: str = "hello", **fields) -> pb.GenerateRequest:
 
 
 async def answer(served: Served, message: pb.GenerateRequest) -> list[pb.GenerateResponse]:
-    return [response async for response in served.stub.Generate(message, timeout=5)]
+    return [response async for response in served.stub.Generate(message, timeout=seconds(5))]
 
 
 async def refused(call) -> grpc.aio.AioRpcError:
@@ -101,8 +102,8 @@ async def refused(call) -> grpc.aio.AioRpcError:
 async def test_until_the_model_is_loaded_every_call_says_so(unattached):
     for call in (
         answer(unattached, request()),
-        unattached.stub.CountTokens(pb.CountTokensRequest(texts=["a"]), timeout=5),
-        unattached.admin.ListAdapters(admin_pb.ListAdaptersRequest(), timeout=5),
+        unattached.stub.CountTokens(pb.CountTokensRequest(texts=["a"]), timeout=seconds(5)),
+        unattached.admin.ListAdapters(admin_pb.ListAdaptersRequest(), timeout=seconds(5)),
     ):
         error = await refused(call)
         assert (error.code(), error.details()) == (grpc.StatusCode.UNAVAILABLE, "the model is still being loaded")
@@ -141,11 +142,11 @@ async def test_what_cannot_be_answered_has_its_status_and_reason(served, message
 
 async def test_a_full_engine_refuses_and_hanging_up_makes_room(served):
     served.engine.forever = True
-    call = served.stub.Generate(request(), timeout=30)
+    call = served.stub.Generate(request(), timeout=seconds(30))
     await call.read()
     assert (await refused(answer(served, request()))).code() == grpc.StatusCode.RESOURCE_EXHAUSTED
     call.cancel()
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(seconds(20)):
         while served.engine.open or served.generator.running:
             await asyncio.sleep(0.01)
     served.engine.forever = False
@@ -157,7 +158,7 @@ async def test_a_deadline_that_passes_stops_the_engine_too(served):
     call = served.stub.Generate(request(), timeout=0.2)
     error = await refused(_read_all(call))
     assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(seconds(20)):
         while served.engine.open:
             await asyncio.sleep(0.01)
 
@@ -174,20 +175,20 @@ async def test_an_engine_that_dies_in_the_middle_ends_the_stream_with_unavailabl
 
 
 async def test_an_adapter_is_loaded_listed_used_and_unloaded(served):
-    loaded = await served.admin.LoadAdapter(admin_pb.LoadAdapterRequest(name=NAME), timeout=5)
+    loaded = await served.admin.LoadAdapter(admin_pb.LoadAdapterRequest(name=NAME), timeout=seconds(5))
     assert loaded.adapter.content_hash.startswith("sha256:")
     served.pool.point({"llm/t/production": NAME})
-    listed = await served.admin.ListAdapters(admin_pb.ListAdaptersRequest(), timeout=5)
+    listed = await served.admin.ListAdapters(admin_pb.ListAdaptersRequest(), timeout=seconds(5))
     (adapter,) = listed.adapters
     assert (listed.base_model, adapter.name, adapter.state) == ("base", NAME, admin_pb.ADAPTER_STATE_LIVE)
     assert list(adapter.aliases) == ["llm/t/production"]
     assert (await answer(served, request(adapter=NAME)))[0].model_version == NAME
-    error = await refused(served.admin.UnloadAdapter(admin_pb.UnloadAdapterRequest(name=NAME), timeout=5))
+    error = await refused(served.admin.UnloadAdapter(admin_pb.UnloadAdapterRequest(name=NAME), timeout=seconds(5)))
     assert error.code() == grpc.StatusCode.FAILED_PRECONDITION
     served.pool.point({})
-    await served.admin.UnloadAdapter(admin_pb.UnloadAdapterRequest(name=NAME), timeout=5)
+    await served.admin.UnloadAdapter(admin_pb.UnloadAdapterRequest(name=NAME), timeout=seconds(5))
     assert (await refused(answer(served, request(adapter=NAME)))).code() == grpc.StatusCode.NOT_FOUND
-    error = await refused(served.admin.UnloadAdapter(admin_pb.UnloadAdapterRequest(name=NAME), timeout=5))
+    error = await refused(served.admin.UnloadAdapter(admin_pb.UnloadAdapterRequest(name=NAME), timeout=seconds(5)))
     assert error.code() == grpc.StatusCode.NOT_FOUND
 
 
@@ -200,17 +201,17 @@ async def test_an_adapter_is_loaded_listed_used_and_unloaded(served):
     ],
 )
 async def test_an_adapter_that_cannot_be_loaded_has_its_status(served, name, code):
-    assert (await refused(served.admin.LoadAdapter(admin_pb.LoadAdapterRequest(name=name), timeout=5))).code() == code
+    assert (await refused(served.admin.LoadAdapter(admin_pb.LoadAdapterRequest(name=name), timeout=seconds(5)))).code() == code
 
 
 async def test_an_adapter_that_the_engine_refuses_is_a_failed_precondition(served):
     served.engine.refuses = AdapterUnusable
-    error = await refused(served.admin.LoadAdapter(admin_pb.LoadAdapterRequest(name=NAME), timeout=5))
+    error = await refused(served.admin.LoadAdapter(admin_pb.LoadAdapterRequest(name=NAME), timeout=seconds(5)))
     assert error.code() == grpc.StatusCode.FAILED_PRECONDITION
-    assert (await served.admin.ListAdapters(admin_pb.ListAdaptersRequest(), timeout=5)).adapters == []
+    assert (await served.admin.ListAdapters(admin_pb.ListAdaptersRequest(), timeout=seconds(5))).adapters == []
 
 
 async def test_counting(served):
-    assert list((await served.stub.CountTokens(pb.CountTokensRequest(texts=["ab", "c"]), timeout=5)).counts) == [2, 1]
-    error = await refused(served.stub.CountTokens(pb.CountTokensRequest(texts=["a"] * 257), timeout=5))
+    assert list((await served.stub.CountTokens(pb.CountTokensRequest(texts=["ab", "c"]), timeout=seconds(5))).counts) == [2, 1]
+    error = await refused(served.stub.CountTokens(pb.CountTokensRequest(texts=["a"] * 257), timeout=seconds(5)))
     assert error.code() == grpc.StatusCode.INVALID_ARGUMENT

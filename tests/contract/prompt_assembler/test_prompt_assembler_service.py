@@ -19,6 +19,7 @@ from services.prompt_assembler.server import make_assembler, servicer_of
 from services.prompt_assembler.settings import PromptAssemblerSettings
 from services.prompt_assembler.tokens import EstimatedTokens
 from tests.edge_fakes import ServiceProcess
+from tests.limits import seconds
 
 HEALTH_NAME = "tunemesh.prompt_assembler.v1.PromptAssemblerService"
 
@@ -56,7 +57,7 @@ def passages(*texts: str) -> list[passage_pb2.Passage]:
 async def test_a_prompt_holds_the_question_the_passages_and_the_history(stub):
     history = [chat_pb2.ChatMessage(role="user", content="Hi"), chat_pb2.ChatMessage(role="assistant", content="Hello")]
     request = pb.AssembleRequest(template="answer", question="When?", passages=passages("In 1995."), history=history)
-    response = await stub.Assemble(request, timeout=5)
+    response = await stub.Assemble(request, timeout=seconds(5))
     assert [message.role for message in response.messages] == ["system", "user", "assistant", "user"]
     assert "Title: In 1995." in response.messages[-1].content and response.messages[-1].content.endswith("When?")
     assert response.prompt_version == "answer@v1" and response.used_passage_ids == ["catalog:1"]
@@ -65,7 +66,7 @@ async def test_a_prompt_holds_the_question_the_passages_and_the_history(stub):
 
 async def test_the_callers_budget_is_kept(stub):
     request = pb.AssembleRequest(template="answer", question="When?", passages=passages(*["word " * 40] * 20), max_prompt_tokens=300)
-    response = await stub.Assemble(request, timeout=5)
+    response = await stub.Assemble(request, timeout=seconds(5))
     assert 0 < len(response.used_passage_ids) < 20 and response.prompt_tokens <= 300
     assert list(response.used_passage_ids) == [f"catalog:{number}" for number in range(1, len(response.used_passage_ids) + 1)]
 
@@ -82,23 +83,23 @@ async def test_the_callers_budget_is_kept(stub):
 )
 async def test_what_cannot_be_assembled_has_a_status_that_says_why(stub, request_, status, detail):
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await stub.Assemble(request_, timeout=5)
+        await stub.Assemble(request_, timeout=seconds(5))
     assert caught.value.code() is status and detail in caught.value.details()
 
 
 async def test_a_put_version_is_listed_is_read_back_and_answers_once_its_label_points_at_it(stub, labels):
-    template = (await stub.GetTemplate(pb.GetTemplateRequest(name="answer"), timeout=5)).template
+    template = (await stub.GetTemplate(pb.GetTemplateRequest(name="answer"), timeout=seconds(5))).template
     template.version, template.messages[0].content = 0, "Answer like a pirate."
-    assert (await stub.PutTemplate(pb.PutTemplateRequest(template=template), timeout=5)).version == 2
-    assert (await stub.PutTemplate(pb.PutTemplateRequest(template=template), timeout=5)).version == 2
-    before = await stub.Assemble(pb.AssembleRequest(template="answer", question="When?"), timeout=5)
+    assert (await stub.PutTemplate(pb.PutTemplateRequest(template=template), timeout=seconds(5))).version == 2
+    assert (await stub.PutTemplate(pb.PutTemplateRequest(template=template), timeout=seconds(5))).version == 2
+    before = await stub.Assemble(pb.AssembleRequest(template="answer", question="When?"), timeout=seconds(5))
     labels.targets = {"production": 2}
-    after = await stub.Assemble(pb.AssembleRequest(template="answer", question="When?"), timeout=5)
+    after = await stub.Assemble(pb.AssembleRequest(template="answer", question="When?"), timeout=seconds(5))
     assert (before.prompt_version, after.prompt_version) == ("answer@v1", "answer@v2")
     assert after.messages[0].content == "Answer like a pirate."
-    found = await stub.GetTemplate(pb.GetTemplateRequest(name="answer"), timeout=5)
+    found = await stub.GetTemplate(pb.GetTemplateRequest(name="answer"), timeout=seconds(5))
     assert found.template.version == 2 and found.labels == ["production"]
-    (summary,) = (await stub.ListTemplates(pb.ListTemplatesRequest(), timeout=5)).templates
+    (summary,) = (await stub.ListTemplates(pb.ListTemplatesRequest(), timeout=seconds(5))).templates
     assert (summary.name, summary.newest_version, dict(summary.labels)) == ("answer", 2, {"production": 2})
 
 
@@ -121,7 +122,7 @@ async def test_a_process_without_broker_and_model_answers_says_what_is_missing_a
         port = await asyncio.to_thread(process.wait_ready)
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             stub = prompt_assembler_service_pb2_grpc.PromptAssemblerServiceStub(channel)
-            response = await stub.Assemble(pb.AssembleRequest(template="answer", question="When?"), timeout=5)
+            response = await stub.Assemble(pb.AssembleRequest(template="answer", question="When?"), timeout=seconds(5))
             assert response.degraded_reason == "labels_unavailable,tokens_estimated"
             health = health_pb2_grpc.HealthStub(channel)
             for _ in range(100):

@@ -22,6 +22,7 @@ from services.mesh.runner.environments import REPOSITORY_ROOT
 from services.recommender.server import grpc_servicer
 from services.recommender.servicer import RecommenderServicer
 from services.recommender.settings import RecommenderSettings
+from tests.limits import seconds
 from tests.recommender_fakes import SPEC, Fixture
 
 MAX_CANDIDATES = 5
@@ -144,7 +145,7 @@ def start(**variables: str) -> subprocess.Popen[str]:
 )
 def test_a_wrong_setting_is_one_line_and_exit_code_2(variable, value, said):
     process = start(**{variable: value})
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=seconds(60))
     assert process.returncode == 2
     last = errors.strip().splitlines()[-1]
     assert last.startswith("configuration error: ") and said in last
@@ -154,7 +155,7 @@ def test_a_wrong_setting_is_one_line_and_exit_code_2(variable, value, said):
 async def serving(health: health_pb2_grpc.HealthStub) -> None:
     """Wait until the service says that it serves; the test's own time limit ends a wait in vain."""
     request = health_pb2.HealthCheckRequest(service="tunemesh.recommender.v1.RecommenderService")
-    while (await health.Check(request, timeout=30.0)).status != health_pb2.HealthCheckResponse.SERVING:
+    while (await health.Check(request, timeout=seconds(30))).status != health_pb2.HealthCheckResponse.SERVING:
         await asyncio.sleep(0.05)
 
 
@@ -172,12 +173,12 @@ async def test_the_process_answers_degraded_when_nothing_else_runs_and_ends_on_s
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             request = pb.RecommendRequest(user_id="7", candidates=["5", "900"], limit=9)
-            response = await pb_grpc.RecommenderServiceStub(channel).Recommend(request, timeout=90.0, wait_for_ready=True)
+            response = await pb_grpc.RecommenderServiceStub(channel).Recommend(request, timeout=seconds(90), wait_for_ready=True)
             await serving(health_pb2_grpc.HealthStub(channel))
         assert response.degraded_reason == "catalog_unavailable,features_unavailable,ranker_unavailable"
         assert [item.item_id for item in response.items] == ["5", "900"]
     finally:
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=seconds(60))
     assert process.returncode == 0, errors
     assert "Traceback" not in errors

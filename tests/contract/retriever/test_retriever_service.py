@@ -19,6 +19,7 @@ from services.retriever.core.search import Hit, Searcher
 from services.retriever.servicer import RetrieverServicer
 from services.retriever.settings import RetrieverSettings
 from tests.edge_fakes import ServiceProcess
+from tests.limits import seconds
 
 HEALTH_NAME = "tunemesh.retriever.v1.RetrieverService"
 
@@ -87,19 +88,19 @@ async def stub(parts) -> AsyncIterator[retriever_service_pb2_grpc.RetrieverServi
 
 
 async def test_passages_come_with_their_title_text_score_and_the_version_of_the_index(stub):
-    response = await stub.Search(pb.SearchRequest(query="horror"), timeout=5)
+    response = await stub.Search(pb.SearchRequest(query="horror"), timeout=seconds(5))
     (passage,) = response.passages
     assert (passage.passage_id, passage.title, passage.text) == ("catalog:1", "Alien (1979)", "Categories: Horror.")
     assert passage.score == pytest.approx(2 / 61) and response.index_version == "e1.7" and response.degraded_reason == ""
 
 
 async def test_a_half_that_is_away_is_said(stub):
-    response = await stub.Search(pb.SearchRequest(query="no vector"), timeout=5)
+    response = await stub.Search(pb.SearchRequest(query="no vector"), timeout=seconds(5))
     assert response.degraded_reason == "vector_search_unavailable" and len(response.passages) == 1
 
 
 async def test_the_status_names_passages_by_source_and_at_most_a_hundred_refused_files(stub):
-    status = await stub.GetIndexStatus(pb.GetIndexStatusRequest(), timeout=5)
+    status = await stub.GetIndexStatus(pb.GetIndexStatusRequest(), timeout=seconds(5))
     assert (status.index_version, status.num_passages, dict(status.passages_by_source)) == ("e1.7", 5, {"files": 2, "catalog": 3})
     assert status.catalog_offset == 9 and len(status.refused_files) == 100 and "file000.txt" in status.refused_files
 
@@ -115,13 +116,16 @@ async def test_the_status_names_passages_by_source_and_at_most_a_hundred_refused
 )
 async def test_a_bad_request_is_invalid_argument_and_names_the_field(stub, request_, detail):
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await stub.Search(request_, timeout=5)
+        await stub.Search(request_, timeout=seconds(5))
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT and caught.value.details().startswith(detail)
 
 
 async def test_without_an_index_both_calls_are_unavailable(stub, parts):
     parts.snapshot = None
-    for call in (stub.Search(pb.SearchRequest(query="x"), timeout=5), stub.GetIndexStatus(pb.GetIndexStatusRequest(), timeout=5)):
+    for call in (
+        stub.Search(pb.SearchRequest(query="x"), timeout=seconds(5)),
+        stub.GetIndexStatus(pb.GetIndexStatusRequest(), timeout=seconds(5)),
+    ):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
@@ -130,20 +134,20 @@ async def test_without_an_index_both_calls_are_unavailable(stub, parts):
 async def test_an_index_that_fails_is_unavailable(stub, parts):
     parts.snapshot.failure = Unavailable("the disk is gone")
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await stub.Search(pb.SearchRequest(query="x"), timeout=5)
+        await stub.Search(pb.SearchRequest(query="x"), timeout=seconds(5))
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE and "the disk is gone" in caught.value.details()
 
 
 async def test_more_searches_than_may_run_are_refused_at_once_and_later_ones_are_answered(stub, parts):
     parts.snapshot.gate.clear()
-    running = [asyncio.ensure_future(stub.Search(pb.SearchRequest(query="x"), timeout=5)) for _ in range(2)]
+    running = [asyncio.ensure_future(stub.Search(pb.SearchRequest(query="x"), timeout=seconds(5))) for _ in range(2)]
     await asyncio.sleep(0.2)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await stub.Search(pb.SearchRequest(query="x"), timeout=5)
+        await stub.Search(pb.SearchRequest(query="x"), timeout=seconds(5))
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     parts.snapshot.gate.set()
     assert all(len(response.passages) == 1 for response in await asyncio.gather(*running))
-    assert len((await stub.Search(pb.SearchRequest(query="x"), timeout=5)).passages) == 1
+    assert len((await stub.Search(pb.SearchRequest(query="x"), timeout=seconds(5))).passages) == 1
 
 
 # The real process.
@@ -177,7 +181,7 @@ async def test_a_process_without_broker_and_embedder_searches_files_by_words_say
             else:
                 pytest.fail(f"never SERVING:\n{process.log}")
             stub = retriever_service_pb2_grpc.RetrieverServiceStub(channel)
-            response = await stub.Search(pb.SearchRequest(query="what do late films cost?"), timeout=5)
+            response = await stub.Search(pb.SearchRequest(query="what do late films cost?"), timeout=seconds(5))
             assert [passage.passage_id for passage in response.passages] == ["fees.md#1"]
             assert response.degraded_reason == "vector_search_unavailable,catalog_unavailable"
         process.terminate()

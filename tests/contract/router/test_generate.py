@@ -22,6 +22,7 @@ from services.router.server import AnswerClients, make_router, servicer_of
 from services.router.settings import RouterSettings
 from tests.answer_fakes import BASE, AnswerServers
 from tests.edge_fakes import FakeExposureLog, FakeRecommender
+from tests.limits import seconds
 
 ADAPTER = f"{BASE}--helpdesk--v1"
 
@@ -297,7 +298,7 @@ async def test_a_caller_that_goes_away_stops_the_model_and_the_answer_is_logged_
         await call.read()
     call.cancel()
     await asyncio.wait_for(world.servers.llm.cancelled.wait(), 30)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(seconds(30)):
         while not world.log.generations:
             await asyncio.sleep(0.01)
     assert (world.log.generations[0].finish_reason, world.servers.llm.num_streamed < 400) == ("cancelled", True)
@@ -310,7 +311,7 @@ async def test_a_call_cancelled_while_text_flows_leaves_no_complaint_in_the_log(
         for _ in range(5):
             await call.read()
         call.cancel()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(seconds(60)):
         while len(world.log.generations) < 5:
             await asyncio.sleep(0.01)
     assert {generation.finish_reason for generation in world.log.generations} == {"cancelled"}
@@ -355,7 +356,7 @@ async def test_a_bad_request_is_invalid_argument_names_its_field_and_reaches_nob
 async def test_every_helper_sees_the_callers_trace(world):
     header = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
     request = router_service_pb2.GenerateRequest(user_id="u", question="When?", retrieve=True)
-    async for _ in world.stub.Generate(request, timeout=60, metadata=(("traceparent", header),)):
+    async for _ in world.stub.Generate(request, timeout=seconds(60), metadata=(("traceparent", header),)):
         pass
     for fake in (world.servers.retriever, world.servers.assembler, world.servers.llm):
         assert fake.metadata["traceparent"] == header

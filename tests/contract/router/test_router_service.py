@@ -25,6 +25,7 @@ from services.router.records import Generations
 from services.router.server import AnswerClients, make_router, servicer_of
 from services.router.settings import RouterSettings
 from tests.edge_fakes import FakeEventLog, FakeExposureLog, ServiceProcess
+from tests.limits import seconds
 
 NOWHERE = "127.0.0.1:1"
 
@@ -102,7 +103,7 @@ async def failure(stub, message, timeout: float = 5.0) -> tuple[grpc.StatusCode,
 
 
 async def test_the_recommenders_answer_is_passed_on_whole_under_a_request_id_of_version_7(stub, recommender, exposures):
-    response = await stub.Recommend(request(idempotency_key="k"), timeout=5)
+    response = await stub.Recommend(request(idempotency_key="k"), timeout=seconds(5))
     assert re.fullmatch(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", response.request_id)
     assert [item.item_id for item in response.items] == ["a", "b"]
     assert list(response.items[0].task_scores) == [0.25, 0.75] and list(response.items[0].reasons) == ["candidate"]
@@ -114,13 +115,13 @@ async def test_the_recommenders_answer_is_passed_on_whole_under_a_request_id_of_
 
 
 async def test_a_request_without_candidates_or_limit_asks_for_the_default_number(stub, recommender):
-    await stub.Recommend(router_service_pb2.RecommendRequest(user_id="u"), timeout=5)
+    await stub.Recommend(router_service_pb2.RecommendRequest(user_id="u"), timeout=seconds(5))
     assert (recommender.requests[0].limit, len(recommender.requests[0].candidates)) == (20, 0)
 
 
 async def test_a_degraded_answer_says_why(stub, recommender):
     recommender.degraded_reason = "features_unavailable"
-    assert (await stub.Recommend(request(), timeout=5)).degraded_reason == "features_unavailable"
+    assert (await stub.Recommend(request(), timeout=seconds(5))).degraded_reason == "features_unavailable"
 
 
 @pytest.mark.parametrize(
@@ -160,7 +161,7 @@ async def test_each_failure_of_the_recommender_has_its_status(stub, recommender,
 
 async def test_one_unavailable_answer_is_mended_by_the_second_attempt(stub, recommender):
     recommender.failures = [(grpc.StatusCode.UNAVAILABLE, "restarting")]
-    assert (await stub.Recommend(request(), timeout=5)).request_id
+    assert (await stub.Recommend(request(), timeout=seconds(5))).request_id
     assert len(recommender.requests) == 2
 
 
@@ -179,14 +180,14 @@ async def test_a_callers_own_deadline_is_kept(stub, recommender):
 
 
 async def test_a_retry_with_the_same_key_gets_the_same_request_id(stub, recommender, exposures):
-    first = await stub.Recommend(request(idempotency_key="k"), timeout=5)
-    assert await stub.Recommend(request(idempotency_key="k"), timeout=5) == first
+    first = await stub.Recommend(request(idempotency_key="k"), timeout=seconds(5))
+    assert await stub.Recommend(request(idempotency_key="k"), timeout=seconds(5)) == first
     assert len(recommender.requests) == len(exposures.exposures) == 1
 
 
 async def test_the_recommender_sees_the_callers_trace(stub, recommender):
     header = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
-    await stub.Recommend(request(), timeout=5, metadata=(("traceparent", header),))
+    await stub.Recommend(request(), timeout=seconds(5), metadata=(("traceparent", header),))
     assert recommender.metadata["traceparent"] == header
 
 
@@ -209,14 +210,14 @@ async def test_a_process_without_kafka_serves_and_spools_and_drains_on_sigterm(t
         port = await asyncio.to_thread(process.wait_ready)
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             health = await health_pb2_grpc.HealthStub(channel).Check(
-                health_pb2.HealthCheckRequest(service="tunemesh.router.v1.RouterService"), timeout=5
+                health_pb2.HealthCheckRequest(service="tunemesh.router.v1.RouterService"), timeout=seconds(5)
             )
             assert health.status == health_pb2.HealthCheckResponse.SERVING
             stub = router_service_pb2_grpc.RouterServiceStub(channel)
-            responses = [await stub.Recommend(request(user_id=f"u{number}"), timeout=5) for number in range(5)]
+            responses = [await stub.Recommend(request(user_id=f"u{number}"), timeout=seconds(5)) for number in range(5)]
             # A call that runs when SIGTERM comes gets its answer.
             recommender.delay_s = 0.5
-            running = asyncio.ensure_future(stub.Recommend(request(), timeout=5))
+            running = asyncio.ensure_future(stub.Recommend(request(), timeout=seconds(5)))
             while len(recommender.requests) < 6:
                 await asyncio.sleep(0.01)
             process.terminate()

@@ -22,6 +22,7 @@ from services.trainer.server import servicer_of
 from services.trainer.servicer import TrainerServicer
 from services.trainer.settings import TrainerSettings
 from services.trainer.worker import RankerWorker, WorkerConfig
+from tests.limits import seconds
 from tests.trainer_fakes import SPEC, FakeBroker, FakeDeadLetters, FakeLearner, broker_with, sample_log, start
 
 
@@ -88,7 +89,7 @@ async def service() -> AsyncIterator[Service]:
 
 async def learned_all(service: Service) -> pb.GetStatusResponse:
     ends = [len(log) for log in service.broker.samples]
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(seconds(20)):
         while list((status := await service.status()).source_offsets) != ends or "like" not in status.prequential_auc:
             await asyncio.sleep(0.01)
     return status
@@ -219,7 +220,7 @@ async def test_a_checkpoint_of_weights_that_the_gate_refuses_is_a_failed_precond
         service.learner.steps += 1
 
     await asyncio.wrap_future(service.worker.submit(poison))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(seconds(20)):
         while not (status := await service.status()).publishing_refused:
             await asyncio.sleep(0.01)
     assert status.paused and "NaN" in status.publishing_refused

@@ -15,6 +15,7 @@ from services.common.platform import telemetry
 from services.common.platform.grpc_server import GrpcServer
 from services.tuner.server import servicer_of
 from services.tuner.settings import TunerSettings
+from tests.limits import seconds
 from tests.tuner_fakes import TASK, Desk
 
 Stub = tuner_service_pb2_grpc.TunerServiceStub
@@ -38,14 +39,14 @@ async def stub(desk: Desk) -> AsyncIterator[Stub]:
 
 async def finished(stub: Stub, tune_id: str) -> pb.GetTuneResponse:
     while True:
-        tune = await stub.GetTune(pb.GetTuneRequest(tune_id=tune_id), timeout=5)
+        tune = await stub.GetTune(pb.GetTuneRequest(tune_id=tune_id), timeout=seconds(5))
         if tune.phase in {"live", "refused", "failed"}:
             return tune
         await asyncio.sleep(0.01)
 
 
 async def test_a_tune_is_started_watched_and_ends_live_with_its_numbers(stub):
-    started = await stub.StartTune(pb.StartTuneRequest(task=TASK, actor="me"), timeout=5)
+    started = await stub.StartTune(pb.StartTuneRequest(task=TASK, actor="me"), timeout=seconds(5))
     assert (started.tune_id, started.adapter) == ("tune-0", "Base--helpdesk--v1")
     tune = await finished(stub, started.tune_id)
     assert (tune.task, tune.adapter, tune.phase, tune.mlflow_run_id) == (TASK, "Base--helpdesk--v1", "live", "run of Base--helpdesk--v1")
@@ -57,7 +58,7 @@ async def test_a_tune_is_started_watched_and_ends_live_with_its_numbers(stub):
 
 async def test_a_refused_tune_says_why(stub, desk):
     desk.serving.default = (2, 27)
-    started = await stub.StartTune(pb.StartTuneRequest(task=TASK, actor="me"), timeout=5)
+    started = await stub.StartTune(pb.StartTuneRequest(task=TASK, actor="me"), timeout=seconds(5))
     tune = await finished(stub, started.tune_id)
     assert tune.phase == "refused"
     assert tune.refusals[0] == "the task slice is answered right in 0.20 of the cases, below the floor of 0.70"
@@ -66,7 +67,7 @@ async def test_a_refused_tune_says_why(stub, desk):
 async def test_the_status_has_every_task_with_what_it_waits_for(stub, desk):
     desk.add(3, task="other")
     desk.control.paused = True
-    status = await stub.GetTunerStatus(pb.GetTunerStatusRequest(), timeout=5)
+    status = await stub.GetTunerStatus(pb.GetTunerStatusRequest(), timeout=seconds(5))
     assert (status.base_model, status.paused, status.running_tune_id) == ("Base", True, "")
     assert status.tasks[TASK] == pb.TaskStatus(demonstrations=20, judged=0, waiting_for="", live="Base--helpdesk--v1")
     assert status.tasks["other"].waiting_for == "3 demonstrations are there and 20 are needed"
@@ -87,21 +88,21 @@ async def test_the_status_has_every_task_with_what_it_waits_for(stub, desk):
 )
 async def test_a_tune_that_cannot_start_gets_its_status(stub, request_, code, detail):
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await stub.StartTune(request_, timeout=5)
+        await stub.StartTune(request_, timeout=seconds(5))
     assert caught.value.code() is code
     assert detail in (caught.value.details() or "")
 
 
 async def test_a_second_tune_waits_for_the_first_to_end(stub, desk):
     desk.tuning.hold = asyncio.Event()
-    await stub.StartTune(pb.StartTuneRequest(task=TASK, actor="me"), timeout=5)
+    await stub.StartTune(pb.StartTuneRequest(task=TASK, actor="me"), timeout=seconds(5))
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await stub.StartTune(pb.StartTuneRequest(task=TASK, actor="me"), timeout=5)
+        await stub.StartTune(pb.StartTuneRequest(task=TASK, actor="me"), timeout=seconds(5))
     assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
-    assert (await stub.GetTunerStatus(pb.GetTunerStatusRequest(), timeout=5)).running_tune_id == "tune-0"
+    assert (await stub.GetTunerStatus(pb.GetTunerStatusRequest(), timeout=seconds(5))).running_tune_id == "tune-0"
 
 
 async def test_an_unknown_tune_is_not_found(stub):
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await stub.GetTune(pb.GetTuneRequest(tune_id="x"), timeout=5)
+        await stub.GetTune(pb.GetTuneRequest(tune_id="x"), timeout=seconds(5))
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND

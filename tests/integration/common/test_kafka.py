@@ -19,6 +19,7 @@ from services.common.platform.errors import InvalidInput, Overloaded, Unavailabl
 from services.common.platform.kafka import RenewedProducer, assigned_consumer, drain_to_end, durable_producer, end_offsets, read_compacted
 from services.common.platform.kafka_async import AsyncProducer, NotAcknowledged, Record
 from services.mesh.runner.topics import create_topics
+from tests.limits import seconds
 
 pytestmark = pytest.mark.integration
 
@@ -28,7 +29,7 @@ NOWHERE = "127.0.0.1:1"
 def produce(bootstrap: str, topic: str, *records: tuple[bytes | None, bytes | None], partition: int | None = None) -> None:
     producer = durable_producer(bootstrap, client_id="test")
     for key, value in records:
-        producer.send(topic, key=key, value=value, partition=partition).get(10)
+        producer.send(topic, key=key, value=value, partition=partition).get(seconds(10))
     producer.close()
 
 
@@ -127,10 +128,10 @@ def test_connecting_in_vain_leaves_no_thread_and_no_descriptor_behind(caplog: py
 
 
 def send_until_acknowledged(producer: RenewedProducer, topic: str, timeout_s: float) -> int:
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + seconds(timeout_s)
     while True:
         try:
-            return int(producer.send(topic, b"v").get(5).offset)
+            return int(producer.send(topic, b"v").get(seconds(5)).offset)
         except (Unavailable, KafkaError):
             assert time.monotonic() < deadline, f"nothing acknowledged within {timeout_s} s"
             time.sleep(0.1)
@@ -139,16 +140,17 @@ def send_until_acknowledged(producer: RenewedProducer, topic: str, timeout_s: fl
 @pytest.mark.parametrize("hangs_first", [False, True])
 def test_a_renewed_producer_writes_again_when_the_broker_is_back(fresh_broker: Any, hangs_first: bool) -> None:
     create_topics(fresh_broker.bootstrap, {"t": 1})
-    producer = RenewedProducer(fresh_broker.bootstrap, client_id="test", delivery_timeout_ms=2_000)
+    delivery_ms = 2_000
+    producer = RenewedProducer(fresh_broker.bootstrap, client_id="test", delivery_timeout_ms=delivery_ms)
     num_threads = threading.active_count()
-    assert producer.send("t", b"v").get(10).offset == 0
+    assert producer.send("t", b"v").get(seconds(10)).offset == 0
     if hangs_first:
         fresh_broker.suspend()
     under_way = producer.send("t", b"v")
     time.sleep(0.3)
     fresh_broker.kill()
     # It may have been acknowledged before the kill.
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + seconds(30)
     while not under_way.is_done:
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -156,13 +158,13 @@ def test_a_renewed_producer_writes_again_when_the_broker_is_back(fresh_broker: A
     for _ in range(20):
         started = time.monotonic()
         with pytest.raises((Unavailable, KafkaError)):
-            producer.send("t", b"v").get(30)
+            producer.send("t", b"v").get(seconds(30))
         took_s.append(time.monotonic() - started)
-    assert statistics.median(took_s) < 0.5, "while the broker is known to be away, a send fails at once"
+    assert statistics.median(took_s) < delivery_ms / 1e3 / 3, "while the broker is known to be away, a send fails at once"
     fresh_broker.start()
     create_topics(fresh_broker.bootstrap, {"t": 1})
     assert send_until_acknowledged(producer, "t", 60) >= 0
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + seconds(30)
     while threading.active_count() > num_threads:  # a producer that was given up ends its thread by itself
         assert time.monotonic() < deadline, threading.enumerate()
         time.sleep(0.05)
@@ -213,15 +215,16 @@ async def test_a_broker_that_goes_away_is_told_in_time_then_at_once_and_found_ag
     await producer.start(wait_s=10)
     await producer.send([Record("t", b"k", b"before")])
     fresh_broker.kill()
-    with pytest.raises(NotAcknowledged) as caught:
-        await producer.send([Record("t", b"k", b"lost"), Record("t", b"k", b"too")])
-    assert [record.value for record in caught.value.records] == [b"lost", b"too"]
-    started = time.monotonic()
-    with pytest.raises(NotAcknowledged, match="is away"):
-        await producer.send([Record("t", b"k", b"at once")])
-    assert time.monotonic() - started < 1
+    took_s = []
+    for _ in range(4):
+        started = time.monotonic()
+        with pytest.raises(NotAcknowledged, match="is away" if took_s else None) as caught:
+            await producer.send([Record("t", b"k", b"lost"), Record("t", b"k", b"too")])
+        assert [record.value for record in caught.value.records] == [b"lost", b"too"]
+        took_s.append(time.monotonic() - started)
+    assert min(took_s[1:]) < took_s[0] / 3, "once it is known to be away, a send fails at once"
     await asyncio.to_thread(fresh_broker.start)  # the embedded one comes back empty, and makes topics as they are asked for
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(seconds(60)):
         while not producer.connected:
             await asyncio.sleep(0.05)
         while True:  # the topic is being made
@@ -239,13 +242,13 @@ async def test_a_broker_that_goes_away_is_told_in_time_then_at_once_and_found_ag
 
 async def test_a_callers_shorter_timeout_does_not_count_the_broker_as_away(fresh_broker: Any) -> None:
     create_topics(fresh_broker.bootstrap, {"t": 1})
-    producer = AsyncProducer(fresh_broker.bootstrap, client_id="test", delivery_timeout_ms=10_000)
+    producer = AsyncProducer(fresh_broker.bootstrap, client_id="test", delivery_timeout_ms=5_000)
     await producer.start(wait_s=10)
     fresh_broker.kill()
     with pytest.raises(NotAcknowledged):
         await producer.send([Record("t", b"k", b"v")], timeout_s=0.1)
     assert producer.connected
-    await asyncio.wait_for(producer.stop(), 30)
+    await asyncio.wait_for(producer.stop(), seconds(30))
 
 
 async def test_stopping_while_the_broker_is_away_takes_no_longer_than_its_timeouts(fresh_broker: Any) -> None:
@@ -257,6 +260,6 @@ async def test_stopping_while_the_broker_is_away_takes_no_longer_than_its_timeou
     await asyncio.sleep(0.05)
     started = time.monotonic()
     await producer.stop()
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < seconds(20)
     with pytest.raises(NotAcknowledged):
         await sending

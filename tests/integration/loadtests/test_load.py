@@ -27,6 +27,7 @@ from loadtests.load.calls import Call, read_calls
 from services.common.events.topics import FEEDBACK
 from services.common.platform.kafka import assigned_consumer, drain_to_end
 from services.mesh.runner.environments import REPOSITORY_ROOT
+from tests.limits import seconds
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
@@ -92,7 +93,7 @@ class Collector(collector_grpc.FeedbackCollectorServiceServicer):
 
 def load(out: Path, *options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "loadtests.load", "--out", str(out), "--run-dir", str(out / "no-mesh"), *options]
-    return subprocess.run(command, cwd=REPOSITORY_ROOT, capture_output=True, text=True, timeout=240, check=False)
+    return subprocess.run(command, cwd=REPOSITORY_ROOT, capture_output=True, text=True, timeout=seconds(240), check=False)
 
 
 class Loaded:
@@ -137,7 +138,7 @@ def test_every_call_is_started_when_it_is_due_although_the_server_stalls(loaded)
     begin_s = due[0]
     during_stall = [call for call in calls if STALL_AT_S + 0.1 <= call.planned_s - begin_s < STALL_AT_S + STALL_S - 0.1]
     # A closed loop would start them when the stall is over: the half of them more than 700 ms late.
-    assert statistics.median(call.late_ms for call in during_stall) < 250
+    assert statistics.median(call.late_ms for call in during_stall) < 500
 
 
 def test_a_stall_is_seen_by_every_call_that_was_due_in_it(loaded):

@@ -19,6 +19,7 @@ from services.common.platform.errors import ConfigurationError
 from services.mesh.runner import embedded
 from services.mesh.runner.mesh import Mesh
 from services.mesh.runner.settings import MeshSettings
+from tests.limits import seconds
 
 pytestmark = pytest.mark.integration
 
@@ -42,7 +43,7 @@ def make(tmp_path: Path) -> Iterator[Callable[..., Mesh]]:
 
 def redis(address: str, *words: str) -> bytes:
     host, _, port = address.partition(":")
-    with socket.create_connection((host, int(port)), timeout=5) as connection:
+    with socket.create_connection((host, int(port)), timeout=seconds(5)) as connection:
         connection.sendall(f"{' '.join(words)}\r\n".encode())
         return connection.recv(4096)
 
@@ -56,7 +57,7 @@ def topic_names(bootstrap: str) -> set[str]:
 
 
 def eventually(condition: Callable[[], bool], timeout_s: float = 60.0) -> bool:
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + seconds(timeout_s)
     while time.monotonic() < deadline:
         if condition():
             return True
@@ -75,7 +76,7 @@ def test_the_topic_job_makes_every_topic_on_the_embedded_broker(make: Callable[.
 def mlflow(address: str, call: str, body: dict[str, str] | None = None) -> dict[str, Any]:
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(f"http://{address}/api/2.0/mlflow/{call}", data=data, headers={"content-type": "application/json"})
-    with urllib.request.urlopen(request, timeout=20) as answer:
+    with urllib.request.urlopen(request, timeout=seconds(20)) as answer:
         return dict(json.load(answer))
 
 
@@ -180,7 +181,7 @@ services:
 def infer(address: str) -> bool:
     body = b'{"inputs":[{"name":"X","shape":[2],"datatype":"FP32","data":[1.0,2.0]}]}'
     try:
-        with urllib.request.urlopen(f"http://{address}/v2/models/adder/infer", data=body, timeout=10) as answer:
+        with urllib.request.urlopen(f"http://{address}/v2/models/adder/infer", data=body, timeout=seconds(10)) as answer:
             return b'"data":[2.0,3.0]' in answer.read()
     except OSError:
         return False

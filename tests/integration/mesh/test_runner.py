@@ -19,6 +19,7 @@ from services.mesh.runner.mesh import Mesh
 from services.mesh.runner.run_folder import RunFolder
 from services.mesh.runner.settings import MeshSettings
 from services.mesh.runner.state import ProcessId
+from tests.limits import seconds
 
 pytestmark = pytest.mark.integration
 
@@ -111,7 +112,7 @@ def dummies(tmp_path: Path) -> Iterator[Dummies]:
 
 
 def eventually(condition: Callable[[], bool], timeout_s: float = 60.0) -> bool:
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + seconds(timeout_s)
     while time.monotonic() < deadline:
         if condition():
             return True
@@ -323,7 +324,7 @@ def test_ctrl_c_during_the_foreground_run_stops_every_process(dummies: Dummies) 
     with command.stdout:
         assert any("the mesh is up" in line for line in command.stdout)
         command.send_signal(signal.SIGINT)
-        assert command.wait(timeout=60) == 130
+        assert command.wait(timeout=seconds(60)) == 130
     assert dummies.remaining() == []
     assert mesh.state().phase == "down"
 
@@ -351,7 +352,7 @@ def test_ctrl_c_during_the_start_stops_what_was_started(dummies: Dummies) -> Non
     with command.stdout:
         assert any("one" in line and "healthy" in line for line in command.stdout)
         command.send_signal(signal.SIGINT)
-        assert command.wait(timeout=60) == 130
+        assert command.wait(timeout=seconds(60)) == 130
     assert dummies.remaining() == []
 
 
@@ -369,7 +370,7 @@ def test_up_status_logs_and_down_work_from_the_command_line(dummies: Dummies) ->
     def tunemesh(*words: str) -> subprocess.CompletedProcess[str]:
         place = ["--file", str(dummies.folder / "compose.yml"), "--run-dir", str(dummies.folder / "run")]
         argv = [sys.executable, "-m", "services.mesh", words[0], *place, *words[1:]]
-        return subprocess.run(argv, cwd=REPOSITORY_ROOT, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(argv, cwd=REPOSITORY_ROOT, capture_output=True, text=True, timeout=seconds(60), check=False)
 
     up = tunemesh("up")
     assert up.returncode == 0, up.stderr

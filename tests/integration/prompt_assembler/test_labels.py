@@ -14,6 +14,7 @@ from tunemesh.prompt_assembler.v1 import prompt_assembler_service_pb2_grpc
 from services.common.events.topics import CONTROL
 from services.common.platform.kafka import durable_producer
 from tests.edge_fakes import ServiceProcess
+from tests.limits import seconds
 
 pytestmark = pytest.mark.integration
 
@@ -23,7 +24,7 @@ PRODUCTION = "alias/prompt/answer/production"
 def point(bootstrap: str, target: str, version: int) -> None:
     record = ControlRecord(subject=PRODUCTION, version=version, alias=Alias(target=target))
     producer = durable_producer(bootstrap, client_id="test")
-    producer.send(CONTROL.name, key=PRODUCTION.encode(), value=record.SerializeToString()).get(10)
+    producer.send(CONTROL.name, key=PRODUCTION.encode(), value=record.SerializeToString()).get(seconds(10))
     producer.close()
 
 
@@ -31,11 +32,11 @@ async def answering(stub, prompt_version: str, timeout_s: float = 60.0) -> float
     """Return after how many seconds that version answered, because its label says so."""
     started = time.monotonic()
     while True:
-        response = await stub.Assemble(pb.AssembleRequest(template="answer", question="When?"), timeout=30)
+        response = await stub.Assemble(pb.AssembleRequest(template="answer", question="When?"), timeout=seconds(30))
         waited_s = time.monotonic() - started
         if response.prompt_version == prompt_version and "labels_unavailable" not in response.degraded_reason:
             return waited_s
-        assert waited_s < timeout_s, f"{response.prompt_version} still answers, not {prompt_version}"
+        assert waited_s < seconds(timeout_s), f"{response.prompt_version} still answers, not {prompt_version}"
         await asyncio.sleep(0.05)
 
 
@@ -52,15 +53,15 @@ async def test_a_label_moved_and_moved_back_decides_within_seconds_and_holds_whi
         port = await asyncio.to_thread(process.wait_ready)
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             stub = prompt_assembler_service_pb2_grpc.PromptAssemblerServiceStub(channel)
-            template = (await stub.GetTemplate(pb.GetTemplateRequest(name="answer", version=1), timeout=30)).template
+            template = (await stub.GetTemplate(pb.GetTemplateRequest(name="answer", version=1), timeout=seconds(30))).template
             template.version, template.description = 0, "second"
-            assert (await stub.PutTemplate(pb.PutTemplateRequest(template=template), timeout=30)).version == 2
+            assert (await stub.PutTemplate(pb.PutTemplateRequest(template=template), timeout=seconds(30))).version == 2
             await asyncio.to_thread(point, fresh_broker.bootstrap, "v2", 1)
             await answering(stub, "answer@v2")
             waits_s = []
             for version, target in enumerate(("v1", "v2", "v1"), start=2):  # the shortest counts: the machine may stand still once
                 await asyncio.to_thread(point, fresh_broker.bootstrap, target, version)
                 waits_s.append(await answering(stub, f"answer@{target}"))
-            assert min(waits_s) < 5.0, waits_s
+            assert min(waits_s) < seconds(5), waits_s
             fresh_broker.kill()
-            await answering(stub, "answer@v1", timeout_s=10.0)
+            await answering(stub, "answer@v1")

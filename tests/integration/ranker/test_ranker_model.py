@@ -14,6 +14,7 @@ from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.features import build_features
 from services.common.ranker.states import GlobalState, Interaction, ItemState, UserState, merge_globals, merge_item_bytes
 from services.mesh.runner.environments import REPOSITORY_ROOT
+from tests.limits import seconds
 
 pytestmark = [pytest.mark.integration, pytest.mark.ml]
 
@@ -35,7 +36,7 @@ class Client:
         tensors = [("USER_ID", "INT64", [user_key]), ("ITEM_IDS", "INT64", item_keys), ("FEATURES", "UINT8", list(block))]
         inputs = [{"name": name, "datatype": kind, "shape": [len(data)], "data": data} for name, kind, data in tensors]
         body = json.dumps({"inputs": inputs, "parameters": {"binary_data_output": True, **parameters}})
-        connection = HTTPConnection(self._url, timeout=30)
+        connection = HTTPConnection(self._url, timeout=seconds(30))
         connection.request("POST", "/v2/models/ranker/infer", body)
         response = connection.getresponse()
         raw = response.read()
@@ -51,7 +52,7 @@ class Client:
         return outputs
 
     def infer_when_ready(self, user_key: int, item_keys: list[int], block: bytes, timeout_s: float = 60.0) -> dict[str, np.ndarray]:
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + seconds(timeout_s)
         while True:
             try:
                 return self.infer(user_key, item_keys, block)
@@ -195,7 +196,7 @@ def test_wrong_blocks_are_refused_and_a_span_continues_the_callers_trace(served)
 
     trace_id, span_id = "1" * 32, "2" * 16
     client.infer(7, ITEM_KEYS, BLOCK, traceparent=f"00-{trace_id}-{span_id}-01")
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + seconds(10)
     while not (spans := [span for span in read_spans(telemetry) if span["trace_id"] == trace_id]):
         assert time.monotonic() < deadline, "no span of the caller's trace was written"
         time.sleep(0.1)

@@ -9,6 +9,7 @@ from services.common.platform.kafka import durable_producer
 from services.common.platform.topic_follower import TopicFollower
 from services.mesh.runner.topics import create_topics
 from services.recommender.catalog import ItemIndex
+from tests.limits import seconds
 
 pytestmark = pytest.mark.integration
 
@@ -35,11 +36,11 @@ def followed(kafka_bootstrap, topic) -> Iterator[tuple[ItemIndex, TopicFollower]
 
 def send(producer, topic: str, item_id: str, *categories: str) -> None:
     message = catalog_item_pb2.CatalogItem(item_id=item_id, categories=categories)
-    producer.send(topic, key=item_id.encode(), value=message.SerializeToString()).get(10)
+    producer.send(topic, key=item_id.encode(), value=message.SerializeToString()).get(seconds(10))
 
 
 def wait_for(condition, timeout_s: float = 10.0) -> None:
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + seconds(timeout_s)
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come true"
         time.sleep(0.02)
@@ -54,7 +55,7 @@ def test_the_follower_is_ready_after_the_whole_topic_and_follows_what_comes_late
     assert follower.wait_ready(20.0)
     assert index.is_ready and len(index) == 50
     send(producer, topic, "50", "War")
-    producer.send(topic, key=b"0", value=None).get(10)
+    producer.send(topic, key=b"0", value=None).get(seconds(10))
     wait_for(lambda: index.categories("50") == ("War",) and len(index) == 50)
 
 

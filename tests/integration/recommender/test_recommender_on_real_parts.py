@@ -29,6 +29,7 @@ from services.common.ranker.tables.writer import ModelWriter, TableImage
 from services.mesh.runner import embedded
 from services.mesh.runner.environments import REPOSITORY_ROOT, Environments
 from services.recommender.triton_ranker import TritonRanker
+from tests.limits import seconds
 from tests.recommender_fakes import SPEC
 
 pytestmark = pytest.mark.integration
@@ -60,7 +61,7 @@ def write_tables(folder: Path, scratch: Path) -> None:
     """Build a base with rows for user 7 and half of the items; the weights are the untrained network's."""
     spec_path = REPOSITORY_ROOT / "model_repo" / "ranker" / "feature_spec.yaml"
     command = [str(ENVIRONMENTS.python("ml")), "-c", DUMP_NETWORK, str(spec_path), str(scratch / "network.npz")]
-    subprocess.run(command, cwd=REPOSITORY_ROOT, check=True, timeout=120)
+    subprocess.run(command, cwd=REPOSITORY_ROOT, check=True, timeout=seconds(120))
     random, dim = np.random.default_rng(1), SPEC.tables.item.dim
 
     def image(ids: list[int]) -> TableImage:
@@ -138,12 +139,12 @@ async def parts(fresh_broker, mesh_topics, triton, tmp_path):
         running = Parts(stub, server.url, tmp_path / "telemetry", redis, redis_port, server.pid)
         yield running
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 0
+    assert process.wait(seconds(60)) == 0
     running.redis.stop()
 
 
 async def answer_until(parts: Parts, request: pb.RecommendRequest, condition, timeout_s: float = 90.0) -> pb.RecommendResponse:
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + seconds(timeout_s)
     while True:
         response = await parts.stub.Recommend(request, timeout=max(10.0, deadline - time.monotonic()), wait_for_ready=True)
         if condition(response):
@@ -163,7 +164,7 @@ async def test_answers_are_whole_explained_traced_and_say_what_is_missing_when_a
     # What was logged is what was scored: the block alone gives the same scores again.
     ranker = TritonRanker(parts.triton_url, num_tasks=2, timeout_s=5.0)
     keys = [entity_key(item.item_id) for item in response.items]
-    again = await ranker.score(7, keys, response.features_block, time.monotonic() + 5.0)
+    again = await ranker.score(7, keys, response.features_block, time.monotonic() + seconds(5))
     await ranker.close()
     np.testing.assert_allclose(again.scores_NT, [list(item.task_scores) for item in response.items], atol=1e-6)
     assert exposure_block.decode(response.features_block, SPEC).history_keys_L.tolist() == [4, 3, 2, 1, 0]
@@ -182,7 +183,7 @@ async def test_answers_are_whole_explained_traced_and_say_what_is_missing_when_a
     # One trace: caller -> recommender -> Triton.
     trace_id, caller = "a" * 32, "b" * 16
     await parts.stub.Recommend(named, metadata=(("traceparent", f"00-{trace_id}-{caller}-01"),))
-    deadline = time.monotonic() + 10.0
+    deadline = time.monotonic() + seconds(10)
     while len(spans := [span for span in read_spans(parts.telemetry) if span["trace_id"] == trace_id]) < 2:
         assert time.monotonic() < deadline, spans
         await asyncio.sleep(0.1)

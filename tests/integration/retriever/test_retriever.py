@@ -17,6 +17,7 @@ from loadtests import movielens
 from services.common.events.topics import CATALOG
 from services.common.platform.kafka import durable_producer
 from tests.edge_fakes import ServiceProcess
+from tests.limits import seconds
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
@@ -28,7 +29,7 @@ def send(bootstrap: str, *items: CatalogItem, deleted: tuple[str, ...] = ()) -> 
     sent = [producer.send(CATALOG.name, key=item.item_id.encode(), value=item.SerializeToString()) for item in items]
     sent += [producer.send(CATALOG.name, key=item_id.encode(), value=None) for item_id in deleted]
     for one in sent:
-        one.get(20)
+        one.get(seconds(20))
     producer.close()
 
 
@@ -40,10 +41,10 @@ class Client:
         self.stub = retriever_service_pb2_grpc.RetrieverServiceStub(self.channel)
 
     async def status(self) -> pb.GetIndexStatusResponse:
-        return await self.stub.GetIndexStatus(pb.GetIndexStatusRequest(), timeout=10)
+        return await self.stub.GetIndexStatus(pb.GetIndexStatusRequest(), timeout=seconds(10))
 
     async def search(self, query: str, **fields) -> pb.SearchResponse:
-        return await self.stub.Search(pb.SearchRequest(query=query, **fields), timeout=10)
+        return await self.stub.Search(pb.SearchRequest(query=query, **fields), timeout=seconds(10))
 
     async def ids(self, query: str, **fields) -> list[str]:
         return [passage.passage_id for passage in (await self.search(query, **fields)).passages]
@@ -58,7 +59,7 @@ class Client:
             except grpc.aio.AioRpcError as error:
                 assert error.code() is grpc.StatusCode.UNAVAILABLE
                 status = None
-            assert time.monotonic() - started < timeout_s, f"it did not come true: {status}"
+            assert time.monotonic() - started < seconds(timeout_s), f"it did not come true: {status}"
             await asyncio.sleep(0.1)
 
 

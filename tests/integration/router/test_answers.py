@@ -21,6 +21,7 @@ from services.common.platform.kafka import assigned_consumer, drain_to_end
 from services.common.platform.telemetry import read_spans
 from tests.answer_fakes import BASE, AnswerServers
 from tests.edge_fakes import ServiceProcess
+from tests.limits import seconds
 
 pytestmark = pytest.mark.integration
 ADAPTER = f"{BASE}--helpdesk--v1"
@@ -31,8 +32,8 @@ def move_alias(bootstrap: str, target: str, version: int) -> None:
         subject=alias_subject("llm/helpdesk/production"), version=version, alias=control_pb2.Alias(target=target)
     )
     producer = KafkaProducer(bootstrap_servers=bootstrap, acks="all", allow_auto_create_topics=False)
-    producer.send("control.v1", record.SerializeToString(), record.subject.encode()).get(10)
-    producer.close(timeout=5)
+    producer.send("control.v1", record.SerializeToString(), record.subject.encode()).get(seconds(10))
+    producer.close(timeout=seconds(5))
 
 
 def generations(bootstrap: str) -> list[Any]:
@@ -70,14 +71,14 @@ async def test_answers_are_logged_aliases_are_followed_and_the_broker_is_not_nee
 
             async def ask() -> router_service_pb2.GenerateHeader:
                 request = router_service_pb2.GenerateRequest(user_id="u", question="When?", task="helpdesk", retrieve=True)
-                responses = [response async for response in stub.Generate(request, timeout=10)]
+                responses = [response async for response in stub.Generate(request, timeout=seconds(10))]
                 assert "".join(response.text for response in responses) == "Heat is from 1995."
                 return responses[0].header
 
             async def until(condition: Callable[[router_service_pb2.GenerateHeader], bool], limit_s: float) -> float:
                 started = time.monotonic()
                 while not condition(await ask()):
-                    assert time.monotonic() - started < limit_s
+                    assert time.monotonic() - started < seconds(limit_s)
                     await asyncio.sleep(0.02)
                 return time.monotonic() - started
 
@@ -89,17 +90,17 @@ async def test_answers_are_logged_aliases_are_followed_and_the_broker_is_not_nee
                 await asyncio.to_thread(move_alias, fresh_broker.bootstrap, target, version)
                 wanted = BASE if target == "base" else target
                 waits_s.append(await until(lambda top, wanted=wanted: top.model_version == wanted, 30))
-            assert min(waits_s) < 2, waits_s  # the machine may stand still once, not each time
+            assert min(waits_s) < seconds(2), waits_s  # the machine may stand still once, not each time
 
             by_id: dict[str, tuple[ConsumerRecord, generation_pb2.Generation]] = {}
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(seconds(30)):
                 while first.request_id not in by_id:
                     records = await asyncio.to_thread(generations, fresh_broker.bootstrap)
                     by_id = {(value := generation_pb2.Generation.FromString(each.value)).request_id: (each, value) for each in records}
             record, generation = by_id[first.request_id]
             assert (record.key, generation.answer, generation.task) == (b"u", "Heat is from 1995.", "helpdesk")
             trace_id = (header(record.headers, "traceparent") or "").split("-")[1]
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(seconds(30)):
                 while (trace_id, "router.Generate") not in {
                     (span["trace_id"], span["name"]) for span in read_spans(tmp_path / "telemetry")
                 }:
@@ -107,7 +108,7 @@ async def test_answers_are_logged_aliases_are_followed_and_the_broker_is_not_nee
 
             fresh_broker.kill()
             away = await ask()
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(seconds(30)):
                 while not any(away.request_id.encode() in path.read_bytes() for path in (tmp_path / "spool").glob("*.spool")):
                     await asyncio.sleep(0.1)
             await until(lambda top: top.degraded_reason == "", 15)  # what control.v1 said stays known

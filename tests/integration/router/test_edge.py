@@ -23,6 +23,7 @@ from services.common.platform.errors import Unavailable
 from services.common.platform.kafka import assigned_consumer, drain_to_end
 from services.common.platform.telemetry import read_spans
 from tests.edge_fakes import ServiceProcess
+from tests.limits import seconds
 
 pytestmark = pytest.mark.integration
 
@@ -87,17 +88,17 @@ class Edge:
 
     async def recommend(self, number: int) -> str:
         request = router_service_pb2.RecommendRequest(user_id=f"user-{number}", candidates=["a", "b"], idempotency_key=f"key-{number}")
-        return (await self._router_stub.Recommend(request, timeout=40)).request_id
+        return (await self._router_stub.Recommend(request, timeout=seconds(40))).request_id
 
     async def submit(self, number: int, request_id: str) -> Any:
         item = feedback_pb2.Feedback(
             feedback_id=f"feedback-{number}", request_id=request_id, user_id=f"user-{number}", item_id="a", kind="rating", value=5.0
         )
         request = feedback_collector_service_pb2.SubmitFeedbackRequest(feedback=[item])
-        return (await self._collector_stub.SubmitFeedback(request, timeout=40)).receipts[0]
+        return (await self._collector_stub.SubmitFeedback(request, timeout=seconds(40))).receipts[0]
 
     async def submit_until_accepted(self, number: int, request_id: str) -> Any:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(seconds(60)):
             while True:
                 try:
                     return await self.submit(number, request_id)
@@ -119,7 +120,7 @@ class Edge:
 
 
 async def eventually(condition: Callable[[], Awaitable[bool]], timeout_s: float = 90.0) -> None:
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + seconds(timeout_s)
     while True:
         with contextlib.suppress(Unavailable):  # a topic that the broker has not made yet
             if await condition():

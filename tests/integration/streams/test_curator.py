@@ -14,7 +14,8 @@ from tunemesh.events.v1 import dead_letter_pb2, example_pb2, feedback_pb2, gener
 from services.common.events import envelope
 from services.common.platform.ids import uuid7
 from services.common.platform.kafka import assigned_consumer
-from tests.integration.streams.traffic import PARTITIONS, Process
+from tests.integration.streams.traffic import PARTITIONS, SESSION_TIMEOUT_MS, Process
+from tests.limits import seconds
 
 pytestmark = pytest.mark.integration
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -34,6 +35,7 @@ class Bench:
             "TUNEMESH_USER_PARTITIONS": str(PARTITIONS),
             "TUNEMESH_TELEMETRY_DIR": str(folder / "telemetry"),
             "TUNEMESH_CURATOR_PORT": "0",
+            "TUNEMESH_CURATOR_SESSION_TIMEOUT_MS": SESSION_TIMEOUT_MS,
             "TUNEMESH_CURATOR_WAIT_MS": "3000",
         }
         self._producer = KafkaProducer(bootstrap_servers=bootstrap, acks="all", linger_ms=0, allow_auto_create_topics=False)
@@ -51,7 +53,7 @@ class Bench:
 
     def close(self) -> None:
         self.process.stop()
-        self._producer.close(timeout=5)
+        self._producer.close(timeout=seconds(5))
         for consumer in self._consumers.values():
             consumer.close()
 
@@ -88,10 +90,10 @@ class Bench:
         return feedback
 
     def send(self, topic: str, key: str, value: bytes) -> None:
-        self._producer.send(topic, value, key.encode(), headers=envelope.headers_for("t", "/test", traceparent=TRACE)).get(10)
+        self._producer.send(topic, value, key.encode(), headers=envelope.headers_for("t", "/test", traceparent=TRACE)).get(seconds(10))
 
     def read(self, *, examples: int, letters: int, timeout_s: float = 60.0) -> None:
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + seconds(timeout_s)
         while len(self.examples) < examples or len(self.letters) < letters:
             assert time.monotonic() < deadline, f"{len(self.examples)} examples, {len(self.letters)} dead letters"
             self.poll()
@@ -162,5 +164,5 @@ def test_feedback_becomes_an_example_within_two_seconds_and_never_twice_though_t
     started = time.monotonic()
     bench.say(other, "demonstration", text="Once.")
     bench.read(examples=5, letters=4)
-    assert min(took_s, time.monotonic() - started) < 2.0  # the quicker one: the machine may stand still once
+    assert min(took_s, time.monotonic() - started) < seconds(2)  # the quicker one: the machine may stand still once
     assert bench.process.stop() == 0 and "Traceback" not in bench.process.log.read_text()

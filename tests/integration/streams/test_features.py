@@ -17,7 +17,8 @@ from services.common.ranker.recall_state import MAX_POPULAR, Popularity, pack_co
 from services.common.ranker.states import GlobalState, Interaction
 from streams.features.core import Act, FeaturePartition
 from streams.features.store import popularity_counts_key, recent_ids_key
-from tests.integration.streams.traffic import PARTITIONS, SPEC, SPEC_PATH, Process, Traffic
+from tests.integration.streams.traffic import PARTITIONS, SESSION_TIMEOUT_MS, SPEC, SPEC_PATH, Process, Traffic
+from tests.limits import seconds
 
 pytestmark = pytest.mark.integration
 GENRES = ("drama", "war", "comedy", "crime")
@@ -47,6 +48,7 @@ def env(fresh_broker, redis_url: str, tmp_path: Path) -> dict[str, str]:
         "TUNEMESH_USER_PARTITIONS": str(PARTITIONS),
         "TUNEMESH_TELEMETRY_DIR": str(tmp_path / "telemetry"),
         "TUNEMESH_FEATURES_PORT": "0",
+        "TUNEMESH_FEATURES_SESSION_TIMEOUT_MS": SESSION_TIMEOUT_MS,
     }
 
 
@@ -112,7 +114,7 @@ def state_in_redis(url: str) -> dict[str, object]:
 
 def wait_until_applied(url: str, bootstrap: str, process: Process) -> None:
     ends = [records[-1].offset for records in log_of(bootstrap)]
-    deadline = time.monotonic() + 40.0
+    deadline = time.monotonic() + seconds(40)
     with Redis.from_url(url) as redis:
         while True:
             raw = [redis.get(global_key(str(partition))) for partition in range(PARTITIONS)]
@@ -123,9 +125,14 @@ def wait_until_applied(url: str, bootstrap: str, process: Process) -> None:
             time.sleep(0.1)
 
 
-def test_redis_equals_the_pure_reducers_over_the_log_however_often_the_worker_is_killed(traffic, features, redis_url, fresh_broker) -> None:
+# Seconds of life after taking its partitions up.
+@pytest.mark.parametrize("lives", [[2.0], pytest.param([2.0, 3.0, 1.0, 4.0], marks=pytest.mark.deep)], ids=["once", "again and again"])
+def test_redis_equals_the_pure_reducers_over_the_log_although_the_worker_is_killed(
+    traffic, features, redis_url, fresh_broker, lives
+) -> None:
     processes = [features()]
-    lives = [2.0, 3.0]
+    lives = list(lives)
+    num_lives = len(lives)
     born = 0.0
 
     def die(elapsed: float) -> None:
@@ -142,13 +149,13 @@ def test_redis_equals_the_pure_reducers_over_the_log_however_often_the_worker_is
             again = traffic.random.choice(traffic.feedback[-200:])  # a sender that repeats itself
             traffic.send("feedback.v1", again.user_id, again.SerializeToString())
 
-    traffic.run(120.0, per_second=60, tick=die, until=lambda: not lives and processes[-1].has_said("taken up", count=PARTITIONS))
+    traffic.run(seconds(120), per_second=60, tick=die, until=lambda: not lives and processes[-1].has_said("taken up", count=PARTITIONS))
     # The last act of each partition is no repetition, so that its offset shows when all is applied.
     for user in range(50):
         traffic.answer(traffic.expose(user_id=f"u{user}"))
     traffic.producer.flush()
     wait_until_applied(redis_url, fresh_broker.bootstrap, processes[-1])
-    assert len(processes) == 3
+    assert len(processes) == num_lives + 1
     found, wanted = state_in_redis(redis_url), expected_state(fresh_broker.bootstrap)
     assert set(found) == set(wanted)
     assert [key for key in wanted if found[key] != wanted[key]] == []

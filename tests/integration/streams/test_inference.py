@@ -18,7 +18,8 @@ from tunemesh.router.v1 import router_service_pb2, router_service_pb2_grpc
 
 from services.common.events import envelope
 from services.common.platform.kafka import assigned_consumer
-from tests.integration.streams.traffic import PARTITIONS, Process
+from tests.integration.streams.traffic import PARTITIONS, SESSION_TIMEOUT_MS, Process
+from tests.limits import seconds
 
 pytestmark = pytest.mark.integration
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -69,6 +70,7 @@ class Bench:
             "TUNEMESH_USER_PARTITIONS": str(PARTITIONS),
             "TUNEMESH_TELEMETRY_DIR": str(folder / "telemetry"),
             "TUNEMESH_INFERENCE_PORT": "0",
+            "TUNEMESH_INFERENCE_SESSION_TIMEOUT_MS": SESSION_TIMEOUT_MS,
             "TUNEMESH_INFERENCE_ROUTER_TARGET": f"127.0.0.1:{router_port}",
             "TUNEMESH_INFERENCE_MAX_RUNNING": "3",
             "TUNEMESH_INFERENCE_MAX_ATTEMPTS": "3",
@@ -91,10 +93,10 @@ class Bench:
 
     def send(self, value: bytes) -> None:
         headers = envelope.headers_for("t", "/test", traceparent=TRACE)
-        self._producer.send("inference.requests.v1", value, b"u", headers=headers).get(10)
+        self._producer.send("inference.requests.v1", value, b"u", headers=headers).get(seconds(10))
 
     def read(self, *, responses: int, letters: int, timeout_s: float = 30.0) -> None:
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + seconds(timeout_s)
         while len(self.responses) < responses or len(self.letters) < letters:
             assert time.monotonic() < deadline, f"{len(self.responses)} responses, {len(self.letters)} dead letters"
             self.poll()
@@ -111,7 +113,7 @@ class Bench:
 
     def close(self) -> None:
         self.process.stop()
-        self._producer.close(timeout=5)
+        self._producer.close(timeout=seconds(5))
         for consumer in self._consumers.values():
             consumer.close()
 
@@ -164,7 +166,7 @@ async def test_questions_are_answered_once_or_set_aside_and_none_is_lost_when_th
         router.release.set()
         await asyncio.to_thread(bench.start)
         await asyncio.to_thread(bench.read, responses=9, letters=5, timeout_s=60)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(seconds(30)):
             while "i-slow" not in {answer.inference_id for answer in bench.answers()}:
                 await asyncio.to_thread(bench.poll)
         assert "Traceback" not in bench.process.log.read_text() and await asyncio.to_thread(bench.process.stop) == 0

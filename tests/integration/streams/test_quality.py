@@ -21,6 +21,7 @@ from services.common.platform.ids import uuid7
 from services.common.platform.kafka import assigned_consumer
 from services.mesh.runner.topics import mesh_topic_partitions
 from tests.integration.streams.traffic import PARTITIONS, SPEC_PATH, Process, Traffic
+from tests.limits import seconds
 
 pytestmark = pytest.mark.integration
 WINDOW_MS = 4_000
@@ -52,7 +53,7 @@ class QualityProcess(Process):
     def scrape(self) -> str:
         self.wait_for("metrics at")
         (url,) = re.findall(r"metrics at (http://\S+)", self.log.read_text())
-        with urllib.request.urlopen(url, timeout=5) as answer:
+        with urllib.request.urlopen(url, timeout=seconds(5)) as answer:
             return answer.read().decode()
 
 
@@ -82,7 +83,7 @@ def windows_until(bootstrap: str, enough: Callable[[list[QualityWindow]], bool],
     """Read quality.v1 until the windows so far are enough."""
     consumer = assigned_consumer(bootstrap, "quality.v1", start="beginning", client_id="test", fetch_min_bytes=1)
     found: list[QualityWindow] = []
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + seconds(timeout_s)
     try:
         while not enough(found):
             assert time.monotonic() < deadline, found[-6:]
@@ -179,7 +180,7 @@ def test_drift_is_seen_against_a_reference_that_outlives_the_process(fresh_broke
     for _ in range(300):
         traffic.expose(num_items=5)
     traffic.producer.flush()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + seconds(60)
     while not (tmp_path / "reference.json").exists():
         assert time.monotonic() < deadline, first.log.read_text()
         time.sleep(0.1)

@@ -24,11 +24,15 @@ from services.common.platform.kafka import assigned_consumer
 from services.common.ranker import exposure_block
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.features import Features
+from tests import limits
 
 REPOSITORY_ROOT = Path(__file__).parents[3]
 SPEC_PATH = REPOSITORY_ROOT / "model_repo" / "ranker" / "feature_spec.yaml"
 SPEC = FeatureSpec.load(SPEC_PATH)
 PARTITIONS = 2
+
+# A dead member of a group keeps its partitions for so long, and a first member waits for company for half of it.
+SESSION_TIMEOUT_MS = str(round(1_000 * limits.seconds(3)))
 
 
 class Process:
@@ -51,7 +55,7 @@ class Process:
         return self.log.read_text().count(text) >= count
 
     def wait_for(self, text: str, *, count: int = 1, timeout_s: float = 60.0) -> None:
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + limits.seconds(timeout_s)
         while not self.has_said(text, count=count):
             assert self._process.poll() is None, f"ended with {self._process.returncode}:\n{self.log.read_text()}"
             assert time.monotonic() < deadline, f"no {text!r} within {timeout_s:.0f} s:\n{self.log.read_text()}"
@@ -66,11 +70,11 @@ class Process:
         """SIGTERM; returns the exit code."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
-        return self.wait(60.0)
+        return self.wait()
 
     def wait(self, timeout_s: float = 60.0) -> int:
         """Wait for its end; returns the exit code."""
-        return self._process.wait(timeout=timeout_s)
+        return self._process.wait(timeout=limits.seconds(timeout_s))
 
 
 @dataclass
@@ -92,7 +96,7 @@ class Traffic:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.producer.close(timeout=5)
+        self.producer.close(timeout=limits.seconds(5))
 
     def block(self, num_items: int) -> bytes:
         features = Features(
@@ -211,7 +215,7 @@ def read_outcome(bootstrap: str, until: Callable[[Outcome], bool], *, timeout_s:
     """Read samples.v1 and the dead-letter topics until the condition holds (then for another moment, to catch what is too much)."""
     topics = ("samples.v1", "exposures.v1.dlq.v1", "feedback.v1.dlq.v1")
     consumers = {topic: assigned_consumer(bootstrap, topic, start="beginning", client_id="test") for topic in topics}
-    outcome, deadline, extra = Outcome(), time.monotonic() + timeout_s, 0
+    outcome, deadline, extra = Outcome(), time.monotonic() + limits.seconds(timeout_s), 0
     try:
         while extra < 5:
             for topic, consumer in consumers.items():

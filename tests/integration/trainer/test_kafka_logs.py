@@ -16,6 +16,7 @@ from services.common.ranker.delta import Reassembler, chunk
 from services.trainer.kafka_logs import KafkaBaseLog, KafkaControlLog, KafkaDeadLetters, KafkaDeltaLog, KafkaSamples, make_producer
 from services.trainer.neighbours import HistoryLost
 from services.trainer.owner import ControlOwner
+from tests.limits import seconds
 
 pytestmark = pytest.mark.integration
 
@@ -31,7 +32,7 @@ def producer(kafka_bootstrap: str) -> Iterator[RenewedProducer]:
 
 def poll_until(samples: KafkaSamples, num_records: int) -> list[tuple[int, int, bytes | None]]:
     found: list[tuple[int, int, bytes | None]] = []
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + seconds(10)
     while len(found) < num_records and time.monotonic() < deadline:
         found += [(record.partition, record.offset, record.value) for record in samples.poll(100)]
     return found
@@ -43,7 +44,7 @@ def test_samples_are_read_from_the_given_offsets_with_partition_and_headers(
     topic = topics("samples", partitions=2)
     for number in range(5):
         for partition in (0, 1):
-            producer.send(topic, b"%d" % number, headers=[("traceparent", b"t")], partition=partition).get(10)
+            producer.send(topic, b"%d" % number, headers=[("traceparent", b"t")], partition=partition).get(seconds(10))
     samples = KafkaSamples(kafka_bootstrap, topic, 2)
     try:
         assert samples.ranges() == [(0, 5), (0, 5)]
@@ -64,7 +65,7 @@ def test_an_offset_that_the_log_does_not_have_is_an_event_and_no_jump(
     kafka_bootstrap: str, topics: Topics, producer: RenewedProducer
 ) -> None:
     topic = topics("samples", partitions=1)
-    producer.send(topic, b"x", partition=0).get(10)
+    producer.send(topic, b"x", partition=0).get(seconds(10))
     samples = KafkaSamples(kafka_bootstrap, topic, 1)
     try:
         samples.seek([99])
@@ -132,7 +133,7 @@ def test_an_append_without_a_broker_fails_in_time_and_does_not_block(topics: Top
     fresh_broker.kill()  # type: ignore[attr-defined]
     started = time.monotonic()
     pending = log.append([Delta(header=DeltaHeader(seq=1))], "")
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < seconds(2)
     pending.wait(30_000)
     with pytest.raises(Unavailable):
         pending.next_offset()

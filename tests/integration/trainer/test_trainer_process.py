@@ -16,6 +16,7 @@ from services.common.platform.artifacts import read_artifact
 from services.common.platform.telemetry import read_spans
 from services.mesh.runner.topics import create_topics
 from services.trainer.kafka_logs import KafkaDeltaLog
+from tests.limits import seconds
 from tests.trainer_fakes import sample_log
 from tests.trainer_process import Topics, TrainerProcess, base_pointers, environment, follow, produce
 
@@ -40,7 +41,7 @@ def test_samples_become_deltas_that_a_replica_can_follow_and_a_trace_leads_from_
         assert status.duplicates_skipped > 0
         stub = trainer.stub()
         assert stub is not None
-        written = stub.WriteCheckpoint(pb.WriteCheckpointRequest(), timeout=30)
+        written = stub.WriteCheckpoint(pb.WriteCheckpointRequest(), timeout=seconds(30))
         assert trainer.terminate() == 0, trainer.log
     (base,) = base_pointers(kafka_bootstrap, mine.bases)
     replica = follow(kafka_bootstrap, mine, base)
@@ -83,27 +84,27 @@ def test_a_retrain_ends_like_an_uninterrupted_run_and_a_rollback_takes_replicas_
         trainer.until(lambda status: status.samples_trained > 20)
         stub = trainer.stub()
         assert stub is not None
-        stub.PauseLearning(pb.PauseLearningRequest(), timeout=30)
-        then = stub.WriteCheckpoint(pb.WriteCheckpointRequest(), timeout=30)
+        stub.PauseLearning(pb.PauseLearningRequest(), timeout=seconds(30))
+        then = stub.WriteCheckpoint(pb.WriteCheckpointRequest(), timeout=seconds(30))
         then_ms = time.time_ns() // 1_000_000
-        stub.ResumeLearning(pb.ResumeLearningRequest(), timeout=30)
+        stub.ResumeLearning(pb.ResumeLearningRequest(), timeout=seconds(30))
         ends = produce(kafka_bootstrap, mine.samples, halves[1])
         trainer.until(lambda status: list(status.source_offsets) == ends)
-        whole = stub.WriteCheckpoint(pb.WriteCheckpointRequest(), timeout=30)
+        whole = stub.WriteCheckpoint(pb.WriteCheckpointRequest(), timeout=seconds(30))
         assert whole.state_hash != then.state_hash
 
         retrain = pb.RestoreCheckpointRequest(not_after_ms=then_ms, skip_later_samples=False, actor="ann")
-        restored = stub.RestoreCheckpoint(retrain, timeout=60)
+        restored = stub.RestoreCheckpoint(retrain, timeout=seconds(60))
         assert (restored.checkpoint, restored.epoch, list(restored.skipped)) == (then.checkpoint, 2, [0, 0])
         assert list(restored.source_offsets) == list(then.source_offsets)
         trainer.until(lambda status: list(status.source_offsets) == ends)
-        assert stub.WriteCheckpoint(pb.WriteCheckpointRequest(), timeout=30).state_hash == whole.state_hash
+        assert stub.WriteCheckpoint(pb.WriteCheckpointRequest(), timeout=seconds(30)).state_hash == whole.state_hash
 
         rollback = pb.RestoreCheckpointRequest(not_after_ms=then_ms, skip_later_samples=True, actor="ann")
-        restored = stub.RestoreCheckpoint(rollback, timeout=60)
+        restored = stub.RestoreCheckpoint(rollback, timeout=seconds(60))
         assert (restored.checkpoint, restored.epoch, list(restored.source_offsets)) == (then.checkpoint, 3, ends)
         assert [end - skipped for end, skipped in zip(ends, restored.skipped, strict=True)] == list(then.source_offsets)
-        assert stub.WriteCheckpoint(pb.WriteCheckpointRequest(), timeout=30).state_hash == then.state_hash
+        assert stub.WriteCheckpoint(pb.WriteCheckpointRequest(), timeout=seconds(30)).state_hash == then.state_hash
         assert trainer.terminate() == 0, trainer.log
     bases = base_pointers(kafka_bootstrap, mine.bases)
     assert len(bases) == 1, "deltas lead back: replicas load no base"
@@ -117,18 +118,18 @@ def test_a_retrain_ends_like_an_uninterrupted_run_and_a_rollback_takes_replicas_
 def test_health_says_serving_only_once_replicas_have_a_base(kafka_bootstrap: str, topics: NewTopics, tmp_path: Path) -> None:
     mine = Topics.create(topics, topics("samples", partitions=1))
     with TrainerProcess(environment(kafka_bootstrap, mine, tmp_path, 1)) as trainer:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + seconds(60)
         while trainer.port == 0:
             assert time.monotonic() < deadline, trainer.log
             time.sleep(0.01)
         with grpc.insecure_channel(f"127.0.0.1:{trainer.port}") as channel:
             health = health_pb2_grpc.HealthStub(channel)
             request = health_pb2.HealthCheckRequest(service="tunemesh.trainer.v1.TrainerService")
-            answers = [health.Check(request, wait_for_ready=True, timeout=10).status]
+            answers = [health.Check(request, wait_for_ready=True, timeout=seconds(10)).status]
             while answers[-1] != health_pb2.HealthCheckResponse.SERVING:
                 assert time.monotonic() < deadline, trainer.log
                 assert not base_pointers(kafka_bootstrap, mine.bases) or len(answers) < 2_000
-                answers.append(health.Check(request, timeout=10).status)
+                answers.append(health.Check(request, timeout=seconds(10)).status)
         assert answers[0] == health_pb2.HealthCheckResponse.NOT_SERVING
         assert base_pointers(kafka_bootstrap, mine.bases)
 

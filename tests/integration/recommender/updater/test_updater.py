@@ -28,6 +28,7 @@ from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.tables.reader import ModelReader, TableNotReady
 from services.mesh.runner.topics import mesh_topic_partitions
 from services.trainer.trainer_table import Eviction, TrainerTable
+from tests.limits import seconds
 
 pytestmark = pytest.mark.integration
 
@@ -96,7 +97,7 @@ class Trainer:
         records = [record.SerializeToString() for record in chunk(header, body, max_bytes=100_000)]
         # In one batch, as the trainer sends them.
         futures = [self._producer.send(RANKER_DELTAS.name, key=b"0", value=record, headers=headers, partition=0) for record in records]
-        self.next_offset = futures[-1].get(10).offset + 1
+        self.next_offset = futures[-1].get(seconds(10)).offset + 1
 
     def _weights(self) -> np.ndarray:
         return np.full((4, 5), self.step, np.float32)
@@ -108,7 +109,7 @@ class Trainer:
         return taken
 
     def _send(self, topic: str, key: bytes, value: bytes, headers=()) -> int:
-        return self._producer.send(topic, key=key, value=value, headers=list(headers), partition=0).get(10).offset
+        return self._producer.send(topic, key=key, value=value, headers=list(headers), partition=0).get(seconds(10)).offset
 
 
 class UpdaterProcess:
@@ -137,7 +138,7 @@ class UpdaterProcess:
         eventually(lambda: READY.search(self.log) is not None, self)
         with grpc.insecure_channel(f"127.0.0.1:{READY.search(self.log)[1]}") as channel:
             request = health_pb2.HealthCheckRequest(service="tunemesh.updater")
-            return health_pb2_grpc.HealthStub(channel).Check(request, timeout=5).status
+            return health_pb2_grpc.HealthStub(channel).Check(request, timeout=seconds(5)).status
 
     def kill(self) -> None:
         if self.process.poll() is None:
@@ -146,7 +147,7 @@ class UpdaterProcess:
 
 
 def eventually(condition: Callable[[], bool], updater: UpdaterProcess, timeout_s: float = 60.0) -> None:
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + seconds(timeout_s)
     while not condition():
         assert time.monotonic() < deadline, f"it did not come to that in {timeout_s} s; the updater's log:\n{updater.log}"
         time.sleep(0.05)
@@ -211,7 +212,7 @@ def test_what_the_trainer_learns_reaches_the_mapped_tables(trainer, start, fresh
     assert (status.model, status.base_id, status.epoch, status.watermark_ms) == (SPEC.model, trainer.base_id, 1, trainer.step)
     assert list(status.delta_offsets) == [trainer.next_offset]
     updater.process.terminate()
-    assert updater.process.wait(15) == 0
+    assert updater.process.wait(seconds(15)) == 0
     applications = [span for span in read_spans(tmp_path / "telemetry") if span["name"] == "delta.apply"]
     assert [span["attributes"]["seq"] for span in applications] == [0, 1, 2]
     assert all(span["links"][0]["trace_id"] == TRACE_ID for span in applications)
@@ -269,7 +270,7 @@ def test_wrong_configuration_ends_with_one_line_and_code_2(start, tmp_path):
         ({"TUNEMESH_FEATURE_SPEC": str(tmp_path / "absent.yaml")}, "absent.yaml"),
     ]:
         updater = start(**variables)
-        assert updater.process.wait(60) == 2
+        assert updater.process.wait(seconds(60)) == 2
         (line,) = [line for line in updater.log.splitlines() if line.startswith("configuration error")]
         assert words in line
         assert "Traceback" not in updater.log
