@@ -6,30 +6,16 @@ Whether the request, the item or the kind exists is the joiner's business: it is
 from __future__ import annotations
 
 import asyncio
-import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from services.common.events.feedback_kinds import LLM_KINDS, fault_of
-from services.common.events.limits import MAX_KIND_BYTES, check_id, check_text
+from services.common.events import feedback as rules
+from services.common.events.feedback import Feedback
+from services.common.events.feedback_kinds import LLM_KINDS
+from services.common.events.limits import MAX_KIND_BYTES, check_text
 from services.common.platform.errors import InvalidInput, Unavailable
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Feedback:
-    """One act of one user, about an item or about an answer. Times are Unix milliseconds; `original_time_ms` is 0 for live data."""
-
-    feedback_id: str
-    request_id: str
-    user_id: str
-    item_id: str
-    kind: str
-    value: float
-    accepted_at_ms: int = 0
-    original_time_ms: int = 0
-    text: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,30 +45,22 @@ def check(feedback: Sequence[Feedback], *, max_batch: int) -> None:
     if not 1 <= len(feedback) <= max_batch:
         raise InvalidInput(f"feedback: {len(feedback)} items; one call takes 1 to {max_batch}")
     for index, item in enumerate(feedback):
-        for field in ("feedback_id", "request_id", "user_id"):
-            check_id(f"feedback[{index}].{field}", getattr(item, field), InvalidInput)
-        check_text(f"feedback[{index}].kind", item.kind, MAX_KIND_BYTES, InvalidInput)
-        if not math.isfinite(item.value):
-            raise InvalidInput(f"feedback[{index}].value: {item.value} is not finite")
-        _check_subject(index, item)
-        if item.accepted_at_ms != 0:
-            raise InvalidInput(f"feedback[{index}].accepted_at_ms: it must be 0; the collector sets it")
-        if item.original_time_ms < 0:
-            raise InvalidInput(f"feedback[{index}].original_time_ms: {item.original_time_ms} is negative; 0 means live data")
+        _check_item(item, f"feedback[{index}].")
 
 
-def _check_subject(index: int, item: Feedback) -> None:
-    """An act about an item names it and has no text; one about an answer names none, and has what its kind asks for."""
-    if item.kind not in LLM_KINDS:
-        check_id(f"feedback[{index}].item_id", item.item_id, InvalidInput)
-        if item.text:
-            raise InvalidInput(f"feedback[{index}].text: only a comment or a demonstration has one")
-        return
-    if item.item_id:
-        raise InvalidInput(f"feedback[{index}].item_id: it must be empty; a {item.kind} is about an answer")
-    fault = fault_of(item.kind, item.value, item.text)
-    if fault is not None:
-        raise InvalidInput(f"feedback[{index}].{fault[0]}: {fault[1]}")
+def _check_item(item: Feedback, where: str) -> None:
+    rules.check(item, InvalidInput, where=where)
+    check_text(f"{where}kind", item.kind, MAX_KIND_BYTES, InvalidInput)
+    if item.kind in LLM_KINDS:
+        if item.item_id:
+            raise InvalidInput(f"{where}item_id: it must be empty; a {item.kind} is about an answer")
+        rules.check_answer(item, InvalidInput, where=where)
+    elif item.text:
+        raise InvalidInput(f"{where}text: only a comment or a demonstration has one")
+    if item.accepted_at_ms != 0:
+        raise InvalidInput(f"{where}accepted_at_ms: it must be 0; the collector sets it")
+    if item.original_time_ms < 0:
+        raise InvalidInput(f"{where}original_time_ms: {item.original_time_ms} is negative; 0 means live data")
 
 
 class AcceptedIds:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tunemesh.events.v1 import feedback_pb2
-
 from services.common.events.envelope import headers_for
+from services.common.events.feedback import Feedback
 from services.common.events.topics import FEEDBACK
+from services.common.events.wire.feedback import feedback_message
 from services.common.platform.kafka_async import AsyncProducer, Record
 from services.common.platform.telemetry import current_traceparent
-from services.feedback_collector.core import Feedback
 
 # Kept back from the caller's deadline, so that UNAVAILABLE reaches it before the deadline does.
 _RESERVE_S = 0.02
@@ -33,17 +32,7 @@ class KafkaFeedbackLog:
 
 
 def _to_record(item: Feedback, traceparent: str) -> Record:
-    value = feedback_pb2.Feedback(
-        feedback_id=item.feedback_id,
-        request_id=item.request_id,
-        user_id=item.user_id,
-        item_id=item.item_id,
-        kind=item.kind,
-        value=item.value,
-        accepted_at_ms=item.accepted_at_ms,
-        original_time_ms=item.original_time_ms,
-        text=item.text,
-    ).SerializeToString()
+    value = feedback_message(item).SerializeToString()
     headers = headers_for(
         FEEDBACK.value, "/tunemesh/feedback_collector", event_id=item.feedback_id, time_ms=item.accepted_at_ms, traceparent=traceparent
     )

@@ -6,10 +6,10 @@ from typing import Any
 
 import grpc.aio
 from opentelemetry.metrics import Meter
-from tunemesh.events.v1 import feedback_pb2
 from tunemesh.feedback_collector.v1 import feedback_collector_service_pb2, feedback_collector_service_pb2_grpc
 
-from services.feedback_collector.core import Collector, Feedback
+from services.common.events.wire.feedback import feedback_of
+from services.feedback_collector.core import Collector
 
 
 class FeedbackCollectorServicer(feedback_collector_service_pb2_grpc.FeedbackCollectorServiceServicer):
@@ -24,7 +24,7 @@ class FeedbackCollectorServicer(feedback_collector_service_pb2_grpc.FeedbackColl
         self, request: feedback_collector_service_pb2.SubmitFeedbackRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> feedback_collector_service_pb2.SubmitFeedbackResponse:
         """Write the feedback and answer once the broker has acknowledged it. Errors: see the proto."""
-        feedback = [_to_domain(item) for item in request.feedback]
+        feedback = [feedback_of(item) for item in request.feedback]
         receipts = await self._collector.submit(feedback, remaining_s=context.time_remaining())
         num_duplicates = sum(receipt.duplicate for receipt in receipts)
         if num_duplicates < len(receipts):
@@ -39,17 +39,3 @@ class FeedbackCollectorServicer(feedback_collector_service_pb2_grpc.FeedbackColl
                 for receipt in receipts
             ]
         )
-
-
-def _to_domain(item: feedback_pb2.Feedback) -> Feedback:
-    return Feedback(
-        feedback_id=item.feedback_id,
-        request_id=item.request_id,
-        user_id=item.user_id,
-        item_id=item.item_id,
-        kind=item.kind,
-        value=item.value,
-        accepted_at_ms=item.accepted_at_ms,
-        original_time_ms=item.original_time_ms,
-        text=item.text,
-    )

@@ -19,11 +19,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from services.common.events import dead_letter_reasons as reasons
-from services.common.events.feedback_kinds import DEMONSTRATION, is_about_answer
-from streams.curator.model import Cut, Emission, Example, Generation
+from services.common.events.feedback import Feedback
+from services.common.events.feedback_kinds import DEMONSTRATION
+from services.common.events.generation import Generation
+from streams.curator.model import Cut, Emission, Example
 from streams.curator.pii import kinds_in
 from streams.partitioned.intake import Intake
-from streams.partitioned.records import Feedback, Record
+from streams.partitioned.records import Record
 
 # What a kept answer costs beside its record's value.
 _OVERHEAD_BYTES = 1_500
@@ -107,7 +109,7 @@ class CuratorPartition:
         if not self.intake.feedback.advance(record.offset) or feedback is None:
             return []
         self.intake.feedback.reach(feedback.accepted_at_ms)
-        if not is_about_answer(feedback.kind, feedback.item_id):
+        if not feedback.is_about_answer:
             return []
         if self.intake.owner_elsewhere(feedback.user_id) is not None:
             self._counts["misplaced"] += 1  # the joiner forwards it to its partition
@@ -192,7 +194,8 @@ def example_of(generation: Generation, feedback: Feedback) -> Example:
     answer = feedback.text.strip() if is_demonstration else generation.answer
     judgement = () if is_demonstration else (feedback.kind, repr(feedback.value), feedback.text)
     digest = hashlib.blake2b(digest_size=16, person=b"tm.example")
-    for part in (generation.task, *(text for message in generation.messages for text in message), answer, *judgement):
+    turns = (text for message in generation.messages for text in (message.role, message.content))
+    for part in (generation.task, *turns, answer, *judgement):
         raw = part.encode()
         digest.update(len(raw).to_bytes(8, "little") + raw)
     return Example(

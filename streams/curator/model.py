@@ -3,35 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
-from streams.partitioned.records import DeadLetter, Feedback
-
-
-class Message(NamedTuple):
-    """One turn of a chat."""
-
-    role: str
-    content: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Generation:
-    """One answer of the language model. `context_given`: its passages came with the request, not from the retriever."""
-
-    request_id: str
-    user_id: str
-    task: str
-    question: str
-    messages: tuple[Message, ...]
-    answer: str
-    finish_reason: str
-    model_version: str
-    prompt_version: str
-    passage_ids: tuple[str, ...]
-    finished_at_ms: int
-    context_given: bool = False
-    traceparent: str = ""
+from services.common.events.feedback import Feedback
+from services.common.events.generation import Generation
+from streams.partitioned.records import DeadLetter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections import deque
 from typing import Any
 
 from opentelemetry.metrics import Observation
-from tunemesh.events.v1 import feedback_pb2
 
-from services.common.events.envelope import MalformedRecord, parse_value
-from services.common.events.feedback_kinds import is_about_answer
+from services.common.events.envelope import MalformedRecord
 from services.common.events.topics import CATALOG, FEEDBACK
+from services.common.platform.clock import wall_ms
 from services.common.platform.errors import ConfigurationError, Unavailable
 from services.common.platform.grpc_server import GrpcServer
 from services.common.platform.partitioning import partition_of
 from services.common.platform.settings import variable_of
 from services.common.platform.telemetry import Telemetry
 from services.common.ranker.feature_spec import FeatureSpec
-from services.common.ranker.states import Interaction
 from streams import worker
 from streams.features.catalog import CatalogFollower
+from streams.features.codec import read_act
 from streams.features.core import Act, FeaturePartition
 from streams.features.settings import FeaturesSettings
 from streams.features.store import FeatureStore
@@ -32,7 +30,6 @@ APP_ID = "tunemesh-features"
 _MAX_GATHERED = 5_000
 _WAIT_S = 0.02
 _RETRY_S = 0.5
-_MAX_ID_BYTES = 128
 
 _log = logging.getLogger(__name__)
 
@@ -82,22 +79,16 @@ class PartitionWorker:
             self._ack(message)
 
     def _act_of(self, message: Any) -> Act | None:
-        """Return the act in a message; None when it is unusable or misplaced: the joiner sets those aside, or forwards them here."""
+        """Return the act in a message; None when it is malformed or misplaced: the joiner sets it aside, or forwards it here."""
         try:
-            feedback = parse_value(message.value, tuple(message.headers or ()), feedback_pb2.Feedback)
+            act = read_act(message, wall_ms())
         except MalformedRecord:
             return None
-        if is_about_answer(feedback.kind, feedback.item_id):
+        if act is None:
             self.num_about_answers += 1
             return None
-        ids = (feedback.feedback_id, feedback.user_id, feedback.item_id)
-        if not all(0 < len(text.encode()) <= _MAX_ID_BYTES for text in ids) or not math.isfinite(feedback.value):
-            return None
-        if partition_of(feedback.user_id.encode(), self._settings.user_partitions) != self._partition:
-            return None
-        time_ms = feedback.original_time_ms or feedback.accepted_at_ms
-        interaction = Interaction(feedback.user_id, feedback.item_id, feedback.kind, feedback.value, time_ms)
-        return Act(message.offset, feedback.feedback_id, interaction)
+        owner = partition_of(act.interaction.user_id.encode(), self._settings.user_partitions)
+        return act if owner == self._partition else None
 
 
 async def _patiently(attempt: Any) -> None:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 from functools import lru_cache
 
-from tunemesh.events.v1 import exposure_pb2, feedback_pb2
 from tunemesh.samples.v1 import sample_pb2
 
 from services.common.events.envelope import MalformedRecord, parse_value
-from services.common.events.feedback_kinds import is_about_answer
-from services.common.platform import telemetry
+from services.common.events.exposure import Exposure
+from services.common.events.feedback import Feedback
+from services.common.events.wire import exposure as wire_exposure
+from services.common.events.wire import feedback as wire_feedback
 from services.common.platform.errors import CorruptArtifact
 from services.common.ranker import exposure_block
 from services.common.ranker.labels import Label
-from streams.joiner.model import Cut, Exposure, SampleGroup
-from streams.partitioned.codec import check_feedback, check_id, check_time, feedback_of
-from streams.partitioned.records import Feedback, Record
+from streams.joiner.model import Cut, SampleGroup
+from streams.partitioned.records import Record
 
 
 def read_exposure(record: Record, now_ms: int, *, schema_hash: str) -> Exposure:
@@ -29,32 +28,10 @@ def read_exposure(record: Record, now_ms: int, *, schema_hash: str) -> Exposure:
     Raises:
         MalformedRecord: it cannot be parsed, or a field breaks the contract.
     """
-    message = parse_value(record.value, record.headers, exposure_pb2.Exposure)
-    check_id("request_id", message.request_id)
-    check_id("user_id", message.user_id)
-    check_time("exposed_at_ms", message.exposed_at_ms, now_ms)
-    # Item ids recur in every exposure: sharing the strings halves the memory of a pending request.
-    item_ids = tuple(map(sys.intern, message.item_ids))
-    if not item_ids:
-        raise MalformedRecord("item_ids is empty")
-    if message.propensities and len(message.propensities) != len(item_ids):
-        raise MalformedRecord(f"{len(message.propensities)} propensities for {len(item_ids)} items")
-    block = message.features_block
-    if block and message.schema_hash == schema_hash:
-        _check_block(block, schema_hash, len(item_ids))
-    return Exposure(
-        request_id=message.request_id,
-        user_id=message.user_id,
-        exposed_at_ms=message.exposed_at_ms,
-        item_ids=item_ids,
-        features_block=block,
-        schema_hash=message.schema_hash,
-        propensities=tuple(message.propensities),
-        model_version=message.model_version,
-        variant=message.variant,
-        idempotency_key=message.idempotency_key,
-        traceparent=telemetry.traceparent_of(record.headers),
-    )
+    exposure = wire_exposure.read_exposure(record.value, record.headers, now_ms, with_scores=False)
+    if exposure.features_block and exposure.schema_hash == schema_hash:
+        _check_block(exposure.features_block, schema_hash, len(exposure.item_ids))
+    return exposure
 
 
 def read_feedback(record: Record, now_ms: int) -> Feedback:
@@ -63,11 +40,7 @@ def read_feedback(record: Record, now_ms: int) -> Feedback:
     Raises:
         MalformedRecord: it cannot be parsed, or a field breaks the contract.
     """
-    message = parse_value(record.value, record.headers, feedback_pb2.Feedback)
-    check_feedback(message, now_ms)
-    if not is_about_answer(message.kind, message.item_id):
-        check_id("item_id", message.item_id)
-    return feedback_of(message, record, now_ms)
+    return wire_feedback.read_feedback(record.value, record.headers, now_ms)
 
 
 def write_group(group: SampleGroup) -> bytes:

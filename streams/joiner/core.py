@@ -22,13 +22,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from services.common.events import dead_letter_reasons as reasons
-from services.common.events.feedback_kinds import is_about_answer
+from services.common.events.exposure import Exposure
+from services.common.events.feedback import Feedback
 from services.common.platform.ids import sample_id, sample_ids
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.labels import keep_negative, keep_negatives, labels_for, negative_labels
-from streams.joiner.model import Cut, Emission, Exposure, Resume, Sample, SampleGroup
+from streams.joiner.model import Cut, Emission, Resume, Sample, SampleGroup
 from streams.partitioned.intake import Intake
-from streams.partitioned.records import Feedback, Forward, Record
+from streams.partitioned.records import Forward, Record
 
 # What a pending request costs beside its features block: measured with tracemalloc, 100 items whose ids are shared strings.
 _REQUEST_OVERHEAD_BYTES = 2_500
@@ -144,7 +145,7 @@ class JoinerPartition:
             self._counts["forwarded"] += 1
             return [Forward(record, owner)]
         self.intake.feedback.reach(feedback.accepted_at_ms)
-        if is_about_answer(feedback.kind, feedback.item_id):
+        if feedback.is_about_answer:
             self._counts["about_answers"] += 1  # the curator's
             return []
         if feedback.kind not in self._spec.kinds:

@@ -5,25 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from services.common.events.exposure import Exposure
+from services.common.events.feedback import Feedback
 from services.common.ranker.labels import Label
-from streams.partitioned.records import DeadLetter, Feedback, Forward
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exposure:
-    """What was shown for one request. `features_block` is empty when the features were unavailable."""
-
-    request_id: str
-    user_id: str
-    exposed_at_ms: int
-    item_ids: tuple[str, ...]
-    features_block: bytes
-    schema_hash: str
-    propensities: tuple[float, ...] = ()
-    model_version: str = ""
-    variant: str = ""
-    idempotency_key: str = ""
-    traceparent: str = ""
+from streams.partitioned.records import DeadLetter, Forward
 
 
 class Sample(NamedTuple):

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Callable
 
 from services.common.events import dead_letter_reasons as reasons
+from services.common.events.feedback import Feedback
 from streams.partitioned.position import LogPosition
-from streams.partitioned.records import DeadLetter, Feedback, Record
+from streams.partitioned.records import DeadLetter, Record
 from streams.partitioned.waiting import WaitingFeedback
 
 

@@ -20,21 +20,6 @@ class Record(NamedTuple):
     headers: Sequence[tuple[str, bytes]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Feedback:
-    """What a user did about one item of a request, or about an answer: then `item_id` is empty, and `text` may say something."""
-
-    feedback_id: str
-    request_id: str
-    user_id: str
-    item_id: str
-    kind: str
-    value: float
-    accepted_at_ms: int
-    text: str = ""
-    traceparent: str = ""
-
-
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
     """A record that cannot be used, with its reason (services.common.events.dead_letter_reasons).

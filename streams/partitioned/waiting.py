@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from streams.partitioned.records import Feedback, Record
+from services.common.events.feedback import Feedback
+from streams.partitioned.records import Record
 
 # What one costs in memory beside its record's value: measured with tracemalloc, headers of CloudEvents and a trace included.
 _OVERHEAD_BYTES = 1_800

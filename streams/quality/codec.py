@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from tunemesh.events.v1.dead_letter_pb2 import DeadLetter
 from tunemesh.events.v1.delta_pb2 import Delta, ReplicaStatus
-from tunemesh.events.v1.exposure_pb2 import Exposure
-from tunemesh.events.v1.feedback_pb2 import Feedback
-from tunemesh.events.v1.generation_pb2 import Generation
 from tunemesh.events.v1.quality_pb2 import QualityAlarm, QualityWindow
 
-from services.common.events.envelope import parse_value
+from services.common.events.envelope import MalformedRecord, parse_value
+from services.common.events.exposure import Exposure
+from services.common.events.feedback import check_answer
+from services.common.events.generation import Generation
 from services.common.events.topics import EXPOSURES, FEEDBACK, GENERATIONS, RANKER_DELTAS, REPLICAS, WITH_DLQ
+from services.common.events.wire.exposure import read_exposure
+from services.common.events.wire.feedback import read_feedback
+from services.common.events.wire.generation import read_generation
+from services.common.platform.clock import wall_ms
 from services.common.platform.errors import CorruptArtifact
 from services.common.ranker import exposure_block
 from services.common.ranker.feature_spec import FeatureSpec
@@ -46,12 +51,12 @@ def column_names(spec: FeatureSpec) -> dict[str, tuple[str, ...]]:
 class Taker:
     """Takes records into a Quality."""
 
-    def __init__(self, quality: Quality, spec: FeatureSpec) -> None:
-        """`spec` reads the features.
+    def __init__(self, quality: Quality, spec: FeatureSpec, *, now_ms: Callable[[], int] = wall_ms) -> None:
+        """`spec` reads the features; `now_ms` is the wall clock.
 
         Attributes: `num_unreadable_features` counts exposures whose features are damaged or of another feature spec.
         """
-        self._quality, self._spec = quality, spec
+        self._quality, self._spec, self._now_ms = quality, spec, now_ms
         self.num_unreadable_features = 0
 
     def take(self, record: Any, *, is_recalled: bool = False) -> None:
@@ -61,13 +66,13 @@ class Taker:
             record: the record.
             is_recalled: it is from before the start: only the variant of its request is noted.
         Raises:
-            MalformedRecord: it does not parse. Its owner sets it aside; here it is only left out.
+            MalformedRecord: it does not parse or breaks the contract. Its owner sets it aside; here it is only left out.
         """
         topic, value, headers = record.topic, record.value, record.headers
         if topic == EXPOSURES.name:
-            self._exposure(parse_value(value, headers, Exposure), is_recalled)
+            self._exposure(read_exposure(value, headers, self._now_ms()), is_recalled)
         elif topic == GENERATIONS.name:
-            self._generation(parse_value(value, headers, Generation), is_recalled)
+            self._generation(read_generation(value, headers, self._now_ms()), is_recalled)
         elif topic == REPLICAS.name:
             status = parse_value(value, headers, ReplicaStatus)
             self._quality.reported(status.replica_id, Replica(status.watermark_ms, status.reported_at_ms))
@@ -76,7 +81,9 @@ class Taker:
 
     def _counted(self, topic: str, value: bytes | None, headers: Any) -> None:
         if topic == FEEDBACK.name:
-            feedback = parse_value(value, headers, Feedback)
+            feedback = read_feedback(value, headers, self._now_ms())
+            if feedback.is_about_answer:
+                check_answer(feedback, MalformedRecord)
             self._quality.acted(Act(request_id=feedback.request_id, item_id=feedback.item_id, kind=feedback.kind, value=feedback.value))
         elif topic == RANKER_DELTAS.name:
             delta = parse_value(value, headers, Delta)

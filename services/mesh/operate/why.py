@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
-from google.protobuf.message import Message
 from tunemesh.events.v1.dead_letter_pb2 import DeadLetter
 from tunemesh.events.v1.example_pb2 import LlmExample
-from tunemesh.events.v1.exposure_pb2 import Exposure
-from tunemesh.events.v1.feedback_pb2 import Feedback
-from tunemesh.events.v1.generation_pb2 import Generation
 from tunemesh.samples.v1.sample_pb2 import SampleRecord
 
-from services.common.events.envelope import MalformedRecord, parse_value
+from services.common.events.envelope import Headers, MalformedRecord, parse_value
+from services.common.events.exposure import Exposure
+from services.common.events.feedback import Feedback
+from services.common.events.generation import Generation
 from services.common.events.topics import EXPOSURES, FEEDBACK, GENERATIONS, LLM_EXAMPLES, SAMPLES
+from services.common.events.wire.exposure import parse_exposure
+from services.common.events.wire.feedback import parse_feedback
+from services.common.events.wire.generation import parse_generation
 from services.common.platform.errors import NotFound, ServiceError
 from services.common.ranker.feature_spec import FeatureSpec
 from services.mesh.operate import why_report
@@ -26,7 +28,19 @@ from services.mesh.operate.log_scan import LogScanner, Scan
 from services.mesh.operate.times import iso, request_time_ms
 from services.mesh.operate.why_report import Placed
 
-MessageT = TypeVar("MessageT", bound=Message)
+
+class OfRequest(Protocol):
+    """What belongs to a request."""
+
+    @property
+    def request_id(self) -> str:
+        """The request's id."""
+        ...
+
+
+MessageT = TypeVar("MessageT")
+OfRequestT = TypeVar("OfRequestT", bound=OfRequest)
+Parse = Callable[[bytes | None, Headers | None], MessageT]
 LearnedBy = Callable[[], why_report.Learned | None]
 
 _log = logging.getLogger(__name__)
@@ -58,10 +72,10 @@ def explain(
     """
     made_ms = request_time_ms(request_id)
     window = Window(made_ms - before_ms, made_ms + after_ms)
-    exposed = _of_request(scanner, EXPOSURES.name, Exposure, request_id, window)
+    exposed = _of_request(scanner, EXPOSURES.name, parse_exposure, request_id, window)
     if exposed.found:
         return _explain_recommendation(exposed, scanner, spec, window, learned)
-    generated = _of_request(scanner, GENERATIONS.name, Generation, request_id, window)
+    generated = _of_request(scanner, GENERATIONS.name, parse_generation, request_id, window)
     if generated.found:
         return _explain_generation(generated, scanner, window)
     num_read = exposed.num_read + generated.num_read
@@ -79,7 +93,7 @@ def _explain_recommendation(
     request_id, user_id = exposure.request_id, exposure.user_id
 
     def group_of(record: Any) -> Placed[SampleRecord] | None:
-        sample = _parsed(record, SampleRecord) if request_id.encode() in (record.value or b"") else None
+        sample = _parsed(record, _parse_sample) if request_id.encode() in (record.value or b"") else None
         return Placed(sample, record.partition, record.offset) if sample is not None and sample.group.request_id == request_id else None
 
     samples = scanner.scan(SAMPLES.name, group_of, since_ms=window.since_ms, until_ms=window.until_ms, key=user_id)
@@ -92,7 +106,7 @@ def _explain_recommendation(
 def _explain_generation(generated: Scan[Placed[Generation]], scanner: LogScanner, window: Window) -> dict[str, Any]:
     generation = generated.found[0].message
     feedback = _feedback(scanner, generation.request_id, generation.user_id, window)
-    examples = _of_request(scanner, LLM_EXAMPLES.name, LlmExample, generation.request_id, window, key=generation.task, only_first=False)
+    examples = _of_request(scanner, LLM_EXAMPLES.name, _parse_example, generation.request_id, window, key=generation.task, only_first=False)
     letters = _dead_letters(scanner, generation.request_id, window, FEEDBACK.dlq, GENERATIONS.dlq)
     report = why_report.generation(generated.found[0], feedback.found, examples.found, letters.found)
     return report | _cuts({FEEDBACK.name: feedback, LLM_EXAMPLES.name: examples, "dead letters": letters})
@@ -101,27 +115,28 @@ def _explain_generation(generated: Scan[Placed[Generation]], scanner: LogScanner
 def _of_request(
     scanner: LogScanner,
     topic: str,
-    message_class: type[MessageT],
+    parse: Parse[OfRequestT],
     request_id: str,
     window: Window,
     *,
     key: str | None = None,
     only_first: bool = True,
-) -> Scan[Placed[MessageT]]:
+) -> Scan[Placed[OfRequestT]]:
     wanted = request_id.encode()
 
-    def find(record: Any) -> Placed[MessageT] | None:
+    def find(record: Any) -> Placed[OfRequestT] | None:
         if wanted not in (record.value or b""):  # in Protobuf and in JSON alike; parsing every record would take ten times as long
             return None
-        message = _parsed(record, message_class)
-        is_it = message is not None and message.request_id == request_id  # type: ignore[attr-defined] # all of these have one
-        return Placed(message, record.partition, record.offset) if message is not None and is_it else None
+        message = _parsed(record, parse)
+        if message is None or message.request_id != request_id:
+            return None
+        return Placed(message, record.partition, record.offset)
 
     return scanner.scan(topic, find, since_ms=window.since_ms, until_ms=window.until_ms, key=key, only_first=only_first)
 
 
 def _feedback(scanner: LogScanner, request_id: str, user_id: str, window: Window) -> Scan[Placed[Feedback]]:
-    return _of_request(scanner, FEEDBACK.name, Feedback, request_id, window, key=user_id, only_first=False)
+    return _of_request(scanner, FEEDBACK.name, parse_feedback, request_id, window, key=user_id, only_first=False)
 
 
 def _dead_letters(scanner: LogScanner, request_id: str, window: Window, *topics: str) -> Scan[DeadLetter]:
@@ -129,7 +144,7 @@ def _dead_letters(scanner: LogScanner, request_id: str, window: Window, *topics:
     wanted = request_id.encode()
 
     def find(record: Any) -> DeadLetter | None:
-        return _parsed(record, DeadLetter) if wanted in (record.value or b"") else None
+        return _parsed(record, _parse_letter) if wanted in (record.value or b"") else None
 
     together: Scan[DeadLetter] = Scan()
     for topic in topics:
@@ -145,9 +160,21 @@ def _dead_letters(scanner: LogScanner, request_id: str, window: Window, *topics:
     return together
 
 
-def _parsed(record: Any, message_class: type[MessageT]) -> MessageT | None:
+def _parse_sample(value: bytes | None, headers: Headers | None) -> SampleRecord:
+    return parse_value(value, headers, SampleRecord)
+
+
+def _parse_example(value: bytes | None, headers: Headers | None) -> LlmExample:
+    return parse_value(value, headers, LlmExample)
+
+
+def _parse_letter(value: bytes | None, headers: Headers | None) -> DeadLetter:
+    return parse_value(value, headers, DeadLetter)
+
+
+def _parsed(record: Any, parse: Parse[MessageT]) -> MessageT | None:
     try:
-        return parse_value(record.value, record.headers, message_class)
+        return parse(record.value, record.headers)
     except MalformedRecord:
         return None
 

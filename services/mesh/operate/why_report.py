@@ -12,14 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from google.protobuf.message import Message
 from tunemesh.events.v1.dead_letter_pb2 import DeadLetter
 from tunemesh.events.v1.example_pb2 import ExampleKind, LlmExample
-from tunemesh.events.v1.exposure_pb2 import Exposure
-from tunemesh.events.v1.feedback_pb2 import Feedback
-from tunemesh.events.v1.generation_pb2 import Generation
 from tunemesh.samples.v1.sample_pb2 import SampleRecord
 
+from services.common.events.exposure import Exposure
+from services.common.events.feedback import Feedback
+from services.common.events.generation import Generation
 from services.common.events.topics import EXPOSURES, GENERATIONS
 from services.common.platform.errors import CorruptArtifact
 from services.common.ranker import exposure_block
@@ -27,7 +26,7 @@ from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.features import Features
 from services.mesh.operate.times import iso
 
-MessageT = TypeVar("MessageT", bound=Message)
+MessageT = TypeVar("MessageT")
 
 # Two decimals more than the half-precision numbers of the block hold.
 _DIGITS = 5

@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
-from tunemesh.events.v1.exposure_pb2 import Exposure
-from tunemesh.events.v1.feedback_pb2 import Feedback
-from tunemesh.events.v1.generation_pb2 import Generation
 from tunemesh.samples.v1.sample_pb2 import Sample, SampleGroup, SampleRecord, TaskLabel
 
+from services.common.events.chat import Message
+from services.common.events.exposure import Exposure
+from services.common.events.feedback import Feedback
+from services.common.events.generation import Generation
 from services.common.ranker import exposure_block
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.features import Features
@@ -31,13 +32,13 @@ def exposure(**changes) -> Exposure:
         "request_id": "r",
         "user_id": "u",
         "exposed_at_ms": 1_795_309_200_000,
-        "item_ids": ["5", "6"],
+        "item_ids": ("5", "6"),
         "features_block": block(2),
         "schema_hash": SPEC.schema_hash,
         "variant": "default",
         "model_version": "1.7",
-        "scores": [0.5, 0.25],
-        "reasons": ["popular,embedding", "cold_start"],
+        "scores": (0.5, 0.25),
+        "reasons": ("popular,embedding", "cold_start"),
     }
     return Exposure(**(fields | changes))
 
@@ -76,7 +77,7 @@ def test_without_readable_features_the_report_says_why_and_goes_on(changes, why:
 
 
 def test_an_exposure_of_an_older_router_has_neither_scores_nor_channels() -> None:
-    item = explain(exposure(scores=[], reasons=[]))["items"][0]
+    item = explain(exposure(scores=(), reasons=()))["items"][0]
     assert (item["score"], item["channel"], item["propensity"]) == (None, "", 1.0)
 
 
@@ -94,10 +95,23 @@ def test_without_the_trainer_it_is_unknown_whether_samples_are_learned() -> None
 
 
 def test_an_answer_has_its_prompt_its_passages_and_its_times() -> None:
-    answer = Generation(request_id="r", question="who?", answer="me", prompt_version="answer@v3", passage_ids=["catalog:1"])
-    answer.messages.add(role="user", content="who?")
-    answer.started_at_ms, answer.first_token_at_ms, answer.finished_at_ms = 1_000, 1_120, 0
-    report = generation(Placed(answer, 0, 1), [Placed(Feedback(feedback_id="f", kind="boolean", value=1), 0, 2)], [], [])
+    answer = Generation(
+        request_id="r",
+        user_id="u",
+        task="answer",
+        question="who?",
+        messages=(Message("user", "who?"),),
+        answer="me",
+        finish_reason="stop",
+        model_version="base",
+        prompt_version="answer@v3",
+        passage_ids=("catalog:1",),
+        started_at_ms=1_000,
+        first_token_at_ms=1_120,
+        finished_at_ms=0,
+    )
+    thumb = Feedback(feedback_id="f", request_id="r", user_id="u", item_id="", kind="boolean", value=1)
+    report = generation(Placed(answer, 0, 1), [Placed(thumb, 0, 2)], [], [])
     assert (report["first_token_ms"], report["finished_ms"]) == (120, None)
     assert report["messages"] == [{"role": "user", "content": "who?"}]
     assert report["feedback"][0]["feedback_id"] == "f"

@@ -3,9 +3,12 @@ from dataclasses import replace
 import pytest
 
 from services.common.events import dead_letter_reasons as reasons
+from services.common.events.chat import Message
+from services.common.events.feedback import Feedback
+from services.common.events.generation import Generation
 from streams.curator.core import CurateConfig, CuratorPartition, example_of
-from streams.curator.model import Example, Generation, Message
-from streams.partitioned.records import DeadLetter, Feedback, Record
+from streams.curator.model import Example
+from streams.partitioned.records import DeadLetter, Record
 from tests.unit.streams.partitioned.test_intake import an_intake
 
 T0 = 1_700_000_000_000

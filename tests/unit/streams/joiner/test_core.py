@@ -5,12 +5,14 @@ from typing import NamedTuple
 import pytest
 
 from services.common.events import dead_letter_reasons
+from services.common.events.exposure import Exposure
+from services.common.events.feedback import Feedback
 from services.common.platform.ids import sample_id
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.labels import keep_negative
 from streams.joiner.core import JoinConfig, JoinerPartition
-from streams.joiner.model import Cut, Emission, Exposure, Resume, SampleGroup
-from streams.partitioned.records import DeadLetter, Feedback, Forward, Record
+from streams.joiner.model import Cut, Emission, Resume, SampleGroup
+from streams.partitioned.records import DeadLetter, Forward, Record
 from tests.unit.streams.partitioned.test_intake import ALLOWANCE, an_intake
 
 T0 = 1_700_000_000_000

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from services.common.events import dead_letter_reasons
+from services.common.events.exposure import Exposure
+from services.common.events.feedback import Feedback
 from services.common.platform.ids import sample_id
 from services.common.ranker.labels import keep_negative, labels_for
 from streams.joiner.core import JoinConfig, JoinerPartition
-from streams.joiner.model import Cut, Emission, Exposure, Resume, Sample, SampleGroup
-from streams.partitioned.records import DeadLetter, Feedback, Record
+from streams.joiner.model import Cut, Emission, Resume, Sample, SampleGroup
+from streams.partitioned.records import DeadLetter, Record
 from tests.unit.streams.joiner.test_core import SPEC, T0
 from tests.unit.streams.partitioned.test_intake import ALLOWANCE, an_intake
 

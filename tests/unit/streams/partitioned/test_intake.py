@@ -1,6 +1,7 @@
 from services.common.events import dead_letter_reasons as reasons
+from services.common.events.feedback import Feedback
 from streams.partitioned.intake import Intake
-from streams.partitioned.records import DeadLetter, Feedback, Record
+from streams.partitioned.records import DeadLetter, Record
 
 ALLOWANCE = 300
 

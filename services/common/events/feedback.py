@@ -1,0 +1,64 @@
+"""Feedback: what a user did about a recommended item or about an answer, and when it can be used. Pure, so cores may use it.
+
+`services.common.events.wire.feedback` reads and writes it. Which kinds there are about items is the feature spec's business.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from services.common.events.feedback_kinds import fault_of, is_about_answer
+from services.common.events.limits import ErrorOf, check_id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Feedback:
+    """One act of one user.
+
+    Attributes:
+        feedback_id: the sender's, one per act; a repeat is the same act.
+        request_id: of the response that the act is about.
+        user_id: who did it.
+        item_id: what it is about; empty when it is about an answer.
+        kind: e.g. "rating", "click"; about an answer one of `feedback_kinds.LLM_KINDS`.
+        value: what the kind makes of it: stars, seconds, 1 for a click.
+        accepted_at_ms: Unix milliseconds; 0 until it is accepted.
+        original_time_ms: Unix milliseconds of the act in replayed data; 0 for live data.
+        text: of a comment or a demonstration.
+        traceparent: W3C trace context of its record; empty when there is none.
+    """
+
+    feedback_id: str
+    request_id: str
+    user_id: str
+    item_id: str
+    kind: str
+    value: float
+    accepted_at_ms: int = 0
+    original_time_ms: int = 0
+    text: str = ""
+    traceparent: str = ""
+
+    @property
+    def is_about_answer(self) -> bool:
+        """Whether it is about an answer of the language model, and not about an item."""
+        return is_about_answer(self.kind, self.item_id)
+
+
+def check(feedback: Feedback, error: ErrorOf, *, where: str = "") -> None:
+    """Raise `error`, naming the field after `where`, unless the ids are ids and the value is finite: what every reader may rely on."""
+    check_id(f"{where}feedback_id", feedback.feedback_id, error)
+    check_id(f"{where}request_id", feedback.request_id, error)
+    check_id(f"{where}user_id", feedback.user_id, error)
+    if not feedback.is_about_answer:
+        check_id(f"{where}item_id", feedback.item_id, error)
+    if not math.isfinite(feedback.value):
+        raise error(f"{where}value: {feedback.value} is not finite")
+
+
+def check_answer(feedback: Feedback, error: ErrorOf, *, where: str = "") -> None:
+    """Raise `error`, naming the field after `where`, unless feedback about an answer has what its kind asks for."""
+    fault = fault_of(feedback.kind, feedback.value, feedback.text)
+    if fault is not None:
+        raise error(f"{where}{fault[0]}: {fault[1]}")
