@@ -26,7 +26,8 @@ from services.common.platform.artifacts import read_artifact
 from services.common.platform.kafka import assigned_consumer, drain_to_end
 from services.trainer.kafka_logs import KafkaDeltaLog
 from tests.limits import seconds
-from tests.trainer_fakes import SPEC, Follower
+from tests.trainer_fakes.replica import Follower
+from tests.trainer_fakes.sample_logs import SPEC
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

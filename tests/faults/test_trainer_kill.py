@@ -11,7 +11,7 @@ import pytest
 from tunemesh.trainer.v1 import trainer_service_pb2 as pb
 
 from services.common.platform.artifacts import read_artifact
-from tests.trainer_fakes import sample_log
+from tests.trainer_fakes.sample_logs import sample_log
 from tests.trainer_process import Topics, TrainerProcess, base_pointers, environment, follow, produce
 
 pytestmark = [pytest.mark.integration, pytest.mark.ml, pytest.mark.timeout(900)]

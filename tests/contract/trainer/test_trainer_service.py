@@ -23,7 +23,11 @@ from services.trainer.servicer import TrainerServicer
 from services.trainer.settings import TrainerSettings
 from services.trainer.worker import RankerWorker, WorkerConfig
 from tests.limits import seconds
-from tests.trainer_fakes import SPEC, FakeBroker, FakeDeadLetters, FakeLearner, broker_with, sample_log, start
+from tests.trainer_fakes.broker import FakeBroker, broker_with
+from tests.trainer_fakes.learner import FakeLearner
+from tests.trainer_fakes.life import start
+from tests.trainer_fakes.logs import FakeDeadLetters
+from tests.trainer_fakes.sample_logs import SPEC, sample_log
 
 
 class FakeAdapters:

@@ -17,7 +17,7 @@ from services.common.platform.telemetry import read_spans
 from services.mesh.runner.topics import create_topics
 from services.trainer.kafka_logs import KafkaDeltaLog
 from tests.limits import seconds
-from tests.trainer_fakes import sample_log
+from tests.trainer_fakes.sample_logs import sample_log
 from tests.trainer_process import Topics, TrainerProcess, base_pointers, environment, follow, produce
 
 if TYPE_CHECKING:

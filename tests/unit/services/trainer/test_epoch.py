@@ -9,20 +9,12 @@ from services.common.platform.errors import ConfigurationError
 from services.common.ranker.delta import Reassembler
 from services.trainer.neighbours import Fenced, HistoryLost
 from services.trainer.samples import parse_record
-from tests.trainer_fakes import (
-    SPEC,
-    Crash,
-    FakeBroker,
-    FakeControlLog,
-    FakeDeltaLog,
-    FakeLearner,
-    Faults,
-    Life,
-    bootstrapped_now,
-    broker_with,
-    sample_log,
-    start,
-)
+from tests.trainer_fakes.broker import FakeBroker, bootstrapped_now, broker_with
+from tests.trainer_fakes.faults import Crash, Faults
+from tests.trainer_fakes.learner import FakeLearner
+from tests.trainer_fakes.life import Life, start
+from tests.trainer_fakes.logs import FakeControlLog, FakeDeltaLog
+from tests.trainer_fakes.sample_logs import SPEC, sample_log
 
 
 def publish(life: Life) -> None:

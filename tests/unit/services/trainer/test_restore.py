@@ -11,7 +11,10 @@ from services.common.platform.errors import Conflict, NotFound, Unavailable
 from services.trainer.restore import Decision, RestoreRequest, decide
 from services.trainer.samples import parse_record
 from services.trainer.stores import Retention
-from tests.trainer_fakes import SPEC, Crash, FakeBroker, Faults, Life, bootstrapped_now, broker_with, sample_log, start
+from tests.trainer_fakes.broker import FakeBroker, bootstrapped_now, broker_with
+from tests.trainer_fakes.faults import Crash, Faults
+from tests.trainer_fakes.life import Life, start
+from tests.trainer_fakes.sample_logs import SPEC, sample_log
 
 
 @dataclass

@@ -9,7 +9,7 @@ from services.common.ranker import exposure_block
 from services.trainer.dedup import DedupWindow
 from services.trainer.merge import GroupRecord, TickRecord
 from services.trainer.samples import UnusableSample, parse_record, without_repeats
-from tests.trainer_fakes import SPEC, block, group
+from tests.trainer_fakes.sample_logs import SPEC, block, group
 
 
 def parse(record: SampleRecord) -> GroupRecord | TickRecord:

@@ -18,7 +18,7 @@ from services.trainer.stores import (
     checkpoint_name,
     read_initial_base,
 )
-from tests.trainer_fakes import FakeLearner
+from tests.trainer_fakes.learner import FakeLearner
 
 
 def checkpoint(number: int = 1, epoch: int = 2) -> Checkpoint:

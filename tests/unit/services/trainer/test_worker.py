@@ -13,7 +13,10 @@ from services.common.platform.errors import Conflict, CorruptArtifact, Unavailab
 from services.trainer.neighbours import Fenced
 from services.trainer.restore import RestoreRequest
 from services.trainer.worker import RankerWorker, WorkerConfig
-from tests.trainer_fakes import SPEC, FakeBroker, FakeDeadLetters, FakeRecord, Life, broker_with, group, sample_log, start
+from tests.trainer_fakes.broker import FakeBroker, FakeRecord, broker_with
+from tests.trainer_fakes.life import Life, start
+from tests.trainer_fakes.logs import FakeDeadLetters
+from tests.trainer_fakes.sample_logs import SPEC, group, sample_log
 
 QUICK = WorkerConfig(samples_topic="samples.v1", publish_interval_ms=20, checkpoint_interval_ms=30)
 GO_BACK = RestoreRequest(not_after_ms=10**15, skip_later_samples=False, actor="ann")

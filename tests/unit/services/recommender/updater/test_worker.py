@@ -8,141 +8,15 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from tunemesh.events.v1 import delta_pb2
-from tunemesh.events.v1.delta_pb2 import BasePointer, Delta, DeltaHeader
 
 from services.common.platform.errors import CorruptArtifact, Unavailable
 from services.common.platform.telemetry import disabled
 from services.common.ranker.delta import DeltaBody, TableDelta, chunk, encode_body
-from services.common.ranker.tables.control_block import Applied
 from services.common.ranker.tables.reader import ModelReader, TableNotReady
-from services.common.ranker.tables.writer import ModelWriter, TableImage
-from services.recommender.updater.core import Follower, HistoryLost, Identity
-from services.recommender.updater.worker import Base, DeltaRecord, Timing, Updater
-
-DIM = 2
-NOTHING = np.empty(0, np.int64)
-
-
-class FakeBroker:
-    """What a broker and an artifact store hold; `connect` meets worker.Feed, `load_base` its base loader."""
-
-    def __init__(self) -> None:
-        self.lineage = "l1"
-        self.first_offset = 0
-        self.log: list[Delta | None] = []
-        self.pointers: list[BasePointer] = []
-        self.bases: dict[str, Base | Exception] = {}
-        self.reports: list[Applied] = []
-        self.is_away = False
-        self.says_shorter = False
-        self.num_connections = 0
-
-    def connect(self) -> FakeFeed:
-        if self.is_away:
-            raise Unavailable("no broker")
-        self.num_connections += 1
-        return FakeFeed(self)
-
-    def load_base(self, pointer: BasePointer) -> Base:
-        base = self.bases[pointer.base_id]
-        if isinstance(base, Exception):
-            raise base
-        return base
-
-
-class FakeFeed:
-    def __init__(self, broker: FakeBroker) -> None:
-        self._broker = broker
-        self._offset = 0
-        self._num_bases = 0
-
-    def lineage_id(self) -> str:
-        return self._broker.lineage
-
-    def new_bases(self) -> list[BasePointer]:
-        self._answer()
-        fresh = self._broker.pointers[self._num_bases :]
-        self._num_bases += len(fresh)
-        return fresh
-
-    def seek(self, offset: int) -> None:
-        self._offset = offset
-
-    def deltas(self, timeout_ms: int) -> list[DeltaRecord]:
-        self._answer()
-        broker = self._broker
-        end = broker.first_offset + len(broker.log)
-        if not broker.first_offset <= self._offset <= end:
-            raise HistoryLost(f"offset {self._offset} is out of range")
-        records = [DeltaRecord(offset, broker.log[offset - broker.first_offset], "") for offset in range(self._offset, end)]
-        self._offset = end
-        if not records:
-            time.sleep(timeout_ms / 1e3)
-        return records
-
-    def seems_shorter(self) -> bool:
-        return self._broker.says_shorter or self._broker.first_offset + len(self._broker.log) < self._offset
-
-    def report(self, applied: Applied) -> None:
-        self._broker.reports.append(applied)
-
-    def close(self) -> None:
-        pass
-
-    def _answer(self) -> None:
-        if self._broker.is_away:
-            raise Unavailable("the broker went away")
-
-
-class FakeTrainer:
-    """Publishes bases and deltas as the trainer does; `rows` is what it has learned."""
-
-    def __init__(self, broker: FakeBroker) -> None:
-        self.broker = broker
-        self.epoch, self.seq, self.base_id = 1, -1, ""
-        self.rows: dict[int, float] = {}
-
-    def publish_base(self, base_id: str, *, error: Exception | None = None) -> None:
-        broker = self.broker
-        end = broker.first_offset + len(broker.log)
-        ids = np.array(sorted(self.rows), np.int64)
-        rows = np.array([[self.rows[id_]] * DIM for id_ in ids.tolist()], np.float32).reshape(ids.size, DIM)
-        applied = Applied(epoch=self.epoch, seq=self.seq, watermark_ms=1000 + self.seq, base_id=base_id, delta_offset=end)
-        weights = {"w": np.zeros(3, np.float32)}
-        broker.bases[base_id] = error or Base({"user": TableImage(ids, rows, np.zeros(DIM, np.float32))}, weights, applied)
-        fields = {"model": "ranker", "schema_hash": "s", "lineage_id": broker.lineage, "delta_offsets": [end]}
-        broker.pointers.append(BasePointer(base_id=base_id, epoch=self.epoch, seq=self.seq, **fields))
-        self.base_id = base_id
-
-    def delta(self, changed: dict[int, float] | None = None, gone=(), **fields) -> list[Delta]:
-        """Return the next delta's records without appending them."""
-        changed = changed or {}
-        self.rows = {id_: value for id_, value in (self.rows | changed).items() if id_ not in gone}
-        ids = np.array(sorted(changed), np.int64)
-        rows = np.array([[changed[id_]] * DIM for id_ in ids.tolist()], np.float32).reshape(ids.size, DIM)
-        body = DeltaBody({"user": TableDelta(ids, rows, np.array(sorted(gone), np.int64))}, {"w": np.full(3, self.seq + 1, np.float32)})
-        self.seq += 1
-        values = {
-            "model": "ranker",
-            "schema_hash": "s",
-            "lineage_id": self.broker.lineage,
-            "epoch": self.epoch,
-            "seq": self.seq,
-            "prev_seq": self.seq - 1,
-            "base_id": self.base_id,
-            "watermark_ms": 1000 + self.seq,
-            "dtype": delta_pb2.ROW_DTYPE_FP32,
-        }
-        return chunk(DeltaHeader(**values | fields), encode_body(body, delta_pb2.ROW_DTYPE_FP32), max_bytes=30)
-
-    def publish(self, changed: dict[int, float] | None = None, gone=(), **fields) -> list[Delta]:
-        records = self.delta(changed, gone, **fields)
-        self.broker.log.extend(records)
-        return records
-
-    def claim_next_epoch(self) -> None:
-        self.epoch, self.seq = self.epoch + 1, -1
+from services.common.ranker.tables.writer import ModelWriter
+from services.recommender.updater.core import Follower, Identity
+from services.recommender.updater.worker import Timing, Updater
+from tests.updater_fakes import DIM, NOTHING, FakeBroker, FakeTrainer
 
 
 class Running:
@@ -317,22 +191,22 @@ def test_a_useless_base_is_refused_and_the_one_before_is_used(broker, trainer, s
 
 
 def test_a_store_that_does_not_answer_is_tried_again(broker, trainer, start):
-    trainer.publish_base("b1", error=Unavailable("store away"))
+    trainer.publish_base("b1", error=Unavailable("the store is down"))
     running = start()
     running.eventually(lambda: broker.num_connections > 3)
     trainer.publish_base("b1")
     running.eventually(lambda: running.has(trainer))
 
 
-def test_a_broker_that_goes_away_is_waited_for(broker, trainer, start):
+def test_a_broker_that_goes_down_is_waited_for(broker, trainer, start):
     trainer.publish_base("b1")
     running = start()
     running.eventually(lambda: running.has(trainer))
-    broker.is_away = True
+    broker.is_down = True
     trainer.publish({3: 3.0})
     time.sleep(0.05)
     assert not running.has(trainer)
-    broker.is_away = False
+    broker.is_down = False
     running.eventually(lambda: running.has(trainer))
 
 

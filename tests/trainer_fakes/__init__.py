@@ -1,0 +1,1 @@
+"""Collaborators of the trainer as real classes without sockets, clocks or torch."""

@@ -1,0 +1,63 @@
+"""A disk that outlives the trainer, and the stores of checkpoints and bases on it, which can crash at any write."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from services.common.platform.artifacts import Artifact, Manifest
+from services.trainer.stores import BaseStore, Checkpoint, CheckpointStore, Dated, Retention, nothing_so_old
+from tests.trainer_fakes.faults import Faults
+from tests.trainer_fakes.sample_logs import SPEC
+
+
+@dataclass
+class FakeDisk:
+    """What survives a trainer beside the broker: checkpoints and bases, whole or not there."""
+
+    checkpoints: dict[str, tuple[Checkpoint, int]] = field(default_factory=dict)
+    bases: dict[str, tuple[Checkpoint, int, int]] = field(default_factory=dict)
+
+
+class FakeCheckpoints(CheckpointStore):
+    def __init__(self, disk: FakeDisk, faults: Faults) -> None:
+        retention = Retention(keep=3, history_interval_ms=1, history_keep=0)
+        super().__init__("disk", model=SPEC.model, schema_hash=SPEC.schema_hash, retention=retention)
+        self.disk, self.faults = disk, faults
+
+    def newest(self) -> Checkpoint | None:
+        name = max(self.disk.checkpoints, default=None)
+        return self.disk.checkpoints[name][0] if name is not None else None
+
+    def at_or_before(self, time_ms: int, *, lineage_id: str) -> Dated:
+        mine = {
+            name: (checkpoint, created)
+            for name, (checkpoint, created) in self.disk.checkpoints.items()
+            if checkpoint.cut.lineage_id == lineage_id
+        }
+        old = [name for name, (_, created) in mine.items() if created <= time_ms]
+        if not old:
+            raise nothing_so_old(time_ms, [created for _, created in mine.values()])
+        return Dated(mine[max(old)][0], max(old), mine[max(old)][1])
+
+    def write(self, checkpoint: Checkpoint, *, now_ms: int) -> str:
+        name = checkpoint.cut.name
+        assert name not in self.disk.checkpoints
+        self.faults.around(lambda: self.disk.checkpoints.update({name: (checkpoint, now_ms)}))
+        return name
+
+
+class FakeBases(BaseStore):
+    def __init__(self, disk: FakeDisk, faults: Faults, keep: int = 3) -> None:
+        super().__init__("disk", model=SPEC.model, schema_hash=SPEC.schema_hash, keep=keep)
+        self.disk, self.faults, self.keep = disk, faults, keep
+
+    def write(self, checkpoint: Checkpoint, *, epoch: int, seq: int, now_ms: int) -> Artifact:
+        name = checkpoint.cut.base_id
+        assert name not in self.disk.bases
+        self.faults.around(lambda: self.disk.bases.update({name: (checkpoint, epoch, seq)}))
+        manifest = Manifest(kind="base", model=SPEC.model, schema_hash=SPEC.schema_hash, lineage_id="", epoch=epoch, seq=seq)
+        return Artifact(url=name, manifest=manifest, manifest_crc32c=0)
+
+    def prune(self) -> None:
+        for name in sorted(self.disk.bases)[: -self.keep]:
+            del self.disk.bases[name]
