@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from services.common.language.adapter_manifest import AdapterManifest, AdapterVerdict
+from services.common.language.adapter_name import AdapterName
 from services.common.language.aliases import BASE_MODEL
 from services.common.language.base_model import BaseModel
 from services.common.language.evaluation import Evaluation, Passage, Question
 from services.common.language.items import Item
-from services.common.language.lora_store import AdapterManifest, AdapterName, AdapterVerdict
 from services.common.platform.errors import Conflict, Unavailable
 from services.tuner.adapter_gate import AdapterGateLimits
 from services.tuner.dataset import Turn

@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from services.common.language.adapter_manifest import AdapterManifest
+from services.common.language.adapter_name import AdapterName
 from services.common.language.aliases import BASE_MODEL
-from services.common.language.lora_store import AdapterManifest, AdapterName
 from services.common.platform.errors import Conflict, CorruptArtifact, InvalidInput, ServiceError, Unavailable
 from services.llm.core.generation import LoadedAdapter
 from services.llm.core.slots import AdapterDraining, Slot, Slots

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from services.common.language.adapter_manifest import AdapterManifest, AdapterVerdict
+from services.common.language.adapter_name import AdapterName
 from services.common.language.aliases import BASE_MODEL, task_of_llm_alias
-from services.common.language.lora_store import AdapterManifest, AdapterName, AdapterVerdict
 from services.common.platform.errors import Conflict
 
 

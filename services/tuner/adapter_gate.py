@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from services.common.language.lora_store import Metric
+from services.common.language.adapter_manifest import Metric
 
 _RESAMPLES = 5_000
 _SEED = 20_061

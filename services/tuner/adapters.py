@@ -19,9 +19,11 @@ from tunemesh.events.v1 import example_pb2
 
 from services.common.events.envelope import MalformedRecord, parse_value
 from services.common.events.topics import CATALOG
+from services.common.language.adapter_manifest import AdapterManifest, AdapterVerdict
+from services.common.language.adapter_name import AdapterName, is_task
 from services.common.language.evaluation import MAX_PASSAGES, MAX_TEXT_CHARS, Evaluation, Passage, parse_evaluation
 from services.common.language.items import Item
-from services.common.language.lora_store import AdapterManifest, AdapterName, AdapterStore, AdapterVerdict, is_task
+from services.common.language.lora_store import AdapterStore
 from services.common.platform.errors import CorruptArtifact, InvalidInput, NotFound
 from services.common.platform.kafka import read_compacted
 from services.common.platform.topic_follower import Record

@@ -13,8 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from services.common.language.adapter_manifest import AdapterManifest, AdapterVerdict
+from services.common.language.adapter_name import AdapterName
 from services.common.language.aliases import BASE_MODEL
-from services.common.language.lora_store import AdapterManifest, AdapterName, AdapterStore, AdapterVerdict
+from services.common.language.lora_store import AdapterStore
 from services.common.platform.errors import CorruptArtifact, InvalidInput, NotFound, ServiceError
 from services.tuner.job import Step
 

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from services.common.language.lora_store import AdapterName
+from services.common.language.adapter_name import AdapterName
 from services.common.platform.errors import InvalidInput, NotFound, ServiceError, Unavailable
 from services.tuner.mirror import RunRecord
 

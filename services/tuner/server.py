@@ -12,9 +12,10 @@ from opentelemetry.metrics import Meter
 from tunemesh.trainer.v1 import tuner_service_pb2, tuner_service_pb2_grpc
 
 from services.common.events.topics import CONTROL, LLM_EXAMPLES
+from services.common.language.adapter_name import AdapterName
 from services.common.language.aliases import AliasView
 from services.common.language.base_model import BaseModel, resolve
-from services.common.language.lora_store import AdapterName, AdapterStore
+from services.common.language.lora_store import AdapterStore
 from services.common.platform import telemetry
 from services.common.platform.clock import wall_ms
 from services.common.platform.errors import ServiceError

@@ -13,11 +13,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal, Protocol, TypeVar
 
+from services.common.language.adapter_manifest import AdapterManifest, AdapterVerdict, Metric
+from services.common.language.adapter_name import AdapterName
 from services.common.language.aliases import BASE_MODEL
 from services.common.language.base_model import BaseModel
 from services.common.language.evaluation import Evaluation, HeldOut, Passage, Question, is_right
 from services.common.language.items import Item
-from services.common.language.lora_store import AdapterManifest, AdapterName, AdapterVerdict, Metric
 from services.common.platform.errors import ServiceError
 from services.tuner.adapter_gate import AdapterGateLimits, Candidate, SliceOutcome, measurements, refused_answers, refused_weights
 from services.tuner.dataset import Dataset, TrainingExample, Turn, make_dataset, steps_for

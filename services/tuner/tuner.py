@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from services.common.language.adapter_name import AdapterName
 from services.common.language.base_model import BaseModel
 from services.common.language.evaluation import Evaluation
-from services.common.language.lora_store import AdapterName
 from services.common.platform.errors import Conflict, InvalidInput, NotFound, ServiceError
 from services.tuner.examples import Demonstration, TuneRules, waits_for
 from services.tuner.tune import ENDED, Collected, Ports, Recipe, Tune, TuneStatus

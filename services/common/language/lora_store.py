@@ -1,51 +1,46 @@
-"""LoRA adapters as immutable artifacts: their names, their manifests, and the store that the tuner writes and the llm service reads.
+"""LoRA adapters as immutable artifacts: the store that the tuner writes and the llm service reads.
 
     <artifacts>/adapters/SmolLM2-135M-Instruct--helpdesk--v1/
         adapter_config.json, adapter_model.safetensors      as peft writes them
         manifest.json                                       what it is, and the hash of the two; written last
         verdict.json                                        what the adapter gate said, once it has
 
-A name is used once: what it stands for never changes. On a local disk an adapter appears whole or not at all; elsewhere the manifest
-comes last, and a folder without one is no adapter. Knows no torch, no peft and no vLLM.
+On a local disk an adapter appears whole or not at all; elsewhere the manifest comes last, and a folder without one is no adapter.
+Knows no torch, no peft and no vLLM.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import posixpath
-import re
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import fsspec
 
+from services.common.language.adapter_manifest import (
+    CONTENT_FILES,
+    FORMAT_VERSION,
+    AdapterManifest,
+    AdapterVerdict,
+    hash_content,
+    manifest_from,
+    to_json,
+    verdict_from,
+)
+from services.common.language.adapter_name import AdapterName, BadAdapterName
 from services.common.platform.errors import Conflict, CorruptArtifact, InvalidInput, NotFound, Unavailable
 
-FORMAT_VERSION = 1
-CONTENT_FILES = ("adapter_config.json", "adapter_model.safetensors")
-"""The files that are an adapter, in the order in which they are hashed."""
-
 _MANIFEST, _VERDICT = "manifest.json", "verdict.json"
-_PART = r"[A-Za-z0-9](?:[A-Za-z0-9._]|-(?!-))*"
-_NAME = re.compile(rf"(?P<base>{_PART})--(?P<task>{_PART})--v(?P<version>[1-9][0-9]{{0,8}})")
-_TASK = re.compile(_PART)
-_MAX_PART_CHARS = 100
 _MAX_JSON_BYTES = 1024 * 1024
 _TEMPORARY_PREFIX = ".incomplete-"
 # No copy takes this long: what is older was left by a process that died.
 _STALE_AFTER_S = 3600.0
-
-
-class BadAdapterName(InvalidInput):
-    """The text is no adapter name. Retrying does not help."""
 
 
 class AdapterNotFound(NotFound):
@@ -54,117 +49,6 @@ class AdapterNotFound(NotFound):
 
 class AdapterExists(Conflict):
     """The name is taken. Take the next version."""
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class AdapterName:
-    """ "base--task--vN". Ordered by base, task and version."""
-
-    base: str
-    task: str
-    version: int
-
-    def __str__(self) -> str:
-        return f"{self.base}--{self.task}--v{self.version}"
-
-    @classmethod
-    def parse(cls, text: str) -> AdapterName:
-        """Return the parts of a name.
-
-        Raises:
-            BadAdapterName: it is none.
-        """
-        found = _NAME.fullmatch(text) if len(text) <= 2 * _MAX_PART_CHARS + 16 else None
-        if found is None or found["base"].endswith("-") or found["task"].endswith("-"):
-            raise BadAdapterName(f"{text[:200]!r} is no adapter name: it must be BASE--TASK--vN, e.g. SmolLM2-135M-Instruct--helpdesk--v1")
-        return cls(found["base"], found["task"], int(found["version"]))
-
-    @classmethod
-    def first(cls, base: str, task: str) -> AdapterName:
-        """Return version 1 for a base and a task.
-
-        Raises:
-            BadAdapterName: one of them cannot be part of a name.
-        """
-        return cls.parse(f"{base}--{task}--v1")
-
-    def next(self) -> AdapterName:
-        """Return the name of the version after this one."""
-        return AdapterName(self.base, self.task, self.version + 1)
-
-
-def is_task(text: str) -> bool:
-    """Whether the text can be a task: letters, digits, ".", "_" and "-" (never "--"), at most 100."""
-    return len(text) <= _MAX_PART_CHARS and bool(_TASK.fullmatch(text)) and not text.endswith("-")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Metric:
-    """A measured value with its 95 % confidence interval; `num_samples` is what it was measured on."""
-
-    value: float
-    low: float
-    high: float
-    num_samples: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AdapterManifest:
-    """What an adapter is and where it comes from."""
-
-    name: str
-    base_model: str
-    """Name of the base, as in the adapter's."""
-    task: str
-    content_hash: str = ""
-    """ "sha256:…" over configuration and weights. `publish` fills it in; leave it empty there."""
-    dataset_hash: str = ""
-    """ "sha256:…" over the examples that it was tuned on."""
-    parent: str = ""
-    """The adapter that was live when it was tuned; empty: the base."""
-    replay_share: float = 0.0
-    """Share of context-answering examples among those that it was tuned on, 0 to 1."""
-    num_examples: int = 0
-    """Demonstrations that it was tuned on."""
-    hyper_parameters: Mapping[str, Any] = field(default_factory=dict)
-    """Anything that JSON can hold."""
-    metrics: Mapping[str, Metric] = field(default_factory=dict)
-    """What was known when it was made; the adapter gate's measurements are in the verdict."""
-    created_at_ms: int = 0
-    mlflow_run_id: str = ""
-    format_version: int = FORMAT_VERSION
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AdapterVerdict:
-    """What the adapter gate said about an adapter: once, for ever."""
-
-    name: str
-    accepted: bool
-    refusals: tuple[str, ...] = ()
-    """Sentences with their numbers; empty when accepted."""
-    metrics: Mapping[str, Metric] = field(default_factory=dict)
-    compared_with: str = ""
-    """The adapter (or base) that was live then."""
-    decided_at_ms: int = 0
-
-
-def hash_content(folder: str | Path) -> str:
-    """Return "sha256:…" over the names, sizes and bytes of the two content files of a local folder.
-
-    Raises:
-        CorruptArtifact: one of them is missing.
-    """
-    digest = hashlib.sha256()
-    for name in CONTENT_FILES:
-        path = Path(folder) / name
-        if not path.is_file():
-            raise CorruptArtifact(f"{folder} is no adapter: it has no {name}")
-        digest.update(f"{name}\0{path.stat().st_size}\0".encode())
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return f"sha256:{digest.hexdigest()}"
 
 
 class AdapterStore:
@@ -204,7 +88,7 @@ class AdapterStore:
             raise InvalidInput(f"the manifest is of {manifest.name} ({manifest.base_model}, {manifest.task}), not of {parsed}")
         complete = dataclasses.replace(manifest, content_hash=hash_content(folder))
         self._check_size(str(parsed), sum((Path(folder) / file).stat().st_size for file in CONTENT_FILES))
-        raw = _to_json(complete)
+        raw = to_json(complete)
         try:
             if self._filesystem.exists(self._path(parsed, _MANIFEST)):
                 raise AdapterExists(f"adapter {parsed} exists already, and adapters do not change: take the next version")
@@ -240,7 +124,7 @@ class AdapterStore:
             found = hash_content(temporary)
             if found != manifest.content_hash:
                 raise CorruptArtifact(f"adapter {parsed} is damaged: its content is {found}, its manifest says {manifest.content_hash}")
-            (temporary / _MANIFEST).write_bytes(_to_json(manifest))
+            (temporary / _MANIFEST).write_bytes(to_json(manifest))
             temporary.rename(target)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -292,7 +176,7 @@ class AdapterStore:
                 raise CorruptArtifact(
                     f"adapter {parsed}: {_MANIFEST} has format {fields.get('format_version')}, this program reads {FORMAT_VERSION}"
                 )
-            manifest = AdapterManifest(**{**fields, "metrics": _to_metrics(fields["metrics"])})
+            manifest = manifest_from(fields)
         except (TypeError, KeyError, AttributeError) as error:
             raise CorruptArtifact(f"adapter {parsed}: {_MANIFEST} cannot be understood: {error}") from error
         if manifest.name != str(parsed):
@@ -310,7 +194,7 @@ class AdapterStore:
         parsed = AdapterName.parse(verdict.name)
         self.manifest(parsed)
         try:
-            self._create(self._path(parsed, _VERDICT), _to_json(verdict))
+            self._create(self._path(parsed, _VERDICT), to_json(verdict))
         except FileExistsError as error:
             raise AdapterExists(f"adapter {parsed} has a verdict already") from error
         except OSError as error:
@@ -328,7 +212,7 @@ class AdapterStore:
         if fields is None:
             return None
         try:
-            return AdapterVerdict(**{**fields, "refusals": tuple(fields["refusals"]), "metrics": _to_metrics(fields["metrics"])})
+            return verdict_from(fields)
         except (TypeError, KeyError, AttributeError) as error:
             raise CorruptArtifact(f"adapter {parsed}: {_VERDICT} cannot be understood: {error}") from error
 
@@ -413,14 +297,6 @@ class AdapterStore:
         if not isinstance(fields, dict):
             raise CorruptArtifact(f"adapter {name}: {file} is not an object")
         return fields
-
-
-def _to_json(value: AdapterManifest | AdapterVerdict) -> bytes:
-    return json.dumps(dataclasses.asdict(value), indent=1, sort_keys=True, allow_nan=False).encode()
-
-
-def _to_metrics(fields: Mapping[str, Mapping[str, Any]]) -> dict[str, Metric]:
-    return {name: Metric(**metric) for name, metric in fields.items()}
 
 
 def _parse_or_none(text: str) -> AdapterName | None:

@@ -16,7 +16,8 @@ from tunemesh.llm.v1 import llm_admin_service_pb2 as admin_pb
 from tunemesh.llm.v1 import llm_admin_service_pb2_grpc, llm_service_pb2_grpc
 from tunemesh.llm.v1 import llm_service_pb2 as pb
 
-from services.common.language.lora_store import AdapterManifest, AdapterStore
+from services.common.language.adapter_manifest import AdapterManifest
+from services.common.language.lora_store import AdapterStore
 from services.common.platform import telemetry
 from services.common.platform.grpc_server import GrpcServer
 from services.llm.adapter_pool import AdapterPool, AdapterUnusable

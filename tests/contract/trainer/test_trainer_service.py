@@ -14,7 +14,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tunemesh.trainer.v1 import trainer_service_pb2 as pb
 from tunemesh.trainer.v1 import trainer_service_pb2_grpc
 
-from services.common.language.lora_store import AdapterManifest, AdapterName, AdapterNotFound, AdapterVerdict
+from services.common.language.adapter_manifest import AdapterManifest, AdapterVerdict
+from services.common.language.adapter_name import AdapterName
+from services.common.language.lora_store import AdapterNotFound
 from services.common.platform import telemetry
 from services.common.platform.errors import CorruptArtifact, Unavailable
 from services.common.platform.grpc_server import GrpcServer

@@ -13,8 +13,8 @@ from tunemesh.prompt_assembler.v1 import prompt_assembler_service_pb2, prompt_as
 from tunemesh.router.v1 import router_service_pb2, router_service_pb2_grpc
 from tunemesh.trainer.v1 import trainer_service_pb2, trainer_service_pb2_grpc
 
+from services.common.language.adapter_name import AdapterName
 from services.common.language.evaluation import Passage
-from services.common.language.lora_store import AdapterName
 from services.common.platform.errors import Conflict, InvalidInput, Unavailable
 from services.common.platform.grpc_client import open_channel
 from services.tuner.clients import GrpcControl, GrpcPrompts, GrpcServing, Retries, WrongModel

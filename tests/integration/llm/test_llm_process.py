@@ -25,9 +25,11 @@ from tunemesh.llm.v1 import llm_admin_service_pb2_grpc, llm_service_pb2_grpc
 from tunemesh.llm.v1 import llm_service_pb2 as pb
 
 from services.common.events.topics import CONTROL
+from services.common.language.adapter_manifest import AdapterManifest
+from services.common.language.adapter_name import AdapterName
 from services.common.language.base_model import PACKAGED_MODEL, packaged_folder
 from services.common.language.control_tokens import control_tokens_of, harmless
-from services.common.language.lora_store import AdapterManifest, AdapterName, AdapterStore
+from services.common.language.lora_store import AdapterStore
 from services.common.platform.kafka import durable_producer
 from services.llm.weights import prepare
 from services.mesh.runner.embedded import free_port

@@ -18,11 +18,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from loadtests.demo import helpdesk
 from loadtests.movielens import load_films
+from services.common.language.adapter_name import AdapterName
 from services.common.language.aliases import BASE_MODEL
 from services.common.language.base_model import PACKAGED_MODEL, BaseModel, packaged_folder
 from services.common.language.evaluation import Evaluation
 from services.common.language.items import Item
-from services.common.language.lora_store import AdapterName, AdapterStore
+from services.common.language.lora_store import AdapterStore
 from services.common.platform.clock import wall_ms
 from services.common.platform.grpc_client import open_channel
 from services.llm.weights import prepare

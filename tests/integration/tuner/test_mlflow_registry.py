@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from services.common.language.lora_store import AdapterName
+from services.common.language.adapter_name import AdapterName
 from services.common.platform.errors import InvalidInput, NotFound, Unavailable
 from services.mesh.runner import embedded
 from services.mesh.runner.environments import Environments

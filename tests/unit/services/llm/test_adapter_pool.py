@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from services.common.language.adapter_manifest import AdapterManifest
+from services.common.language.adapter_name import AdapterName, BadAdapterName
 from services.common.language.aliases import BASE_MODEL
-from services.common.language.lora_store import AdapterManifest, AdapterName, AdapterNotFound, AdapterStore, BadAdapterName
+from services.common.language.lora_store import AdapterNotFound, AdapterStore
 from services.common.platform.errors import Unavailable
 from services.llm.adapter_pool import AdapterPool, AdapterUnusable, WrongBase
 from services.llm.core.slots import AdapterAliased, AdapterNotLoaded, NameTaken, NoSlotFree, Slots, State

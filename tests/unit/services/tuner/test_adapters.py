@@ -8,8 +8,10 @@ import pytest
 from tunemesh.common.v1.chat_pb2 import ChatMessage
 from tunemesh.events.v1 import example_pb2
 
+from services.common.language.adapter_manifest import AdapterManifest, AdapterVerdict
+from services.common.language.adapter_name import AdapterName
 from services.common.language.evaluation import Passage
-from services.common.language.lora_store import AdapterManifest, AdapterName, AdapterStore, AdapterVerdict
+from services.common.language.lora_store import AdapterStore
 from services.common.platform.errors import InvalidInput, NotFound
 from services.tuner import adapters, job
 from services.tuner.adapters import Adapters, EvaluationFolder, Examples, TrainingProcess, read_replay_file

@@ -2,7 +2,9 @@ import asyncio
 
 import pytest
 
-from services.common.language.lora_store import AdapterManifest, AdapterName, AdapterStore, AdapterVerdict, Metric
+from services.common.language.adapter_manifest import AdapterManifest, AdapterVerdict, Metric
+from services.common.language.adapter_name import AdapterName
+from services.common.language.lora_store import AdapterStore
 from services.common.platform.errors import NotFound, Unavailable
 from services.tuner.job import Step
 from services.tuner.mirror import Mirror, Reconciler

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from services.common.language.lora_store import hash_content
+from services.common.language.adapter_manifest import hash_content
 from services.common.platform.errors import InvalidInput
 from services.mesh.runner.environments import REPOSITORY_ROOT
 from services.tuner import train

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from services.common.language.adapter_name import AdapterName
 from services.common.language.base_model import PACKAGED_MODEL, resolve
-from services.common.language.lora_store import AdapterName
 from services.common.platform.errors import ConfigurationError
 
 

@@ -8,19 +8,9 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from services.common.language.lora_store import (
-    CONTENT_FILES,
-    AdapterExists,
-    AdapterManifest,
-    AdapterName,
-    AdapterNotFound,
-    AdapterStore,
-    AdapterVerdict,
-    BadAdapterName,
-    Metric,
-    hash_content,
-    is_task,
-)
+from services.common.language.adapter_manifest import CONTENT_FILES, AdapterManifest, AdapterVerdict, Metric, hash_content
+from services.common.language.adapter_name import AdapterName, BadAdapterName, is_task
+from services.common.language.lora_store import AdapterExists, AdapterNotFound, AdapterStore
 from services.common.platform.errors import CorruptArtifact, InvalidInput
 
 NAME = "SmolLM2-135M-Instruct--helpdesk--v1"
