@@ -20,15 +20,8 @@ from services.router.answer_clients import GrpcLanguageModel, GrpcPromptAssemble
 from services.router.core import ExposureLog, Limits, RecentAnswers, Recommender, Router
 from services.router.degraded_answers import DegradedAnswers
 from services.router.event_log import KafkaEventLog
-from services.router.generation import (
-    Adapters,
-    GenerationLimits,
-    GenerationLog,
-    Generator,
-    LanguageModel,
-    PromptAssembler,
-    Retriever,
-)
+from services.router.generation import Adapters, GenerationLog, LanguageModel, PromptAssembler, Retriever
+from services.router.generator import GenerationLimits, Generator
 from services.router.grpc_recommender import GrpcRecommender
 from services.router.records import Exposures, Generations
 from services.router.servicer import RouterServicer

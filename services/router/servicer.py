@@ -14,7 +14,8 @@ from tunemesh.common.v1 import chat_pb2, passage_pb2, recommendation_pb2
 from tunemesh.router.v1 import router_service_pb2, router_service_pb2_grpc
 
 from services.router.core import Query, Recommendation, Router
-from services.router.generation import Generator, Header, Piece
+from services.router.generation import Header, Piece
+from services.router.generator import Generator
 from services.router.question import Message, Passage, Question, Sampling
 
 

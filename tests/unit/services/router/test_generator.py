@@ -9,8 +9,6 @@ from services.router.generation import (
     AdapterNotLoaded,
     AnswerCut,
     Generation,
-    GenerationLimits,
-    Generator,
     Header,
     ModelFailed,
     ModelUnavailable,
@@ -22,8 +20,9 @@ from services.router.generation import (
     RetrieverUnavailable,
     TemplateNotFound,
     Usage,
-    plain_prompt,
 )
+from services.router.generator import GenerationLimits, Generator
+from services.router.plain_prompt import plain_prompt
 from services.router.question import Message, Passage, Question, Sampling, checked
 
 LIMITS = GenerationLimits(
