@@ -17,7 +17,8 @@ from services.common.platform.grpc_server import GrpcServer, Servicer, serve
 from services.common.platform.settings import redacted, variable_of
 from services.common.platform.telemetry import Telemetry, configure
 from services.common.platform.topic_follower import TopicFollower
-from services.prompt_assembler.core import Assembler, Labels, TokenCounter
+from services.prompt_assembler.core.assembler import Assembler, Labels
+from services.prompt_assembler.core.prompt import TokenCounter
 from services.prompt_assembler.labels import AliasLabels
 from services.prompt_assembler.servicer import PromptAssemblerServicer
 from services.prompt_assembler.settings import PromptAssemblerSettings

@@ -10,7 +10,9 @@ from tunemesh.common.v1 import chat_pb2
 from tunemesh.prompt_assembler.v1 import prompt_assembler_service_pb2 as pb
 from tunemesh.prompt_assembler.v1 import prompt_assembler_service_pb2_grpc
 
-from services.prompt_assembler.core import Assembler, Passage, Question, Template, Turn
+from services.prompt_assembler.core.assembler import Assembler
+from services.prompt_assembler.core.question import Passage, Question
+from services.prompt_assembler.core.template import Template, Turn
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

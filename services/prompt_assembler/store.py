@@ -23,7 +23,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from services.common.platform.errors import ConfigurationError, InvalidInput, Unavailable
-from services.prompt_assembler.core import FIRST_VERSION, MAX_TEMPLATE_BYTES, Template, Turn, check_template
+from services.prompt_assembler.core.template import FIRST_VERSION, MAX_TEMPLATE_BYTES, Template, Turn, check_template
 
 BUILT_IN_FOLDER = Path(__file__).with_name("templates")
 

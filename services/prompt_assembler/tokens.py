@@ -18,7 +18,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
 from services.common.platform.errors import ConfigurationError, InvalidInput
-from services.prompt_assembler.core import TokenCounter, Turn
+from services.prompt_assembler.core.prompt import TokenCounter
+from services.prompt_assembler.core.template import Turn
 
 # Too many rather than too few: English text has about 4.3 bytes a token, ChatML adds 5 to 6 tokens a turn.
 _BYTES_PER_TOKEN = 3

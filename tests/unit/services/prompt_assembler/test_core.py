@@ -8,20 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common.platform.errors import InvalidInput, Unavailable
-from services.prompt_assembler.core import (
-    Assembler,
-    LabelDangles,
-    Passage,
-    Question,
-    QuestionTooLong,
-    Template,
-    TemplateNotFound,
-    Turn,
-    check_question,
-    check_template,
-    fill,
-    fit,
-)
+from services.prompt_assembler.core.assembler import Assembler, LabelDangles, TemplateNotFound
+from services.prompt_assembler.core.prompt import QuestionTooLong, fill, fit
+from services.prompt_assembler.core.question import Passage, Question, check_question
+from services.prompt_assembler.core.template import Template, Turn, check_template
 
 ANSWER = Template(
     name="answer",

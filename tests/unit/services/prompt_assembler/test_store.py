@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from services.common.platform.errors import ConfigurationError, InvalidInput, Unavailable
-from services.prompt_assembler.core import Template, Turn
+from services.prompt_assembler.core.template import Template, Turn
 from services.prompt_assembler.store import FileTemplateStore, load_built_in, parse_template, write_template
 
 PUT = Template(

@@ -8,7 +8,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 from services.common.platform.errors import ConfigurationError, InvalidInput
-from services.prompt_assembler.core import Turn
+from services.prompt_assembler.core.template import Turn
 from services.prompt_assembler.tokens import ChatTokens, EstimatedTokens, LateTokens
 
 CHATML = (
