@@ -18,8 +18,9 @@ from services.tuner.adapter_gate import AdapterGateLimits
 from services.tuner.dataset import Turn
 from services.tuner.examples import Demonstration, ExampleBook, TuneRules
 from services.tuner.job import HyperParameters, Job, Step, TrainingResult
+from services.tuner.neighbours import Live, Neighbours
 from services.tuner.replay import ReplayExample
-from services.tuner.tune import Live, Ports, Recipe
+from services.tuner.tune import Recipe
 from services.tuner.tuner import Sources, Tuner
 
 BASE = BaseModel(name="Base", folder="/models/Base")
@@ -235,8 +236,8 @@ class World:
         self.now_ms = 5_000
 
     @property
-    def ports(self) -> Ports:
-        return Ports(
+    def neighbours(self) -> Neighbours:
+        return Neighbours(
             tuning=self.tuning,
             store=self.store,
             replay=self.replay,
@@ -277,7 +278,7 @@ class Desk(World):
         self.ids = iter(f"tune-{i}" for i in range(1_000))
         sources = Sources(examples=self.book, evaluations=self.evaluations, history=self.store, learning=self.control)
         rules = TuneRules(min_demonstrations=20, min_new_demonstrations=10, failed_retry_ms=1_000)
-        self.tuner = Tuner(BASE, sources, self.ports, RECIPE, rules, new_id=lambda: next(self.ids), on_end=self.ended.append)
+        self.tuner = Tuner(BASE, sources, self.neighbours, RECIPE, rules, new_id=lambda: next(self.ids), on_end=self.ended.append)
 
     def add(self, num: int, *, task: str = TASK, created_at_ms: int = 1_000) -> None:
         begin = self.book.num_demonstrations(task)

@@ -30,8 +30,8 @@ from services.common.platform.topic_follower import Record
 from services.tuner import job as jobs
 from services.tuner.dataset import Turn
 from services.tuner.examples import Demonstration, ExampleBook
+from services.tuner.neighbours import TrainingFailed
 from services.tuner.replay import ReplayExample
-from services.tuner.tune import TrainingFailed
 
 _MAX_FILE_BYTES = 16 * 1024 * 1024
 _MAX_MESSAGES = 64

@@ -22,7 +22,7 @@ from services.common.platform.errors import Conflict, NotFound, Overloaded, Serv
 from services.common.platform.grpc_client import service_error
 from services.common.platform.telemetry import outgoing_metadata
 from services.tuner.dataset import Turn
-from services.tuner.tune import Live
+from services.tuner.neighbours import Live
 
 _DEFAULT_TEMPLATE = "answer"
 _USER = "tuner"

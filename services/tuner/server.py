@@ -32,9 +32,11 @@ from services.tuner.examples import ExampleBook, TuneRules
 from services.tuner.job import HyperParameters
 from services.tuner.mirror import Mirror, NoMirror, Reconciler
 from services.tuner.mlflow_registry import MlflowRegistry
+from services.tuner.neighbours import Neighbours
 from services.tuner.servicer import TunerServicer
 from services.tuner.settings import TunerSettings
-from services.tuner.tune import Ports, Recipe, TuneStatus
+from services.tuner.tune import Recipe
+from services.tuner.tune_status import TuneStatus
 from services.tuner.tuner import Sources, Tuner
 
 SERVICE = "tuner"
@@ -179,7 +181,7 @@ class Parts:
         replay = CatalogueReplay(
             settings.kafka_bootstrap_servers, client_id=SERVICE, file=settings.replay_file, max_items=settings.max_catalog_items
         )
-        ports = Ports(
+        neighbours = Neighbours(
             tuning=training,
             store=adapters,
             replay=replay,
@@ -197,7 +199,7 @@ class Parts:
         return Tuner(
             base,
             Sources(examples=examples, evaluations=EvaluationFolder(settings.evaluations_dir), history=adapters, learning=clients.control),
-            ports,
+            neighbours,
             recipe_of(settings),
             TuneRules(
                 min_demonstrations=settings.min_demonstrations,

@@ -1,7 +1,9 @@
-"""One tune, from its examples to a live alias: collect -> train -> publish -> load -> evaluate -> gate -> alias. Free of I/O and clock.
+"""One tune, from its examples to a live alias. Free of I/O and clock.
 
-What it needs of the world are the Protocols below. Whatever fails ends the tune as "failed" and changes nothing for those who ask; what the
-gate does not like ends it as "refused", and the adapter stays in the store with the verdict beside it.
+    collect -> train -> publish -> load -> evaluate -> adapter gate -> alias
+
+Whatever fails ends the tune as "failed" and changes nothing for those who ask; what the adapter gate refuses ends it as "refused", and the
+adapter stays in the store with the verdict beside it.
 """
 
 from __future__ import annotations
@@ -9,124 +11,27 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, Protocol, TypeVar
+from typing import TypeVar
 
 from services.common.language.adapter_manifest import AdapterManifest, AdapterVerdict, Metric
 from services.common.language.adapter_name import AdapterName
 from services.common.language.aliases import BASE_MODEL
 from services.common.language.base_model import BaseModel
-from services.common.language.evaluation import Evaluation, HeldOut, Passage, Question, is_right
-from services.common.language.items import Item
+from services.common.language.evaluation import Evaluation, HeldOut, Question, is_right
 from services.common.platform.errors import ServiceError
 from services.tuner.adapter_gate import AdapterGateLimits, Candidate, SliceOutcome, measurements, refused_answers, refused_weights
-from services.tuner.dataset import Dataset, TrainingExample, Turn, make_dataset, steps_for
+from services.tuner.dataset import Dataset, TrainingExample, make_dataset, steps_for
 from services.tuner.examples import Demonstration
 from services.tuner.job import HyperParameters, Job, Step, TrainingResult
-from services.tuner.replay import ReplayExample, replay_from_items, without_evaluated
-
-Phase = Literal["collecting", "training", "evaluating", "loading", "live", "refused", "failed"]
-ENDED: frozenset[Phase] = frozenset({"live", "refused", "failed"})
+from services.tuner.neighbours import Live, Neighbours
+from services.tuner.replay import replay_from_items, without_evaluated
+from services.tuner.tune_status import TuneStatus
 
 _T = TypeVar("_T")
 
 _log = logging.getLogger(__name__)
-
-
-class TrainingFailed(ServiceError):
-    """The training process ended without an adapter; the message has its last words. Another tune may succeed."""
-
-
-class Tuning(Protocol):
-    """Runs the training."""
-
-    async def train(self, name: AdapterName, job: Job, on_step: Callable[[Step], None]) -> TrainingResult:
-        """Train in a process of its own; cancelling kills it. Raises TrainingFailed."""
-        ...
-
-    def adapter_folder(self, name: AdapterName) -> str:
-        """Return where `train` left the adapter."""
-        ...
-
-
-class Store(Protocol):
-    """The adapters' place."""
-
-    async def next_name(self, base: str, task: str) -> AdapterName: ...  # noqa: D102 - see AdapterStore
-    async def publish(self, name: AdapterName, folder: str, manifest: AdapterManifest) -> AdapterManifest: ...  # noqa: D102
-    async def write_verdict(self, verdict: AdapterVerdict) -> None: ...  # noqa: D102
-
-
-class ReplaySource(Protocol):
-    """Where context-answering examples come from."""
-
-    async def given(self) -> Sequence[ReplayExample] | None:
-        """Return the examples of the replay file; None when none is set."""
-        ...
-
-    async def items(self) -> Sequence[Item]:
-        """Return the catalogue's items as they are now."""
-        ...
-
-
-class Prompts(Protocol):
-    """Makes prompts as live requests get them."""
-
-    async def assemble(self, task: str, question: str, passages: Sequence[Passage]) -> tuple[Turn, ...]: ...  # noqa: D102
-
-
-class Serving(Protocol):
-    """The running model."""
-
-    async def load(self, name: AdapterName) -> None:
-        """Load and warm; returns when it can answer."""
-        ...
-
-    async def unload(self, name: AdapterName) -> None:
-        """Free its slot."""
-        ...
-
-    async def answer(self, task: str, question: str, context: Sequence[Passage], adapter: str) -> str:
-        """Answer greedily through the router with this adapter, or BASE_MODEL. Raises when another model answered."""
-        ...
-
-    async def wait_live(self, task: str, name: AdapterName) -> bool:
-        """Wait until requests of the task are answered with the adapter; return False when that takes too long."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Live:
-    """What an alias points at, and its version (0: it was never set)."""
-
-    target: str
-    version: int
-
-
-class Control(Protocol):
-    """The owner of control.v1."""
-
-    async def live(self, task: str) -> Live: ...  # noqa: D102
-    async def set_live(self, task: str, name: AdapterName, expected_version: int) -> None:
-        """Move the alias. Raises Conflict when somebody else moved it meanwhile."""
-        ...
-
-
-class Mirror(Protocol):
-    """MLflow, which may be away: nothing of it is needed to go on."""
-
-    async def begin(self, name: AdapterName, parameters: Mapping[str, str]) -> str:
-        """Begin a run and return its id; empty when MLflow is away."""
-        ...
-
-    def changed(self) -> None:
-        """Something in the store or an alias changed: copy it over when there is time."""
-        ...
-
-    def failed(self, run_id: str, error: str) -> None:
-        """A tune failed: end its run. An empty id is a tune that has none."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,20 +49,6 @@ class Recipe:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ports:
-    """Everything outside."""
-
-    tuning: Tuning
-    store: Store
-    replay: ReplaySource
-    prompts: Prompts
-    serving: Serving
-    control: Control
-    mirror: Mirror
-    now_ms: Callable[[], int]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Collected:
     """What one tune is made of: taken once at its start."""
 
@@ -167,30 +58,15 @@ class Collected:
     actor: str
 
 
-@dataclass(slots=True)
-class TuneStatus:
-    """What GetTune shows; changed by the tune, read by anybody on the same event loop."""
-
-    tune_id: str
-    task: str
-    adapter: str
-    phase: Phase = "collecting"
-    step: int = 0
-    num_steps: int = 0
-    loss: float = 0.0
-    metrics: dict[str, float] = field(default_factory=dict)
-    refusals: list[str] = field(default_factory=list)
-    error: str = ""
-    mlflow_run_id: str = ""
-
-
 class Tune:
     """Runs once."""
 
-    def __init__(self, base: BaseModel, name: AdapterName, collected: Collected, recipe: Recipe, ports: Ports, status: TuneStatus) -> None:
+    def __init__(
+        self, base: BaseModel, name: AdapterName, collected: Collected, recipe: Recipe, neighbours: Neighbours, status: TuneStatus
+    ) -> None:
         """`name` is unused so far; `status` is kept up to date."""
         self._base, self._name, self._collected = base, name, collected
-        self._recipe, self._ports, self.status = recipe, ports, status
+        self._recipe, self._neighbours, self.status = recipe, neighbours, status
         self._is_loaded = False
 
     async def run(self) -> None:
@@ -209,25 +85,25 @@ class Tune:
             status.phase, status.error = "failed", f"{type(error).__name__}: {error}"
         finally:
             if status.phase == "failed":
-                self._ports.mirror.failed(status.mlflow_run_id, status.error)
+                self._neighbours.mirror.failed(status.mlflow_run_id, status.error)
             else:
-                self._ports.mirror.changed()
+                self._neighbours.mirror.changed()
         if status.phase != "live" and self._is_loaded:
             await self._unload()
 
     async def _run(self) -> None:
-        status, started_ms = self.status, self._ports.now_ms()
+        status, started_ms = self.status, self._neighbours.now_ms()
         demonstrations = self._not_held_out()
         if not demonstrations:
             self._refuse(["each demonstration repeats a held-out question of the evaluation: there is nothing that could be learned from"])
             return
-        live = await self._ports.control.live(self._collected.task)
+        live = await self._neighbours.control.live(self._collected.task)
         drawn = await self._dataset(demonstrations)
         hyper = replace(self._recipe.hyper, num_steps=len(drawn.batches))
         status.num_steps = hyper.num_steps
         num_held_out = len(self._collected.demonstrations) - len(demonstrations)
         parameters = _parameters(hyper, drawn, live.target, self._collected.actor) | {"num_held_out_demonstrations": str(num_held_out)}
-        status.mlflow_run_id = await self._ports.mirror.begin(self._name, parameters)
+        status.mlflow_run_id = await self._neighbours.mirror.begin(self._name, parameters)
         status.phase = "training"
         job = Job(
             base_folder=self._base.folder,
@@ -236,7 +112,7 @@ class Tune:
             examples=drawn.examples,
             batches=drawn.batches,
         )
-        result = await self._ports.tuning.train(self._name, job, self._on_step)
+        result = await self._neighbours.tuning.train(self._name, job, self._on_step)
         trained = self._trained(drawn, result)
         await self._publish(hyper, trained, live.target, started_ms)
         candidate = Candidate(losses=result.losses, norms=result.norms, replay_share=trained.replay_share)
@@ -245,7 +121,7 @@ class Tune:
             await self._decide(refusals, {}, live)
             return
         status.phase = "loading"
-        await self._ports.serving.load(self._name)
+        await self._neighbours.serving.load(self._name)
         self._is_loaded = True
         status.phase = "evaluating"
         task, context = await self._evaluate(live.target)
@@ -291,13 +167,13 @@ class Tune:
         )
 
     async def _replay(self) -> list[TrainingExample]:
-        given, held_out = await self._ports.replay.given(), HeldOut(self._collected.evaluation)
+        given, held_out = await self._neighbours.replay.given(), HeldOut(self._collected.evaluation)
         if given is None:
-            items = without_evaluated(await self._ports.replay.items(), self._collected.evaluation)
+            items = without_evaluated(await self._neighbours.replay.items(), self._collected.evaluation)
             given = replay_from_items(items, count=self._recipe.replay_examples, seed=self._recipe.hyper.seed)
         examples = [one for one in given if not held_out.has(one.question)][: self._recipe.replay_examples]
         task = self._collected.task
-        prompts = await self._each([partial(self._ports.prompts.assemble, task, one.question, one.passages) for one in examples])
+        prompts = await self._each([partial(self._neighbours.prompts.assemble, task, one.question, one.passages) for one in examples])
         return [
             TrainingExample(messages=messages, answer=one.answer, is_replay=True) for messages, one in zip(prompts, examples, strict=True)
         ]
@@ -315,8 +191,8 @@ class Tune:
             created_at_ms=started_ms,
             mlflow_run_id=self.status.mlflow_run_id,
         )
-        await self._ports.store.publish(self._name, self._ports.tuning.adapter_folder(self._name), manifest)
-        self._ports.mirror.changed()
+        await self._neighbours.store.publish(self._name, self._neighbours.tuning.adapter_folder(self._name), manifest)
+        self._neighbours.mirror.changed()
 
     async def _evaluate(self, live: str) -> tuple[SliceOutcome, SliceOutcome]:
         """Return the outcomes of task and context slice; the metrics of the status fill up as they come."""
@@ -332,7 +208,9 @@ class Tune:
 
     async def _right(self, questions: Sequence[Question], adapter: str, metric: str) -> list[bool]:
         task = self._collected.task
-        answers = await self._each([partial(self._ports.serving.answer, task, one.question, one.context, adapter) for one in questions])
+        answers = await self._each(
+            [partial(self._neighbours.serving.answer, task, one.question, one.context, adapter) for one in questions]
+        )
         right = [is_right(answer, one.accept, one.reject) for answer, one in zip(answers, questions, strict=True)]
         self.status.metrics[metric] = sum(right) / len(right)
         return right
@@ -344,15 +222,15 @@ class Tune:
             refusals=tuple(refusals),
             metrics=metrics,
             compared_with=live.target,
-            decided_at_ms=self._ports.now_ms(),
+            decided_at_ms=self._neighbours.now_ms(),
         )
-        await self._ports.store.write_verdict(verdict)
+        await self._neighbours.store.write_verdict(verdict)
         self.status.metrics.update({name: metric.value for name, metric in metrics.items()})
         if refusals:
             self._refuse(refusals)
             return
-        await self._ports.control.set_live(self._collected.task, self._name, live.version)
-        if not await self._ports.serving.wait_live(self._collected.task, self._name):
+        await self._neighbours.control.set_live(self._collected.task, self._name, live.version)
+        if not await self._neighbours.serving.wait_live(self._collected.task, self._name):
             _log.warning("%s is live by control.v1, and the router does not answer with it yet", self._name)
         self.status.phase = "live"
         _log.info("%s is live for task %s: %s", self._name, self._collected.task, _in_short(self.status.metrics))
@@ -363,7 +241,7 @@ class Tune:
 
     async def _unload(self) -> None:
         try:
-            await self._ports.serving.unload(self._name)
+            await self._neighbours.serving.unload(self._name)
         except ServiceError as error:
             _log.warning("%s stays loaded until its slot is needed: %s", self._name, error)
 

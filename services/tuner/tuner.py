@@ -20,7 +20,9 @@ from services.common.language.base_model import BaseModel
 from services.common.language.evaluation import Evaluation
 from services.common.platform.errors import Conflict, InvalidInput, NotFound, ServiceError
 from services.tuner.examples import Demonstration, TuneRules, waits_for
-from services.tuner.tune import ENDED, Collected, Ports, Recipe, Tune, TuneStatus
+from services.tuner.neighbours import Neighbours
+from services.tuner.tune import Collected, Recipe, Tune
+from services.tuner.tune_status import ENDED, TuneStatus
 
 _TASK = re.compile(r"[a-z0-9_-]{1,64}")
 _MAX_ACTOR_CHARS = 256
@@ -94,7 +96,7 @@ class Tuner:
         self,
         base: BaseModel,
         sources: Sources,
-        ports: Ports,
+        neighbours: Neighbours,
         recipe: Recipe,
         rules: TuneRules,
         *,
@@ -105,7 +107,7 @@ class Tuner:
         self.base = base
         self._examples, self._evaluations = sources.examples, sources.evaluations
         self._history, self._learning = sources.history, sources.learning
-        self._ports, self._recipe, self._rules, self._new_id, self._on_end = ports, recipe, rules, new_id, on_end
+        self._neighbours, self._recipe, self._rules, self._new_id, self._on_end = neighbours, recipe, rules, new_id, on_end
         self._tunes: OrderedDict[str, TuneStatus] = OrderedDict()
         self._pasts: dict[str, _Past] = {}
         self._starting = asyncio.Lock()
@@ -156,7 +158,7 @@ class Tuner:
                 raise Conflict(f"task {task!r} cannot be tuned yet: {waiting_for}")
             evaluation = await asyncio.to_thread(self._evaluations.load, task)
             await self._past(task)
-            name = await self._ports.store.next_name(self.base.name, task)
+            name = await self._neighbours.store.next_name(self.base.name, task)
             return self._begin(name, evaluation, actor)
 
     async def start_due(self) -> TuneStatus | None:
@@ -184,7 +186,7 @@ class Tuner:
             return False
         past = await self._past(task)
         num_new = self._examples.num_demonstrations(task, since_ms=past.decided_ms + 1 if past.decided_ms else 0)
-        return num_new >= self._rules.min_new_demonstrations and self._ports.now_ms() >= past.not_before_ms
+        return num_new >= self._rules.min_new_demonstrations and self._neighbours.now_ms() >= past.not_before_ms
 
     async def _past(self, task: str) -> _Past:
         if task not in self._pasts:
@@ -207,13 +209,13 @@ class Tuner:
 
     def _begin(self, name: AdapterName, evaluation: Evaluation, actor: str) -> TuneStatus:
         task = name.task
-        begun_ms = self._ports.now_ms()
+        begun_ms = self._neighbours.now_ms()
         collected = Collected(task=task, demonstrations=tuple(self._examples.demonstrations(task)), evaluation=evaluation, actor=actor)
         status = TuneStatus(tune_id=self._new_id(), task=task, adapter=str(name))
         self._tunes[status.tune_id] = status
         while len(self._tunes) > _MAX_REMEMBERED:
             self._tunes.popitem(last=False)
-        tune = Tune(self.base, name, collected, self._recipe, self._ports, status)
+        tune = Tune(self.base, name, collected, self._recipe, self._neighbours, status)
         self._running = asyncio.create_task(self._run(tune, begun_ms), name=f"tune-{name}")
         _log.info(
             "tune %s of task %s begins: %d demonstrations, asked for by %s", status.tune_id, task, len(collected.demonstrations), actor
@@ -231,6 +233,6 @@ class Tuner:
         past = self._pasts[status.task]
         if status.phase == "failed":
             pause_ms = self._rules.failed_retry_ms * 2 ** min(past.num_failures, _MAX_DOUBLINGS)
-            past.num_failures, past.not_before_ms = past.num_failures + 1, self._ports.now_ms() + pause_ms
+            past.num_failures, past.not_before_ms = past.num_failures + 1, self._neighbours.now_ms() + pause_ms
         else:
             self._pasts[status.task] = _Past(begun_ms)

@@ -19,7 +19,7 @@ from services.common.platform.errors import Conflict, InvalidInput, Unavailable
 from services.common.platform.grpc_client import open_channel
 from services.tuner.clients import GrpcControl, GrpcPrompts, GrpcServing, Retries, WrongModel
 from services.tuner.dataset import Turn
-from services.tuner.tune import Live
+from services.tuner.neighbours import Live
 
 NAME = AdapterName("Base", "helpdesk", 2)
 

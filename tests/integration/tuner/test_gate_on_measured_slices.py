@@ -33,10 +33,12 @@ from services.tuner.adapters import Adapters, TrainingProcess
 from services.tuner.clients import GrpcPrompts, GrpcServing, Retries
 from services.tuner.examples import Demonstration
 from services.tuner.mirror import NoMirror
+from services.tuner.neighbours import Live, Neighbours
 from services.tuner.replay import ReplayExample
 from services.tuner.server import recipe_of
 from services.tuner.settings import TunerSettings
-from services.tuner.tune import Collected, Live, Ports, Tune, TuneStatus
+from services.tuner.tune import Collected, Tune
+from services.tuner.tune_status import TuneStatus
 from tests.conftest import Broker
 from tests.service_process import Service
 
@@ -196,7 +198,7 @@ class Bench:
             evaluation=Evaluation(task_slice=tuple(one for number, one in enumerate(asked) if number % 3), context_slice=tuple(context)),
             actor="test",
         )
-        ports = Ports(
+        neighbours = Neighbours(
             tuning=TrainingProcess(self.chain.folder / "work", keep=3, timeout_s=900.0),
             store=adapters,
             replay=Films(),
@@ -208,7 +210,7 @@ class Bench:
         )
         base = BaseModel(name=PACKAGED_MODEL, folder=str(packaged_folder(REPOSITORY_ROOT / "build" / "models")))
         started = time.monotonic()
-        await Tune(base, name, collected, recipe_of(settings), ports, status).run()
+        await Tune(base, name, collected, recipe_of(settings), neighbours, status).run()
         print(f"{name}: {status.phase} after {time.monotonic() - started:.0f} s: {status.metrics} {status.refusals} {status.error}")
         return status
 

@@ -17,8 +17,8 @@ from services.tuner import adapters, job
 from services.tuner.adapters import Adapters, EvaluationFolder, Examples, TrainingProcess, read_replay_file
 from services.tuner.dataset import TrainingExample, Turn
 from services.tuner.examples import ExampleBook
+from services.tuner.neighbours import TrainingFailed
 from services.tuner.replay import ReplayExample
-from services.tuner.tune import TrainingFailed
 from tests.tuner_fakes import NAME, RECIPE
 
 DEMONSTRATION = example_pb2.LlmExample(

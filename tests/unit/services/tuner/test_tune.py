@@ -6,15 +6,17 @@ import pytest
 
 from services.common.language.evaluation import Passage
 from services.common.platform.errors import Conflict, Unavailable
+from services.tuner.neighbours import Live, TrainingFailed
 from services.tuner.replay import ReplayExample
-from services.tuner.tune import Collected, Live, TrainingFailed, Tune, TuneStatus
+from services.tuner.tune import Collected, Tune
+from services.tuner.tune_status import TuneStatus
 from tests.tuner_fakes import BASE, EVALUATION, NAME, RECIPE, TASK, FakeReplay, World, demonstrations
 
 
 async def run(world: World, *, recipe=RECIPE, evaluation=EVALUATION, examples=None) -> TuneStatus:
     collected = Collected(task=TASK, demonstrations=tuple(examples or demonstrations()), evaluation=evaluation, actor="me")
     status = TuneStatus(tune_id="t", task=TASK, adapter=str(NAME))
-    await Tune(BASE, NAME, collected, recipe, world.ports, status).run()
+    await Tune(BASE, NAME, collected, recipe, world.neighbours, status).run()
     return status
 
 
@@ -172,7 +174,7 @@ async def test_a_tune_that_is_stopped_has_failed_and_its_training_is_killed():
     world.tuning.hold = asyncio.Event()
     collected = Collected(task=TASK, demonstrations=tuple(demonstrations()), evaluation=EVALUATION, actor="me")
     status = TuneStatus(tune_id="t", task=TASK, adapter=str(NAME))
-    task = asyncio.create_task(Tune(BASE, NAME, collected, RECIPE, world.ports, status).run())
+    task = asyncio.create_task(Tune(BASE, NAME, collected, RECIPE, world.neighbours, status).run())
     while not world.tuning.jobs:
         await asyncio.sleep(0)
     assert (status.phase, status.step, status.loss) == ("training", 2, 0.5)
