@@ -13,7 +13,7 @@ from typing import Protocol
 
 from services.common.events import feedback as rules
 from services.common.events.feedback import Feedback
-from services.common.events.feedback_kinds import LLM_KINDS
+from services.common.events.feedback_kinds import ANSWER_KINDS
 from services.common.events.limits import MAX_KIND_BYTES, check_text
 from services.common.platform.errors import InvalidInput, Unavailable
 
@@ -51,12 +51,13 @@ def check(feedback: Sequence[Feedback], *, max_batch: int) -> None:
 def _check_item(item: Feedback, where: str) -> None:
     rules.check(item, InvalidInput, where=where)
     check_text(f"{where}kind", item.kind, MAX_KIND_BYTES, InvalidInput)
-    if item.kind in LLM_KINDS:
+    if item.kind in ANSWER_KINDS:
         if item.item_id:
             raise InvalidInput(f"{where}item_id: it must be empty; a {item.kind} is about an answer")
         rules.check_answer(item, InvalidInput, where=where)
     elif item.text:
-        raise InvalidInput(f"{where}text: only a comment or a demonstration has one")
+        with_text = " or ".join(f"a {kind.name}" for kind in ANSWER_KINDS.values() if kind.has_text)
+        raise InvalidInput(f"{where}text: only {with_text} has one")
     if item.accepted_at_ms != 0:
         raise InvalidInput(f"{where}accepted_at_ms: it must be 0; the collector sets it")
     if item.original_time_ms < 0:

@@ -6,7 +6,7 @@ from tunemesh.events.v1 import example_pb2
 
 from services.common.events.envelope import MalformedRecord
 from services.common.events.feedback import Feedback, check_answer
-from services.common.events.feedback_kinds import BOOLEAN, SCORE
+from services.common.events.feedback_kinds import opinion_of
 from services.common.events.generation import Generation
 from services.common.events.wire import feedback as wire_feedback
 from services.common.events.wire import generation as wire_generation
@@ -56,7 +56,7 @@ def write_example(example: Example) -> bytes:
         question=generation.question,
         messages=chat_messages(generation.messages),
         answer=example.answer,
-        score=feedback.value if feedback.kind in (BOOLEAN, SCORE) else 0.0,
+        score=opinion_of(feedback.kind, feedback.value) or 0.0,
         comment="" if example.is_demonstration else feedback.text,
         request_id=generation.request_id,
         feedback_id=feedback.feedback_id,

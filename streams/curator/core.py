@@ -20,7 +20,7 @@ from typing import Protocol
 
 from services.common.events import dead_letter_reasons as reasons
 from services.common.events.feedback import Feedback
-from services.common.events.feedback_kinds import DEMONSTRATION
+from services.common.events.feedback_kinds import ANSWER_KINDS, ExampleRule
 from services.common.events.generation import Generation
 from streams.curator.model import Cut, Emission, Example
 from streams.curator.pii import kinds_in
@@ -190,7 +190,7 @@ class CuratorPartition:
 
 def example_of(generation: Generation, feedback: Feedback) -> Example:
     """Return the example that a feedback makes of an answer."""
-    is_demonstration = feedback.kind == DEMONSTRATION
+    is_demonstration = ANSWER_KINDS[feedback.kind].example is ExampleRule.DEMONSTRATION
     answer = feedback.text.strip() if is_demonstration else generation.answer
     judgement = () if is_demonstration else (feedback.kind, repr(feedback.value), feedback.text)
     digest = hashlib.blake2b(digest_size=16, person=b"tm.example")

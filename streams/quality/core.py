@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from services.common.events.dead_letter_reasons import ORPHAN, REDRIVE_CLAIMED, REDRIVEN
-from services.common.events.feedback_kinds import BOOLEAN, COMMENT, DEMONSTRATION, LLM_KINDS, SCORE
+from services.common.events.feedback_kinds import ANSWER_KINDS, opinion_of
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.labels import UnknownKind, labels_for
 from streams.quality.drift import Drift, Rows
@@ -128,14 +128,14 @@ class Window:
 
 @dataclass(slots=True)
 class _Tally:
-    """What one key has gathered in the present window. `score_sum`: of the ranker's scores, or of those that people gave to answers."""
+    """What one key has gathered in the present window. `score_sum`: of the ranker's scores; `opinions`: sums by kind of feedback."""
 
     requests: int = 0
     degraded: int = 0
     acts: Counter[str] = field(default_factory=Counter)
     judged: int = 0
     positive: int = 0
-    thumbs_up: int = 0
+    opinions: dict[str, float] = field(default_factory=dict)
     score_sum: float = 0.0
     num_scores: int = 0
     ttft_ms: list[float] = field(default_factory=list)
@@ -215,9 +215,8 @@ class Quality:
             return False
         tally = self._tally(key)
         tally.acts[act.kind] += 1
-        if key.kind == GENERATE and act.kind in LLM_KINDS:
-            tally.thumbs_up += act.kind == BOOLEAN and act.value == 1.0
-            tally.score_sum += act.value if act.kind == SCORE else 0.0
+        if key.kind == GENERATE and act.kind in ANSWER_KINDS:
+            tally.opinions[act.kind] = tally.opinions.get(act.kind, 0.0) + (opinion_of(act.kind, act.value) or 0.0)
             return True
         try:
             labels = labels_for(self._spec, act.kind, act.value)
@@ -350,11 +349,10 @@ def _recommendation_metrics(tally: _Tally) -> dict[str, float]:
 
 
 def _generation_metrics(tally: _Tally) -> dict[str, float]:
-    metrics: dict[str, float] = {f"feedback.{kind}": tally.acts[kind] for kind in (COMMENT, DEMONSTRATION) if tally.acts[kind]}
-    if tally.acts[BOOLEAN]:
-        metrics["thumbs_up_rate"] = tally.thumbs_up / tally.acts[BOOLEAN]
-    if tally.acts[SCORE]:
-        metrics["mean_score"] = tally.score_sum / tally.acts[SCORE]
+    metrics: dict[str, float] = {}
+    for name, kind in ANSWER_KINDS.items():
+        if num_acts := tally.acts[name]:
+            metrics[kind.metric] = num_acts if kind.value is None else tally.opinions[name] / num_acts
     if tally.ttft_ms:
         p50, p95 = np.quantile(tally.ttft_ms, [0.5, 0.95])
         metrics |= {"ttft_p50_ms": float(p50), "ttft_p95_ms": float(p95)}

@@ -21,7 +21,7 @@ class Feedback:
         request_id: of the response that the act is about.
         user_id: who did it.
         item_id: what it is about; empty when it is about an answer.
-        kind: e.g. "rating", "click"; about an answer one of `feedback_kinds.LLM_KINDS`.
+        kind: e.g. "rating", "click"; about an answer one of `feedback_kinds.ANSWER_KINDS`.
         value: what the kind makes of it: stars, seconds, 1 for a click.
         accepted_at_ms: Unix milliseconds; 0 until it is accepted.
         original_time_ms: Unix milliseconds of the act in replayed data; 0 for live data.

@@ -1,38 +1,103 @@
-"""The kinds of feedback about an answer of the language model, as all readers and writers of feedback.v1 must agree on them.
+"""The kinds of feedback about an answer of the language model, one row a kind: what all readers and writers of feedback.v1 agree on.
 
-Kinds about recommendations are the feature spec's business; what tells the two apart is that an answer has no item. Imports nothing, so
-cores may use it.
+The collector and the curator check a feedback by its row, the curator makes an example by it, the quality stream a metric. To add a kind,
+add a row (CONTRIBUTING.md shows it). Kinds about recommendations are the feature spec's business; what tells the two apart is that an
+answer has no item. Imports the standard library only, so cores may use it.
 """
 
 from __future__ import annotations
 
-BOOLEAN = "boolean"
-SCORE = "score"
-COMMENT = "comment"
-DEMONSTRATION = "demonstration"
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
 
-LLM_KINDS = frozenset({BOOLEAN, SCORE, COMMENT, DEMONSTRATION})
-TEXT_KINDS = frozenset({COMMENT, DEMONSTRATION})
-"""Those that carry a text, of 1 to MAX_TEXT_BYTES bytes."""
 MAX_TEXT_BYTES = 16 * 1024
+
+
+class ExampleRule(Enum):
+    """What example the curator makes of an answer and a feedback about it."""
+
+    DEMONSTRATION = "demonstration"
+    """The feedback's text is the answer to learn."""
+    JUDGED = "judged"
+    """The model's own answer, and the feedback's opinion or text as a judgement of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValueRule:
+    """What the value of a kind must be, and what opinion it states."""
+
+    is_valid: Callable[[float], bool]
+    """Of a finite value."""
+    otherwise: str
+    """What an invalid value is, to follow "0.5 is "."""
+    opinion: Callable[[float], float]
+    """The value on the scale from 0 (bad) to 1 (good)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerKind:
+    """One kind of feedback about an answer."""
+
+    name: str
+    """Feedback.kind."""
+    value: ValueRule | None = None
+    """None: the value is not looked at."""
+    has_text: bool = False
+    """Whether it carries a text, of 1 to MAX_TEXT_BYTES bytes and not only blanks; otherwise it must have none."""
+    example: ExampleRule
+    metric: str
+    """Name in the windows of quality.v1: the mean opinion, or the number of acts of a kind whose value is not looked at."""
+
+
+_KINDS = (
+    AnswerKind(
+        name="boolean",
+        value=ValueRule(is_valid=lambda value: value in (0.0, 1.0), otherwise="neither 0 nor 1", opinion=lambda value: float(value == 1.0)),
+        example=ExampleRule.JUDGED,
+        metric="thumbs_up_rate",
+    ),
+    AnswerKind(
+        name="score",
+        value=ValueRule(is_valid=lambda value: 0.0 <= value <= 1.0, otherwise="not within 0 and 1", opinion=lambda value: value),
+        example=ExampleRule.JUDGED,
+        metric="mean_score",
+    ),
+    AnswerKind(name="comment", has_text=True, example=ExampleRule.JUDGED, metric="feedback.comment"),
+    AnswerKind(name="demonstration", has_text=True, example=ExampleRule.DEMONSTRATION, metric="feedback.demonstration"),
+)
+
+ANSWER_KINDS = {kind.name: kind for kind in _KINDS}
 
 
 def is_about_answer(kind: str, item_id: str) -> bool:
     """Return whether a feedback is about an answer of the language model."""
-    return not item_id and kind in LLM_KINDS
+    return not item_id and kind in ANSWER_KINDS
+
+
+def opinion_of(kind: str, value: float) -> float | None:
+    """Return the opinion from 0 to 1 that a feedback about an answer states, or None when its kind states none.
+
+    Raises:
+        KeyError: `kind` is not in ANSWER_KINDS.
+    """
+    rule = ANSWER_KINDS[kind].value
+    return None if rule is None else rule.opinion(value)
 
 
 def fault_of(kind: str, value: float, text: str) -> tuple[str, str] | None:
-    """Return (field, what is wrong) of a feedback about an answer, or None when it is in order. `value` is finite."""
-    if kind in TEXT_KINDS:
+    """Return (field, what is wrong) of a feedback about an answer, or None when it is in order. `value` is finite.
+
+    Raises:
+        KeyError: `kind` is not in ANSWER_KINDS.
+    """
+    known = ANSWER_KINDS[kind]
+    if known.has_text:
         size = len(text.encode())
         if not text.strip() or size > MAX_TEXT_BYTES:
             return "text", f"it has {size} bytes; a {kind} must have 1 to {MAX_TEXT_BYTES}, and not only blanks"
-        return None
-    if text:
+    elif text:
         return "text", f"a {kind} has none"
-    if kind == BOOLEAN and value not in (0.0, 1.0):
-        return "value", f"{value} is neither 0 nor 1"
-    if kind == SCORE and not 0.0 <= value <= 1.0:
-        return "value", f"{value} is not within 0 and 1"
+    if known.value is not None and not known.value.is_valid(value):
+        return "value", f"{value} is {known.value.otherwise}"
     return None

@@ -1,11 +1,27 @@
 import pytest
 
-from services.common.events.feedback_kinds import LLM_KINDS, MAX_TEXT_BYTES, fault_of, is_about_answer
+from services.common.events.feedback_kinds import ANSWER_KINDS, MAX_TEXT_BYTES, fault_of, is_about_answer, opinion_of
 
 
-def test_only_the_four_kinds_without_an_item_are_about_answers():
-    assert {kind for kind in (*LLM_KINDS, "rating", "") if is_about_answer(kind, "")} == {"boolean", "score", "comment", "demonstration"}
-    assert not any(is_about_answer(kind, "item") for kind in LLM_KINDS)
+def test_a_feedback_without_an_item_of_a_kind_in_the_table_is_about_an_answer():
+    assert set(ANSWER_KINDS) == {"boolean", "score", "comment", "demonstration"}
+    assert all(is_about_answer(kind, "") for kind in ANSWER_KINDS)
+    assert not any(is_about_answer(kind, "item") for kind in ANSWER_KINDS)
+    assert not any(is_about_answer(kind, "") for kind in ("rating", ""))
+
+
+def test_every_row_has_a_name_and_a_metric_of_its_own():
+    """Two rows of one name would hide one of them, two of one metric would overwrite it."""
+    rows = ANSWER_KINDS.values()
+    assert [kind.name for kind in rows] == list(ANSWER_KINDS)
+    assert len({kind.metric for kind in rows}) == len(rows)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "opinion"), [("boolean", 1.0, 1.0), ("boolean", 0.5, 0.0), ("score", 0.25, 0.25), ("comment", 1.0, None)]
+)
+def test_the_opinion_is_that_of_the_kinds_value(kind, value, opinion):
+    assert opinion_of(kind, value) == opinion
 
 
 @pytest.mark.parametrize(
