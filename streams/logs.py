@@ -1,4 +1,4 @@
-"""Questions about Kafka's logs that a stream asks beside its consumer: where they end, what a group committed, what their tail holds.
+"""What a stream asks about Kafka's logs beside its consumer: where they end, what a group committed, what their last records are.
 
 Knows no topic and no event.
 """
@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 class LogReader:
-    """Asks a broker. A member of no group, assigned nothing; `group` is only the one whose commits it tells."""
+    """Asks a broker. It joins no group and is assigned nothing; `group` is only the one whose commits it looks up."""
 
     def __init__(self, bootstrap_servers: str, group: str) -> None:
         """Nothing is connected before `start`."""
@@ -99,15 +99,15 @@ class LogReader:
                 )
 
     async def ends(self, partitions: Sequence[tuple[str, int]]) -> dict[tuple[str, int], int]:
-        """Return the ends of the partitions as the broker tells them now, or nothing when it does not answer.
+        """Return the ends of the partitions as the broker says now; empty when it does not answer.
 
-        The embedded broker (Tansu 0.6) tells the first offset of the last batch plus one: too little once that batch has been read in
-        part. `last_end` reads the batch.
+        The embedded broker (Tansu 0.6) says the first offset of the last batch plus one, which is too little when that batch holds more
+        than one record. `last_end` reads the batch.
         """
         try:
             found = await self._consumer.end_offsets([TopicPartition(topic, partition) for topic, partition in partitions])
         except KafkaError as error:
-            _log.warning("the ends of the logs could not be had: %r", error)
+            _log.warning("the broker did not say where the logs end: %r", error)
             return {}
         return {(at.topic, at.partition): offset for at, offset in found.items()}
 

@@ -144,7 +144,7 @@ def crash_on_failure(app: Any) -> Callable[[asyncio.Task[Any]], None]:
 def known_end(app: Any, ends: Mapping[tuple[str, int], int], topic: str, partition: int) -> int | None:
     """Return the end of a partition: the larger of what the broker says now (`ends`, of LogReader.ends) and what the last fetch said.
 
-    See LogReader.ends for why not the first alone. None: the broker did not say.
+    The first alone can be too little (LogReader.ends). None: the broker did not say.
     """
     end = ends.get((topic, partition))
     if end is None:
@@ -180,9 +180,9 @@ class Sender(Protocol):
 
 
 async def send_until_acknowledged(sender: Sender, records: Sequence[Record]) -> None:
-    """Send, and send again what was not acknowledged, for as long as it takes: what waits behind it loses time only.
+    """Send records, and repeat what the broker did not acknowledge until it has: whatever waits behind them is only late.
 
-    A record may be written twice; its readers must tell.
+    A record may be written twice: its readers know a repetition by its id.
     """
     left = list(records)
     is_first = True
@@ -192,7 +192,7 @@ async def send_until_acknowledged(sender: Sender, records: Sequence[Record]) -> 
         except (NotAcknowledged, Overloaded) as error:
             left = error.records if isinstance(error, NotAcknowledged) else left
             if is_first:
-                _log.warning("waiting: %s", error)
+                _log.warning("%d record(s) are sent again until Kafka acknowledges them: %s", len(left), error)
                 is_first = False
             await asyncio.sleep(_RESEND_S)
         else:
@@ -200,7 +200,7 @@ async def send_until_acknowledged(sender: Sender, records: Sequence[Record]) -> 
 
 
 async def when_available(what: str, attempt: Callable[[], Awaitable[None]], *, timeout_s: float = 60.0) -> None:
-    """Repeat `attempt` while it raises Unavailable, for at most `timeout_s`.
+    """Repeat `attempt` while it raises Unavailable, for at most `timeout_s`; `what` is for the log.
 
     Raises:
         Unavailable: as the last attempt did.

@@ -11,13 +11,13 @@ from services.common.platform.topic_follower import Record
 
 
 class SeenExamples:
-    """The ids of the examples in the log, written by whomever, and of those that this process is writing.
+    """The ids of the examples in the log, whichever curator wrote them, and of those that this process is writing.
 
     A `Reader` for the TopicFollower and the `Seen` of the core: one thread follows, the event loop asks. About 120 bytes an example.
     """
 
     def __init__(self) -> None:
-        """Nothing is known before a follower began."""
+        """Nothing is known before a follower begins."""
         self._logged: set[int] = set()
         self._written: set[int] = set()
 
@@ -40,7 +40,7 @@ class SeenExamples:
         self._written.add(int(example_id, 16))
 
     def forget_unconfirmed(self) -> None:
-        """What was being written when its partition was taken away may never arrive: from now on only the log counts."""
+        """Forget what was being written: without its partition it may never arrive. From now on only the log counts."""
         self._written = set()
 
 

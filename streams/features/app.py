@@ -68,12 +68,12 @@ class PartitionWorker:
         if acts:
             users = [act.interaction.user_id for act in acts]
             items = [act.interaction.item_id for act in acts]
-            await _patiently(lambda: self._store.load(self._partition, reducer, users, items))
+            await _until_redis_answers(lambda: self._store.load(self._partition, reducer, users, items))
             for act in acts:
                 self.num_applied += reducer.apply(act, self._catalog.categories_of(act.interaction.item_id))
             changes = reducer.take_changes()
             if changes:
-                await _patiently(lambda: self._store.save(self._partition, reducer, changes))
+                await _until_redis_answers(lambda: self._store.save(self._partition, reducer, changes))
             reducer.cache.trim(self._settings.cached_states)
         for message in batch:
             self._ack(message)
@@ -91,7 +91,7 @@ class PartitionWorker:
         return act if owner == self._partition else None
 
 
-async def _patiently(attempt: Any) -> None:
+async def _until_redis_answers(attempt: Any) -> None:
     """Repeat a call while Redis does not answer: what is not written is not acknowledged, so there is nothing to lose but time."""
     is_first = True
     while True:
@@ -99,7 +99,7 @@ async def _patiently(attempt: Any) -> None:
             await attempt()
         except Unavailable as error:
             if is_first:
-                _log.warning("waiting: %s", error)
+                _log.warning("trying again until Redis answers: %s", error)
                 is_first = False
             await asyncio.sleep(_RETRY_S)
         else:
@@ -202,7 +202,7 @@ class FeatureStream:
         await self._store.close()
 
     async def _on_revoked(self, _app: Any, _revoked: Any, **_: Any) -> None:
-        """Every rebalance takes all partitions away; a write that is under way is cut short, and Redis takes it whole or not."""
+        """Every rebalance takes all partitions away. A write that is under way is cut short: Redis takes it whole or not at all."""
         for task in self._running.values():
             task.cancel()
         if self._running:
@@ -228,7 +228,7 @@ class FeatureStream:
         async def open_partition() -> None:
             opened.append(await self._store.open(partition))
 
-        await _patiently(open_partition)
+        await _until_redis_answers(open_partition)
         await self._check_history(partition, opened[0])  # again: the broker may have lost its data since the start
         _log.info("partition %d taken up after offset %d", partition, opened[0].global_state.last_offset)
         await taker.run(opened[0])

@@ -1,4 +1,4 @@
-"""The door's gRPC client of the router."""
+"""The router, by gRPC: asks a question and gathers the streamed answer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,12 @@ class GrpcRouter:
         self._stub = router_service_pb2_grpc.RouterServiceStub(self._channel)  # type: ignore[no-untyped-call] # generated
 
     async def answer(self, question: Question, *, timeout_s: float) -> Answer:
-        """See `streams.inference.core.Router`."""
+        """Return the whole answer.
+
+        Raises:
+            Refused: the router will never answer this question.
+            NotNow: it did not answer, or broke off.
+        """
         call = self._stub.Generate(question.body, timeout=timeout_s, metadata=outgoing_metadata())
         header = router_service_pb2.GenerateHeader()
         texts: list[str] = []

@@ -34,6 +34,6 @@ class InferenceSettings(KafkaSettings, BaseServiceSettings):
     remembered_ids: int = Field(100_000, ge=0)
     """Most answered inference_ids that are remembered (about 200 bytes each)."""
     delivery_timeout_ms: int = Field(5_000, ge=100)
-    """Kafka counts as away when it has not acknowledged for so long; answers then wait."""
+    """Kafka counts as down when it has not acknowledged for so long; answers then wait."""
     session_timeout_ms: int = Field(6_000, ge=1_000)
     """A worker that is silent for so long loses its partitions to the others."""

@@ -9,8 +9,8 @@ The logs are the state. What is in memory can be rebuilt from them at any time, 
 - a tick says up to which offset feedback is done (`Cut.feedback_position`). After a restart, feedback below it whose exposure has been
   retired is known to be finished, and is not taken for an orphan.
 
-Two things are not repeated exactly: windows closed early for want of memory, and feedback that arrives out of order by more than
-`allowance_ms`. Both lose no feedback; the sample may then carry a retraction that a re-read would not need.
+Two things are not repeated exactly: windows closed early because memory was full, and feedback that arrives out of order by more than the
+intake allows. Neither loses feedback; the sample may then carry a retraction that a second reading would not need.
 
 It does not know Kafka, Protobuf, or what a feature means.
 """

@@ -1,1 +1,1 @@
-"""Quality of the answers per variant and model version, drift and alarms. See README.md of streams."""
+"""Quality of the answers per variant and model version, drift and alarms."""

@@ -1,6 +1,6 @@
 """The quality stream's wiring: one thread reads the topics and closes the windows; health and metrics are served beside it.
 
-A broker that is away leaves empty windows; metrics and health go on (NOT_SERVING until it is back). Windows are at-most-once: what comes
+While the broker is down windows are empty; metrics and health go on (NOT_SERVING until it is back). Windows are at-most-once: what comes
 while the process is down is in none.
 """
 
@@ -20,7 +20,8 @@ from streams.quality.codec import Taker, column_names
 from streams.quality.core import Quality, Window
 from streams.quality.drift import Drift
 from streams.quality.metrics import MetricsServer, QualityMetrics
-from streams.quality.quality_log import QualityLog, load_reference, save_reference
+from streams.quality.quality_log import QualityLog
+from streams.quality.reference_file import load_reference, save_reference
 from streams.quality.settings import QualitySettings
 
 _POLL_MS = 200

@@ -188,7 +188,7 @@ class Quality:
             tally.rows.add("item", shown.items_NF, self._limits.max_rows)
 
     def generated(self, answer: Generated) -> None:
-        """Count an answer; see `recommended`."""
+        """Count an answer; the second of one request id is ignored."""
         if answer.request_id in self._requests:
             return
         tally = self._tally(self.remember(answer.request_id, GENERATE, answer.variant, answer.model_version))
@@ -227,7 +227,7 @@ class Quality:
         return True
 
     def died(self, source_topic: str, reason: str) -> None:
-        """Count a dead letter; notes about letters that were put back are none."""
+        """Count a dead letter; a note that a letter was put back is not counted."""
         if reason in _NOTES:
             return
         self._letters[f"dead_letters.{source_topic}.{reason}"] += 1

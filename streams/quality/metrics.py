@@ -56,7 +56,7 @@ class QualityMetrics(Collector):
             self._alarms.update(alarm.name for window in windows for alarm in window.alarms)
 
     def collect(self) -> Iterable[Metric]:
-        """See prometheus_client."""
+        """Return the series of the last windows, and the totals."""
         with self._lock:
             windows, alarms, num_windows = self._windows, Counter(self._alarms), self._num_windows
         yield from _Families().of(windows)

@@ -1,13 +1,11 @@
-"""The quality stream's way to Kafka and to its reference file. Assigned partitions, no group, nothing committed: what came while the
-process was away is in no window.
+"""The topics that the quality stream reads, and quality.v1, which it writes. Assigned partitions, no group, nothing committed: what comes
+while the process is down is in no window.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
@@ -16,11 +14,10 @@ from kafka.errors import KafkaError
 from services.common.events.envelope import headers_for
 from services.common.events.topics import QUALITY
 from services.common.platform.clock import wall_ms
-from services.common.platform.errors import ConfigurationError, Unavailable
+from services.common.platform.errors import Unavailable
 from services.common.platform.kafka import assigned_consumer, durable_producer
 from streams.quality.codec import RECALLED, SOURCES, to_message
 from streams.quality.core import Window
-from streams.quality.drift import Drift
 
 _BOOTSTRAP_MS = 5_000
 _CLIENT = "quality"
@@ -126,31 +123,3 @@ def _numbers(consumer: KafkaConsumer, topic: str) -> list[int]:
     if not found:
         raise Unavailable(f"topic {topic} does not exist: create the topics first (`tunemesh topics`)")
     return sorted(found)
-
-
-def load_reference(path: Path, drift: Drift) -> None:
-    """Take a saved reference over, when there is one; one of another feature spec is left aside, and the log says so.
-
-    Raises:
-        ConfigurationError: the file cannot be read, or is no reference.
-    """
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        _log.info("%d references taken from %s", drift.load(raw), path)
-    except FileNotFoundError:
-        _log.info("%s does not exist yet: references are made of the first windows", path)
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(
-            f"TUNEMESH_QUALITY_REFERENCE_PATH={path}: {error}; remove the file to begin with a new reference"
-        ) from error
-
-
-def save_reference(path: Path, drift: Drift) -> None:
-    """Replace the file in one step; a disk that refuses is a line in the log."""
-    fresh = path.with_name(f"{path.name}.new")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh.write_text(json.dumps(drift.to_json()), encoding="utf-8")
-        fresh.replace(path)
-    except OSError as error:
-        _log.warning("the reference could not be saved to %s: %s", path, error)
