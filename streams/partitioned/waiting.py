@@ -42,7 +42,9 @@ class WaitingFeedback:
 
     def take_of(self, request_id: str) -> list[tuple[Feedback, Record]]:
         """Remove and return what waits for a request, in offset order."""
-        return [self._take(offset) for offset in list(self._offsets_of.get(request_id, ()))]
+        found = [self._waiting.pop(offset) for offset in self._offsets_of.pop(request_id, ())]
+        self._cost_bytes -= sum(_cost_of(record) for _, record in found)
+        return found
 
     def take_first(self) -> tuple[Feedback, Record]:
         """Remove and return the one with the lowest offset. Something must be waiting."""
