@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 from services.common.events.envelope import MalformedRecord
 from services.common.events.topics import Topic
 from services.common.platform.clock import wall_ms
-from streams.partitioned.codec import write_dead_letter
+from streams.partitioned.dead_letters import write_dead_letter
 from streams.partitioned.intake import Intake
 from streams.partitioned.output import Output
 from streams.partitioned.reading_order import ReadingOrder

@@ -1,4 +1,4 @@
-"""Dead letters of the streams of this room. No I/O, no clock."""
+"""How a record that is set aside is written to its dead-letter topic. No I/O, no clock."""
 
 from __future__ import annotations
 
