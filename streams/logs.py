@@ -101,8 +101,8 @@ class LogReader:
     async def ends(self, partitions: Sequence[tuple[str, int]]) -> dict[tuple[str, int], int]:
         """Return the ends of the partitions as the broker says now; empty when it does not answer.
 
-        The embedded broker (Tansu 0.6) says the first offset of the last batch plus one, which is too little when that batch holds more
-        than one record. `last_end` reads the batch.
+        The embedded broker says the first offset of the last batch plus one (findings/tansu_list_offsets.sh), which is too little when that
+        batch holds more than one record. `last_end` reads the batch.
         """
         try:
             found = await self._consumer.end_offsets([TopicPartition(topic, partition) for topic, partition in partitions])

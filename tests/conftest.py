@@ -62,8 +62,8 @@ class Broker:
     def restart_with_topics(self, partitions: Mapping[str, int], *, clients: Iterable[int]) -> None:
         """Kill it, start it again and create the topics, while the processes `clients` (pids) stand still.
 
-        The embedded broker creates a topic with four partitions when a client asks for it first, and the clients of a broker that comes
-        back empty ask at once.
+        The embedded broker creates a topic with four partitions when a client asks for it first
+        (findings/tansu_topic_on_first_request.sh), and the clients of a broker that comes back empty ask at once.
         """
         paused = list(clients)
         for pid in paused:

@@ -15,8 +15,8 @@ from tests.limits import seconds
 
 pytestmark = pytest.mark.integration
 
-# The wheel's Python backend knows numpy 1 only: under numpy 2 `as_numpy()` reads wrong strides and `pb.Tensor(name, array)` is empty.
-# Tensors therefore go in and out through DLPack, whichever of the two the environment has.
+# The wheel's Python backend knows numpy 1 only: under numpy 2 `as_numpy()` reads wrong strides and `pb.Tensor(name, array)` is empty
+# (findings/triton_python_backend_numpy2.sh). Tensors therefore go in and out through DLPack, whichever of the two the environment has.
 MODEL = """
 import os
 import numpy as np

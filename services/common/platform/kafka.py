@@ -112,9 +112,9 @@ def _partitions_of(consumer: KafkaConsumer, topic: str, timeout_ms: int) -> set[
 def end_offsets(consumer: KafkaConsumer, timeout_ms: int = 10_000) -> dict[TopicPartition, int]:
     """Return the next offset of each assigned partition. Use it in place of the consumer's own `end_offsets`.
 
-    The embedded broker (Tansu 0.6) answers ListOffsets with the FIRST offset of the last batch plus one, which is below the position of
-    whoever has read that batch; its fetch answers are right. So what the last fetch said counts too, and a consumer that has fetched
-    nothing yet fetches the last batch once (its positions are restored).
+    The embedded broker answers ListOffsets with the FIRST offset of the last batch plus one (findings/tansu_list_offsets.sh): less than the
+    position of whoever has read that batch. Its fetch answers are right. So what the last fetch said counts too, and a consumer that has
+    fetched nothing yet fetches the last batch once (its positions are restored).
 
     Raises:
         Unavailable: the broker did not answer in time.
