@@ -9,7 +9,7 @@ from services.common.events.feedback import Feedback
 from services.common.events.topics import FEEDBACK
 from services.common.events.wire.feedback import feedback_message
 from services.common.platform.kafka_async import AsyncProducer, Record
-from services.common.platform.telemetry import current_traceparent
+from services.common.platform.traceparent import current_traceparent
 
 # Kept back from the caller's deadline, so that UNAVAILABLE reaches it before the deadline does.
 _RESERVE_S = 0.02

@@ -12,7 +12,7 @@ from tritonclient.grpc import InferInput
 from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
-from services.common.platform.telemetry import current_traceparent
+from services.common.platform.traceparent import current_traceparent
 from services.recommender.core import RankerUnavailable, Scores
 
 MODEL = "ranker"

@@ -22,7 +22,7 @@ from services.common.events.limits import MAX_QUERY_BYTES
 from services.common.language.aliases import BASE_MODEL, AliasView, llm_alias
 from services.common.platform.errors import InvalidInput, Overloaded
 from services.common.platform.grpc_client import open_channel
-from services.common.platform.telemetry import outgoing_metadata
+from services.common.platform.traceparent import outgoing_metadata
 from services.router.generation import (
     AdapterNotLoaded,
     ModelFailed,

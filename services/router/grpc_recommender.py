@@ -8,7 +8,7 @@ from tunemesh.recommender.v1 import recommender_service_pb2, recommender_service
 
 from services.common.platform.errors import InvalidInput, Overloaded
 from services.common.platform.grpc_client import open_channel
-from services.common.platform.telemetry import outgoing_metadata
+from services.common.platform.traceparent import outgoing_metadata
 from services.router.core import Query, Ranking, RecommenderTooSlow, RecommenderUnavailable
 
 

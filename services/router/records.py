@@ -11,7 +11,7 @@ from tunemesh.events.v1 import exposure_pb2, generation_pb2
 from services.common.events.envelope import headers_for
 from services.common.events.topics import EXPOSURES, GENERATIONS, Topic
 from services.common.platform.kafka_async import Record
-from services.common.platform.telemetry import current_traceparent
+from services.common.platform.traceparent import current_traceparent
 from services.router.core import Exposure, Ranked
 from services.router.generation import Generation
 from services.router.question import Message, Sampling

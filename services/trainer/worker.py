@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from services.common.platform.errors import Conflict, CorruptArtifact, Unavailable
-from services.common.platform.telemetry import Telemetry, current_traceparent
+from services.common.platform.telemetry import Telemetry
+from services.common.platform.traceparent import current_traceparent
 from services.common.ranker.feature_spec import FeatureSpec
 from services.trainer.checkpoint_writer import CheckpointWriter
 from services.trainer.epoch import Epoch

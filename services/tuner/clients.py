@@ -20,7 +20,7 @@ from services.common.language.aliases import BASE_MODEL, llm_alias
 from services.common.language.evaluation import Passage
 from services.common.platform.errors import Conflict, NotFound, Overloaded, ServiceError, Unavailable
 from services.common.platform.grpc_client import service_error
-from services.common.platform.telemetry import outgoing_metadata
+from services.common.platform.traceparent import outgoing_metadata
 from services.tuner.dataset import Turn
 from services.tuner.neighbours import Live
 

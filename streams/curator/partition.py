@@ -8,7 +8,8 @@ from opentelemetry.trace import SpanKind
 
 from services.common.events.envelope import headers_for
 from services.common.events.topics import FEEDBACK, GENERATIONS, LLM_EXAMPLES
-from services.common.platform.telemetry import Telemetry, current_traceparent
+from services.common.platform.telemetry import Telemetry
+from services.common.platform.traceparent import current_traceparent
 from streams.curator.codec import read_feedback, read_generation, write_example
 from streams.curator.core import CuratorPartition
 from streams.curator.model import Cut, Example

@@ -22,7 +22,8 @@ from services.common.events.topics import INFERENCE_REQUESTS, INFERENCE_RESPONSE
 from services.common.platform.clock import wall_ms
 from services.common.platform.grpc_server import GrpcServer
 from services.common.platform.kafka_async import AsyncProducer, Record
-from services.common.platform.telemetry import Telemetry, current_traceparent, traceparent_of
+from services.common.platform.telemetry import Telemetry
+from services.common.platform.traceparent import current_traceparent, traceparent_of
 from streams import worker
 from streams.inference import codec
 from streams.inference.core import Answer, Failure, InOrder, Patience, Question, RecentIds, settle

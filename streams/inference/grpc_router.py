@@ -7,7 +7,7 @@ import grpc.aio
 from tunemesh.router.v1 import router_service_pb2, router_service_pb2_grpc
 
 from services.common.platform.grpc_client import open_channel
-from services.common.platform.telemetry import outgoing_metadata
+from services.common.platform.traceparent import outgoing_metadata
 from streams.inference.core import Answer, NotNow, Question, Refused
 
 _FINAL = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNIMPLEMENTED)

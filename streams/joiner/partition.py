@@ -8,7 +8,8 @@ from opentelemetry.trace import SpanKind
 
 from services.common.events import envelope
 from services.common.events.topics import EXPOSURES, FEEDBACK, SAMPLES
-from services.common.platform.telemetry import Telemetry, current_traceparent
+from services.common.platform.telemetry import Telemetry
+from services.common.platform.traceparent import current_traceparent
 from streams.joiner import codec
 from streams.joiner.core import JoinerPartition
 from streams.joiner.model import Cut, SampleGroup

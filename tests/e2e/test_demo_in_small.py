@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.common.platform.telemetry import read_spans
+from services.common.platform.telemetry_files import read_spans
 
 pytestmark = [pytest.mark.e2e, pytest.mark.integration, pytest.mark.timeout(1600)]
 

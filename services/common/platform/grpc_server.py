@@ -25,7 +25,8 @@ from opentelemetry.trace import SpanKind
 
 from services.common.platform.errors import ConfigurationError, Conflict, InvalidInput, NotFound, Overloaded, ServiceError, Unavailable
 from services.common.platform.settings import BaseServiceSettings, variable_of
-from services.common.platform.telemetry import Telemetry, traceparent_of
+from services.common.platform.telemetry import Telemetry
+from services.common.platform.traceparent import traceparent_of
 
 STATUS_OF: dict[type[ServiceError], grpc.StatusCode] = {
     InvalidInput: grpc.StatusCode.INVALID_ARGUMENT,

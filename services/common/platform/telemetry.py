@@ -1,4 +1,4 @@
-"""Traces, metrics and logs of one process: OTLP when an endpoint is set, else JSON-lines files that tests and people read.
+"""Traces and metrics of one process: OTLP when an endpoint is set, else JSON-lines files that tests and people read.
 
 An instance is made once at the wiring (`configure`) and handed down; there is no global. A span that is not sampled costs 3 to 5 µs
 (the SDK's own: 19), because the decision is taken here, before the SDK is asked; a sampled one 46 µs, its line in the file included.
@@ -7,49 +7,32 @@ Knows no service, no gRPC and no Kafka.
 
 from __future__ import annotations
 
-import json
-import logging
 import os
 import random
-import re
-import sys
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, TextIO
+from typing import Protocol
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.metrics import Meter
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import (
-    HistogramDataPoint,
-    MetricExporter,
-    MetricExportResult,
-    MetricsData,
-    NumberDataPoint,
-    PeriodicExportingMetricReader,
-)
+from opentelemetry.sdk.metrics.export import MetricExporter, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
-from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from opentelemetry.util.types import AttributeValue
 
-from services.common.platform.clock import wall_ms
-from services.common.platform.errors import ConfigurationError
+from services.common.platform.stderr_log import configure_logging
+from services.common.platform.telemetry_files import FileMetricExporter, FileSpanExporter, open_append
+from services.common.platform.traceparent import remote_span, sampled_link
 
-TRACEPARENT = "traceparent"
-
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _SPAN_FLUSH_MS = 500
 _METRIC_FLUSH_MS = 5_000
 _MAX_LINKS = 64
-_DAMPED_S = 10.0
-
-_log = logging.getLogger(__name__)
 
 Attributes = Mapping[str, AttributeValue]
 
@@ -98,19 +81,10 @@ def _exporters(service_name: str, settings: TelemetrySettings) -> tuple[SpanExpo
     stem = f"{service_name}-{os.getpid()}"
     folder = settings.telemetry_dir
     return (
-        FileSpanExporter(service_name, _open_append(folder, f"{stem}.jsonl")),
-        FileMetricExporter(service_name, _open_append(folder, f"{stem}.metrics.jsonl")),
+        FileSpanExporter(service_name, open_append(folder, f"{stem}.jsonl")),
+        FileMetricExporter(service_name, open_append(folder, f"{stem}.metrics.jsonl")),
         _METRIC_FLUSH_MS,
     )
-
-
-def _open_append(folder: Path, name: str) -> TextIO:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return (folder / name).open("a", encoding="utf-8")
-    except OSError as error:
-        message = f"telemetry folder {folder} cannot be written ({error.strerror}): set TUNEMESH_TELEMETRY_DIR to a folder that can"
-        raise ConfigurationError(message) from error
 
 
 class Telemetry:
@@ -154,10 +128,10 @@ class Telemetry:
             kind: SERVER, CLIENT, PRODUCER, CONSUMER or INTERNAL.
             attributes: what is known at the start.
         """
-        parent_span = _remote_span(parent) if parent else trace.get_current_span()
+        parent_span = remote_span(parent) if parent else trace.get_current_span()
         parent_context = parent_span.get_span_context()
         link_list = list(links)
-        kept = [link for link in map(_sampled_link, link_list[:_MAX_LINKS]) if link is not None] if link_list else []
+        kept = [link for link in map(sampled_link, link_list[:_MAX_LINKS]) if link is not None] if link_list else []
         if parent_context.is_valid:
             if not parent_context.trace_flags & TraceFlags.SAMPLED:
                 return SpanScope(parent_span)
@@ -200,170 +174,3 @@ class SpanScope:
         if kind is not None:
             span.set_status(Status(StatusCode.ERROR, f"{kind.__name__}: {error}"))
         span.end()
-
-
-def current_traceparent() -> str:
-    """Return the W3C traceparent of the active span, or "" when there is none."""
-    context = trace.get_current_span().get_span_context()
-    return _format(context) if context.is_valid else ""
-
-
-def outgoing_metadata() -> tuple[tuple[str, str], ...]:
-    """Return gRPC metadata that carries the active span. Passed per call: an interceptor on a grpc.aio channel costs a task per call."""
-    traceparent = current_traceparent()
-    return ((TRACEPARENT, traceparent),) if traceparent else ()
-
-
-def traceparent_of(headers: Iterable[tuple[str, Any]] | Mapping[str, Any] | None) -> str:
-    """Return the traceparent among Kafka headers or gRPC metadata (values str or bytes), or ""."""
-    if not headers:
-        return ""
-    pairs: Iterable[tuple[str, Any]] = headers.items() if isinstance(headers, Mapping) else headers
-    for key, value in pairs:
-        if key == TRACEPARENT:
-            return value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
-    return ""
-
-
-def _format(context: SpanContext) -> str:
-    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{int(context.trace_flags):02x}"
-
-
-def _remote_span(traceparent: str) -> Span:
-    """A malformed header counts as none, as W3C Trace Context asks (section 3.2.2.5)."""
-    match = _TRACEPARENT.fullmatch(traceparent)
-    if match is None:
-        return trace.INVALID_SPAN
-    flags = TraceFlags(int(match[3], 16))
-    return NonRecordingSpan(SpanContext(int(match[1], 16), int(match[2], 16), is_remote=True, trace_flags=flags))
-
-
-def _sampled_link(traceparent: str) -> Link | None:
-    if not traceparent or traceparent.endswith("-00"):
-        return None
-    context = _remote_span(traceparent).get_span_context()
-    return Link(context) if context.is_valid else None
-
-
-class FileSpanExporter(SpanExporter):
-    """Writes one JSON object a span and line.
-
-    Keys: name, service, trace_id, span_id, parent_id, kind, start_ns, end_ns, status, status_detail, links, attributes.
-    """
-
-    def __init__(self, service_name: str, file: TextIO) -> None:
-        """Take ownership of `file`."""
-        self._service = service_name
-        self._file = file
-
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Append and flush, so that a process that is killed loses at most one interval."""
-        self._file.write("".join(json.dumps(self._row(span), separators=(",", ":")) + "\n" for span in spans))
-        self._file.flush()
-        return SpanExportResult.SUCCESS
-
-    def _row(self, span: ReadableSpan) -> dict[str, Any]:
-        context = span.get_span_context()
-        return {
-            "name": span.name,
-            "service": self._service,
-            "trace_id": f"{context.trace_id:032x}" if context else "",
-            "span_id": f"{context.span_id:016x}" if context else "",
-            "parent_id": f"{span.parent.span_id:016x}" if span.parent else "",
-            "kind": span.kind.name,
-            "start_ns": span.start_time,
-            "end_ns": span.end_time,
-            "status": span.status.status_code.name,
-            "status_detail": span.status.description or "",
-            "links": [{"trace_id": f"{link.context.trace_id:032x}", "span_id": f"{link.context.span_id:016x}"} for link in span.links],
-            "attributes": dict(span.attributes or {}),
-        }
-
-    def shutdown(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-    def force_flush(self, timeout_millis: int = 30_000) -> bool:  # noqa: ARG002 - the SDK's signature
-        """Nothing is buffered here."""
-        return True
-
-
-class FileMetricExporter(MetricExporter):
-    """Writes one JSON object a data point and line: metric, service, time_ms, unit, attributes, and value or count/sum/bounds/buckets."""
-
-    def __init__(self, service_name: str, file: TextIO) -> None:
-        """Take ownership of `file`."""
-        super().__init__()
-        self._service = service_name
-        self._file = file
-
-    def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **_: Any) -> MetricExportResult:  # noqa: ARG002 - as above
-        """Append and flush every data point of this interval."""
-        lines = [json.dumps(row, separators=(",", ":")) + "\n" for row in self._rows(metrics_data)]
-        self._file.write("".join(lines))
-        self._file.flush()
-        return MetricExportResult.SUCCESS
-
-    def _rows(self, data: MetricsData) -> Iterator[dict[str, Any]]:
-        now_ms = wall_ms()
-        for resource in data.resource_metrics:
-            for scope in resource.scope_metrics:
-                for metric in scope.metrics:
-                    for point in metric.data.data_points:
-                        row = {"metric": metric.name, "service": self._service, "time_ms": now_ms, "unit": metric.unit or ""}
-                        yield {**row, "attributes": dict(point.attributes or {}), **_point_values(point)}
-
-    def force_flush(self, timeout_millis: float = 10_000) -> bool:  # noqa: ARG002 - the SDK's signature
-        """Nothing is buffered here."""
-        return True
-
-    def shutdown(self, timeout_millis: float = 30_000, **_: Any) -> None:  # noqa: ARG002 - the SDK's signature
-        """Close the file."""
-        self._file.close()
-
-
-def _point_values(point: Any) -> dict[str, Any]:
-    if isinstance(point, NumberDataPoint):
-        return {"value": point.value}
-    if isinstance(point, HistogramDataPoint):
-        return {"count": point.count, "sum": point.sum, "bounds": list(point.explicit_bounds), "buckets": list(point.bucket_counts)}
-    return {"value": str(point)}
-
-
-def read_spans(folder: Path) -> list[dict[str, Any]]:
-    """Return all spans that local file exporters wrote under `folder`, oldest start first. A half-written last line is left out."""
-    spans: list[dict[str, Any]] = []
-    for path in sorted(folder.glob("*.jsonl")):
-        if path.name.endswith(".metrics.jsonl"):
-            continue
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        spans.extend(json.loads(line) for line in lines if line.endswith("\n"))
-    return sorted(spans, key=lambda span: int(span["start_ns"]))
-
-
-class _Damper(logging.Filter):
-    """Lets a Kafka client's message through once in ten seconds: while the broker is away it says the same ten times a second."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._next: dict[tuple[str, str], float] = {}
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether the record is to be logged."""
-        if not record.name.startswith(("aiokafka", "kafka")):
-            return True
-        what = (record.name, str(record.msg))
-        if record.created < self._next.get(what, 0.0):
-            return False
-        self._next[what] = record.created + _DAMPED_S
-        return True
-
-
-def configure_logging(service_name: str, level: int = logging.INFO) -> None:
-    """Log to stderr, one line a record: time (UTC), level, service, logger, message."""
-    formatter = logging.Formatter(f"%(asctime)s.%(msecs)03dZ %(levelname)s {service_name} %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
-    formatter.converter = time.gmtime
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(formatter)
-    handler.addFilter(_Damper())
-    logging.basicConfig(level=level, handlers=[handler])

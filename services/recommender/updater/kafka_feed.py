@@ -21,7 +21,7 @@ from services.common.platform.artifacts import Arrays, read_artifact
 from services.common.platform.clock import wall_ms
 from services.common.platform.errors import CorruptArtifact, Unavailable
 from services.common.platform.kafka import RenewedProducer, assigned_consumer, drain_to_end, read_compacted
-from services.common.platform.telemetry import traceparent_of
+from services.common.platform.traceparent import traceparent_of
 from services.common.ranker.tables.control_block import Applied
 from services.common.ranker.tables.writer import TableImage
 from services.recommender.updater.core import BasePointer, HistoryLost

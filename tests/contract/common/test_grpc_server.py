@@ -18,6 +18,7 @@ from services.common.platform import telemetry
 from services.common.platform.errors import ConfigurationError, Conflict, InvalidInput, NotFound, Overloaded, ServiceError, Unavailable
 from services.common.platform.grpc_server import EdgeInterceptor, GrpcServer, Servicer, serve
 from services.common.platform.settings import BaseServiceSettings
+from services.common.platform.traceparent import current_traceparent
 from tests.limits import seconds
 
 NAME = "tunemesh.router.v1.RouterService"
@@ -39,7 +40,7 @@ class Probe(router_service_pb2_grpc.RouterServiceServicer):
 
     async def Recommend(self, request, context):
         self.entered.set()
-        self.traceparent = telemetry.current_traceparent()
+        self.traceparent = current_traceparent()
         await self.release.wait()
         if self.error is not None:
             raise self.error
@@ -294,7 +295,7 @@ async def test_a_streaming_call_that_is_cancelled_ends_its_handler_at_once_and_l
             while True:
                 yield b"x" * 1_000
         finally:
-            ended.append(telemetry.current_traceparent())
+            ended.append(current_traceparent())
 
     handlers = {"Source": grpc.unary_stream_rpc_method_handler(source)}
     server = grpc.aio.server(interceptors=[EdgeInterceptor(telemetry.disabled("probe"))])

@@ -18,7 +18,7 @@ from tunemesh.router.v1 import router_service_pb2, router_service_pb2_grpc
 from services.common.language.aliases import AliasView
 from services.common.platform import telemetry
 from services.common.platform.grpc_server import GrpcServer
-from services.common.platform.telemetry import read_spans
+from services.common.platform.telemetry_files import read_spans
 from services.router.answer_clients import LiveAdapters
 from services.router.grpc_recommender import GrpcRecommender
 from services.router.records import Generations

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from services.common.platform.ids import entity_key
-from services.common.platform.telemetry import read_spans
+from services.common.platform.telemetry_files import read_spans
 from services.common.ranker import exposure_block
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.features import build_features

@@ -21,7 +21,7 @@ from tunemesh.router.v1 import router_service_pb2, router_service_pb2_grpc
 from services.common.events.envelope import header
 from services.common.platform.errors import Unavailable
 from services.common.platform.kafka import assigned_consumer, drain_to_end
-from services.common.platform.telemetry import read_spans
+from services.common.platform.telemetry_files import read_spans
 from tests.edge_fakes import ServiceProcess
 from tests.limits import seconds
 

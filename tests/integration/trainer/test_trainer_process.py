@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tunemesh.trainer.v1 import trainer_service_pb2 as pb
 
 from services.common.platform.artifacts import read_artifact
-from services.common.platform.telemetry import read_spans
+from services.common.platform.telemetry_files import read_spans
 from services.mesh.runner.topics import create_topics
 from services.trainer.kafka_logs import KafkaDeltaLog
 from tests.limits import seconds

@@ -10,7 +10,7 @@ from services.common.events import exposure as rules
 from services.common.events.envelope import Headers, MalformedRecord, parse_value
 from services.common.events.exposure import Exposure
 from services.common.events.limits import check_time
-from services.common.platform.telemetry import traceparent_of
+from services.common.platform.traceparent import traceparent_of
 
 
 def read_exposure(value: bytes | None, headers: Headers | None, now_ms: int, *, with_scores: bool = True) -> Exposure:

@@ -8,7 +8,7 @@ from services.common.events import feedback as rules
 from services.common.events.envelope import Headers, MalformedRecord, parse_value
 from services.common.events.feedback import Feedback
 from services.common.events.limits import check_time
-from services.common.platform.telemetry import traceparent_of
+from services.common.platform.traceparent import traceparent_of
 
 
 def read_feedback(value: bytes | None, headers: Headers | None, now_ms: int) -> Feedback:

@@ -9,7 +9,7 @@ from services.common.events.envelope import Headers, MalformedRecord, parse_valu
 from services.common.events.generation import Generation
 from services.common.events.limits import check_time
 from services.common.events.wire.chat import messages_of, usage_of
-from services.common.platform.telemetry import traceparent_of
+from services.common.platform.traceparent import traceparent_of
 
 
 def read_generation(value: bytes | None, headers: Headers | None, now_ms: int) -> Generation:

@@ -4,6 +4,7 @@ from tunemesh.events.v1 import exposure_pb2, generation_pb2
 
 from services.common.events.envelope import header
 from services.common.platform import telemetry
+from services.common.platform.traceparent import current_traceparent
 from services.router.core import Exposure, Query, Recommendation
 from services.router.generation import Generation, Header, Usage
 from services.router.question import Message, Passage, Question, Sampling
@@ -23,7 +24,7 @@ def test_the_record_says_what_was_shown_to_whom_and_carries_the_trace():
     signals = telemetry.disabled()
     with signals.span("request"):
         record = exposure_record(exposure(1))
-        traceparent = telemetry.current_traceparent()
+        traceparent = current_traceparent()
     value = exposure_pb2.Exposure.FromString(record.value)
     assert (record.topic, record.key) == ("exposures.v1", b"user-1")
     assert (value.request_id, value.user_id, list(value.item_ids)) == ("request-1", "user-1", ["a", "b"])

@@ -5,7 +5,7 @@ from tunemesh.samples.v1 import sample_pb2
 from services.common.platform import telemetry
 from services.common.platform.clock import wall_ms
 from services.common.platform.ids import sample_id
-from services.common.platform.telemetry import current_traceparent
+from services.common.platform.traceparent import current_traceparent
 from services.common.ranker.labels import keep_negative
 from streams.joiner.core import JoinerPartition
 from streams.joiner.partition import join_of

@@ -10,7 +10,9 @@ from opentelemetry.trace import SpanKind
 
 from services.common.platform import telemetry
 from services.common.platform.errors import ConfigurationError
-from services.common.platform.telemetry import current_traceparent, outgoing_metadata, read_spans, traceparent_of
+from services.common.platform.stderr_log import Damper
+from services.common.platform.telemetry_files import read_spans
+from services.common.platform.traceparent import current_traceparent, outgoing_metadata, traceparent_of
 
 SAMPLED = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 UNSAMPLED = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
@@ -134,7 +136,7 @@ def test_a_folder_that_cannot_be_written_is_a_configuration_error(tmp_path):
 
 
 def test_a_kafka_client_that_repeats_itself_is_logged_once(caplog):
-    damper = telemetry._Damper()
+    damper = Damper()
     record = logging.LogRecord("aiokafka.conn", logging.ERROR, "", 1, "cannot connect to %s", ("x",), None)
     other = logging.LogRecord("services.router", logging.ERROR, "", 1, "cannot connect to %s", ("x",), None)
     assert [damper.filter(record), damper.filter(record), damper.filter(other), damper.filter(other)] == [True, False, True, True]

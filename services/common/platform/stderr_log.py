@@ -1,0 +1,37 @@
+"""The log of one process: lines on stderr, and the Kafka clients' repetitions damped."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+
+_DAMPED_S = 10.0
+
+
+class Damper(logging.Filter):
+    """Lets a Kafka client's message through once in ten seconds: while the broker is down it says the same ten times a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._next: dict[tuple[str, str], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the record is to be logged."""
+        if not record.name.startswith(("aiokafka", "kafka")):
+            return True
+        what = (record.name, str(record.msg))
+        if record.created < self._next.get(what, 0.0):
+            return False
+        self._next[what] = record.created + _DAMPED_S
+        return True
+
+
+def configure_logging(service_name: str, level: int = logging.INFO) -> None:
+    """Log to stderr, one line a record: time (UTC), level, service, logger, message."""
+    formatter = logging.Formatter(f"%(asctime)s.%(msecs)03dZ %(levelname)s {service_name} %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
+    formatter.converter = time.gmtime
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    handler.addFilter(Damper())
+    logging.basicConfig(level=level, handlers=[handler])
