@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from services.common.events.feedback_kinds import ANSWER_KINDS
 from services.mesh.runner.compose_reader import load_compose
 from services.mesh.runner.environments import REPOSITORY_ROOT
 
@@ -27,11 +28,21 @@ def instruments() -> dict[str, str]:
     paths = [path for folder in ("services", "streams", "model_repo") for path in (REPOSITORY_ROOT / folder).rglob("*.py")]
     calls = [node for path in paths for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
     return {
-        str(call.args[0].value): call.func.attr
+        name: call.func.attr
         for call in calls
-        if isinstance(call.func, ast.Attribute) and call.func.attr.startswith("create_")
-        if call.args and isinstance(call.args[0], ast.Constant) and "." in str(call.args[0].value)
+        if isinstance(call.func, ast.Attribute) and call.func.attr.startswith("create_") and call.args
+        for name in instrument_names(call.args[0])
+        if "." in name
     }
+
+
+def instrument_names(argument: ast.expr) -> list[str]:
+    """The names that an instrument's first argument can have: itself, or f"{name}.…" with the name of every stream."""
+    if isinstance(argument, ast.Constant):
+        return [str(argument.value)]
+    if isinstance(argument, ast.JoinedStr) and ast.unparse(argument).startswith("f'{name}."):
+        return [ast.unparse(argument)[2:-1].replace("{name}", path.name) for path in sorted((REPOSITORY_ROOT / "streams").iterdir())]
+    return []
 
 
 def exported() -> set[str]:
@@ -45,10 +56,9 @@ def exported() -> set[str]:
 
 def exported_by_quality() -> set[str]:
     """The names of the quality stream's own endpoint: its prefix and a metric that its code names."""
-    words = set()
-    for name in ("core", "metrics"):
-        text = (REPOSITORY_ROOT / "streams" / "quality" / f"{name}.py").read_text(encoding="utf-8")
-        words |= set(re.findall(r"[\"}]([a-z][a-z0-9_]*)[.\"]", text))
+    words = {kind.metric for kind in ANSWER_KINDS.values()}
+    for path in (REPOSITORY_ROOT / "streams" / "quality").glob("*.py"):
+        words |= set(re.findall(r"[\"}]([a-z][a-z0-9_]*)[.\"]", path.read_text(encoding="utf-8")))
     return {f"{QUALITY}{word}" for word in words} | {f"{QUALITY}{word}_total" for word in ("alarms", "windows")}
 
 
