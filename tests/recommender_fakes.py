@@ -13,7 +13,10 @@ from services.common.ranker import exposure_block
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.recall_state import Counted
 from services.common.ranker.states import GlobalState, Interaction, ItemState, UserState, merge_globals, merge_item_bytes
-from services.recommender.channels.registry import recall_channels
+from services.recommender.channels.embedding import EmbeddingChannel
+from services.recommender.channels.fresh import FreshChannel
+from services.recommender.channels.popular import PopularChannel
+from services.recommender.channels.similar import SimilarChannel
 from services.recommender.core import FeaturesUnavailable, OnlineState, Query, RankerUnavailable, RecallLimits, Recommender, Scores
 from services.recommender.rules import Rules
 from services.recommender.sources import Sources
@@ -119,7 +122,7 @@ class FakeNearest:
 
 @dataclass
 class Fixture:
-    """A core and its fakes."""
+    """A core and its fakes. It recalls from the four channels that its tests speak of, whatever else the registry lists."""
 
     features: FakeFeatureStore = field(default_factory=FakeFeatureStore)
     ranker: FakeRanker = field(default_factory=FakeRanker)
@@ -127,6 +130,9 @@ class Fixture:
     nearest: FakeNearest = field(default_factory=FakeNearest)
     rules: Rules = field(default_factory=Rules)
     limits: RecallLimits = field(default_factory=lambda: RecallLimits(per_channel=20, total=30, seeds=5))
+
+    def sources(self) -> Sources:
+        return Sources(features=self.features, catalog=self.catalog, nearest=self.nearest, limits=self.limits)
 
     def core(self) -> Recommender:
         return Recommender(
@@ -136,7 +142,7 @@ class Fixture:
             features=self.features,
             ranker=self.ranker,
             catalog=self.catalog,
-            channels=recall_channels(Sources(features=self.features, catalog=self.catalog, nearest=self.nearest, limits=self.limits)),
+            channels=[channel(self.sources()) for channel in (EmbeddingChannel, SimilarChannel, PopularChannel, FreshChannel)],
         )
 
 

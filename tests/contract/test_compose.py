@@ -124,12 +124,25 @@ def test_the_file_is_valid_under_the_compose_specification() -> None:
 
 def test_the_mesh_is_complete() -> None:
     names = set(compose().services)
-    assert {"kafka", "redis", "topics", "triton", "router", "recommender", "updater"} <= names
-    assert {"feedback_collector", "trainer", "joiner", "features"} <= names
-    assert {"llm", "retriever", "prompt_assembler", "tuner", "curator", "quality", "inference", "models", "embedder"} <= names
-    assert {"mlflow", "otel-collector", "jaeger", "prometheus", "grafana"} <= names
+    assert {"kafka", "redis", "triton", "mlflow", "otel-collector", "jaeger", "prometheus", "grafana"} <= names
+    started = {service.command[2] for service in own_services()}
+    programs = [path.parent for folder in ("services", "streams") for path in (REPOSITORY_ROOT / folder).rglob("__main__.py")]
+    assert {".".join(path.relative_to(REPOSITORY_ROOT).parts) for path in programs} | set(JOBS) == started
     local = set(selected(compose()))
     assert names - local == {*GPU_VARIANTS, "otel-collector", "jaeger", "prometheus", "grafana"}
+
+
+def test_the_table_of_services_has_a_row_for_every_process_with_its_port_and_environment() -> None:
+    lines = (REPOSITORY_ROOT / "services" / "README.md").read_text(encoding="utf-8").splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    rows = {name.strip(): row for row in cells for name in row[0].split(",")}
+    for service in own_services():
+        if "port" not in settings_class(service).model_fields:
+            continue
+        assert service.local is not None
+        row = rows[service.name]
+        assert set(re.findall(r"\b\d{5}\b", row[1])) == {str(port) for port in service.local.ports}, service.name
+        assert row[-1] == service.local.env, service.name
 
 
 def test_a_gpu_variant_is_the_same_service_under_the_same_address_on_a_device_by_setting() -> None:

@@ -1,4 +1,7 @@
-"""The tables of columns: their names are in the schema hash, and their values are those that stored models were trained on."""
+"""The tables of columns: their names are in the schema hash, and their values are those that stored models were trained on.
+
+`python -m tests.unit.services.common.ranker.test_columns` records the values anew, for a column whose meaning is meant to change.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from services.common.ranker.features import Features, build_features
 from services.common.ranker.states import GlobalState, Interaction, ItemState, UserState, merge_globals, merge_item_bytes
 
 SPEC_FILE = Path("model_repo/ranker/feature_spec.yaml")
-# What `features_of` gave when the recording was made: names and float16 values of the columns by the number of the case.
+# What `recorded_cases` gave when the recording was made: the names of the columns and their float16 values, by the number of the case.
 RECORDING = Path(__file__).with_name("recorded_features.npz")
 NUM_CASES = 12
 
@@ -27,15 +30,18 @@ def spec_with(**changed: Any) -> FeatureSpec:
     return FeatureSpec.parse({**yaml.safe_load(SPEC_FILE.read_text()), **changed})
 
 
-def columns_of(spec: FeatureSpec) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    return spec.user_columns, spec.item_columns
-
-
 def test_the_names_of_the_columns_are_the_specs_with_one_column_a_half_life() -> None:
     spec = spec_with(counters={"half_lives_events": [10, 2500.5]})
-    assert len(set(spec.user_columns)) == len(USER_COLUMNS) == len(spec.user_columns)
-    assert len(set(spec.item_columns)) == len(spec.item_columns) == len(ITEM_COLUMNS) + 3
-    assert spec.item_columns[4:8] == ("log_rate_10", "log_rate_2500.5", "mean_10", "mean_2500.5")
+    assert spec.user_columns == tuple(column.name for column in USER_COLUMNS)
+    at = spec.item_columns.index("log_rate_10")
+    assert spec.item_columns[at : at + 4] == ("log_rate_10", "log_rate_2500.5", "mean_10", "mean_2500.5")
+    assert len(spec.item_columns) == len(ITEM_COLUMNS) + sum("{half_life}" in column.name for column in ITEM_COLUMNS)
+
+
+def test_no_two_columns_of_a_side_have_one_name() -> None:
+    spec = FeatureSpec.load(SPEC_FILE)
+    for names in (spec.user_columns, spec.item_columns):
+        assert len(set(names)) == len(names)
 
 
 @pytest.mark.parametrize(
@@ -44,11 +50,11 @@ def test_the_names_of_the_columns_are_the_specs_with_one_column_a_half_life() ->
         ("ITEM_COLUMNS", ITEM_COLUMNS[::-1]),
         ("ITEM_COLUMNS", (ITEM_COLUMNS[1], ITEM_COLUMNS[0], *ITEM_COLUMNS[2:])),
         ("ITEM_COLUMNS", (ITEM_COLUMNS[0]._replace(name="log_acts"), *ITEM_COLUMNS[1:])),
-        ("ITEM_COLUMNS", (*ITEM_COLUMNS, ItemColumn("rated_share", lambda view: view.rated_N / np.maximum(view.count_N, 1.0)))),
+        ("ITEM_COLUMNS", (*ITEM_COLUMNS, ItemColumn("another", lambda view: view.rated_N))),
         ("ITEM_COLUMNS", ITEM_COLUMNS[:-1]),
         ("USER_COLUMNS", USER_COLUMNS[::-1]),
         ("USER_COLUMNS", (USER_COLUMNS[0]._replace(name="log_acts"), *USER_COLUMNS[1:])),
-        ("USER_COLUMNS", (*USER_COLUMNS, UserColumn("num_categories", lambda user: float(len(user.categories))))),
+        ("USER_COLUMNS", (*USER_COLUMNS, UserColumn("another", lambda user: float(len(user.categories))))),
     ],
     ids=["items reversed", "items swapped", "item renamed", "item added", "item removed", "users reversed", "user renamed", "user added"],
 )
@@ -69,7 +75,7 @@ def test_a_column_cannot_pass_from_the_users_table_to_the_items_unseen(monkeypat
     assert FeatureSpec.load(SPEC_FILE).schema_hash != before
 
 
-def recorded_cases() -> Iterator[Features]:
+def recorded_cases() -> Iterator[tuple[FeatureSpec, Features]]:
     """Seeded histories of a stream: one to four half-lives, one to three partitions, unknown users and items among them."""
     specs = [
         spec_with(),
@@ -77,7 +83,8 @@ def recorded_cases() -> Iterator[Features]:
         spec_with(counters={"half_lives_events": [10, 200, 5000, 123456.5], "max_user_categories": 2}, history={"length": 7}),
     ]
     for case in range(NUM_CASES):
-        yield features_of(specs[case % len(specs)], random.Random(case))
+        spec = specs[case % len(specs)]
+        yield spec, features_of(spec, random.Random(case))
 
 
 def features_of(spec: FeatureSpec, source: random.Random) -> Features:
@@ -102,13 +109,29 @@ def features_of(spec: FeatureSpec, source: random.Random) -> Features:
     return build_features(spec, user, users.get(user), merged, [categories.get(item, []) for item in asked], merge_globals(totals))
 
 
+def record() -> None:
+    arrays = {}
+    for case, (spec, features) in enumerate(recorded_cases()):
+        arrays |= {f"{case}.user": features.user_U[None, :], f"{case}.user.names": np.array(spec.user_columns)}
+        arrays |= {f"{case}.items": features.items_NF, f"{case}.items.names": np.array(spec.item_columns)}
+    np.savez_compressed(RECORDING, **arrays)
+
+
 def test_values_are_the_recorded_ones() -> None:
     """A stored model reads these columns: they may not drift. Another processor's logarithm may differ in float16's last place."""
     with np.load(RECORDING) as recording:
-        assert len(recording.files) == 2 * NUM_CASES
-        for case, features in enumerate(recorded_cases()):
-            for side, values in (("user", features.user_U), ("items", features.items_NF)):
-                recorded = recording[f"{case}.{side}"]
-                assert values.dtype == recorded.dtype == np.float16
-                assert values.shape == recorded.shape
-                np.testing.assert_array_max_ulp(values, recorded, maxulp=1, dtype=np.float16)
+        for case, (spec, features) in enumerate(recorded_cases()):
+            for side, names, rows in (
+                ("user", spec.user_columns, features.user_U[None, :]),
+                ("items", spec.item_columns, features.items_NF),
+            ):
+                recorded = dict(zip(recording[f"{case}.{side}.names"], recording[f"{case}.{side}"].T, strict=True))
+                assert rows.dtype == np.float16
+                for name, column in recorded.items():
+                    assert name in names, f"column {name} is gone: if that is meant, record anew"
+                    np.testing.assert_array_max_ulp(rows[:, names.index(name)], column, maxulp=1, dtype=np.float16)
+        assert len(recording.files) == 4 * NUM_CASES
+
+
+if __name__ == "__main__":
+    record()

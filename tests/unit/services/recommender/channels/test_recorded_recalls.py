@@ -1,7 +1,11 @@
-"""The recall channels together: open requests are answered as recorded, item by item, with the same reasons and losses."""
+"""The recall channels together: open requests are answered as recorded, item by item, with the same reasons and losses.
+
+`python -m tests.unit.services.recommender.channels.test_recorded_recalls` records the answers anew, for a change that is meant.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 from collections.abc import Iterator
@@ -60,3 +64,7 @@ async def test_open_requests_are_answered_as_recorded() -> None:
     assert await answers() == recorded
     reasons = {reason.partition(":")[0] for _, items in recorded for _, own in items for reason in own}
     assert reasons == {"embedding", "similar_to", "popular", "cold_start"}, "the recording shows every channel"
+
+
+if __name__ == "__main__":
+    RECORDING.write_text("[\n" + ",\n".join(json.dumps(answer, separators=(",", ":")) for answer in asyncio.run(answers())) + "\n]\n")
