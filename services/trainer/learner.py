@@ -40,7 +40,7 @@ _EPSILON = 1e-8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnerConfig:
-    """How fast and how carefully to learn; the rates of rows, biases and dense part are their own (DESIGN.md, section 5)."""
+    """How fast and how carefully to learn. Rows, biases and dense part have rates of their own: what teaches interact fast harms like."""
 
     user_rate: float = 0.1
     """Adagrad rate of the content of user rows."""

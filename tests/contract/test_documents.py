@@ -1,0 +1,137 @@
+"""What the pages say exists: each path, command, module, setting and topic that a page names, and the index of decisions."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+from functools import cache
+
+import pytest
+
+from services.common.events.topics import ALL
+from services.mesh.__main__ import _parser
+from services.mesh.runner.compose_reader import load_compose
+from services.mesh.runner.environments import REPOSITORY_ROOT
+from services.mesh.runner.settings_list import settings_of
+
+# What runs and builds make, and what a reader has; a page may name it although a fresh clone has none of it.
+MADE = ("build/", ".venv/", "application/", "logs/", "logs.previous/", "volumes/", "volumes.previous/", "my_", "events.parquet")
+CODE = re.compile(r"`([^`\n]+)`|\]\(([^)#\n]+)\)|^ {4}(.+)$", re.MULTILINE)
+PATH = re.compile(r"(?<![\w./$-])((?:[\w.-]+/)+[\w.-]*|[\w-]+\.(?:py|md|yaml|yml|toml|proto|sh|pbtxt|lock))(?![\w/…*])")
+PLACEHOLDER = re.compile(r"\b(?:NAME|TASK|TARGET|FOLDER|FILE|HOST|ARTIFACTS|LABEL|vN)\b|[<>*$…{}]")
+
+
+@cache
+def pages() -> tuple[str, ...]:
+    tracked = subprocess.run(["git", "ls-files", "*.md"], cwd=REPOSITORY_ROOT, capture_output=True, text=True, check=True).stdout.split()
+    return tuple(page for page in tracked if page != "CHANGELOG.md")
+
+
+@cache
+def text_of(page: str) -> str:
+    return (REPOSITORY_ROOT / page).read_text(encoding="utf-8")
+
+
+def code_in(page: str) -> list[str]:
+    """Return what the page sets in code, links to, or indents as code."""
+    return [next(group for group in found.groups() if group) for found in CODE.finditer(text_of(page))]
+
+
+@cache
+def variables() -> frozenset[str]:
+    """Every setting of the mesh, and every variable that code or compose reads by its whole name."""
+    services = load_compose(REPOSITORY_ROOT / "docker-compose.yml", {}).services.values()
+    declared = {setting.variable for _, settings in settings_of(services) for setting in settings}
+    command = ["git", "grep", "-ohE", r"\b(TUNEMESH|KAFKA|MLFLOW|OTEL)_[A-Z0-9_]+", "--", "*.py", "*.yml", "Makefile", ".ci"]
+    return frozenset(
+        declared | set(subprocess.run(command, cwd=REPOSITORY_ROOT, capture_output=True, text=True, check=True).stdout.split())
+    )
+
+
+def exists(page: str, path: str) -> bool:
+    """Whether a path is there: from the root, from the page's folder, or as a file of a folder below the page's."""
+    here = (REPOSITORY_ROOT / page).parent
+    return any((base / path).exists() for base in (REPOSITORY_ROOT, here)) or ("/" not in path and any(here.rglob(path)))
+
+
+def missing_paths(page: str) -> list[str]:
+    missing = []
+    for code in code_in(page):
+        if "://" in code:
+            continue
+        for path in PATH.findall(code):
+            known = path.startswith(MADE) or PLACEHOLDER.search(path) or not re.search(r"[a-z]", path)
+            if not known and not exists(page, path.rstrip(".")):
+                missing.append(path)
+    return missing
+
+
+@pytest.mark.parametrize("page", pages())
+def test_every_path_that_a_page_names_is_there(page: str) -> None:
+    assert missing_paths(page) == []
+
+
+@pytest.mark.parametrize("page", pages())
+def test_every_setting_that_a_page_names_is_declared(page: str) -> None:
+    named = set(re.findall(r"\b(?:TUNEMESH|KAFKA|MLFLOW|OTEL)_[A-Z0-9_]*[A-Z0-9]\b(?!_)", text_of(page)))
+    prefixes = set(re.findall(r"\b(TUNEMESH_[A-Z_]+_)(?:…|`)", text_of(page)))
+    assert named - variables() - {prefix.rstrip("_") for prefix in prefixes} == set()
+    assert [prefix for prefix in prefixes if not any(variable.startswith(prefix) for variable in variables())] == []
+
+
+@pytest.mark.parametrize("page", pages())
+def test_every_module_that_a_page_runs_is_there(page: str) -> None:
+    modules = re.findall(r"-m ((?:services|streams|loadtests|tests)[\w.]*)", text_of(page))
+    paths = [REPOSITORY_ROOT / module.rstrip(".").replace(".", "/") for module in modules]
+    assert [str(path) for path in paths if not path.with_suffix(".py").exists() and not (path / "__main__.py").exists()] == []
+
+
+@pytest.mark.parametrize("page", pages())
+def test_every_make_target_that_a_page_names_is_there(page: str) -> None:
+    targets = set(re.findall(r"^([a-z][a-z-]*):", (REPOSITORY_ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    named = {target for code in code_in(page) for target in re.findall(r"(?:^|[ =&])make ([a-z][a-z-]*)", code)}
+    assert named - targets == set()
+
+
+def commands_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    actions = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    return {name: sub for action in actions for name, sub in action.choices.items()}
+
+
+@pytest.mark.parametrize("page", pages())
+def test_every_command_that_a_page_names_is_there(page: str) -> None:
+    """`tunemesh dlq list`: each word as far as commands go."""
+    wrong = []
+    for code in code_in(page):
+        for words in re.findall(r"(?<![\w./:-])tunemesh ([a-z][a-z ]*)", code):
+            known = commands_of(_parser())
+            for word in words.split():
+                if not known:
+                    break
+                if word not in known:
+                    wrong.append(f"tunemesh {words}")
+                    break
+                known = commands_of(known[word])
+    assert wrong == []
+
+
+@pytest.mark.parametrize("page", pages())
+def test_every_topic_that_a_page_names_is_in_the_table(page: str) -> None:
+    topics = {topic.name for topic in ALL} | {topic.dlq for topic in ALL}
+    named = {code for code in code_in(page) if re.fullmatch(r"[a-z]+(?:\.[a-z]+)*\.v\d", code)}
+    packages = {code for code in named if code.startswith("tunemesh.")}
+    assert named - topics - packages - {"grpc.health.v1"} == set()
+    assert [name for name in packages if not (REPOSITORY_ROOT / "protos" / name.replace(".", "/")).is_dir()] == []
+
+
+def test_the_front_page_is_short() -> None:
+    assert len(text_of("README.md").splitlines()) <= 130
+
+
+def test_the_index_of_decisions_names_each_one_where_it_stands() -> None:
+    """ARCHITECTURE.md numbers the decisions; each number stands once, in the page that the index names."""
+    rows = re.findall(r"^\| (D\d+) \| (.+?) \| \[.+?\]\((.+?)\) \|$", text_of("ARCHITECTURE.md"), re.MULTILINE)
+    assert [number for number, _, _ in rows] == [f"D{index}" for index in range(1, len(rows) + 1)] and rows
+    standing = {number: page for page in pages() for number in re.findall(r"^(?:- )?\*\*(D\d+)\. ", text_of(page), re.MULTILINE)}
+    assert {number: page for number, _, page in rows} == standing
