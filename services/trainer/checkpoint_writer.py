@@ -10,8 +10,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from services.common.platform.errors import CorruptArtifact, Unavailable
+from services.trainer.checkpoints import Checkpoint
 from services.trainer.epoch import Epoch
-from services.trainer.stores import Checkpoint
 
 _log = logging.getLogger(__name__)
 

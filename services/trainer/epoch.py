@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from tunemesh.events.v1.delta_pb2 import BasePointer, RowDtype
 
 from services.common.platform.errors import CorruptArtifact
+from services.trainer.bases import base_name
+from services.trainer.checkpoints import Checkpoint, Counters, checkpoint_name
 from services.trainer.dedup import DedupWindow
 from services.trainer.merge import TickMerge
 from services.trainer.neighbours import Fenced, HistoryLost, Learner, Logs, Stores
@@ -19,7 +21,6 @@ from services.trainer.plan import Cut, OnLineageChange
 from services.trainer.publish_gate import PublishGateLimits, refusal
 from services.trainer.publisher import DeltaPublisher
 from services.trainer.samples import Learnable, without_repeats
-from services.trainer.stores import Checkpoint, Counters, base_name, checkpoint_name
 
 _log = logging.getLogger(__name__)
 

@@ -24,13 +24,13 @@ from services.common.platform.control import ControlState
 from services.common.platform.errors import CorruptArtifact, Unavailable
 from services.common.ranker.delta import Reassembler
 from services.common.ranker.tables.index import Int64s
+from services.trainer.checkpoints import Checkpoint, Counters
 from services.trainer.dedup import DedupWindow
 from services.trainer.epoch import ACKNOWLEDGE_TIMEOUT_MS, Epoch, EpochConfig
 from services.trainer.merge import TickMerge
 from services.trainer.neighbours import HistoryLost, Learner, Logs, Stores
 from services.trainer.plan import Found, Plan, plan_start
 from services.trainer.publisher import DeltaPublisher, Identity
-from services.trainer.stores import Checkpoint, Counters
 
 _log = logging.getLogger(__name__)
 

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from tunemesh.events.v1.delta_pb2 import BasePointer, Delta
 from tunemesh.samples.v1.sample_pb2 import SampleGroup
 
+from services.trainer.bases import BaseStore
+from services.trainer.checkpoints import CheckpointStore
 from services.trainer.owner import ControlOwner
 from services.trainer.prequential import TaskQuality
 from services.trainer.publisher import DeltaLog, Published
-from services.trainer.stores import BaseStore, CheckpointStore
 
 
 class Fenced(Exception):

@@ -19,12 +19,12 @@ from typing import Protocol
 from services.common.events.envelope import Headers
 from services.common.platform.errors import Conflict, Unavailable
 from services.common.ranker.feature_spec import FeatureSpec
+from services.trainer.checkpoints import Checkpoint, Dated
 from services.trainer.dedup import DedupWindow
 from services.trainer.epoch import Epoch
 from services.trainer.merge import Position, TickMerge, UnusableRecord
 from services.trainer.plan import Restored
 from services.trainer.samples import Learnable, UnusableSample, parse_record, sample_ids
-from services.trainer.stores import Checkpoint, Dated
 
 _log = logging.getLogger(__name__)
 

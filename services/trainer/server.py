@@ -25,15 +25,18 @@ from services.common.platform.kafka import RenewedProducer
 from services.common.platform.settings import redacted, variable_of
 from services.common.platform.telemetry import Telemetry, configure
 from services.common.ranker.feature_spec import FeatureSpec
+from services.trainer.bases import BaseStore, read_initial_base
+from services.trainer.checkpoints import CheckpointStore, Retention
 from services.trainer.epoch import Epoch, EpochConfig
 from services.trainer.epoch_start import open_epoch
-from services.trainer.kafka_logs import KafkaBaseLog, KafkaControlLog, KafkaDeadLetters, KafkaDeltaLog, KafkaSamples, make_producer
+from services.trainer.kafka_calls import make_producer
+from services.trainer.kafka_logs import KafkaBaseLog, KafkaControlLog, KafkaDeltaLog
+from services.trainer.kafka_samples import KafkaDeadLetters, KafkaSamples
 from services.trainer.neighbours import Fenced, HistoryLost, Learner, Logs, Stores
 from services.trainer.owner import ControlOwner
 from services.trainer.publish_gate import PublishGateLimits
 from services.trainer.servicer import TrainerServicer
 from services.trainer.settings import TrainerSettings
-from services.trainer.stores import BaseStore, CheckpointStore, Retention, read_initial_base
 from services.trainer.worker import RankerWorker, WorkerConfig
 
 _log = logging.getLogger(__name__)

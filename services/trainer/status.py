@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from services.trainer.checkpoints import Counters
 from services.trainer.epoch import Epoch
 from services.trainer.prequential import TaskQuality
-from services.trainer.stores import Counters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

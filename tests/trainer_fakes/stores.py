@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from services.common.platform.artifacts import Artifact, Manifest
-from services.trainer.stores import BaseStore, Checkpoint, CheckpointStore, Dated, Retention, nothing_so_old
+from services.trainer.bases import BaseStore
+from services.trainer.checkpoints import Checkpoint, CheckpointStore, Dated, Retention, nothing_so_old
 from tests.trainer_fakes.faults import Faults
 from tests.trainer_fakes.sample_logs import SPEC
 

@@ -13,7 +13,9 @@ from services.common.platform.control import ControlState
 from services.common.platform.errors import Unavailable
 from services.common.platform.kafka import RenewedProducer, assigned_consumer, drain_to_end
 from services.common.ranker.delta import Reassembler, chunk
-from services.trainer.kafka_logs import KafkaBaseLog, KafkaControlLog, KafkaDeadLetters, KafkaDeltaLog, KafkaSamples, make_producer
+from services.trainer.kafka_calls import make_producer
+from services.trainer.kafka_logs import KafkaBaseLog, KafkaControlLog, KafkaDeltaLog
+from services.trainer.kafka_samples import KafkaDeadLetters, KafkaSamples
 from services.trainer.neighbours import HistoryLost
 from services.trainer.owner import ControlOwner
 from tests.limits import seconds

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from services.common.platform.errors import Conflict, NotFound, Unavailable
+from services.trainer.checkpoints import Retention
 from services.trainer.restore import Decision, RestoreRequest, decide
 from services.trainer.samples import parse_record
-from services.trainer.stores import Retention
 from tests.trainer_fakes.broker import FakeBroker, bootstrapped_now, broker_with
 from tests.trainer_fakes.faults import Crash, Faults
 from tests.trainer_fakes.life import Life, start

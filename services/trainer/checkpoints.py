@@ -1,9 +1,8 @@
-"""Checkpoints and bases of the trainer as artifacts: what they are called, what they hold, how many are kept.
+"""Checkpoints of the trainer as artifacts: what they are called, what they hold, how many are kept.
 
-Checkpoints are thinned out with age (`Retention`), so that there is something to go back to.
-A checkpoint is the whole state at one micro-batch boundary (weights, optimizer state, admission counters, what is still to be published,
-de-duplication window, and the offsets that all of this contains); a base is the part that replicas need. Offsets are never stored apart
-from the weights. Knows nothing of Kafka.
+A checkpoint is the whole state at one micro-batch boundary: weights, optimizer state, admission counters, what is still to be published,
+de-duplication window, and the offsets that all of this contains. Offsets are never stored apart from the weights.
+Checkpoints are thinned out with age (`Retention`), so that there is something to go back to. Knows nothing of Kafka.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ from numpy.typing import NDArray
 
 from services.common.platform.artifacts import (
     Arrays,
-    Artifact,
     Manifest,
     delete_artifact,
     list_artifacts,
@@ -35,7 +33,6 @@ from services.trainer.plan import Cut, Restored
 _log = logging.getLogger(__name__)
 
 _DEDUP_ARRAY = "dedup/sample_ids"
-_REPLICA_PARTS = ("ids", "rows", "default_row")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +166,7 @@ class CheckpointStore:
             CorruptArtifact: a weight is NaN or infinite; nothing was written.
             Unavailable: the store cannot be written.
         """
-        _refuse_poison(checkpoint.arrays)
+        refuse_poison(checkpoint.arrays)
         cut = checkpoint.cut
         manifest = Manifest(
             kind="checkpoint",
@@ -214,59 +211,6 @@ class CheckpointStore:
         return self._manifests[url]
 
 
-class BaseStore:
-    """The folder `<artifacts>/bases`."""
-
-    def __init__(self, artifacts_url: str, *, model: str, schema_hash: str, keep: int) -> None:
-        """As CheckpointStore."""
-        self.url = posixpath.join(artifacts_url, "bases")
-        self._model = model
-        self._schema_hash = schema_hash
-        self._keep = keep
-
-    def write(self, checkpoint: Checkpoint, *, epoch: int, seq: int, now_ms: int) -> Artifact:
-        """Write what replicas need of `checkpoint`, named by its cut's base_id; they continue with the deltas of `epoch` behind `seq`.
-
-        Raises:
-            CorruptArtifact: a weight is NaN or infinite; nothing was written.
-            Unavailable: the store cannot be written.
-        """
-        _refuse_poison(checkpoint.arrays)
-        cut = checkpoint.cut
-        manifest = Manifest(
-            kind="base",
-            model=self._model,
-            schema_hash=self._schema_hash,
-            lineage_id=cut.lineage_id,
-            epoch=epoch,
-            seq=seq,
-            source_offsets=tuple(cut.position.offsets),
-            watermark_ms=cut.position.watermark_ms,
-            created_at_ms=now_ms,
-        )
-        arrays = {name: array for name, array in checkpoint.arrays.items() if _is_replicas(name)}
-        return write_artifact(posixpath.join(self.url, cut.base_id), manifest, arrays)
-
-    def prune(self) -> None:
-        """Delete what is older than the newest `keep`. Call it once the newest is announced: until then replicas load an older one."""
-        for old in list_artifacts(self.url)[: -self._keep]:
-            delete_artifact(old)
-
-
-def read_initial_base(url: str, *, schema_hash: str, variable: str) -> Arrays:
-    """Return the learner's arrays of a base that batch training wrote.
-
-    Raises:
-        ConfigurationError: nothing is there, it is damaged, or it was made under another feature spec. Names the variable.
-    """
-    try:
-        manifest, arrays = read_artifact(url, expect_schema_hash=schema_hash, only=lambda name: not name.startswith("features/"))
-    except (NotFound, CorruptArtifact) as error:
-        raise ConfigurationError(f"{variable}={url}: {error}") from error
-    _log.info("beginning with base %s of epoch %d", url, manifest.epoch)
-    return arrays
-
-
 def nothing_so_old(time_ms: int, kept_ms: Sequence[int]) -> NotFound:
     """Return the error that says which checkpoints there are instead."""
     if not kept_ms:
@@ -288,11 +232,6 @@ def _clock(time_ms: int) -> str:
 def checkpoint_name(epoch: int, number: int) -> str:
     """Return a name that sorts by epoch, then by number within it."""
     return f"checkpoint-{epoch:06d}-{number:06d}"
-
-
-def base_name(epoch: int, number: int) -> str:
-    """Return a name that sorts like `checkpoint_name`'s."""
-    return f"base-{epoch:06d}-{number:06d}"
 
 
 def _parse(name: str, manifest: Manifest, arrays: Arrays) -> Checkpoint:
@@ -326,13 +265,12 @@ def _parse_restored(fields: Mapping[str, Any] | None) -> Restored | None:
     return Restored(checkpoint=str(fields["checkpoint"]), skipped=skipped, actor=str(fields["actor"]))
 
 
-def _is_replicas(name: str) -> bool:
-    kind, _, rest = name.partition("/")
-    return kind == "dense" or (kind == "table" and rest.partition("/")[2] in _REPLICA_PARTS)
+def refuse_poison(arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Refuse what would bring NaN back at every start from it.
 
-
-def _refuse_poison(arrays: Mapping[str, NDArray[Any]]) -> None:
-    """A checkpoint that holds NaN would bring it back for ever."""
+    Raises:
+        CorruptArtifact: an array holds NaN or infinity.
+    """
     for name, array in arrays.items():
         if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
             raise CorruptArtifact(f"array {name} holds NaN or infinity: not written, the last sound checkpoint stays the newest")

@@ -6,18 +6,10 @@ import pytest
 
 from services.common.platform.artifacts import list_artifacts, read_artifact, read_manifest
 from services.common.platform.errors import ConfigurationError, CorruptArtifact, NotFound
+from services.trainer.bases import BaseStore, base_name, read_initial_base
+from services.trainer.checkpoints import Checkpoint, CheckpointStore, Counters, Retention, checkpoint_name
 from services.trainer.merge import PartitionPosition, Position
 from services.trainer.plan import Cut, Restored
-from services.trainer.stores import (
-    BaseStore,
-    Checkpoint,
-    CheckpointStore,
-    Counters,
-    Retention,
-    base_name,
-    checkpoint_name,
-    read_initial_base,
-)
 from tests.trainer_fakes.learner import FakeLearner
 
 

@@ -1,0 +1,84 @@
+"""Bases of the trainer as artifacts: the part of a checkpoint that replicas need, and what they continue from by deltas."""
+
+from __future__ import annotations
+
+import logging
+import posixpath
+
+from services.common.platform.artifacts import Arrays, Artifact, Manifest, delete_artifact, list_artifacts, read_artifact, write_artifact
+from services.common.platform.errors import ConfigurationError, CorruptArtifact, NotFound
+from services.trainer.checkpoints import Checkpoint, refuse_poison
+
+_log = logging.getLogger(__name__)
+
+_REPLICA_PARTS = ("ids", "rows", "default_row")
+
+
+class BaseStore:
+    """The folder `<artifacts>/bases`."""
+
+    def __init__(self, artifacts_url: str, *, model: str, schema_hash: str, keep: int) -> None:
+        """Nothing is touched before the first call.
+
+        Args:
+            artifacts_url: fsspec URL.
+            model: of the feature spec.
+            schema_hash: of the feature spec; bases carry it.
+            keep: how many `prune` leaves.
+        """
+        self.url = posixpath.join(artifacts_url, "bases")
+        self._model = model
+        self._schema_hash = schema_hash
+        self._keep = keep
+
+    def write(self, checkpoint: Checkpoint, *, epoch: int, seq: int, now_ms: int) -> Artifact:
+        """Write what replicas need of `checkpoint`, named by its cut's base_id; they continue with the deltas of `epoch` behind `seq`.
+
+        Raises:
+            CorruptArtifact: a weight is NaN or infinite; nothing was written.
+            Unavailable: the store cannot be written.
+        """
+        refuse_poison(checkpoint.arrays)
+        cut = checkpoint.cut
+        manifest = Manifest(
+            kind="base",
+            model=self._model,
+            schema_hash=self._schema_hash,
+            lineage_id=cut.lineage_id,
+            epoch=epoch,
+            seq=seq,
+            source_offsets=tuple(cut.position.offsets),
+            watermark_ms=cut.position.watermark_ms,
+            created_at_ms=now_ms,
+        )
+        arrays = {name: array for name, array in checkpoint.arrays.items() if _is_replicas(name)}
+        return write_artifact(posixpath.join(self.url, cut.base_id), manifest, arrays)
+
+    def prune(self) -> None:
+        """Delete what is older than the newest `keep`. Call it once the newest is announced: until then replicas load an older one."""
+        for old in list_artifacts(self.url)[: -self._keep]:
+            delete_artifact(old)
+
+
+def read_initial_base(url: str, *, schema_hash: str, variable: str) -> Arrays:
+    """Return the learner's arrays of a base that batch training wrote.
+
+    Raises:
+        ConfigurationError: nothing is there, it is damaged, or it was made under another feature spec. Names the variable.
+    """
+    try:
+        manifest, arrays = read_artifact(url, expect_schema_hash=schema_hash, only=lambda name: not name.startswith("features/"))
+    except (NotFound, CorruptArtifact) as error:
+        raise ConfigurationError(f"{variable}={url}: {error}") from error
+    _log.info("beginning with base %s of epoch %d", url, manifest.epoch)
+    return arrays
+
+
+def base_name(epoch: int, number: int) -> str:
+    """Return a name that sorts like `checkpoint_name`'s."""
+    return f"base-{epoch:06d}-{number:06d}"
+
+
+def _is_replicas(name: str) -> bool:
+    kind, _, rest = name.partition("/")
+    return kind == "dense" or (kind == "table" and rest.partition("/")[2] in _REPLICA_PARTS)
