@@ -14,6 +14,7 @@ from services.mesh.__main__ import _parser
 from services.mesh.runner.compose_reader import load_compose
 from services.mesh.runner.environments import REPOSITORY_ROOT
 from services.mesh.runner.settings_list import settings_of
+from tests.follow_readme import client_code, commands
 
 # What runs and builds make, and what a reader has; a page may name it although a fresh clone has none of it.
 MADE = ("build/", ".venv/", "application/", "logs/", "logs.previous/", "volumes/", "volumes.previous/", "my_", "events.parquet")
@@ -127,6 +128,15 @@ def test_every_topic_that_a_page_names_is_in_the_table(page: str) -> None:
 
 def test_the_front_page_is_short() -> None:
     assert len(text_of("README.md").splitlines()) <= 130
+
+
+def test_the_front_page_has_two_commands_and_ten_lines_of_client_code() -> None:
+    """tests/follow_readme.py runs them; here is only that it finds them."""
+    page = text_of("README.md")
+    assert commands(page) == ["make demo", "make test"]
+    code = client_code(page)
+    assert 0 < len([line for line in code.splitlines() if line.strip()]) <= 10
+    compile(code, "README.md", "exec")
 
 
 def test_the_index_of_decisions_names_each_one_where_it_stands() -> None:
