@@ -6,6 +6,7 @@ import argparse
 import re
 import subprocess
 from functools import cache
+from pathlib import PurePosixPath
 
 import pytest
 
@@ -17,7 +18,18 @@ from services.mesh.runner.settings_list import settings_of
 from tests.follow_readme import client_code, commands
 
 # What runs and builds make, and what a reader has; a page may name it although a fresh clone has none of it.
-MADE = ("build/", ".venv/", "application/", "logs/", "logs.previous/", "volumes/", "volumes.previous/", "my_", "events.parquet")
+MADE = (
+    "build/",
+    ".venv/",
+    "application/",
+    "logs/",
+    "logs.previous/",
+    "volumes/",
+    "volumes.previous/",
+    "my_",
+    "example.py",
+    "events.parquet",
+)
 CODE = re.compile(r"`([^`\n]+)`|\]\(([^)#\n]+)\)|^ {4}(.+)$", re.MULTILINE)
 PATH = re.compile(r"(?<![\w./$-])((?:[\w.-]+/)+[\w.-]*|[\w-]+\.(?:py|md|yaml|yml|toml|proto|sh|pbtxt|lock))(?![\w/…*])")
 PLACEHOLDER = re.compile(r"\b(?:NAME|TASK|TARGET|FOLDER|FILE|HOST|ARTIFACTS|LABEL|vN)\b|[<>*$…{}]")
@@ -37,6 +49,13 @@ def text_of(page: str) -> str:
 def code_in(page: str) -> list[str]:
     """Return what the page sets in code, links to, or indents as code."""
     return [next(group for group in found.groups() if group) for found in CODE.finditer(text_of(page))]
+
+
+def created_by(page: str) -> set[str]:
+    """Return the files that the page has its reader make (`path`, new:), and their folders: CONTRIBUTING.md adds things as examples."""
+    files = set(re.findall(r"`([^`]+)`, new:", text_of(page)))
+    files |= {file.replace("protos/", "protos/gen/", 1) for file in files if file.startswith("protos/")}
+    return files | {parent.as_posix() + "/" for file in files for parent in PurePosixPath(file).parents}
 
 
 @cache
@@ -63,7 +82,7 @@ def missing_paths(page: str) -> list[str]:
             continue
         for path in PATH.findall(code):
             known = path.startswith(MADE) or PLACEHOLDER.search(path) or not re.search(r"[a-z]", path)
-            if not known and not exists(page, path.rstrip(".")):
+            if not known and path not in created_by(page) and not exists(page, path.rstrip(".")):
                 missing.append(path)
     return missing
 
@@ -77,7 +96,9 @@ def test_every_path_that_a_page_names_is_there(page: str) -> None:
 def test_every_setting_that_a_page_names_is_declared(page: str) -> None:
     named = set(re.findall(r"\b(?:TUNEMESH|KAFKA|MLFLOW|OTEL)_[A-Z0-9_]*[A-Z0-9]\b(?!_)", text_of(page)))
     prefixes = set(re.findall(r"\b(TUNEMESH_[A-Z_]+_)(?:…|`)", text_of(page)))
-    assert named - variables() - {prefix.rstrip("_") for prefix in prefixes} == set()
+    made = {PurePosixPath(file).parent.name.upper() for file in created_by(page) if file.endswith("settings.py")}
+    unknown = named - variables() - {prefix.rstrip("_") for prefix in prefixes}
+    assert {name for name in unknown if not any(name.startswith(f"TUNEMESH_{service}_") for service in made)} == set()
     assert [prefix for prefix in prefixes if not any(variable.startswith(prefix) for variable in variables())] == []
 
 
@@ -85,7 +106,9 @@ def test_every_setting_that_a_page_names_is_declared(page: str) -> None:
 def test_every_module_that_a_page_runs_is_there(page: str) -> None:
     modules = re.findall(r"-m ((?:services|streams|loadtests|tests)[\w.]*)", text_of(page))
     paths = [REPOSITORY_ROOT / module.rstrip(".").replace(".", "/") for module in modules]
-    assert [str(path) for path in paths if not path.with_suffix(".py").exists() and not (path / "__main__.py").exists()] == []
+    missing = [path for path in paths if not path.with_suffix(".py").exists() and not (path / "__main__.py").exists()]
+    made = created_by(page)
+    assert [str(path) for path in missing if f"{path.relative_to(REPOSITORY_ROOT).as_posix()}/" not in made] == []
 
 
 @pytest.mark.parametrize("page", pages())
