@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tunemesh.common.v1.chat_pb2 import ChatMessage
 from tunemesh.events.v1.delta_pb2 import Delta, DeltaHeader, ReplicaStatus
 from tunemesh.events.v1.feedback_pb2 import Feedback
 from tunemesh.events.v1.generation_pb2 import Generation
@@ -120,6 +121,8 @@ def send_answer(traffic: Traffic) -> None:
     answer = Generation(
         request_id=uuid7(),
         user_id="u1",
+        task="answer",
+        messages=[ChatMessage(role="user", content="How long?")],
         variant="default",
         model_version="base",
         finish_reason="stop",
