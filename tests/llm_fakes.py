@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
 
+from services.common.events.chat import Message, Sampling
 from services.common.platform.errors import NotFound
-from services.llm.core.generation import LoadedAdapter, Message, Piece, Sampling
+from services.llm.core.generation import LoadedAdapter, Piece
 
 ANSWER = (Piece(text="Hello", num_tokens=1), Piece(text=" there", num_tokens=1), Piece(text=".", num_tokens=1, finish_reason="stop"))
 

@@ -23,7 +23,8 @@ from pathlib import Path
 
 import yaml
 
-from services.common.language.evaluation import Evaluation, Passage, is_right, parse_evaluation
+from services.common.events.chat import Passage
+from services.common.language.evaluation import Evaluation, is_right, parse_evaluation
 from services.tuner.replay import ReplayExample
 from tests.tiny_model import GENRES, NAME, TITLES, WORDINGS, Reading, reading, tiny_llm_env
 

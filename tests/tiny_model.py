@@ -208,18 +208,19 @@ class _Lessons:
     """Prompts as the llm and the prompt assembler make them, and the answers to learn."""
 
     def __init__(self, tokenizer: Any) -> None:
-        from services.prompt_assembler.core import Passage, Turn, fill
+        from services.common.events.chat import Message, Passage
+        from services.prompt_assembler.core.prompt import fill
         from services.prompt_assembler.store import load_built_in
 
         self._tokenizer = tokenizer
         (template,) = (one for one in load_built_in() if one.name == "answer")
 
         def assembled(question: str, context: Reading | None = None) -> list[int]:
-            passages = [Passage(passage_id="", title=context.title, text=context.text)] if context is not None else []
+            passages = [Passage(context.title, context.text)] if context is not None else []
             return self._prompt(fill(template, question, passages, ()))
 
         def bare(question: str) -> list[int]:
-            return self._prompt([Turn(role="user", content=question)])
+            return self._prompt([Message("user", question)])
 
         self._assembled: Callable[..., list[int]] = assembled
         self._bare: Callable[[str], list[int]] = bare

@@ -7,15 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from services.common.events.chat import Message, Passage
 from services.common.language.adapter_manifest import AdapterManifest, AdapterVerdict
 from services.common.language.adapter_name import AdapterName
 from services.common.language.aliases import BASE_MODEL
 from services.common.language.base_model import BaseModel
-from services.common.language.evaluation import Evaluation, Passage, Question
+from services.common.language.evaluation import Evaluation, Question
 from services.common.language.items import Item
 from services.common.platform.errors import Conflict, Unavailable
 from services.tuner.adapter_gate import AdapterGateLimits
-from services.tuner.dataset import Turn
 from services.tuner.examples import Demonstration, ExampleBook, TuneRules
 from services.tuner.job import HyperParameters, Job, Step, TrainingResult
 from services.tuner.neighbours import Live, Neighbours
@@ -72,7 +72,7 @@ def demonstrations(count: int = 20, *, created_at_ms: int = 1_000) -> list[Demon
         Demonstration(
             example_id=f"{i:03}",
             question=f"how long {i}?",
-            messages=(Turn("user", f"how long {i}?"),),
+            messages=(Message("user", f"how long {i}?"),),
             answer="nine days",
             created_at_ms=created_at_ms,
         )
@@ -144,8 +144,8 @@ class FakeReplay:
 
 
 class FakePrompts:
-    async def assemble(self, task: str, question: str, passages: Sequence[Passage]) -> tuple[Turn, ...]:
-        return (Turn("system", f"for {task}"), Turn("user", " ".join([*(passage.title for passage in passages), question])))
+    async def assemble(self, task: str, question: str, passages: Sequence[Passage]) -> tuple[Message, ...]:
+        return (Message("system", f"for {task}"), Message("user", " ".join([*(passage.title for passage in passages), question])))
 
 
 class FakeServing:

@@ -14,7 +14,8 @@ from pathlib import Path
 import yaml
 
 from loadtests.movielens import Film
-from services.common.language.evaluation import Passage, Question, is_right, parse_evaluation
+from services.common.events.chat import Passage
+from services.common.language.evaluation import Question, is_right, parse_evaluation
 from services.common.language.items import Item, passage_of, spoken_title, year_of
 
 TASK = "helpdesk"

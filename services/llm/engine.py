@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from services.common.events.chat import Message, Sampling
 from services.common.language.control_tokens import control_tokens_of
 from services.common.platform.errors import InvalidInput
 from services.llm.adapter_pool import AdapterUnusable
-from services.llm.core.generation import EngineGone, LoadedAdapter, Message, Piece, Sampling
+from services.llm.core.generation import EngineGone, LoadedAdapter, Piece
 
 # A prompt of so many characters is encoded in 1 ms; longer ones leave the event loop to others meanwhile.
 _INLINE_CHARS = 4_000

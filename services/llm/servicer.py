@@ -14,8 +14,9 @@ from tunemesh.common.v1 import chat_pb2
 from tunemesh.llm.v1 import llm_service_pb2 as pb
 from tunemesh.llm.v1 import llm_service_pb2_grpc
 
+from services.common.events.wire.chat import messages_of, sampling_of
 from services.common.platform.errors import Unavailable
-from services.llm.core.generation import Generator, Message, Part, Query, Sampling
+from services.llm.core.generation import Generator, Part, Query
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -71,16 +72,9 @@ class LlmServicer(llm_service_pb2_grpc.LlmServiceServicer):
 
 
 def _to_query(request: pb.GenerateRequest) -> Query:
-    sampling = request.sampling
     return Query(
-        messages=tuple(Message(role=message.role, content=message.content) for message in request.messages),
-        sampling=Sampling(
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            max_tokens=sampling.max_tokens,
-            seed=sampling.seed,
-            stop=tuple(sampling.stop),
-        ),
+        messages=messages_of(request.messages),
+        sampling=sampling_of(request.sampling),
         adapter=request.adapter,
         request_id=request.request_id,
     )

@@ -6,13 +6,13 @@ from typing import Any
 
 import grpc.aio
 from opentelemetry.metrics import Meter
-from tunemesh.common.v1 import chat_pb2
 from tunemesh.prompt_assembler.v1 import prompt_assembler_service_pb2 as pb
 from tunemesh.prompt_assembler.v1 import prompt_assembler_service_pb2_grpc
 
+from services.common.events.wire.chat import chat_messages, messages_of, passages_of
 from services.prompt_assembler.core.assembler import Assembler
-from services.prompt_assembler.core.question import Passage, Question
-from services.prompt_assembler.core.template import Template, Turn
+from services.prompt_assembler.core.question import Question
+from services.prompt_assembler.core.template import Template
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -31,8 +31,8 @@ class PromptAssemblerServicer(prompt_assembler_service_pb2_grpc.PromptAssemblerS
         """Errors: see the proto and core.Assembler.assemble."""
         question = Question(
             text=request.question,
-            passages=tuple(Passage(passage_id=item.passage_id, title=item.title, text=item.text) for item in request.passages),
-            history=_turns(request.history),
+            passages=passages_of(request.passages),
+            history=messages_of(request.history),
             max_prompt_tokens=request.max_prompt_tokens,
         )
         prompt = await self._assembler.assemble(request.template, request.label, question)
@@ -41,7 +41,7 @@ class PromptAssemblerServicer(prompt_assembler_service_pb2_grpc.PromptAssemblerS
         if prompt.degraded_reason:
             self._degraded.add(1, {"reason": prompt.degraded_reason})
         return pb.AssembleResponse(
-            messages=_messages(prompt.messages),
+            messages=chat_messages(prompt.messages),
             prompt_version=prompt.prompt_version,
             used_passage_ids=prompt.used_passage_ids,
             prompt_tokens=prompt.prompt_tokens,
@@ -54,7 +54,7 @@ class PromptAssemblerServicer(prompt_assembler_service_pb2_grpc.PromptAssemblerS
         template = Template(
             name=given.name,
             version=given.version,
-            messages=_turns(given.messages),
+            messages=messages_of(given.messages),
             max_prompt_tokens=given.max_prompt_tokens,
             passage_format=given.passage_format,
             description=given.description,
@@ -67,7 +67,7 @@ class PromptAssemblerServicer(prompt_assembler_service_pb2_grpc.PromptAssemblerS
         template = pb.Template(
             name=found.name,
             version=found.version,
-            messages=_messages(found.messages),
+            messages=chat_messages(found.messages),
             max_prompt_tokens=found.max_prompt_tokens,
             passage_format=found.passage_format,
             description=found.description,
@@ -80,11 +80,3 @@ class PromptAssemblerServicer(prompt_assembler_service_pb2_grpc.PromptAssemblerS
         return pb.ListTemplatesResponse(
             templates=[pb.TemplateSummary(name=item.name, newest_version=item.newest_version, labels=item.labels) for item in summaries]
         )
-
-
-def _turns(messages: Any) -> tuple[Turn, ...]:
-    return tuple(Turn(role=message.role, content=message.content) for message in messages)
-
-
-def _messages(turns: tuple[Turn, ...]) -> list[chat_pb2.ChatMessage]:
-    return [chat_pb2.ChatMessage(role=turn.role, content=turn.content) for turn in turns]

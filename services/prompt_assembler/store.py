@@ -22,8 +22,9 @@ import fsspec
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from services.common.events.chat import Message
 from services.common.platform.errors import ConfigurationError, InvalidInput, Unavailable
-from services.prompt_assembler.core.template import FIRST_VERSION, MAX_TEMPLATE_BYTES, Template, Turn, check_template
+from services.prompt_assembler.core.template import FIRST_VERSION, MAX_TEMPLATE_BYTES, Template, check_template
 
 BUILT_IN_FOLDER = Path(__file__).with_name("templates")
 
@@ -70,7 +71,7 @@ def parse_template(raw: bytes, *, name: str, version: int) -> Template:
     template = Template(
         name=name,
         version=version,
-        messages=tuple(Turn(role=message.role, content=message.content) for message in file.messages),
+        messages=tuple(Message(role=message.role, content=message.content) for message in file.messages),
         max_prompt_tokens=file.max_prompt_tokens,
         passage_format=file.passage_format,
         description=file.description,

@@ -17,9 +17,9 @@ from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
+from services.common.events.chat import Message
 from services.common.platform.errors import ConfigurationError, InvalidInput
 from services.prompt_assembler.core.prompt import TokenCounter
-from services.prompt_assembler.core.template import Turn
 
 # Too many rather than too few: English text has about 4.3 bytes a token, ChatML adds 5 to 6 tokens a turn.
 _BYTES_PER_TOKEN = 3
@@ -34,7 +34,7 @@ class EstimatedTokens:
 
     is_exact = False
 
-    def count(self, messages: Sequence[Turn]) -> int:
+    def count(self, messages: Sequence[Message]) -> int:
         """Return an upper estimate for English text."""
         return sum(_TOKENS_PER_TURN - len(turn.content.encode()) // -_BYTES_PER_TOKEN for turn in messages) + _TOKENS_PER_TURN
 
@@ -71,7 +71,7 @@ class ChatTokens:
         except (OSError, ValueError, KeyError, TypeError, AttributeError, TemplateError) as error:
             raise ConfigurationError(f"tokenizer {tokenizer_file} cannot be used: {' '.join(str(error).split())}") from error
 
-    def count(self, messages: Sequence[Turn]) -> int:
+    def count(self, messages: Sequence[Message]) -> int:
         """Return the tokens of the prompt as the model gets it, the beginning of its answer included.
 
         Raises:
@@ -117,7 +117,7 @@ class LateTokens:
         _log.info("tokens are counted with %s", path)
         return True
 
-    def count(self, messages: Sequence[Turn]) -> int:
+    def count(self, messages: Sequence[Message]) -> int:
         """See core.TokenCounter."""
         return self._counter.count(messages)
 

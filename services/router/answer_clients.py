@@ -13,12 +13,13 @@ from collections.abc import AsyncGenerator, Sequence
 
 import grpc
 import grpc.aio
-from tunemesh.common.v1 import passage_pb2
 from tunemesh.llm.v1 import llm_service_pb2, llm_service_pb2_grpc
 from tunemesh.prompt_assembler.v1 import prompt_assembler_service_pb2, prompt_assembler_service_pb2_grpc
 from tunemesh.retriever.v1 import retriever_service_pb2, retriever_service_pb2_grpc
 
+from services.common.events.chat import Passage
 from services.common.events.limits import MAX_QUERY_BYTES
+from services.common.events.wire.chat import chat_messages, messages_of, passage_messages, passages_of, sampling_message, usage_of
 from services.common.language.aliases import BASE_MODEL, AliasView, llm_alias
 from services.common.platform.errors import InvalidInput, Overloaded
 from services.common.platform.grpc_client import open_channel
@@ -34,10 +35,8 @@ from services.router.generation import (
     Retrieved,
     RetrieverUnavailable,
     TemplateNotFound,
-    Usage,
 )
-from services.router.question import Message, Passage, Question
-from services.router.records import messages_proto, sampling_proto
+from services.router.question import Question
 
 _LOG_EVERY_S = 10.0
 
@@ -82,10 +81,7 @@ class GrpcRetriever:
             if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
                 raise InvalidInput(f"retrieval_source: {error.details()}") from error
             raise RetrieverUnavailable(self._losses.describe(error, timeout_s)) from error
-        passages = tuple(
-            Passage(passage_id=found.passage_id, title=found.title, text=found.text, score=found.score) for found in response.passages
-        )
-        return Retrieved(passages=passages, degraded_reason=response.degraded_reason)
+        return Retrieved(passages=passages_of(response.passages), degraded_reason=response.degraded_reason)
 
     async def close(self) -> None:
         """Close the channel."""
@@ -107,10 +103,8 @@ class GrpcPromptAssembler:
         request = prompt_assembler_service_pb2.AssembleRequest(
             template=template,
             question=question.text,
-            passages=[
-                passage_pb2.Passage(passage_id=each.passage_id, title=each.title, text=each.text, score=each.score) for each in passages
-            ],
-            history=messages_proto(question.history),
+            passages=passage_messages(passages),
+            history=chat_messages(question.history),
         )
         try:
             response = await self._stub.Assemble(request, timeout=timeout_s, metadata=outgoing_metadata())
@@ -121,7 +115,7 @@ class GrpcPromptAssembler:
                 raise InvalidInput(error.details() or "question: it does not fit the prompt") from error
             raise PromptAssemblerUnavailable(self._losses.describe(error, timeout_s)) from error
         return Prompt(
-            messages=tuple(Message(role=message.role, content=message.content) for message in response.messages),
+            messages=messages_of(response.messages),
             prompt_version=response.prompt_version,
             used_passage_ids=tuple(response.used_passage_ids),
             degraded_reason=response.degraded_reason,
@@ -146,8 +140,8 @@ class GrpcLanguageModel:
         """See `services.router.generation.LanguageModel`. Closing it early cancels the call, which stops the model."""
         request = llm_service_pb2.GenerateRequest(
             request_id=order.request_id,
-            messages=messages_proto(order.messages),
-            sampling=sampling_proto(order.sampling),
+            messages=chat_messages(order.messages),
+            sampling=sampling_message(order.sampling),
             adapter=order.adapter,
         )
         call = self._stub.Generate(request, timeout=timeout_s, metadata=outgoing_metadata())
@@ -186,9 +180,7 @@ class GrpcLanguageModel:
 
 
 def _piece(response: llm_service_pb2.GenerateResponse) -> Piece:
-    usage = None
-    if response.HasField("usage"):
-        usage = Usage(prompt_tokens=response.usage.prompt_tokens, completion_tokens=response.usage.completion_tokens)
+    usage = usage_of(response.usage) if response.HasField("usage") else None
     return Piece(text=response.text, finish_reason=response.finish_reason, usage=usage, model_version=response.model_version)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from services.router.generation import AnswerCut, Generation, Header, Piece, Prompt, Usage
-from services.router.question import Passage, Question
+from services.common.events.chat import Passage, Usage
+from services.router.generation import AnswerCut, Generation, Header, Piece, Prompt
+from services.router.question import Question
 
 
 @dataclass(slots=True, kw_only=True)

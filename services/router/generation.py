@@ -6,8 +6,9 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from services.common.events.chat import Message, Passage, Sampling, Usage
 from services.common.platform.errors import NotFound, Unavailable
-from services.router.question import Message, Passage, Question, Sampling
+from services.router.question import Question
 
 
 class RetrieverUnavailable(Unavailable):
@@ -64,14 +65,6 @@ class Order:
     messages: tuple[Message, ...]
     sampling: Sampling
     adapter: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
-    """What one answer cost, in tokens."""
-
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from services.common.events.chat import Message, Passage
 from services.router.generation import Prompt
-from services.router.question import Message, Passage, Question
+from services.router.question import Question
 
 _PLAIN_SYSTEM = "Answer the question briefly. Use the passages when they help."
 # About a thousand tokens: fits every context length that is worth serving.

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from tunemesh.common.v1 import chat_pb2
 from tunemesh.events.v1 import exposure_pb2, generation_pb2
 
 from services.common.events.envelope import headers_for
 from services.common.events.topics import EXPOSURES, GENERATIONS, Topic
+from services.common.events.wire.chat import chat_messages, sampling_message, usage_message
 from services.common.platform.kafka_async import Record
 from services.common.platform.traceparent import current_traceparent
 from services.router.core import Exposure, Ranked
 from services.router.generation import Generation
-from services.router.question import Message, Sampling
 
 _SOURCE = "/tunemesh/router"
 
@@ -87,7 +86,7 @@ def generation_record(generation: Generation) -> Record:
         user_id=question.user_id,
         task=question.task,
         question=question.text,
-        messages=messages_proto(generation.messages),
+        messages=chat_messages(generation.messages),
         answer=generation.answer,
         finish_reason=generation.finish_reason,
         experiment=header.experiment,
@@ -96,30 +95,14 @@ def generation_record(generation: Generation) -> Record:
         prompt_version=header.prompt_version,
         passage_ids=[passage.passage_id for passage in header.passages],
         degraded_reason=header.degraded_reason,
-        usage=chat_pb2.TokenUsage(prompt_tokens=generation.usage.prompt_tokens, completion_tokens=generation.usage.completion_tokens),
-        sampling=sampling_proto(question.sampling),
+        usage=usage_message(generation.usage),
+        sampling=sampling_message(question.sampling),
         started_at_ms=generation.started_at_ms,
         first_token_at_ms=generation.first_token_at_ms,
         finished_at_ms=generation.finished_at_ms,
         context_given=bool(question.context),
     )
     return _record(GENERATIONS, question.user_id, value.SerializeToString(), header.request_id, generation.finished_at_ms)
-
-
-def messages_proto(messages: Sequence[Message]) -> list[chat_pb2.ChatMessage]:
-    """Return the turns as protos."""
-    return [chat_pb2.ChatMessage(role=message.role, content=message.content) for message in messages]
-
-
-def sampling_proto(sampling: Sampling) -> chat_pb2.Sampling:
-    """Return the sampling as a proto."""
-    return chat_pb2.Sampling(
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        max_tokens=sampling.max_tokens,
-        seed=sampling.seed,
-        stop=sampling.stop,
-    )
 
 
 def _record(topic: Topic, user_id: str, value: bytes, event_id: str, time_ms: int) -> Record:

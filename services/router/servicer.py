@@ -10,13 +10,14 @@ from typing import Any, Protocol, cast
 import grpc.aio
 from opentelemetry import trace
 from opentelemetry.metrics import Meter
-from tunemesh.common.v1 import chat_pb2, passage_pb2, recommendation_pb2
+from tunemesh.common.v1 import recommendation_pb2
 from tunemesh.router.v1 import router_service_pb2, router_service_pb2_grpc
 
+from services.common.events.wire.chat import messages_of, passage_messages, passages_of, sampling_of, usage_message
 from services.router.core import Query, Recommendation, Router
 from services.router.generation import Header, Piece
 from services.router.generator import Generator
-from services.router.question import Message, Passage, Question, Sampling
+from services.router.question import Question
 
 
 class Degradations(Protocol):
@@ -99,24 +100,15 @@ def _describe(query: Query, answer: Recommendation) -> None:
 
 
 def _question(request: router_service_pb2.GenerateRequest) -> Question:
-    sampling = request.sampling
     return Question(
         user_id=request.user_id,
         text=request.question,
         task=request.task,
-        history=tuple(Message(role=turn.role, content=turn.content) for turn in request.history),
-        context=tuple(
-            Passage(passage_id=given.passage_id, title=given.title, text=given.text, score=given.score) for given in request.context
-        ),
+        history=messages_of(request.history),
+        context=passages_of(request.context),
         retrieve=request.retrieve,
         retrieval_source=request.retrieval_source,
-        sampling=Sampling(
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            max_tokens=sampling.max_tokens,
-            seed=sampling.seed,
-            stop=tuple(sampling.stop),
-        ),
+        sampling=sampling_of(request.sampling),
         adapter=request.adapter,
     )
 
@@ -129,15 +121,12 @@ def _header(header: Header) -> router_service_pb2.GenerateHeader:
         model_version=header.model_version,
         prompt_version=header.prompt_version,
         degraded_reason=header.degraded_reason,
-        passages=[
-            passage_pb2.Passage(passage_id=each.passage_id, title=each.title, text=each.text, score=each.score) for each in header.passages
-        ],
+        passages=passage_messages(header.passages),
     )
 
 
 def _response(piece: Piece) -> router_service_pb2.GenerateResponse:
     response = router_service_pb2.GenerateResponse(text=piece.text, finish_reason=piece.finish_reason)
     if piece.usage is not None:
-        usage = chat_pb2.TokenUsage(prompt_tokens=piece.usage.prompt_tokens, completion_tokens=piece.usage.completion_tokens)
-        response.usage.CopyFrom(usage)
+        response.usage.CopyFrom(usage_message(piece.usage))
     return response

@@ -10,6 +10,7 @@ from tunemesh.events.v1.control_pb2 import ControlRecord
 from tunemesh.trainer.v1 import trainer_service_pb2 as pb
 from tunemesh.trainer.v1 import trainer_service_pb2_grpc
 
+from services.common.events.limits import check_text
 from services.common.platform.clock import wall_ms
 from services.common.platform.control import ControlState
 from services.common.platform.errors import Conflict, CorruptArtifact, InvalidInput, NotFound, ServiceError, Unavailable
@@ -84,7 +85,7 @@ class TrainerServicer(trainer_service_pb2_grpc.TrainerServiceServicer):
 
     async def RestoreCheckpoint(self, request: pb.RestoreCheckpointRequest, context: Any) -> pb.RestoreCheckpointResponse:  # noqa: ARG002
         """Go back to an older checkpoint."""
-        _check_name("actor", request.actor)
+        check_text("actor", request.actor, _MAX_NAME_BYTES, InvalidInput)
         if request.not_after_ms <= 0:
             raise InvalidInput(f"not_after_ms is {request.not_after_ms}, Unix milliseconds above 0 are wanted")
         wanted = RestoreRequest(not_after_ms=request.not_after_ms, skip_later_samples=request.skip_later_samples, actor=request.actor)
@@ -100,9 +101,9 @@ class TrainerServicer(trainer_service_pb2_grpc.TrainerServiceServicer):
 
     async def SetAlias(self, request: pb.SetAliasRequest, context: Any) -> pb.SetAliasResponse:  # noqa: ARG002
         """Move an alias, compare-and-set."""
-        _check_name("alias", request.alias)
-        _check_name("target", request.target)
-        _check_name("actor", request.actor)
+        check_text("alias", request.alias, _MAX_NAME_BYTES, InvalidInput)
+        check_text("target", request.target, _MAX_NAME_BYTES, InvalidInput)
+        check_text("actor", request.actor, _MAX_NAME_BYTES, InvalidInput)
         owner = self._control()
         if not request.allow_unjudged:
             await self._check_target(request.alias, request.target)
@@ -119,7 +120,7 @@ class TrainerServicer(trainer_service_pb2_grpc.TrainerServiceServicer):
 
     async def GetAlias(self, request: pb.GetAliasRequest, context: Any) -> pb.GetAliasResponse:  # noqa: ARG002
         """Return an alias as it is now, not as of the last poll."""
-        _check_name("alias", request.alias)
+        check_text("alias", request.alias, _MAX_NAME_BYTES, InvalidInput)
         record = await self._alias(request.alias)
         return pb.GetAliasResponse(target=record.alias.target, version=record.version, previous_target=record.alias.previous_target)
 
@@ -166,8 +167,3 @@ class TrainerServicer(trainer_service_pb2_grpc.TrainerServiceServicer):
         self._running()
         assert self._owner is not None
         return self._owner
-
-
-def _check_name(field: str, value: str) -> None:
-    if not 0 < len(value.encode()) <= _MAX_NAME_BYTES:
-        raise InvalidInput(f"{field} has {len(value.encode())} bytes, 1 to {_MAX_NAME_BYTES} are allowed")

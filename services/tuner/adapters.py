@@ -17,18 +17,19 @@ import yaml
 from tunemesh.catalog.v1.catalog_item_pb2 import CatalogItem
 from tunemesh.events.v1 import example_pb2
 
+from services.common.events.chat import MAX_CONTEXT_PASSAGES, Passage
 from services.common.events.envelope import MalformedRecord, parse_value
 from services.common.events.topics import CATALOG
+from services.common.events.wire.chat import messages_of
 from services.common.language.adapter_manifest import AdapterManifest, AdapterVerdict
 from services.common.language.adapter_name import AdapterName, is_task
-from services.common.language.evaluation import MAX_PASSAGES, MAX_TEXT_CHARS, Evaluation, Passage, parse_evaluation
+from services.common.language.evaluation import MAX_TEXT_CHARS, Evaluation, parse_evaluation
 from services.common.language.items import Item
 from services.common.language.lora_store import AdapterStore
 from services.common.platform.errors import CorruptArtifact, InvalidInput, NotFound
 from services.common.platform.kafka import read_compacted
 from services.common.platform.topic_follower import Record
 from services.tuner import job as jobs
-from services.tuner.dataset import Turn
 from services.tuner.examples import Demonstration, ExampleBook
 from services.tuner.neighbours import TrainingFailed
 from services.tuner.replay import ReplayExample
@@ -110,7 +111,7 @@ def demonstration_of(example: example_pb2.LlmExample) -> Demonstration:
     return Demonstration(
         example_id=example.example_id,
         question=example.question,
-        messages=tuple(Turn(message.role, message.content) for message in example.messages),
+        messages=messages_of(example.messages),
         answer=example.answer,
         created_at_ms=example.created_at_ms,
     )
@@ -203,8 +204,9 @@ def _replay_example(line: str, where: str) -> ReplayExample:
     except (ValueError, TypeError, KeyError) as error:
         raise InvalidInput(f"{where}: it must be an object with question, context (title and text each) and answer: {error!r}") from error
     texts = [example.question, example.answer, *(text for passage in passages for text in (passage.title, passage.text))]
-    if not 1 <= len(passages) <= MAX_PASSAGES or not all(isinstance(text, str) and 1 <= len(text) <= MAX_TEXT_CHARS for text in texts):
-        raise InvalidInput(f"{where}: it must have 1 to {MAX_PASSAGES} passages, and each text 1 to {MAX_TEXT_CHARS} characters")
+    are_texts = all(isinstance(text, str) and 1 <= len(text) <= MAX_TEXT_CHARS for text in texts)
+    if not 1 <= len(passages) <= MAX_CONTEXT_PASSAGES or not are_texts:
+        raise InvalidInput(f"{where}: it must have 1 to {MAX_CONTEXT_PASSAGES} passages, and each text 1 to {MAX_TEXT_CHARS} characters")
     return example
 
 

@@ -15,13 +15,13 @@ from tunemesh.prompt_assembler.v1 import prompt_assembler_service_pb2, prompt_as
 from tunemesh.router.v1 import router_service_pb2, router_service_pb2_grpc
 from tunemesh.trainer.v1 import trainer_service_pb2, trainer_service_pb2_grpc
 
+from services.common.events.chat import Message, Passage
+from services.common.events.wire.chat import messages_of, passage_messages
 from services.common.language.adapter_name import AdapterName
 from services.common.language.aliases import BASE_MODEL, llm_alias
-from services.common.language.evaluation import Passage
 from services.common.platform.errors import Conflict, NotFound, Overloaded, ServiceError, Unavailable
 from services.common.platform.grpc_client import service_error
 from services.common.platform.traceparent import outgoing_metadata
-from services.tuner.dataset import Turn
 from services.tuner.neighbours import Live
 
 _DEFAULT_TEMPLATE = "answer"
@@ -112,10 +112,13 @@ class GrpcServing:
 
         async def once() -> str:
             request = router_service_pb2.GenerateRequest(
-                user_id=_USER, task=task, question=question, adapter=adapter, sampling={"max_tokens": self._max_answer_tokens}
+                user_id=_USER,
+                task=task,
+                question=question,
+                context=passage_messages(context),
+                adapter=adapter,
+                sampling={"max_tokens": self._max_answer_tokens},
             )
-            for passage in context:
-                request.context.add(title=passage.title, text=passage.text)
             header, text = await self._generate(request, _ANSWER_TIMEOUT_S)
             expected = self._base_name if adapter == BASE_MODEL else adapter
             if header.model_version != expected:
@@ -165,7 +168,7 @@ class GrpcPrompts:
         self._stub = prompt_assembler_service_pb2_grpc.PromptAssemblerServiceStub(channel)  # type: ignore[no-untyped-call] # generated
         self._retries = retries
 
-    async def assemble(self, task: str, question: str, passages: Sequence[Passage]) -> tuple[Turn, ...]:
+    async def assemble(self, task: str, question: str, passages: Sequence[Passage]) -> tuple[Message, ...]:
         """Return the messages.
 
         Raises:
@@ -177,17 +180,15 @@ class GrpcPrompts:
         except NotFound:
             return await self._retries.call(lambda: self._once(_DEFAULT_TEMPLATE, question, passages))
 
-    async def _once(self, template: str, question: str, passages: Sequence[Passage]) -> tuple[Turn, ...]:
-        request = prompt_assembler_service_pb2.AssembleRequest(template=template, question=question)
-        for passage in passages:
-            request.passages.add(title=passage.title, text=passage.text)
+    async def _once(self, template: str, question: str, passages: Sequence[Passage]) -> tuple[Message, ...]:
+        request = prompt_assembler_service_pb2.AssembleRequest(template=template, question=question, passages=passage_messages(passages))
         try:
             response = await self._stub.Assemble(request, timeout=_CALL_TIMEOUT_S, metadata=outgoing_metadata())
         except grpc.aio.AioRpcError as error:
             raise translated(error, f"the prompt assembler made no prompt from template {template!r}") from error
         if response.degraded_reason:
             raise Unavailable(f"the prompt assembler's answer is degraded ({response.degraded_reason})")
-        return tuple(Turn(message.role, message.content) for message in response.messages)
+        return messages_of(response.messages)
 
 
 class GrpcControl:

@@ -13,22 +13,15 @@ import random
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
+from services.common.events.chat import Message
 from services.common.platform.errors import InvalidInput
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """One message of a chat. `role`: "system", "user" or "assistant"."""
-
-    role: str
-    content: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingExample:
     """A prompt and the answer to learn; loss is taken on the answer only."""
 
-    messages: tuple[Turn, ...]
+    messages: tuple[Message, ...]
     answer: str
     is_replay: bool
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from services.tuner.dataset import Turn
+from services.common.events.chat import Message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,7 +16,7 @@ class Demonstration:
 
     example_id: str
     question: str
-    messages: tuple[Turn, ...]
+    messages: tuple[Message, ...]
     answer: str
     created_at_ms: int
 

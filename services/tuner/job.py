@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from services.common.events.chat import Message
 from services.common.platform.errors import InvalidInput
-from services.tuner.dataset import TrainingExample, Turn
+from services.tuner.dataset import TrainingExample
 
 FORMAT_VERSION = 1
 ADAPTER_FOLDER = "adapter"
@@ -164,8 +165,8 @@ def _example(row: dict[str, Any]) -> TrainingExample:
     return TrainingExample(messages=_turns(row["messages"]), answer=row["answer"], is_replay=row["is_replay"])
 
 
-def _turns(rows: Sequence[dict[str, str]]) -> tuple[Turn, ...]:
-    return tuple(Turn(role=row["role"], content=row["content"]) for row in rows)
+def _turns(rows: Sequence[dict[str, str]]) -> tuple[Message, ...]:
+    return tuple(Message(role=row["role"], content=row["content"]) for row in rows)
 
 
 def _write(path: Path, fields: dict[str, Any]) -> None:

@@ -6,12 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from services.common.events.chat import Message, Passage
 from services.common.language.adapter_manifest import AdapterManifest, AdapterVerdict
 from services.common.language.adapter_name import AdapterName
-from services.common.language.evaluation import Passage
 from services.common.language.items import Item
 from services.common.platform.errors import ServiceError
-from services.tuner.dataset import Turn
 from services.tuner.job import Job, Step, TrainingResult
 from services.tuner.replay import ReplayExample
 
@@ -63,7 +62,7 @@ class ReplaySource(Protocol):
 class Prompts(Protocol):
     """Makes prompts as live requests get them."""
 
-    async def assemble(self, task: str, question: str, passages: Sequence[Passage]) -> tuple[Turn, ...]:
+    async def assemble(self, task: str, question: str, passages: Sequence[Passage]) -> tuple[Message, ...]:
         """Return the messages for a question of a task. Raises Unavailable."""
         ...
 

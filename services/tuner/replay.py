@@ -9,7 +9,8 @@ import random
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from services.common.language.evaluation import Evaluation, Passage
+from services.common.events.chat import Passage
+from services.common.language.evaluation import Evaluation
 from services.common.language.items import Item, passage_of, spoken_title, year_of
 
 MIN_PASSAGES, MAX_PASSAGES = 2, 4

@@ -6,18 +6,23 @@ Imports the standard library only, so cores may use it. Every check takes the er
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 
 MAX_ID_BYTES = 128
 """Of any id (user, item, request, feedback, inference, passage, adapter), and of an idempotency key."""
 MAX_KIND_BYTES = 64
 """Of a feedback's kind."""
+MAX_NAME_CHARS = 64
+"""Of what its owner names: a task, a template, a label."""
 MAX_QUERY_BYTES = 2_048
 """Of what is searched for."""
 MAX_RECORD_BYTES = 900_000
 """Of a record's value: with its key and headers it stays under a broker's default limit of 1 MB."""
 MAX_AHEAD_MS = 300_000
 """A sender's clock may run ahead by so much. A record from later than that would hold up everything that waits for its time."""
+
+_NAME = re.compile(rf"[a-z0-9][a-z0-9_-]{{0,{MAX_NAME_CHARS - 1}}}")
 
 ErrorOf = Callable[[str], Exception]
 
@@ -53,6 +58,12 @@ def check_ids(field: str, values: Sequence[str], error: ErrorOf) -> None:
         return
     for position, value in enumerate(values):
         check_id(f"{field}[{position}]", value, error)
+
+
+def check_name(field: str, name: str, error: ErrorOf) -> None:
+    """Raise `error` unless the name is 1 to MAX_NAME_CHARS of a-z, 0-9, "_" and "-", not beginning with a sign."""
+    if not _NAME.fullmatch(name):
+        raise error(f"{field}: {name[:80]!r} is not 1 to {MAX_NAME_CHARS} of a-z, 0-9, '_' and '-', starting with a letter or digit")
 
 
 def check_time(field: str, value_ms: int, now_ms: int, error: ErrorOf) -> None:

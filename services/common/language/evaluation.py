@@ -22,24 +22,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from services.common.events.chat import MAX_CONTEXT_PASSAGES, Passage, check_context, check_question
 from services.common.platform.errors import InvalidInput
 
 MAX_QUESTIONS = 2_000
 MAX_TEXT_CHARS = 8_192
-MAX_PASSAGES = 32
 MAX_WORDINGS = 64
 
 _NOT_A_WORD = re.compile(r"[\W_]+")
 
 Accept = tuple[tuple[str, ...], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Passage:
-    """A piece of context."""
-
-    title: str
-    text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,8 +101,10 @@ def _question(row: Any, where: str, *, with_context: bool) -> Question:
     keys = {"question", "accept", "context"} if with_context else {"question", "accept"}
     if not isinstance(row, Mapping) or set(row) | {"reject"} != keys | {"reject"}:
         raise InvalidInput(f"{where}: it must be an object with the keys {', '.join(sorted(keys))}, and reject if need be")
+    question = _text(row["question"], f"{where}.question")
+    check_question(f"{where}.question", question, InvalidInput)
     return Question(
-        question=_text(row["question"], f"{where}.question"),
+        question=question,
         accept=_accept(row["accept"], f"{where}.accept"),
         reject=_wordings(row["reject"], f"{where}.reject") if "reject" in row else (),
         context=_passages(row["context"], f"{where}.context") if with_context else (),
@@ -133,13 +127,14 @@ def _wordings(group: Any, where: str) -> tuple[str, ...]:
 
 
 def _passages(rows: Any, where: str) -> tuple[Passage, ...]:
-    if not isinstance(rows, list) or not 1 <= len(rows) <= MAX_PASSAGES:
-        raise InvalidInput(f"{where}: it must be a list of 1 to {MAX_PASSAGES} passages")
+    if not isinstance(rows, list) or not 1 <= len(rows) <= MAX_CONTEXT_PASSAGES:
+        raise InvalidInput(f"{where}: it must be a list of 1 to {MAX_CONTEXT_PASSAGES} passages")
     passages = []
     for index, row in enumerate(rows):
         if not isinstance(row, Mapping) or set(row) != {"title", "text"}:
             raise InvalidInput(f"{where}[{index}]: it must be an object with exactly the keys text and title")
         passages.append(Passage(_text(row["title"], f"{where}[{index}].title"), _text(row["text"], f"{where}[{index}].text")))
+    check_context(where, passages, InvalidInput)  # the router takes no more with a question
     return tuple(passages)
 
 

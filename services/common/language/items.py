@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from services.common.language.evaluation import Passage
+from services.common.events.chat import Passage
 
 _TITLE = re.compile(r"(?P<name>.*\S)\s*\((?P<year>[12][0-9]{3})\)")
 _ARTICLE = re.compile(r"(?P<rest>.+), (?P<article>The|A|An)")

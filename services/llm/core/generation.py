@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractContextManager, aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from services.common.events.chat import ROLES, Message, Sampling, check_roles, check_sampling
 from services.common.events.limits import MAX_ID_BYTES, check_text
 from services.common.language.control_tokens import harmless
 from services.common.platform.errors import InvalidInput, Overloaded, Unavailable
 
-ROLES = ("system", "user", "assistant")
 MAX_MESSAGES = 256
-MAX_STOPS = 8
-MAX_STOP_CHARS = 256
-MAX_TEMPERATURE = 2.0
 MAX_COUNTED_TEXTS = 256
 
 
@@ -37,30 +33,11 @@ class EngineGone(Unavailable):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
-    """One turn of a chat."""
-
-    role: str
-    content: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sampling:
-    """How the next token is drawn; zero values as in the proto."""
-
-    temperature: float = 0.0
-    top_p: float = 0.0
-    max_tokens: int = 0
-    seed: int = 0
-    stop: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
     """One request for an answer. `adapter` is empty for the base model."""
 
     messages: tuple[Message, ...]
-    sampling: Sampling = Sampling()
+    sampling: Sampling = field(default_factory=Sampling)
     adapter: str = ""
     request_id: str = ""
 
@@ -247,15 +224,14 @@ def check(query: Query, limits: Limits) -> None:
     """Raise BadRequest, naming the field, unless the request can be tried."""
     check_text("request_id", query.request_id, MAX_ID_BYTES, BadRequest, min_bytes=0)
     _check_messages(query.messages, limits)
-    _check_sampling(query.sampling, limits)
+    check_sampling(query.sampling, limits.max_tokens, BadRequest)
 
 
 def _check_messages(messages: Sequence[Message], limits: Limits) -> None:
     if not 1 <= len(messages) <= MAX_MESSAGES:
         raise BadRequest(f"messages: there are {len(messages)}, allowed are 1 to {MAX_MESSAGES}")
+    check_roles("messages", messages, ROLES, BadRequest)
     for index, message in enumerate(messages):
-        if message.role not in ROLES:
-            raise BadRequest(f"messages[{index}].role: {message.role[:40]!r} is none of {', '.join(ROLES)}")
         if message.role == "system" and index > 0:
             raise BadRequest(f"messages[{index}].role: only the first message can be the system's")
     if messages[-1].role != "user":
@@ -265,17 +241,3 @@ def _check_messages(messages: Sequence[Message], limits: Limits) -> None:
     num_bytes = sum(len(message.content.encode()) for message in messages)
     if num_bytes > limits.max_prompt_bytes:
         raise BadRequest(f"messages: they have {num_bytes} bytes, at most {limits.max_prompt_bytes} are read")
-
-
-def _check_sampling(sampling: Sampling, limits: Limits) -> None:
-    if not (math.isfinite(sampling.temperature) and 0.0 <= sampling.temperature <= MAX_TEMPERATURE):
-        raise BadRequest(f"sampling.temperature: {sampling.temperature} is not in [0, {MAX_TEMPERATURE}]")
-    if not (math.isfinite(sampling.top_p) and 0.0 <= sampling.top_p <= 1.0):
-        raise BadRequest(f"sampling.top_p: {sampling.top_p} is not in [0, 1]")
-    if sampling.max_tokens > limits.max_tokens:
-        raise BadRequest(f"sampling.max_tokens: {sampling.max_tokens} is above the limit of {limits.max_tokens}")
-    if len(sampling.stop) > MAX_STOPS:
-        raise BadRequest(f"sampling.stop: there are {len(sampling.stop)}, at most {MAX_STOPS} are allowed")
-    for index, stop in enumerate(sampling.stop):
-        if not 1 <= len(stop) <= MAX_STOP_CHARS:
-            raise BadRequest(f"sampling.stop[{index}]: it has {len(stop)} characters, allowed are 1 to {MAX_STOP_CHARS}")

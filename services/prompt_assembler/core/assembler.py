@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from services.common.events.limits import check_name
 from services.common.platform.errors import Conflict, InvalidInput, NotFound, Unavailable
 from services.prompt_assembler.core.prompt import Prompt, TokenCounter, fit, without_control_tokens
 from services.prompt_assembler.core.question import Question, check_question
-from services.prompt_assembler.core.template import FIRST_VERSION, Template, check_name, check_template
+from services.prompt_assembler.core.template import FIRST_VERSION, Template, check_template
 
 DEFAULT_LABEL = "production"
 LABELS_UNAVAILABLE = "labels_unavailable"
@@ -134,7 +135,7 @@ class Assembler:
             Unavailable: the version is not here and the store cannot be read.
         """
         if version:
-            check_name("name", name)
+            check_name("name", name, InvalidInput)
             found = await self._store.get(name, version)
             if found is None:
                 raise TemplateNotFound(f"template {name!r} has no version {version}")
@@ -151,8 +152,8 @@ class Assembler:
         return found
 
     async def _labelled(self, name: str, label: str) -> tuple[Template, str]:
-        check_name("template", name)
-        check_name("label", label)
+        check_name("template", name, InvalidInput)
+        check_name("label", label, InvalidInput)
         version, reason = self._labels.of(name).get(label, 0), ""
         is_set = bool(version)
         if not version and not self._labels.is_known:

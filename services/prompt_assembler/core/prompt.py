@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from services.common.events.chat import Message, Passage
 from services.common.platform.errors import InvalidInput
-from services.prompt_assembler.core.question import Passage, Question
-from services.prompt_assembler.core.template import Template, Turn, takes_context
+from services.prompt_assembler.core.question import Question
+from services.prompt_assembler.core.template import Template, takes_context
 
 _TEXT_PLACEHOLDER = re.compile(r"\{(question|context)\}")
 _PASSAGE_PLACEHOLDER = re.compile(r"\{(title|text|number)\}")
@@ -27,7 +28,7 @@ class QuestionTooLong(InvalidInput):
 class Prompt:
     """What the model gets. `degraded_reason` is empty when nothing was missing."""
 
-    messages: tuple[Turn, ...]
+    messages: tuple[Message, ...]
     prompt_version: str
     used_passage_ids: tuple[str, ...]
     prompt_tokens: int
@@ -42,7 +43,7 @@ class TokenCounter(Protocol):
         """Whether it has the model's tokenizer; else it estimates."""
         ...
 
-    def count(self, messages: Sequence[Turn]) -> int:
+    def count(self, messages: Sequence[Message]) -> int:
         """Return the tokens of the whole prompt, with what the chat format adds."""
         ...
 
@@ -51,7 +52,7 @@ class TokenCounter(Protocol):
         ...
 
 
-def fill(template: Template, question: str, passages: Sequence[Passage], history: Sequence[Turn]) -> tuple[Turn, ...]:
+def fill(template: Template, question: str, passages: Sequence[Passage], history: Sequence[Message]) -> tuple[Message, ...]:
     """Return the template's messages with the placeholders filled, and the history before the last of them.
 
     Filling is one pass: a placeholder's name inside a question or a passage stays as it is written. Without passages, every paragraph
@@ -79,7 +80,7 @@ def _without_context(text: str) -> str:
     return "\n\n".join(paragraphs)
 
 
-def fit(template: Template, question: Question, counter: TokenCounter) -> tuple[tuple[Turn, ...], tuple[Passage, ...], int]:
+def fit(template: Template, question: Question, counter: TokenCounter) -> tuple[tuple[Message, ...], tuple[Passage, ...], int]:
     """Return the messages, the passages in them and the number of tokens, within the budget.
 
     When the budget is short, the oldest turns go first, since an answer needs its passages more; then passages, from the end. The
@@ -92,7 +93,7 @@ def fit(template: Template, question: Question, counter: TokenCounter) -> tuple[
     history = question.history
     passages = question.passages if takes_context(template) else ()
 
-    def attempt(num_steps: int) -> tuple[tuple[Turn, ...], tuple[Passage, ...], int]:
+    def attempt(num_steps: int) -> tuple[tuple[Message, ...], tuple[Passage, ...], int]:
         turns = _from_the_user_on(history[min(num_steps, len(history)) :])
         kept = passages[: len(passages) - max(0, num_steps - len(history))]
         messages = fill(template, question.text, kept, turns)
@@ -116,7 +117,7 @@ def fit(template: Template, question: Question, counter: TokenCounter) -> tuple[
     return found
 
 
-def _from_the_user_on(turns: Sequence[Turn]) -> tuple[Turn, ...]:
+def _from_the_user_on(turns: Sequence[Message]) -> tuple[Message, ...]:
     """An answer whose question was left out goes too: many chat formats refuse a history that begins with an answer."""
     first = next((index for index, turn in enumerate(turns) if turn.role == "user"), len(turns))
     return tuple(turns[first:])

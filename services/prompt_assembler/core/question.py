@@ -4,25 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from services.common.events.chat import HISTORY_ROLES, MAX_PASSAGES, Message, Passage, check_roles
+from services.common.events.limits import check_text, check_written
 from services.common.platform.errors import InvalidInput
-from services.prompt_assembler.core.template import MAX_PROMPT_TOKENS, Turn
+from services.prompt_assembler.core.template import MAX_PROMPT_TOKENS
 
 MAX_QUESTION_BYTES = 32 * 1024
-MAX_PASSAGES = 50
 MAX_PASSAGE_BYTES = 64 * 1024
 MAX_HISTORY = 200
 MAX_TURN_BYTES = 32 * 1024
-
-_TURN_ROLES = ("user", "assistant")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Passage:
-    """A piece of a document, as retrieved or as the caller gave it (then without an id)."""
-
-    passage_id: str
-    title: str
-    text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,31 +21,22 @@ class Question:
 
     text: str
     passages: tuple[Passage, ...] = ()
-    history: tuple[Turn, ...] = ()
+    history: tuple[Message, ...] = ()
     max_prompt_tokens: int = 0
     """0: the template's own."""
 
 
 def check_question(question: Question) -> None:
     """Raise InvalidInput, naming the field, unless a prompt can be made of it."""
-    if not question.text.strip():
-        raise InvalidInput("question: it is empty")
-    _check_bytes("question", question.text, MAX_QUESTION_BYTES)
+    check_written("question", question.text, MAX_QUESTION_BYTES, InvalidInput)
     if len(question.passages) > MAX_PASSAGES:
         raise InvalidInput(f"passages: {len(question.passages)} passages; at most {MAX_PASSAGES} are taken")
     for index, passage in enumerate(question.passages):
-        _check_bytes(f"passages[{index}]", passage.title + passage.text, MAX_PASSAGE_BYTES)
+        check_text(f"passages[{index}]", passage.title + passage.text, MAX_PASSAGE_BYTES, InvalidInput, min_bytes=0)
     if len(question.history) > MAX_HISTORY:
         raise InvalidInput(f"history: {len(question.history)} turns; at most {MAX_HISTORY} are taken")
+    check_roles("history", question.history, HISTORY_ROLES, InvalidInput)
     for index, turn in enumerate(question.history):
-        if turn.role not in _TURN_ROLES:
-            raise InvalidInput(f"history[{index}].role: {turn.role[:80]!r} is neither 'user' nor 'assistant'")
-        _check_bytes(f"history[{index}].content", turn.content, MAX_TURN_BYTES)
+        check_text(f"history[{index}].content", turn.content, MAX_TURN_BYTES, InvalidInput, min_bytes=0)
     if question.max_prompt_tokens > MAX_PROMPT_TOKENS:
         raise InvalidInput(f"max_prompt_tokens: {question.max_prompt_tokens} is over {MAX_PROMPT_TOKENS}")
-
-
-def _check_bytes(field: str, text: str, limit: int) -> None:
-    size = len(text.encode())
-    if size > limit:
-        raise InvalidInput(f"{field}: it has {size} bytes; at most {limit} are taken")

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
+from services.common.events.chat import ROLES, Message, check_roles
+from services.common.events.limits import check_name
 from services.common.platform.errors import InvalidInput
 
 FIRST_VERSION = 1
 """Answers while "production" was never set: a version that was only put is not live."""
-MAX_NAME_BYTES = 64
 MAX_TEMPLATE_BYTES = 32 * 1024
 MAX_TEMPLATE_MESSAGES = 8
 MAX_PROMPT_TOKENS = 131_072
-
-_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
-_ROLES = ("system", "user", "assistant")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Turn:
-    """One message. `role`: "system", "user" or "assistant"."""
-
-    role: str
-    content: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,27 +21,19 @@ class Template:
 
     name: str
     version: int
-    messages: tuple[Turn, ...]
+    messages: tuple[Message, ...]
     max_prompt_tokens: int
     passage_format: str
     description: str = ""
 
 
-def check_name(field: str, name: str) -> None:
-    """Raise InvalidInput, naming the field, unless it is 1 to 64 of a-z, 0-9, "_" and "-", not beginning with a sign."""
-    if len(name) > MAX_NAME_BYTES or not _NAME.fullmatch(name):
-        raise InvalidInput(f"{field}: {name[:80]!r} is not 1 to {MAX_NAME_BYTES} of a-z, 0-9, '_' and '-', starting with a letter or digit")
-
-
 def check_template(template: Template) -> None:
     """Raise InvalidInput, naming the field, unless the template can be used."""
-    check_name("template.name", template.name)
+    check_name("template.name", template.name, InvalidInput)
     messages = template.messages
     if not 1 <= len(messages) <= MAX_TEMPLATE_MESSAGES:
         raise InvalidInput(f"template.messages: {len(messages)} messages; a template has 1 to {MAX_TEMPLATE_MESSAGES}")
-    for index, message in enumerate(messages):
-        if message.role not in _ROLES:
-            raise InvalidInput(f"template.messages[{index}].role: {message.role[:80]!r} is none of {', '.join(_ROLES)}")
+    check_roles("template.messages", messages, ROLES, InvalidInput)
     if messages[-1].role != "user" or "{question}" not in messages[-1].content:
         raise InvalidInput("template.messages: the last one must be of the user and contain {question}")
     if any("{question}" in message.content for message in messages[:-1]):

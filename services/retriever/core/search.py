@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+from services.common.events.chat import MAX_PASSAGES
 from services.common.events.limits import MAX_QUERY_BYTES, check_written
 from services.common.platform.errors import InvalidInput, Unavailable
 from services.retriever.core.documents import CATALOG, SOURCES
 from services.retriever.core.fusion import reciprocal_rank_fusion
 
-MAX_LIMIT = 50
 DEFAULT_LIMIT = 4
 VECTOR_SEARCH_UNAVAILABLE = "vector_search_unavailable"
 WORD_SEARCH_UNAVAILABLE = "word_search_unavailable"
@@ -140,8 +140,8 @@ class Searcher(Generic[VectorT]):
 
 def _check(query: str, limit: int, source: str) -> int:
     check_written("query", query, MAX_QUERY_BYTES, InvalidInput)
-    if limit > MAX_LIMIT:
-        raise InvalidInput(f"limit: {limit} is over {MAX_LIMIT}")
+    if limit > MAX_PASSAGES:
+        raise InvalidInput(f"limit: {limit} is over {MAX_PASSAGES}")
     if source not in ("", *SOURCES):
         raise InvalidInput(f"source: {source[:80]!r} is none of {', '.join(SOURCES)}")
     return limit

@@ -13,12 +13,11 @@ from tunemesh.prompt_assembler.v1 import prompt_assembler_service_pb2, prompt_as
 from tunemesh.router.v1 import router_service_pb2, router_service_pb2_grpc
 from tunemesh.trainer.v1 import trainer_service_pb2, trainer_service_pb2_grpc
 
+from services.common.events.chat import Message, Passage
 from services.common.language.adapter_name import AdapterName
-from services.common.language.evaluation import Passage
 from services.common.platform.errors import Conflict, InvalidInput, Unavailable
 from services.common.platform.grpc_client import open_channel
 from services.tuner.clients import GrpcControl, GrpcPrompts, GrpcServing, Retries, WrongModel
-from services.tuner.dataset import Turn
 from services.tuner.neighbours import Live
 
 NAME = AdapterName("Base", "helpdesk", 2)
@@ -189,10 +188,10 @@ async def test_an_adapter_is_live_once_the_router_answers_with_it(peers, channel
 
 async def test_a_prompt_comes_from_the_tasks_template_or_from_the_one_for_all(peers, channel):
     prompts = GrpcPrompts(channel, RETRIES)
-    expected = Turn("user", "t: x How long?")
-    assert await prompts.assemble("helpdesk", "How long?", [Passage("t", "x")]) == (Turn("system", "answer"), expected)
+    expected = Message("user", "t: x How long?")
+    assert await prompts.assemble("helpdesk", "How long?", [Passage("t", "x")]) == (Message("system", "answer"), expected)
     peers.templates.add("helpdesk")
-    assert await prompts.assemble("helpdesk", "How long?", [Passage("t", "x")]) == (Turn("system", "helpdesk"), expected)
+    assert await prompts.assemble("helpdesk", "How long?", [Passage("t", "x")]) == (Message("system", "helpdesk"), expected)
 
 
 async def test_a_degraded_prompt_is_not_trained_on(peers, channel):

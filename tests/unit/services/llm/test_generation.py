@@ -7,19 +7,9 @@ from contextlib import aclosing
 
 import pytest
 
+from services.common.events.chat import Message, Sampling
 from services.common.platform.errors import NotFound
-from services.llm.core.generation import (
-    BadRequest,
-    EngineGone,
-    Generator,
-    Limits,
-    Message,
-    Piece,
-    PromptTooLong,
-    Query,
-    Sampling,
-    TooManyRunning,
-)
+from services.llm.core.generation import BadRequest, EngineGone, Generator, Limits, Piece, PromptTooLong, Query, TooManyRunning
 from tests.llm_fakes import FakeAdapters, FakeEngine
 
 LIMITS = Limits(max_prompt_bytes=1000, max_tokens=100, default_max_tokens=7, max_running=2)
@@ -141,9 +131,9 @@ async def test_a_message_cannot_end_its_turn_or_open_another():
         (query(sampling=Sampling(temperature=2.5)), "sampling.temperature: 2.5"),
         (query(sampling=Sampling(temperature=float("nan"))), "sampling.temperature: nan"),
         (query(sampling=Sampling(top_p=-0.1)), "sampling.top_p"),
-        (query(sampling=Sampling(max_tokens=101)), "sampling.max_tokens: 101 is above the limit of 100"),
-        (query(sampling=Sampling(stop=("a",) * 9)), "sampling.stop: there are 9"),
-        (query(sampling=Sampling(stop=("a", ""))), "sampling.stop\\[1\\]: it has 0"),
+        (query(sampling=Sampling(max_tokens=101)), "sampling.max_tokens: 101 is more than 100"),
+        (query(sampling=Sampling(stop=("a",) * 9)), "sampling.stop: 9 texts are more than 8"),
+        (query(sampling=Sampling(stop=("a", ""))), "sampling.stop\\[1\\]: it is empty"),
         (query(request_id="x" * 129), "request_id"),
     ],
 )

@@ -7,16 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.common.events.chat import Message, Passage
 from services.common.platform.errors import InvalidInput, Unavailable
 from services.prompt_assembler.core.assembler import Assembler, LabelDangles, TemplateNotFound
 from services.prompt_assembler.core.prompt import QuestionTooLong, fill, fit
-from services.prompt_assembler.core.question import Passage, Question, check_question
-from services.prompt_assembler.core.template import Template, Turn, check_template
+from services.prompt_assembler.core.question import Question, check_question
+from services.prompt_assembler.core.template import Template, check_template
 
 ANSWER = Template(
     name="answer",
     version=1,
-    messages=(Turn(role="system", content="Be brief."), Turn(role="user", content="Context:\n{context}\n\nQuestion: {question}")),
+    messages=(Message(role="system", content="Be brief."), Message(role="user", content="Context:\n{context}\n\nQuestion: {question}")),
     max_prompt_tokens=100,
     passage_format="[{number}] {title}: {text}",
 )
@@ -28,7 +29,7 @@ class WordCounter:
     def __init__(self, *, is_exact: bool = True) -> None:
         self.is_exact = is_exact
 
-    def count(self, messages: Sequence[Turn]) -> int:
+    def count(self, messages: Sequence[Message]) -> int:
         return sum(1 + len(turn.content.split()) for turn in messages)
 
     def plain(self, text: str) -> str:
@@ -80,8 +81,8 @@ def assembler(store=None, labels=None, counter=None) -> Assembler:
 def test_placeholders_are_filled_and_passages_are_numbered_and_formatted():
     messages = fill(ANSWER, "Why?", passages("one", "two"), ())
     assert messages == (
-        Turn(role="system", content="Be brief."),
-        Turn(role="user", content="Context:\n[1] t1: one\n[2] t2: two\n\nQuestion: Why?"),
+        Message(role="system", content="Be brief."),
+        Message(role="user", content="Context:\n[1] t1: one\n[2] t2: two\n\nQuestion: Why?"),
     )
 
 
@@ -91,7 +92,7 @@ def test_a_placeholder_inside_a_question_or_a_passage_stays_as_it_is_written():
 
 
 def test_other_braces_of_a_template_are_literal():
-    template = replace(ANSWER, messages=(Turn(role="user", content='{"q": "{question}", {x}}'),))
+    template = replace(ANSWER, messages=(Message(role="user", content='{"q": "{question}", {x}}'),))
     assert fill(template, "Why?", (), ())[0].content == '{"q": "Why?", {x}}'
 
 
@@ -100,17 +101,17 @@ def test_without_passages_the_paragraph_about_the_context_is_left_out():
 
 
 def test_without_passages_a_message_that_holds_only_the_context_is_left_out():
-    template = replace(ANSWER, messages=(Turn(role="system", content="Know: {context}"), Turn(role="user", content="{question}")))
-    assert fill(template, "Why?", (), ()) == (Turn(role="user", content="Why?"),)
+    template = replace(ANSWER, messages=(Message(role="system", content="Know: {context}"), Message(role="user", content="{question}")))
+    assert fill(template, "Why?", (), ()) == (Message(role="user", content="Why?"),)
 
 
 def test_without_passages_the_question_stays_even_where_it_shares_a_paragraph_with_the_context():
-    template = replace(ANSWER, messages=(Turn(role="user", content="{context}\n{question}"),))
+    template = replace(ANSWER, messages=(Message(role="user", content="{context}\n{question}"),))
     assert fill(template, "Why?", (), ())[0].content.strip() == "Why?"
 
 
 def test_history_stands_before_the_question_and_behind_the_instructions():
-    history = (Turn(role="user", content="Hi"), Turn(role="assistant", content="Hello"))
+    history = (Message(role="user", content="Hi"), Message(role="assistant", content="Hello"))
     assert [turn.content for turn in fill(ANSWER, "Why?", (), history)] == ["Be brief.", "Hi", "Hello", "Question: Why?"]
 
 
@@ -131,7 +132,7 @@ def test_passages_that_do_not_fit_are_left_out_from_the_end():
 
 
 def test_the_oldest_turns_go_first_and_before_any_passage():
-    history = tuple(Turn(role=role, content=f"{role} {number}") for number in range(3) for role in ("user", "assistant"))
+    history = tuple(Message(role=role, content=f"{role} {number}") for number in range(3) for role in ("user", "assistant"))
     question = Question(text="Why?", passages=passages("one"), history=history, max_prompt_tokens=10 + 6)
     messages, used, _ = fit(ANSWER, question, WordCounter())
     assert len(used) == 1
@@ -139,7 +140,7 @@ def test_the_oldest_turns_go_first_and_before_any_passage():
 
 
 def test_an_answer_whose_question_was_left_out_goes_too():
-    history = tuple(Turn(role=role, content=f"{role} {number}") for number in range(2) for role in ("user", "assistant"))
+    history = tuple(Message(role=role, content=f"{role} {number}") for number in range(2) for role in ("user", "assistant"))
     question = Question(text="Why?", history=history, max_prompt_tokens=6 + 10)
     messages, _, _ = fit(ANSWER, question, WordCounter())
     assert [turn.content for turn in messages[1:-1]] == ["user 1", "assistant 1"]
@@ -151,9 +152,9 @@ def test_a_question_alone_over_the_budget_is_refused_with_both_numbers():
 
 
 def test_a_template_without_context_uses_no_passage_and_says_so():
-    template = replace(ANSWER, messages=(Turn(role="user", content="{question}"),))
+    template = replace(ANSWER, messages=(Message(role="user", content="{question}"),))
     messages, used, _ = fit(template, Question(text="Why?", passages=passages("one")), WordCounter())
-    assert used == () and messages == (Turn(role="user", content="Why?"),)
+    assert used == () and messages == (Message(role="user", content="Why?"),)
 
 
 @given(
@@ -162,7 +163,7 @@ def test_a_template_without_context_uses_no_passage_and_says_so():
     budget=st.integers(6, 80),
 )
 def test_bisection_keeps_as_much_as_trying_every_step_would(lengths, turns, budget):
-    history = tuple(Turn(role=role, content="w " * size) for role, size in turns)
+    history = tuple(Message(role=role, content="w " * size) for role, size in turns)
     question = Question(text="Why?", passages=passages(*("w " * size for size in lengths)), history=history, max_prompt_tokens=budget)
     counter = WordCounter()
     messages, used, num_tokens = fit(ANSWER, question, counter)
@@ -186,11 +187,11 @@ def test_bisection_keeps_as_much_as_trying_every_step_would(lengths, turns, budg
         ({"name": "../x"}, "template.name"),
         ({"name": "a" * 65}, "template.name"),
         ({"messages": ()}, "template.messages"),
-        ({"messages": (Turn(role="user", content="{question}"),) * 9}, "template.messages"),
-        ({"messages": (Turn(role="tool", content="{question}"),)}, r"template.messages\[0\].role"),
-        ({"messages": (Turn(role="user", content="no question"),)}, "template.messages"),
-        ({"messages": (Turn(role="user", content="{question}"), Turn(role="assistant", content="ok"))}, "template.messages"),
-        ({"messages": (Turn(role="system", content="{question}"), Turn(role="user", content="{question}"))}, "template.messages"),
+        ({"messages": (Message(role="user", content="{question}"),) * 9}, "template.messages"),
+        ({"messages": (Message(role="tool", content="{question}"),)}, r"template.messages\[0\].role"),
+        ({"messages": (Message(role="user", content="no question"),)}, "template.messages"),
+        ({"messages": (Message(role="user", content="{question}"), Message(role="assistant", content="ok"))}, "template.messages"),
+        ({"messages": (Message(role="system", content="{question}"), Message(role="user", content="{question}"))}, "template.messages"),
         ({"max_prompt_tokens": 0}, "template.max_prompt_tokens"),
         ({"max_prompt_tokens": 131_073}, "template.max_prompt_tokens"),
         ({"passage_format": "{title}"}, "template.passage_format"),
@@ -209,9 +210,9 @@ def test_a_template_that_cannot_be_used_is_refused_and_the_field_is_named(change
         ({"text": "x" * 32_769}, "question"),
         ({"passages": passages(*["x"] * 51)}, "passages"),
         ({"passages": passages("é" * 40_000)}, r"passages\[0\]"),
-        ({"history": (Turn(role="system", content="Obey."),)}, r"history\[0\].role"),
-        ({"history": (Turn(role="user", content="x"),) * 201}, "history"),
-        ({"history": (Turn(role="user", content="x" * 32_769),)}, r"history\[0\].content"),
+        ({"history": (Message(role="system", content="Obey."),)}, r"history\[0\].role"),
+        ({"history": (Message(role="user", content="x"),) * 201}, "history"),
+        ({"history": (Message(role="user", content="x" * 32_769),)}, r"history\[0\].content"),
         ({"max_prompt_tokens": 131_073}, "max_prompt_tokens"),
     ],
 )
@@ -269,7 +270,7 @@ async def test_a_label_that_points_at_a_version_that_is_not_there_is_no_reason_t
 
 
 async def test_nothing_in_a_question_a_passage_or_a_turn_can_end_its_own_turn():
-    question = Question(text="Why?<end>", passages=passages("one<end>"), history=(Turn(role="user", content="Hi<end>"),))
+    question = Question(text="Why?<end>", passages=passages("one<end>"), history=(Message(role="user", content="Hi<end>"),))
     prompt = await assembler().assemble("answer", "", question)
     assert not any("<end>" in message.content for message in prompt.messages)
 

@@ -6,14 +6,15 @@ from dataclasses import replace
 
 import pytest
 
+from services.common.events.chat import Message
 from services.common.platform.errors import ConfigurationError, InvalidInput, Unavailable
-from services.prompt_assembler.core.template import Template, Turn
+from services.prompt_assembler.core.template import Template
 from services.prompt_assembler.store import FileTemplateStore, load_built_in, parse_template, write_template
 
 PUT = Template(
     name="answer",
     version=2,
-    messages=(Turn(role="system", content="Kurz: ü – 日本\n"), Turn(role="user", content="  {context}\n\n{question}")),
+    messages=(Message(role="system", content="Kurz: ü – 日本\n"), Message(role="user", content="  {context}\n\n{question}")),
     max_prompt_tokens=50,
     passage_format="'{title}': {text}",
     description="# not a comment: a text",

@@ -7,8 +7,8 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
+from services.common.events.chat import Message
 from services.common.platform.errors import ConfigurationError, InvalidInput
-from services.prompt_assembler.core.template import Turn
 from services.prompt_assembler.tokens import ChatTokens, EstimatedTokens, LateTokens
 
 CHATML = (
@@ -30,7 +30,7 @@ def tokenizer_file(tmp_path):
     return tmp_path / "tokenizer.json"
 
 
-TURNS = (Turn(role="system", content="be brief"), Turn(role="user", content="Why ?"))
+TURNS = (Message(role="system", content="be brief"), Message(role="user", content="Why ?"))
 
 
 def test_a_prompt_is_counted_with_what_the_chat_format_adds_and_without_the_tokenizers_own_cut(tokenizer_file):
@@ -52,7 +52,7 @@ def test_special_tokens_in_a_text_become_spaces_and_cannot_be_put_together_again
 
 def test_turns_that_the_models_format_refuses_are_the_callers_mistake(tokenizer_file):
     with pytest.raises(InvalidInput, match="bad role"):
-        ChatTokens.load(tokenizer_file).count([Turn(role="tool", content="x")])
+        ChatTokens.load(tokenizer_file).count([Message(role="tool", content="x")])
 
 
 def test_a_chat_template_cannot_reach_out_of_its_sandbox(tokenizer_file):
@@ -78,7 +78,7 @@ def test_a_damaged_tokenizer_is_refused_and_named(tokenizer_file, name, content)
 
 def test_an_estimate_is_above_the_count_for_english_text():
     text = "Films go back within seven days; after that, every day costs two euros, up to the price of a new copy."
-    assert EstimatedTokens().count([Turn(role="user", content=text)]) > len(text.split()) * 1.3
+    assert EstimatedTokens().count([Message(role="user", content=text)]) > len(text.split()) * 1.3
     assert not EstimatedTokens.is_exact
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
+from services.common.events.chat import Message, Passage, Sampling, Usage
 from services.common.platform.errors import InvalidInput, NotFound, Overloaded, Unavailable
 from services.router.generation import (
     AdapterNotLoaded,
@@ -19,11 +20,10 @@ from services.router.generation import (
     Retrieved,
     RetrieverUnavailable,
     TemplateNotFound,
-    Usage,
 )
 from services.router.generator import GenerationLimits, Generator
 from services.router.plain_prompt import plain_prompt
-from services.router.question import Message, Passage, Question, Sampling, checked
+from services.router.question import Question, checked
 
 LIMITS = GenerationLimits(
     default_deadline_s=10.0,

@@ -2,12 +2,13 @@ from dataclasses import replace
 
 from tunemesh.events.v1 import exposure_pb2, generation_pb2
 
+from services.common.events.chat import Message, Passage, Sampling, Usage
 from services.common.events.envelope import header
 from services.common.platform import telemetry
 from services.common.platform.traceparent import current_traceparent
 from services.router.core import Exposure, Query, Recommendation
-from services.router.generation import Generation, Header, Usage
-from services.router.question import Message, Passage, Question, Sampling
+from services.router.generation import Generation, Header
+from services.router.question import Question
 from services.router.records import exposure_record, generation_record
 from tests.edge_fakes import FakeItem, ranking_of
 

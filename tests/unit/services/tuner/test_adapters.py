@@ -8,14 +8,14 @@ import pytest
 from tunemesh.common.v1.chat_pb2 import ChatMessage
 from tunemesh.events.v1 import example_pb2
 
+from services.common.events.chat import Message, Passage
 from services.common.language.adapter_manifest import AdapterManifest, AdapterVerdict
 from services.common.language.adapter_name import AdapterName
-from services.common.language.evaluation import Passage
 from services.common.language.lora_store import AdapterStore
 from services.common.platform.errors import InvalidInput, NotFound
 from services.tuner import adapters, job
 from services.tuner.adapters import Adapters, EvaluationFolder, Examples, TrainingProcess, read_replay_file
-from services.tuner.dataset import TrainingExample, Turn
+from services.tuner.dataset import TrainingExample
 from services.tuner.examples import ExampleBook
 from services.tuner.neighbours import TrainingFailed
 from services.tuner.replay import ReplayExample
@@ -60,7 +60,7 @@ def test_demonstrations_and_judgements_are_told_apart_by_their_kind():
     found = examples.demonstrations("helpdesk")[0]
     assert (found.question, found.messages, found.answer, found.created_at_ms) == (
         "How long?",
-        (Turn("user", "How long?"),),
+        (Message("user", "How long?"),),
         "Nine days.",
         7,
     )
@@ -155,7 +155,7 @@ JOB = job.Job(
     base_folder="/nowhere",
     base_name="Base",
     hyper_parameters=RECIPE.hyper,
-    examples=(TrainingExample(messages=(Turn("user", "q"),), answer="a", is_replay=False),),
+    examples=(TrainingExample(messages=(Message("user", "q"),), answer="a", is_replay=False),),
     batches=((0, 0),),
 )
 

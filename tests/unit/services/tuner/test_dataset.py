@@ -2,12 +2,13 @@ from collections import Counter
 
 import pytest
 
+from services.common.events.chat import Message
 from services.common.platform.errors import InvalidInput
-from services.tuner.dataset import TrainingExample, Turn, make_dataset, steps_for
+from services.tuner.dataset import TrainingExample, make_dataset, steps_for
 
 
 def examples(prefix: str, count: int, *, is_replay: bool) -> list[TrainingExample]:
-    return [TrainingExample(messages=(Turn("user", f"{prefix}{i}?"),), answer=f"{prefix}{i}", is_replay=is_replay) for i in range(count)]
+    return [TrainingExample(messages=(Message("user", f"{prefix}{i}?"),), answer=f"{prefix}{i}", is_replay=is_replay) for i in range(count)]
 
 
 DEMONSTRATIONS = examples("d", 5, is_replay=False)

@@ -1,10 +1,10 @@
-from services.tuner.dataset import Turn
+from services.common.events.chat import Message
 from services.tuner.examples import Demonstration, ExampleBook, TuneRules, waits_for
 
 
 def demonstration(number: int) -> Demonstration:
     return Demonstration(
-        example_id=f"{number:03}", question=f"q{number}", messages=(Turn("user", "q"),), answer="a", created_at_ms=1_000 + number
+        example_id=f"{number:03}", question=f"q{number}", messages=(Message("user", "q"),), answer="a", created_at_ms=1_000 + number
     )
 
 

@@ -1,6 +1,7 @@
 import re
 
-from services.common.language.evaluation import Evaluation, Passage, Question
+from services.common.events.chat import Passage
+from services.common.language.evaluation import Evaluation, Question
 from services.common.language.items import Item, passage_of, spoken_title, year_of
 from services.tuner.replay import replay_from_items, without_evaluated
 

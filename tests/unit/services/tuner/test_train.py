@@ -14,12 +14,13 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from services.common.events.chat import Message
 from services.common.language.adapter_manifest import hash_content
 from services.common.platform.errors import InvalidInput
 from services.mesh.runner.environments import REPOSITORY_ROOT
 from services.tuner import train
 from services.tuner.adapters import TrainingProcess
-from services.tuner.dataset import TrainingExample, Turn
+from services.tuner.dataset import TrainingExample
 from services.tuner.job import HyperParameters, Job, read_result, read_steps, write_job
 from services.tuner.train import Encoded
 from tests.tuner_fakes import NAME
@@ -59,7 +60,7 @@ def base(tmp_path_factory) -> str:
 
 def job_of(base: str, *, seed: int = 0, max_tokens: int = 32, num_steps: int = 30) -> Job:
     def example(question: str, answer: str) -> TrainingExample:
-        return TrainingExample(messages=(Turn("user", question),), answer=answer, is_replay=False)
+        return TrainingExample(messages=(Message("user", question),), answer=answer, is_replay=False)
 
     return Job(
         base_folder=base,
@@ -158,7 +159,7 @@ def test_what_people_write_holds_no_control_token(base):
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(base)
-    rude = TrainingExample(messages=(Turn("user", "where <end> where"),), answer="green <end> box", is_replay=False)
+    rude = TrainingExample(messages=(Message("user", "where <end> where"),), answer="green <end> box", is_replay=False)
     ids = train.encode(tokenizer, [rude])[0].ids
     assert ids.count(tokenizer.eos_token_id) == 1
     assert ids[-1] == tokenizer.eos_token_id

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from services.common.language.evaluation import Passage
+from services.common.events.chat import Passage
 from services.common.platform.errors import Conflict, Unavailable
 from services.tuner.neighbours import Live, TrainingFailed
 from services.tuner.replay import ReplayExample

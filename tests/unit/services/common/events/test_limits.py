@@ -1,6 +1,6 @@
 import pytest
 
-from services.common.events.limits import MAX_AHEAD_MS, MAX_ID_BYTES, check_id, check_ids, check_text, check_time, check_written
+from services.common.events.limits import MAX_AHEAD_MS, MAX_ID_BYTES, check_id, check_ids, check_name, check_text, check_time, check_written
 
 NOW_MS = 1_700_000_000_000
 
@@ -69,3 +69,14 @@ def test_a_time_is_positive_and_at_most_five_minutes_ahead() -> None:
     for wrong, why in [(0, "0 is not a time"), (-5, "-5 is not a time"), (NOW_MS + MAX_AHEAD_MS + 1, "300001 ms in the future")]:
         with pytest.raises(Refused, match=f"at_ms: .*{why}"):
             check_time("at_ms", wrong, NOW_MS, Refused)
+
+
+@pytest.mark.parametrize("name", ["a", "7", "helpdesk_de-2", "a" * 64])
+def test_a_name_of_small_letters_and_digits_is_taken(name) -> None:
+    check_name("task", name, Refused)
+
+
+@pytest.mark.parametrize("name", ["", "-a", "_a", "A", "a b", "é", "a" * 65, "a\n"])
+def test_another_name_is_refused(name) -> None:
+    with pytest.raises(Refused, match=r"task: .* is not 1 to 64 of a-z, 0-9"):
+        check_name("task", name, Refused)

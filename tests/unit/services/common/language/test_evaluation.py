@@ -2,7 +2,8 @@ import copy
 
 import pytest
 
-from services.common.language.evaluation import HeldOut, Passage, Question, is_right, parse_evaluation
+from services.common.events.chat import Passage
+from services.common.language.evaluation import HeldOut, Question, is_right, parse_evaluation
 from services.common.platform.errors import InvalidInput
 
 FIELDS = {
@@ -74,6 +75,11 @@ def changed(path: tuple, value) -> dict:
         (changed(("task_slice", 0, "accept"), [[1995]]), "quote numbers"),
         (changed(("context_slice", 0, "context"), []), r"context_slice\[0\].context: it must be a list"),
         (changed(("context_slice", 0, "context", 0, "text"), None), r"context\[0\]: it must be an object"),
+        # The router would refuse these in the middle of a gate.
+        (changed(("task_slice", 0, "question"), "用" * 2_731), r"task_slice\[0\].question: it has 8193 bytes"),
+        (changed(("context_slice", 0, "context", 0, "title"), "t" * 1_025), r"context\[0\].title: it has 1025 bytes"),
+        (changed(("context_slice", 0, "context"), [{"title": "t", "text": "用" * 8_192}] * 11), "context: 270336 bytes of text"),
+        (changed(("context_slice", 0, "context"), [{"title": "t", "text": "x"}] * 33), "list of 1 to 32 passages"),
         (changed(("context_slice", 0, "reject"), [[]]), r"context_slice\[0\].reject"),
     ],
 )
