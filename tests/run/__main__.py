@@ -20,7 +20,7 @@ from tests import limits, speed
 from tests.run import deep
 from tests.run.execution import run_phase
 from tests.run.plan import REPORTS, ROOT, lanes
-from tests.run.report import Outcome, summarise
+from tests.run.report import Outcome, summarise, write_slowest
 from tests.run.servers import SharedServers
 
 
@@ -51,6 +51,7 @@ def _run_all(paths: Sequence[str], extra: Sequence[str]) -> int:
     outcomes: list[Outcome] = []
     for phase in lanes(paths):
         outcomes += run_phase(phase, extra)
+    write_slowest(outcomes, REPORTS / "slowest.md")
     return 0 if summarise(outcomes, time.monotonic() - started) else 1
 
 

@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from tests.run.plan import Lane
 
@@ -57,6 +58,17 @@ def read(outcome: Outcome) -> Outcome:
     return outcome
 
 
+def slowest(outcomes: Sequence[Outcome]) -> list[tuple[float, str]]:
+    """The tests that took longest, with what their fixtures took where they were the first to need them; the longest first."""
+    return sorted((entry for outcome in outcomes for entry in outcome.slowest), reverse=True)[:NUM_SLOWEST]
+
+
+def write_slowest(outcomes: Sequence[Outcome], path: Path) -> None:
+    """Write them as the table of tests/README.md."""
+    rows = [f"| {seconds:.1f} | `{where}` |\n" for seconds, where in slowest(outcomes)]
+    path.write_text("| seconds | test |\n|---:|---|\n" + "".join(rows), encoding="utf-8")
+
+
 def summarise(outcomes: Sequence[Outcome], seconds: float, *, remark: str = "") -> bool:
     """Print one table, the slowest tests, every skip with its reason, every failure, and the verdict with the remark as the last line.
 
@@ -68,9 +80,8 @@ def summarise(outcomes: Sequence[Outcome], seconds: float, *, remark: str = "") 
         counts = ", ".join(f"{outcome.counts[kind]} {kind}" for kind in ("passed", "failure", "error", "skipped") if outcome.counts[kind])
         verdict = "" if outcome.is_good else f"   exit code {outcome.code}"
         print(f"  {outcome.lane.name:<28} {outcome.seconds:6.0f} s   {counts or 'no tests'}{verdict} {outcome.stopped}".rstrip())
-    slowest = sorted((entry for outcome in outcomes for entry in outcome.slowest), reverse=True)[:NUM_SLOWEST]
     for title, lines in (
-        ("slowest (with the fixtures that they were first to need)", [f"{taken:6.1f} s  {where}" for taken, where in slowest]),
+        ("slowest (with the fixtures that they were first to need)", [f"{taken:6.1f} s  {where}" for taken, where in slowest(outcomes)]),
         ("skipped", [line for outcome in outcomes for line in outcome.skipped]),
         ("FAILED: skipped for want of what `make setup` makes", [line for outcome in outcomes for line in outcome.wrongly_skipped]),
         ("FAILED", [line for outcome in outcomes for line in outcome.failed]),

@@ -8,7 +8,7 @@ import pytest
 
 from tests.run import execution, sharing
 from tests.run.plan import Lane, lanes
-from tests.run.report import Outcome, read, summarise
+from tests.run.report import Outcome, read, summarise, write_slowest
 
 
 def test_every_tier_runs_in_its_environment_and_the_whole_mesh_without_company() -> None:
@@ -66,6 +66,13 @@ def test_a_skip_for_want_of_anything_else_than_a_gpu_docker_or_kafka_fails_the_r
     outcome = read(Outcome(lane, 0, 7.0))
     assert not outcome.is_good and outcome.wrongly_skipped == ["tests/a.py::test_lazy: no time today"]
     assert not summarise([outcome], 8.0)
+
+
+def test_the_slowest_tests_are_written_as_a_table(lane, tmp_path) -> None:
+    lane.report.write_text(REPORT.format(reason="set KAFKA_HOME"))
+    write_slowest([read(Outcome(lane, 1, 7.0))], tmp_path / "slowest.md")
+    lines = (tmp_path / "slowest.md").read_text().splitlines()
+    assert lines[:3] == ["| seconds | test |", "|---:|---|", "| 2.5 | `tests/a.py::test_bad` |"]
 
 
 def test_nothing_at_all_is_no_success(lane) -> None:
