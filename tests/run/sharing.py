@@ -15,7 +15,33 @@ from xdist.scheduler import LoadScopeScheduling
 from tests.run.plan import ROOT
 
 # Seconds that these files take on the reference machine (`python -m tests.run` prints the slowest); the longest begin first.
-SECONDS: dict[str, int] = {}
+SECONDS: dict[str, int] = {
+    "tests/integration/llm/test_llm_process.py": 100,
+    "tests/integration/tuner/test_gate_on_measured_slices.py": 90,
+    "tests/integration/streams/test_joiner.py": 80,
+    "tests/faults/test_trainer_kill.py": 60,
+    "tests/integration/mesh/test_infrastructure_of_the_mesh.py": 45,
+    "tests/integration/streams/test_quality.py": 45,
+    "tests/faults/test_mapped_tables.py": 40,
+    "tests/integration/streams/test_inference.py": 35,
+    "tests/integration/tuner/test_tuner_process.py": 35,
+    "tests/integration/loadtests/test_load.py": 33,
+    "tests/integration/streams/test_features.py": 30,
+    "tests/integration/router/test_edge.py": 29,
+    "tests/integration/streams/test_curator.py": 27,
+    "tests/integration/common/test_kafka.py": 25,
+    "tests/integration/recommender/updater/test_updater.py": 23,
+    "tests/integration/test_infrastructure.py": 20,
+    "tests/integration/mesh/test_runner.py": 20,
+    "tests/contract/test_compose.py": 20,
+    "tests/integration/trainer/test_kafka_logs.py": 18,
+    "tests/integration/trainer/test_trainer_process.py": 15,
+    "tests/contract/retriever/test_retriever_service.py": 14,
+    "tests/integration/recommender/test_recommender_on_real_parts.py": 11,
+    "tests/integration/retriever/test_retriever.py": 10,
+    "tests/contract/recommender/test_recommender_service.py": 10,
+    "tests/integration/ranker/test_ranker_model.py": 10,
+}
 _QUICK = ("tests/unit/", "tests/contract/")
 
 

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from tests.run import execution, sharing
-from tests.run.plan import Lane, lanes
+from tests.run.plan import ROOT, Lane, lanes
 from tests.run.report import Outcome, read, summarise, write_slowest
 
 
@@ -35,6 +35,10 @@ def test_chosen_paths_and_arguments_go_to_every_lane() -> None:
 )
 def test_tests_of_one_started_server_stay_together_and_others_go_where_there_is_room(node_id: str, unit: str) -> None:
     assert sharing.unit_of(node_id) == unit
+
+
+def test_the_files_that_begin_first_exist() -> None:
+    assert [path for path in sharing.SECONDS if not (ROOT / path).exists()] == []
 
 
 REPORT = """<testsuites><testsuite>
