@@ -66,10 +66,10 @@ class SharedServers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop them; the first that did not start is the error."""
+        """Kill them, since nobody reads their data again; the first that did not start is the error."""
         self._pool.shutdown()
         for started in self._starting:
             if started.exception() is None:
-                started.result().stop()
+                started.result().kill()
         for started in self._starting:
             started.result()

@@ -1,8 +1,12 @@
 """The ranker on a real tritonserver against the network in process. Speaks HTTP, since the ml environment has no Triton client."""
 
+import contextlib
 import json
 import time
+from dataclasses import dataclass
 from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +18,7 @@ from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.features import build_features
 from services.common.ranker.states import GlobalState, Interaction, ItemState, UserState, merge_globals, merge_item_bytes
 from services.mesh.runner.environments import REPOSITORY_ROOT
+from tests.conftest import TritonServer
 from tests.limits import seconds
 
 pytestmark = [pytest.mark.integration, pytest.mark.ml]
@@ -118,22 +123,37 @@ def applied(epoch: int, seq: int, watermark_ms: int):
     return Applied(epoch=epoch, seq=seq, watermark_ms=watermark_ms, base_id="base-1")
 
 
-@pytest.fixture
-def served(triton, tmp_path):
-    """(client, writer, telemetry folder) of a Triton over an empty tables folder."""
+@dataclass(frozen=True)
+class Served:
+    """A Triton, the writer of its tables, its telemetry, and what it said before there was a base."""
+
+    client: Client
+    writer: Any
+    telemetry: Path
+    said_without_base: str
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """One Triton for all tests of this file, over a tables folder that was empty; each test builds a base of its own."""
     from services.common.ranker.tables.writer import ModelWriter
 
+    folder = tmp_path_factory.mktemp("ranker")
     env = {
-        "TUNEMESH_TABLES_DIR": str(tmp_path / "tables"),
+        "TUNEMESH_TABLES_DIR": str(folder / "tables"),
         "TUNEMESH_FEATURE_SPEC": str(SPEC_PATH),
-        "TUNEMESH_TELEMETRY_DIR": str(tmp_path / "telemetry"),
+        "TUNEMESH_TELEMETRY_DIR": str(folder / "telemetry"),
         "TUNEMESH_TELEMETRY_SAMPLE_RATIO": "1.0",
         "OMP_NUM_THREADS": "1",
     }
-    server = triton(env=env)
-    writer = ModelWriter(tmp_path / "tables", SPEC.schema_hash)
-    yield Client(server.http_url), writer, tmp_path / "telemetry"
-    writer.close()
+    with contextlib.ExitStack() as running:
+        server = TritonServer(folder, repository=REPOSITORY_ROOT / "model_repo", models=("ranker",), env=env)
+        running.callback(server.stop)
+        client = Client(server.http_url)
+        with pytest.raises(RuntimeError) as caught:
+            client.infer(7, ITEM_KEYS, BLOCK)
+        writer = running.enter_context(contextlib.closing(ModelWriter(folder / "tables", SPEC.schema_hash)))
+        yield Served(client, writer, folder / "telemetry", str(caught.value))
 
 
 def test_the_ranker_serves_what_the_network_says_and_follows_deltas_without_a_reload(served):
@@ -141,9 +161,8 @@ def test_the_ranker_serves_what_the_network_says_and_follows_deltas_without_a_re
 
     from services.common.ranker.delta import DeltaBody, TableDelta
 
-    client, writer, _ = served
-    with pytest.raises(RuntimeError, match="ranker has no base yet"):
-        client.infer(7, ITEM_KEYS, BLOCK)
+    client, writer = served.client, served.writer
+    assert "ranker has no base yet" in served.said_without_base
 
     tables, dense, network = base()
     writer.build(tables, dense, applied(2, 10, 1_000), lineage_id="l")
@@ -183,7 +202,7 @@ def test_the_ranker_serves_what_the_network_says_and_follows_deltas_without_a_re
 
 
 def test_wrong_blocks_are_refused_and_a_span_continues_the_callers_trace(served):
-    client, writer, telemetry = served
+    client, writer, telemetry = served.client, served.writer, served.telemetry
     tables, dense, _ = base()
     writer.build(tables, dense, applied(1, 0, 0), lineage_id="l")
     client.infer_when_ready(7, ITEM_KEYS, BLOCK)
