@@ -1,0 +1,1 @@
+"""Streaming through router and llm, measured against vLLM's own HTTP server."""
