@@ -30,7 +30,7 @@ from loadtests.load.calls import NOTHING_TO_REPORT, Call
 from services.common.events.envelope import headers_for
 from services.common.events.topics import FEEDBACK
 from services.common.platform.errors import Unavailable
-from services.common.platform.kafka import RenewedProducer
+from services.common.platform.kafka_producer import RenewedProducer
 
 _RETRYABLE = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED}
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 0.5

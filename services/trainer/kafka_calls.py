@@ -13,7 +13,8 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError, OffsetOutOfRangeError
 
 from services.common.platform.errors import Unavailable
-from services.common.platform.kafka import RenewedProducer, end_offsets
+from services.common.platform.kafka import end_offsets
+from services.common.platform.kafka_producer import RenewedProducer
 from services.trainer.neighbours import HistoryLost
 
 SOURCE = "/tunemesh/trainer"

@@ -16,7 +16,8 @@ from tunemesh.events.v1.delta_pb2 import BasePointer, Delta
 
 from services.common.events.envelope import headers_for
 from services.common.platform.errors import Unavailable
-from services.common.platform.kafka import RenewedProducer, assigned_consumer, drain_to_end, end_offsets
+from services.common.platform.kafka import assigned_consumer, drain_to_end, end_offsets
+from services.common.platform.kafka_producer import RenewedProducer
 from services.trainer.kafka_calls import (
     CLIENT_ID,
     DELIVERY_TIMEOUT_MS,

@@ -15,7 +15,8 @@ from tunemesh.events.v1.dead_letter_pb2 import DeadLetter
 from services.common.events.dead_letters import dead_letter_headers
 from services.common.events.envelope import Headers
 from services.common.platform.errors import Unavailable
-from services.common.platform.kafka import RenewedProducer, assigned_consumer
+from services.common.platform.kafka import assigned_consumer
+from services.common.platform.kafka_producer import RenewedProducer
 from services.trainer.kafka_calls import CLIENT_ID, DELIVERY_TIMEOUT_MS, LOOK_TIMEOUT_MS, SOURCE, position_of, ranges_of, translated
 from services.trainer.neighbours import HistoryLost
 

@@ -21,7 +21,7 @@ from services.common.platform.clock import wall_ms
 from services.common.platform.errors import CorruptArtifact, Unavailable
 from services.common.platform.grpc_server import GrpcServer, Servicer, serve
 from services.common.platform.ids import uuid7
-from services.common.platform.kafka import RenewedProducer
+from services.common.platform.kafka_producer import RenewedProducer
 from services.common.platform.settings import redacted, variable_of
 from services.common.platform.telemetry import Telemetry, configure
 from services.common.ranker.feature_spec import FeatureSpec

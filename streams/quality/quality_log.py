@@ -15,7 +15,8 @@ from services.common.events.envelope import headers_for
 from services.common.events.topics import QUALITY
 from services.common.platform.clock import wall_ms
 from services.common.platform.errors import Unavailable
-from services.common.platform.kafka import assigned_consumer, durable_producer
+from services.common.platform.kafka import assigned_consumer
+from services.common.platform.kafka_producer import durable_producer
 from streams.quality.codec import RECALLED, SOURCES, to_message
 from streams.quality.core import Window
 

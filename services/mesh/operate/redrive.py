@@ -21,7 +21,7 @@ from services.common.events.envelope import MalformedRecord, header, parse_value
 from services.common.events.topics import Topic
 from services.common.platform.clock import wall_ms
 from services.common.platform.errors import Unavailable
-from services.common.platform.kafka import durable_producer
+from services.common.platform.kafka_producer import durable_producer
 from services.mesh.operate.letter_book import REDRIVEN_HEADER, Letter, LetterBook, note, unresolved, won
 from services.mesh.operate.log_scan import LogScanner
 

@@ -20,7 +20,8 @@ from services.common.events.topics import CONTROL, RANKER_BASES, RANKER_DELTAS, 
 from services.common.platform.artifacts import Arrays, read_artifact
 from services.common.platform.clock import wall_ms
 from services.common.platform.errors import CorruptArtifact, Unavailable
-from services.common.platform.kafka import RenewedProducer, assigned_consumer, drain_to_end, read_compacted
+from services.common.platform.kafka import assigned_consumer, drain_to_end, read_compacted
+from services.common.platform.kafka_producer import RenewedProducer
 from services.common.platform.traceparent import traceparent_of
 from services.common.ranker.tables.control_block import Applied
 from services.common.ranker.tables.writer import TableImage

@@ -16,8 +16,9 @@ import pytest
 from kafka.errors import KafkaError, OffsetOutOfRangeError
 
 from services.common.platform.errors import InvalidInput, Overloaded, Unavailable
-from services.common.platform.kafka import RenewedProducer, assigned_consumer, drain_to_end, durable_producer, end_offsets, read_compacted
+from services.common.platform.kafka import assigned_consumer, drain_to_end, end_offsets, read_compacted
 from services.common.platform.kafka_async import AsyncProducer, NotAcknowledged, Record
+from services.common.platform.kafka_producer import RenewedProducer, durable_producer
 from services.mesh.runner.topics import create_topics
 from tests.limits import seconds
 

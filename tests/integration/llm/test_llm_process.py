@@ -30,7 +30,7 @@ from services.common.language.adapter_name import AdapterName
 from services.common.language.base_model import PACKAGED_MODEL, packaged_folder
 from services.common.language.control_tokens import control_tokens_of, harmless
 from services.common.language.lora_store import AdapterStore
-from services.common.platform.kafka import durable_producer
+from services.common.platform.kafka_producer import durable_producer
 from services.llm.weights import prepare
 from services.mesh.runner.embedded import free_port
 from services.mesh.runner.environments import REPOSITORY_ROOT

@@ -12,7 +12,7 @@ from tunemesh.prompt_assembler.v1 import prompt_assembler_service_pb2 as pb
 from tunemesh.prompt_assembler.v1 import prompt_assembler_service_pb2_grpc
 
 from services.common.events.topics import CONTROL
-from services.common.platform.kafka import durable_producer
+from services.common.platform.kafka_producer import durable_producer
 from tests.edge_fakes import ServiceProcess
 from tests.limits import seconds
 

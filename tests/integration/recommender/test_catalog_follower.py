@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from tunemesh.catalog.v1 import catalog_item_pb2
 
-from services.common.platform.kafka import durable_producer
+from services.common.platform.kafka_producer import durable_producer
 from services.common.platform.topic_follower import TopicFollower
 from services.mesh.runner.topics import create_topics
 from services.recommender.catalog import ItemIndex

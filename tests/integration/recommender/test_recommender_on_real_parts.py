@@ -18,7 +18,7 @@ from tunemesh.recommender.v1 import recommender_service_pb2 as pb
 from tunemesh.recommender.v1 import recommender_service_pb2_grpc as pb_grpc
 
 from services.common.platform.ids import entity_key
-from services.common.platform.kafka import durable_producer
+from services.common.platform.kafka_producer import durable_producer
 from services.common.platform.telemetry_files import read_spans
 from services.common.ranker import exposure_block
 from services.common.ranker.feature_records import global_key, item_key, neighbours_key, popular_key, seen_key, user_key

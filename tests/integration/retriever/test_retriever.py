@@ -15,7 +15,7 @@ from tunemesh.retriever.v1 import retriever_service_pb2_grpc
 
 from loadtests import movielens
 from services.common.events.topics import CATALOG
-from services.common.platform.kafka import durable_producer
+from services.common.platform.kafka_producer import durable_producer
 from tests.edge_fakes import ServiceProcess
 from tests.limits import seconds
 

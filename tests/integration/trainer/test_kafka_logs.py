@@ -11,7 +11,8 @@ from tunemesh.events.v1.delta_pb2 import BasePointer, Delta, DeltaHeader
 from services.common.events.dead_letters import dead_letter
 from services.common.platform.control import ControlState
 from services.common.platform.errors import Unavailable
-from services.common.platform.kafka import RenewedProducer, assigned_consumer, drain_to_end
+from services.common.platform.kafka import assigned_consumer, drain_to_end
+from services.common.platform.kafka_producer import RenewedProducer
 from services.common.ranker.delta import Reassembler, chunk
 from services.trainer.kafka_calls import make_producer
 from services.trainer.kafka_logs import KafkaBaseLog, KafkaControlLog, KafkaDeltaLog

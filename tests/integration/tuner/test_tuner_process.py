@@ -15,7 +15,7 @@ from tunemesh.trainer.v1 import tuner_service_pb2_grpc
 
 from services.common.events.envelope import headers_for
 from services.common.events.topics import LLM_EXAMPLES
-from services.common.platform.kafka import durable_producer
+from services.common.platform.kafka_producer import durable_producer
 from tests.conftest import Broker
 from tests.service_process import Service
 

@@ -21,7 +21,8 @@ from tunemesh.events.v1.delta_pb2 import ROW_DTYPE_FP32, BasePointer, DeltaHeade
 
 from services.common.events.topics import CONTROL, RANKER_BASES, RANKER_DELTAS, REPLICAS
 from services.common.platform.artifacts import Manifest, write_artifact
-from services.common.platform.kafka import durable_producer, read_compacted
+from services.common.platform.kafka import read_compacted
+from services.common.platform.kafka_producer import durable_producer
 from services.common.platform.telemetry_files import read_spans
 from services.common.ranker.delta import DeltaBody, TableDelta, chunk, encode_body
 from services.common.ranker.feature_spec import FeatureSpec
