@@ -120,6 +120,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Measure this machine's speed, shortly, where no run has done so; workers and services' processes find it in the environment."""
     if limits.SPEED_FACTOR not in os.environ:
         os.environ[limits.SPEED_FACTOR] = str(speed.measure(seconds=0.2).factor)
+    if HAS_TORCH:
+        # Tests run beside others. Torch's threads wait by spinning: two of them on a busy machine took 73 s for what one does in 3.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.hookimpl(tryfirst=True)

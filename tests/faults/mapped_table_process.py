@@ -1,7 +1,7 @@
 """A writer, or a checking reader, of mapped tables as a process of its own, for test_mapped_tables.
 
     python -m tests.faults.mapped_table_process write DIRECTORY [die-between-tables | die-in-row | die-in-control]
-    python -m tests.faults.mapped_table_process read DIRECTORY SECONDS
+    python -m tests.faults.mapped_table_process read DIRECTORY READS DELTAS
 
 Delta `seq` writes `seq` into every column of every id's row, in both tables, but removes the ids of which id % 3 == seq % 3, so that slots
 change hands all the time; passing visitors make the tables grow. Hence a reader can tell from the rows alone whether they are whole and
@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -136,22 +135,20 @@ def check_once(reader: ModelReader) -> int:
     return view.seq_max
 
 
-def read(directory: str, seconds: float) -> None:
-    """Check for so long; print how many reads were made, over how many deltas."""
+def read(directory: str, min_reads: int, min_deltas: int) -> None:
+    """Check until so many reads were made, over so many deltas."""
     reader = ModelReader(directory, SCHEMA)
-    end = time.monotonic() + seconds
     num_reads, seqs = 0, set()
-    while time.monotonic() < end:
+    while num_reads < min_reads or len(seqs) < min_deltas:
         try:
             seqs.add(check_once(reader))
         except Unavailable:
             continue
         num_reads += 1
-    print(num_reads, len(seqs), flush=True)
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "write":
         write(sys.argv[2], sys.argv[3] if len(sys.argv) > 3 else "")
     else:
-        read(sys.argv[2], float(sys.argv[3]))
+        read(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))

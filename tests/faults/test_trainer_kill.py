@@ -16,7 +16,6 @@ from tests.trainer_process import Topics, TrainerProcess, base_pointers, environ
 
 pytestmark = [pytest.mark.integration, pytest.mark.ml, pytest.mark.timeout(900)]
 
-NUM_KILLS = 10
 # Small batches make many boundaries; quick checkpoints make each restart begin somewhere else.
 QUICK = {"batch_groups": 2, "publish_interval_ms": 60, "checkpoint_interval_ms": 150, "dedup_window_samples": 20_000, "keep_bases": 50}
 
@@ -45,8 +44,9 @@ def kill_somewhere(env: dict[str, str], threshold: int, source: random.Random) -
     return sum(status.source_offsets) if status is not None else 0
 
 
-def test_weights_and_replicas_after_ten_kills_equal_those_of_an_uninterrupted_run(
-    kafka_bootstrap: str, topics: Callable[..., str], tmp_path: Path
+@pytest.mark.parametrize(("num_kills", "num_while_starting"), [(2, 1), pytest.param(10, 3, marks=pytest.mark.deep)])
+def test_weights_and_replicas_after_kills_equal_those_of_an_uninterrupted_run(
+    kafka_bootstrap: str, topics: Callable[..., str], tmp_path: Path, num_kills: int, num_while_starting: int
 ) -> None:
     logs = sample_log(17, num_ticks=30, groups_per_tick=8)
     samples = topics("samples", partitions=2)
@@ -57,8 +57,8 @@ def test_weights_and_replicas_after_ten_kills_equal_those_of_an_uninterrupted_ru
     env = environment(kafka_bootstrap, killed, tmp_path / "killed", 2, **QUICK)
     seed = time.time_ns() % 100_000
     source = random.Random(seed)
-    while_starting = set(source.sample(range(NUM_KILLS), 3))
-    marks = sorted(source.uniform(0.02, 0.95) for _ in range(NUM_KILLS))
+    while_starting = set(source.sample(range(num_kills), num_while_starting))
+    marks = sorted(source.uniform(0.02, 0.95) for _ in range(num_kills))
     progress = [kill_somewhere(env, 0 if number in while_starting else int(mark * sum(ends)), source) for number, mark in enumerate(marks)]
     result = learn_to_the_end(env, ends)
 

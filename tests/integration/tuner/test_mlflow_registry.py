@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import uuid
 
 import pytest
 
 from services.common.language.adapter_name import AdapterName
 from services.common.platform.errors import InvalidInput, NotFound, Unavailable
 from services.mesh.runner import embedded
-from services.mesh.runner.environments import Environments
 from services.tuner.job import Step
 from services.tuner.mirror import RunRecord
 from services.tuner.mlflow_registry import MlflowRegistry
 
 pytestmark = [pytest.mark.integration, pytest.mark.ml]
 
-ONE, TWO = AdapterName("Base", "helpdesk", 1), AdapterName("Base", "helpdesk", 2)
-
-
-@pytest.fixture(scope="module")
-def mlflow_url(tmp_path_factory) -> Iterator[str]:
-    folder, port = tmp_path_factory.mktemp("mlflow"), embedded.free_port()
-    command = embedded.mlflow_command(Environments.of_repository(), port=port, data_dir=folder)
-    server = embedded.EmbeddedServer(command, log=folder / "mlflow.log", ready=lambda: embedded.mlflow_ready(port), timeout_s=90.0)
-    yield f"http://127.0.0.1:{port}"
-    server.stop()
+# Of this run of the tests: the server is shared.
+BASE = f"Base{uuid.uuid4().hex[:8]}"
+ONE, TWO = AdapterName(BASE, "helpdesk", 1), AdapterName(BASE, "helpdesk", 2)
 
 
 def test_runs_versions_and_the_alias_are_as_they_were_written(mlflow_url):
@@ -45,7 +37,7 @@ def test_runs_versions_and_the_alias_are_as_they_were_written(mlflow_url):
     )
     registry.end_run(run_id, record)
     registry.end_run(run_id, record)
-    registry.point_alias("Base", "helpdesk", second)
+    registry.point_alias(BASE, "helpdesk", second)
 
     from mlflow import MlflowClient
 
@@ -55,17 +47,17 @@ def test_runs_versions_and_the_alias_are_as_they_were_written(mlflow_url):
     assert run.data.metrics["task.candidate"] == 0.9
     assert "task.live" not in run.data.metrics
     assert sorted((point.step, point.value) for point in client.get_metric_history(run_id, "loss")) == [(1, 1.0), (2, 0.5)]
-    assert client.get_model_version("Base--helpdesk", version).tags["tunemesh.verdict"] == "refused"
-    assert client.get_model_version_by_alias("Base--helpdesk", "production").version == second
-    registry.point_alias("Base", "helpdesk", version)
-    assert client.get_model_version_by_alias("Base--helpdesk", "production").version == version
-    registry.point_alias("Base", "helpdesk", "")
-    assert client.get_registered_model("Base--helpdesk").aliases == {}
+    assert client.get_model_version(f"{BASE}--helpdesk", version).tags["tunemesh.verdict"] == "refused"
+    assert client.get_model_version_by_alias(f"{BASE}--helpdesk", "production").version == second
+    registry.point_alias(BASE, "helpdesk", version)
+    assert client.get_model_version_by_alias(f"{BASE}--helpdesk", "production").version == version
+    registry.point_alias(BASE, "helpdesk", "")
+    assert client.get_registered_model(f"{BASE}--helpdesk").aliases == {}
 
 
 def test_the_run_of_a_failed_tune_says_so(mlflow_url):
     registry = MlflowRegistry(mlflow_url)
-    name = AdapterName("Base", "other", 1)
+    name = AdapterName(BASE, "other", 1)
     run_id = registry.begin_run(name, {})
     registry.end_run(run_id, RunRecord(ended_at_ms=0, metrics={}, losses=(), tags={}, failure="out of room"))
     assert registry.find_run(name, "") == ""
