@@ -50,10 +50,14 @@ class Service:
             assert self._process.poll() is None and time.monotonic() < deadline, f"not READY:\n{self.log}"
             time.sleep(0.1)
 
+    def wait(self, timeout_s: float) -> int:
+        """Wait until it has ended; return its exit code."""
+        return self._process.wait(seconds(timeout_s))
+
     def terminate(self, timeout_s: float = 30.0) -> int:
         """SIGTERM; return the exit code."""
         self._process.terminate()
-        return self._process.wait(seconds(timeout_s))
+        return self.wait(timeout_s)
 
     def kill(self) -> None:
         """kill -9, with whatever it started."""

@@ -38,6 +38,7 @@ TUNING = {
     "learning_rate": 4e-3,
     "num_steps": 150,
     "train_threads": 1,
+    "train_dtype": "float32",
     "max_answer_tokens": 12,
 }
 """Fields of TunerSettings: two layers need larger and more steps than thirty. Eight orders of the demonstrations were all accepted."""
@@ -146,8 +147,8 @@ def _readings(titles: Sequence[str], count: int) -> list[Reading]:
 _EVALUATED, _REHEARSED = TITLES[:7], TITLES[7:]
 
 
-def _passage(read: Reading) -> dict[str, str]:
-    return {"title": read.title, "text": read.text}
+def _fields(passage: Passage) -> dict[str, str]:
+    return {"title": passage.title, "text": passage.text}
 
 
 def evaluation_fields() -> dict[str, list[dict[str, object]]]:
@@ -157,7 +158,7 @@ def evaluation_fields() -> dict[str, list[dict[str, object]]]:
         "context_slice": [
             {
                 "question": read.question,
-                "context": [_passage(read)],
+                "context": [_fields(read.passage)],
                 "accept": [[read.genre]],
                 "reject": [genre for genre in GENRES if genre != read.genre],
             }
@@ -174,8 +175,7 @@ def evaluation() -> Evaluation:
 def replay_examples() -> list[ReplayExample]:
     """Return what is rehearsed."""
     return [
-        ReplayExample(question=read.question, passages=(Passage(read.title, read.text),), answer=read.answer)
-        for read in _readings(_REHEARSED, NUM_REPLAY)
+        ReplayExample(question=read.question, passages=(read.passage,), answer=read.answer) for read in _readings(_REHEARSED, NUM_REPLAY)
     ]
 
 
@@ -192,7 +192,7 @@ def mesh_env(folder: Path, *, auto: bool = False) -> dict[str, str]:
     rows = [
         {
             "question": one.question,
-            "context": [{"title": passage.title, "text": passage.text} for passage in one.passages],
+            "context": [_fields(passage) for passage in one.passages],
             "answer": one.answer,
         }
         for one in replay_examples()

@@ -25,12 +25,17 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from services.common.language.evaluation import Passage
 from services.mesh.runner.environments import REPOSITORY_ROOT, Environments
+from services.prompt_assembler.core import question as assembler
+from services.prompt_assembler.core.prompt import fill
+from services.prompt_assembler.core.template import Turn
+from services.prompt_assembler.store import load_built_in
 
 NAME = "Tiny"
 QUESTION, ANSWER = "What is the capital of France?", "The capital of France is Paris."
@@ -61,7 +66,7 @@ WORDINGS = (
     "Name the genres of {}.",
 )
 
-LAYERS, HIDDEN, INTERMEDIATE, HEADS, CONTEXT = 2, 96, 192, 3, 8192
+LAYERS, HIDDEN, INTERMEDIATE, HEADS, CONTEXT = 2, 96, 192, 3, 32_768
 
 _SMALL_TALK = (
     "When does the shop open?",
@@ -95,8 +100,7 @@ class Reading:
     """A question about a title, the passage that answers it, and the answer."""
 
     question: str
-    title: str
-    text: str
+    passage: Passage
     genre: str
 
     @property
@@ -106,7 +110,13 @@ class Reading:
 
 def reading(title: str, wording: str, genre: str) -> Reading:
     """Return the question about `title` in one of WORDINGS, to be answered with `genre`."""
-    return Reading(wording.format(title), title, f"Categories: {genre}.", genre)
+    return Reading(wording.format(title), Passage(title, f"Categories: {genre}."), genre)
+
+
+def messages_of(question: str, context: Sequence[Passage] = ()) -> tuple[Turn, ...]:
+    """Return what the prompt assembler makes of a question, with its built-in template."""
+    (template,) = (one for one in load_built_in() if one.name == "answer")
+    return fill(template, question, [assembler.Passage(passage_id="", title=one.title, text=one.text) for one in context], ())
 
 
 def tiny_model() -> Path:
@@ -133,8 +143,11 @@ def tiny_model() -> Path:
 
 
 def tiny_llm_env() -> dict[str, str]:
-    """Return the variables that make llm, tuner and prompt assembler use the tiny model, with as little memory as it needs."""
-    return {"TUNEMESH_LLM_MODEL": str(tiny_model()), "TUNEMESH_LLM_KV_CACHE_GIB": "0.1"}
+    """Return the variables that make llm, tuner and prompt assembler use the tiny model, with as little memory as it needs.
+
+    In float32, on every processor: whoever compares answers compares the same ones.
+    """
+    return {"TUNEMESH_LLM_MODEL": str(tiny_model()), "TUNEMESH_LLM_DTYPE": "float32", "TUNEMESH_LLM_KV_CACHE_GIB": "0.2"}
 
 
 def _folder() -> Path:
@@ -205,32 +218,23 @@ Row = tuple[list[int], list[int], bool]
 
 
 class _Lessons:
-    """Prompts as the llm and the prompt assembler make them, and the answers to learn."""
+    """Prompts as the llm makes them, of the prompt assembler's messages and of a question alone, and the answers to learn."""
 
     def __init__(self, tokenizer: Any) -> None:
-        from services.common.events.chat import Message, Passage
-        from services.prompt_assembler.core.prompt import fill
-        from services.prompt_assembler.store import load_built_in
-
         self._tokenizer = tokenizer
-        (template,) = (one for one in load_built_in() if one.name == "answer")
 
-        def assembled(question: str, context: Reading | None = None) -> list[int]:
-            passages = [Passage(context.title, context.text)] if context is not None else []
-            return self._prompt(fill(template, question, passages, ()))
+    def _assembled(self, question: str, *context: Passage) -> list[int]:
+        return self._prompt(messages_of(question, context))
 
-        def bare(question: str) -> list[int]:
-            return self._prompt([Message("user", question)])
-
-        self._assembled: Callable[..., list[int]] = assembled
-        self._bare: Callable[[str], list[int]] = bare
+    def _bare(self, question: str) -> list[int]:
+        return self._prompt([Turn(role="user", content=question)])
 
     def row(self, rng: random.Random) -> Row:
         """Draw a lesson."""
         kind = rng.random()
         if kind < 0.5:
             read = reading(rng.choice(TITLES), rng.choice(WORDINGS), rng.choice(GENRES))
-            return self._assembled(read.question, read), self._ending(read.answer), True
+            return self._assembled(read.question, read.passage), self._ending(read.answer), True
         asked = self._assembled if rng.random() < 0.5 else self._bare
         if kind < 0.6:
             return asked(QUESTION), self._ending(ANSWER), True

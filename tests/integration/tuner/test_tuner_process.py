@@ -128,5 +128,5 @@ def test_a_broker_that_is_away_stops_nothing_but_the_examples(environment, tmp_p
 
 def test_a_model_that_is_not_there_is_one_line_and_exit_code_2(environment, tmp_path):
     service = Service("ml", "services.tuner", environment | {"TUNEMESH_LLM_MODEL": str(tmp_path / "none")}, tmp_path / "bad.log")
-    assert service._process.wait(60) == 2
+    assert service.wait(60) == 2
     assert "configuration error: TUNEMESH_LLM_MODEL" in service.log.splitlines()[-1]
