@@ -1,4 +1,4 @@
-"""A running llm service with its stubs, and adapters for the tiny model. Imports no torch."""
+"""A running llm service with its stubs, and adapters for the tiny model. Imports in both environments."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import grpc
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from safetensors.numpy import save_file
 from tunemesh.common.v1.chat_pb2 import ChatMessage, Sampling
 from tunemesh.events.v1.control_pb2 import Alias, ControlRecord
 from tunemesh.llm.v1 import llm_admin_service_pb2 as admin_pb
@@ -37,6 +36,8 @@ def name(version: int, task: str = "t") -> str:
 
 def publish(store: AdapterStore, folder: Path, adapter: str, *, seed: int, rank: int = 8) -> None:
     """A LoRA with random weights: useless, but unlike the base and unlike any other seed's."""
+    from safetensors.numpy import save_file
+
     random = np.random.default_rng(seed)
     tensors = {}
     for layer in range(LAYERS):
