@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from services.common.events.catalog import CatalogItem
 from services.common.events.chat import Message, Passage
 from services.common.language.adapter_manifest import AdapterManifest, AdapterVerdict
 from services.common.language.adapter_name import AdapterName
 from services.common.language.aliases import BASE_MODEL
 from services.common.language.base_model import BaseModel
 from services.common.language.evaluation import Evaluation, Question
-from services.common.language.items import Item
 from services.common.platform.errors import Conflict, Unavailable
 from services.tuner.adapter_gate import AdapterGateLimits
 from services.tuner.examples import Demonstration, ExampleBook, TuneRules
@@ -33,7 +33,7 @@ EVALUATION = Evaluation(
         Question(question=f"from when is {i}?", accept=(("1995",),), context=(Passage(f"Evaluated {i} (1995)", "x"),)) for i in range(30)
     ),
 )
-ITEMS = [Item(item_id=str(i), title=f"Film {i} ({1950 + i})", categories=("Drama",)) for i in range(40)]
+ITEMS = [CatalogItem(item_id=str(i), title=f"Film {i} ({1950 + i})", categories=("Drama",)) for i in range(40)]
 RECIPE = Recipe(
     hyper=HyperParameters(
         rank=16,
@@ -133,13 +133,13 @@ class FakeStore:
 
 
 class FakeReplay:
-    def __init__(self, items: Sequence[Item] = ITEMS, given: Sequence[ReplayExample] | None = None) -> None:
+    def __init__(self, items: Sequence[CatalogItem] = ITEMS, given: Sequence[ReplayExample] | None = None) -> None:
         self._items, self._given = items, given
 
     async def given(self) -> Sequence[ReplayExample] | None:
         return self._given
 
-    async def items(self) -> Sequence[Item]:
+    async def items(self) -> Sequence[CatalogItem]:
         return self._items
 
 

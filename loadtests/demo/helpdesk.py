@@ -14,9 +14,10 @@ from pathlib import Path
 import yaml
 
 from loadtests.movielens import Film
+from services.common.events.catalog import CatalogItem
 from services.common.events.chat import Passage
 from services.common.language.evaluation import Question, is_right, parse_evaluation
-from services.common.language.items import Item, passage_of, spoken_title, year_of
+from services.common.language.items import passage_of, spoken_title, year_of
 
 TASK = "helpdesk"
 NUM_CONTEXT_QUESTIONS = 48
@@ -120,18 +121,18 @@ def as_questions(asked: Sequence[Asked]) -> list[Question]:
     return [Question(question=one.question, accept=one.accept, reject=one.reject, context=one.context) for one in asked]
 
 
-def _item(film: Film) -> Item:
-    return Item(item_id=film.item_id, title=film.title, categories=film.categories)
+def _item(film: Film) -> CatalogItem:
+    return CatalogItem(item_id=film.item_id, title=film.title, categories=film.categories)
 
 
-def _when(film: Item, others: Sequence[Item], rng: random.Random) -> Asked | None:
+def _when(film: CatalogItem, others: Sequence[CatalogItem], rng: random.Random) -> Asked | None:
     year, other_years = year_of(film.title), [year_of(other.title) for other in others]
     if year in other_years:
         return None
     return _asked(f"In what year was {spoken_title(film.title)} made?", ((year,),), other_years, film, others, rng)
 
 
-def _genres(film: Item, others: Sequence[Item], rng: random.Random) -> Asked | None:
+def _genres(film: CatalogItem, others: Sequence[CatalogItem], rng: random.Random) -> Asked | None:
     question = f"What genre is the film {spoken_title(film.title)}?"
     foreign = sorted({category for other in others for category in other.categories} - set(film.categories))
     if any(set(film.categories) <= set(other.categories) for other in others) or (others and not foreign):
@@ -140,7 +141,12 @@ def _genres(film: Item, others: Sequence[Item], rng: random.Random) -> Asked | N
 
 
 def _asked(
-    question: str, accept: tuple[tuple[str, ...], ...], reject: Sequence[str], film: Item, others: Sequence[Item], rng: random.Random
+    question: str,
+    accept: tuple[tuple[str, ...], ...],
+    reject: Sequence[str],
+    film: CatalogItem,
+    others: Sequence[CatalogItem],
+    rng: random.Random,
 ) -> Asked:
     shown = [film, *others]
     rng.shuffle(shown)

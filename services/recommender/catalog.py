@@ -6,9 +6,8 @@ import heapq
 import logging
 from collections.abc import Sequence
 
-from tunemesh.catalog.v1 import catalog_item_pb2
-
-from services.common.events.envelope import MalformedRecord, parse_value
+from services.common.events.envelope import MalformedRecord
+from services.common.events.wire.catalog import deleted_item, read_item
 from services.common.platform.ids import entity_key
 from services.common.platform.topic_follower import Record
 
@@ -52,15 +51,14 @@ class ItemIndex:
         """Take records in, in topic order; a value of None deletes the key's item. Unreadable ones are logged and left out."""
         for record in records:
             if record.value is None:
-                self._remove((record.key or b"").decode("utf-8", "replace"))
+                self._remove(deleted_item(record.key))
                 continue
             try:
-                item = parse_value(record.value, record.headers, catalog_item_pb2.CatalogItem)
+                item = read_item(record.key, record.value, record.headers)
             except MalformedRecord as error:
-                # Not dead-lettered here: every reader of the topic would do so. The feature stream does.
                 _log.warning("catalogue: the record with key %r is left out: %s", record.key, error)
                 continue
-            self._categories[item.item_id] = tuple(item.categories)
+            self._categories[item.item_id] = item.categories
             self._updated_ms[item.item_id] = item.updated_at_ms
             self._id_of_key[entity_key(item.item_id)] = item.item_id
         updated = self._updated_ms

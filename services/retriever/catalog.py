@@ -7,15 +7,14 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from tunemesh.catalog.v1 import catalog_item_pb2
-
-from services.common.events.envelope import MalformedRecord, parse_value
+from services.common.events.catalog import CatalogItem
+from services.common.events.envelope import MalformedRecord
+from services.common.events.wire.catalog import deleted_item, read_item
 from services.common.language.items import sentences_of
 from services.common.platform.topic_follower import Record
 from services.retriever.core.documents import CATALOG, ChunkLimits, Document, Section, clean, hash_of, paragraphs_of
 
 _ID_PREFIX = f"{CATALOG}:"
-_MAX_ID_BYTES = 512
 _MAX_ATTRIBUTES = 100
 
 _log = logging.getLogger(__name__)
@@ -36,11 +35,11 @@ class CatalogChanges:
     next_offset: int = 0
 
 
-def document_of(item: catalog_item_pb2.CatalogItem, chunks: ChunkLimits) -> Document:
+def document_of(item: CatalogItem, chunks: ChunkLimits) -> Document:
     """Return an item as a document: categories and attributes in a sentence each, so that a model can answer from them."""
     short: list[tuple[str, str]] = []
     long: list[str] = []
-    for name, value in sorted(item.attributes.items())[:_MAX_ATTRIBUTES]:
+    for name, value in item.attributes[:_MAX_ATTRIBUTES]:
         text = clean(value)
         if "\n" in text or len(text) > 200:
             long.extend(paragraphs_of(text))
@@ -113,16 +112,12 @@ class CatalogDocuments:
         documents: dict[str, Document | None] = {}
         for record in records:
             if record.value is None:
-                documents[f"{_ID_PREFIX}{(record.key or b'').decode('utf-8', 'replace')}"] = None
+                documents[f"{_ID_PREFIX}{deleted_item(record.key)}"] = None
                 continue
             try:
-                item = parse_value(record.value, record.headers, catalog_item_pb2.CatalogItem)
+                item = read_item(record.key, record.value, record.headers)
             except MalformedRecord as error:
-                # Not dead-lettered here: every reader of the topic would do so. The feature stream does.
                 _log.warning("catalogue: the record with key %r is left out: %s", record.key, error)
-                continue
-            if not 1 <= len(item.item_id.encode()) <= _MAX_ID_BYTES:
-                _log.warning("catalogue: the item at offset %d is left out: its id has not 1 to %d bytes", record.offset, _MAX_ID_BYTES)
                 continue
             document = document_of(item, self._chunks)
             documents[document.document_id] = document

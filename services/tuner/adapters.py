@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tunemesh.catalog.v1.catalog_item_pb2 import CatalogItem
 from tunemesh.events.v1 import example_pb2
 
+from services.common.events.catalog import CatalogItem
 from services.common.events.chat import MAX_CONTEXT_PASSAGES, Passage
 from services.common.events.envelope import MalformedRecord, parse_value
 from services.common.events.topics import CATALOG
+from services.common.events.wire.catalog import read_item
 from services.common.events.wire.chat import messages_of
 from services.common.language.adapter_manifest import AdapterManifest, AdapterVerdict
 from services.common.language.adapter_name import AdapterName, is_task
 from services.common.language.evaluation import MAX_TEXT_CHARS, Evaluation, parse_evaluation
-from services.common.language.items import Item
 from services.common.language.lora_store import AdapterStore
 from services.common.platform.errors import CorruptArtifact, InvalidInput, NotFound
 from services.common.platform.kafka import read_compacted
@@ -162,22 +162,19 @@ class CatalogueReplay:
         """See `tune.ReplaySource`. Raises InvalidInput when the file cannot be used."""
         return await asyncio.to_thread(read_replay_file, self._file) if self._file is not None else None
 
-    async def items(self) -> Sequence[Item]:
+    async def items(self) -> Sequence[CatalogItem]:
         """See `tune.ReplaySource`. Raises Unavailable when the broker cannot be read."""
         return await asyncio.to_thread(self._items)
 
-    def _items(self) -> list[Item]:
+    def _items(self) -> list[CatalogItem]:
         records = read_compacted(self._bootstrap_servers, CATALOG.name, client_id=self._client_id)
         items = []
         for key in sorted(records)[: self._max_items]:
             record = records[key]
             try:
-                item = parse_value(record.value, record.headers, CatalogItem)
+                items.append(read_item(record.key, record.value, record.headers))
             except MalformedRecord as error:
                 _log.warning("the catalogue's record at offset %d is left out: %s", record.offset, error)
-                continue
-            attributes = tuple(sorted(item.attributes.items()))
-            items.append(Item(item_id=item.item_id, title=item.title, categories=tuple(item.categories), attributes=attributes))
         return items
 
 

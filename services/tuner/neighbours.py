@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from services.common.events.catalog import CatalogItem
 from services.common.events.chat import Message, Passage
 from services.common.language.adapter_manifest import AdapterManifest, AdapterVerdict
 from services.common.language.adapter_name import AdapterName
-from services.common.language.items import Item
 from services.common.platform.errors import ServiceError
 from services.tuner.job import Job, Step, TrainingResult
 from services.tuner.replay import ReplayExample
@@ -54,7 +54,7 @@ class ReplaySource(Protocol):
         """Return the examples of the replay file; None when none is set."""
         ...
 
-    async def items(self) -> Sequence[Item]:
+    async def items(self) -> Sequence[CatalogItem]:
         """Return the catalogue's items as they are now."""
         ...
 

@@ -9,9 +9,10 @@ import random
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
+from services.common.events.catalog import CatalogItem
 from services.common.events.chat import Passage
 from services.common.language.evaluation import Evaluation
-from services.common.language.items import Item, passage_of, spoken_title, year_of
+from services.common.language.items import passage_of, spoken_title, year_of
 
 MIN_PASSAGES, MAX_PASSAGES = 2, 4
 
@@ -25,13 +26,13 @@ class ReplayExample:
     answer: str
 
 
-def without_evaluated(items: Sequence[Item], evaluation: Evaluation) -> list[Item]:
+def without_evaluated(items: Sequence[CatalogItem], evaluation: Evaluation) -> list[CatalogItem]:
     """Return the items whose title no passage of the context slice has: what is judged must not have been trained on."""
     evaluated = {passage.title for question in evaluation.context_slice for passage in question.context}
     return [item for item in items if item.title not in evaluated]
 
 
-def replay_from_items(items: Sequence[Item], *, count: int, seed: int) -> list[ReplayExample]:
+def replay_from_items(items: Sequence[CatalogItem], *, count: int, seed: int) -> list[ReplayExample]:
     """Return up to `count` examples, each about another item, with `MIN_PASSAGES` to `MAX_PASSAGES` passages (fewer in a poor
     catalogue) in random order.
 
@@ -53,10 +54,10 @@ def replay_from_items(items: Sequence[Item], *, count: int, seed: int) -> list[R
     return examples
 
 
-Maker = Callable[[Item, Sequence[Item], random.Random], ReplayExample | None]
+Maker = Callable[[CatalogItem, Sequence[CatalogItem], random.Random], ReplayExample | None]
 
 
-def _categories(subject: Item, others: Sequence[Item], rng: random.Random) -> ReplayExample | None:
+def _categories(subject: CatalogItem, others: Sequence[CatalogItem], rng: random.Random) -> ReplayExample | None:
     if not subject.categories:
         return None
     name = spoken_title(subject.title)
@@ -73,7 +74,7 @@ def _categories(subject: Item, others: Sequence[Item], rng: random.Random) -> Re
     return _example(question, subject, _company(subject, others, {name}), answer, rng)
 
 
-def _year(subject: Item, others: Sequence[Item], rng: random.Random) -> ReplayExample | None:
+def _year(subject: CatalogItem, others: Sequence[CatalogItem], rng: random.Random) -> ReplayExample | None:
     year = year_of(subject.title)
     if not year:
         return None
@@ -89,7 +90,7 @@ def _year(subject: Item, others: Sequence[Item], rng: random.Random) -> ReplayEx
     return _example(question, subject, _company(subject, others, {name}), f"{name} is from {year}.", rng)
 
 
-def _which_category(subject: Item, others: Sequence[Item], rng: random.Random) -> ReplayExample | None:
+def _which_category(subject: CatalogItem, others: Sequence[CatalogItem], rng: random.Random) -> ReplayExample | None:
     if not subject.categories:
         return None
     category = rng.choice(subject.categories)
@@ -106,7 +107,7 @@ def _which_category(subject: Item, others: Sequence[Item], rng: random.Random) -
     return _example(question, subject, company, f"{spoken_title(subject.title)} is listed under {category}.", rng)
 
 
-def _which_year(subject: Item, others: Sequence[Item], rng: random.Random) -> ReplayExample | None:
+def _which_year(subject: CatalogItem, others: Sequence[CatalogItem], rng: random.Random) -> ReplayExample | None:
     year = year_of(subject.title)
     company = [other for other in _company(subject, others, {spoken_title(subject.title)}) if year_of(other.title) != year]
     if not year or not company:
@@ -119,11 +120,11 @@ def _which_year(subject: Item, others: Sequence[Item], rng: random.Random) -> Re
 _MAKERS: tuple[Maker, ...] = (_categories, _categories, _categories, _year, _year, _which_category, _which_year)
 
 
-def _company(subject: Item, others: Sequence[Item], names: Collection[str]) -> list[Item]:
+def _company(subject: CatalogItem, others: Sequence[CatalogItem], names: Collection[str]) -> list[CatalogItem]:
     return [other for other in others if other.item_id != subject.item_id and spoken_title(other.title) not in names]
 
 
-def _example(question: str, subject: Item, company: Sequence[Item], answer: str, rng: random.Random) -> ReplayExample:
+def _example(question: str, subject: CatalogItem, company: Sequence[CatalogItem], answer: str, rng: random.Random) -> ReplayExample:
     shown = [subject, *company[: rng.randint(MIN_PASSAGES - 1, MAX_PASSAGES - 1)]]
     rng.shuffle(shown)
     return ReplayExample(question=question, passages=tuple(passage_of(item) for item in shown), answer=answer)

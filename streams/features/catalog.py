@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 from typing import Any
 
 from aiokafka.structs import TopicPartition
-from tunemesh.catalog.v1 import catalog_item_pb2
 
-from services.common.events.envelope import MalformedRecord, parse_value
+from services.common.events.envelope import MalformedRecord
 from services.common.events.topics import CATALOG
+from services.common.events.wire.catalog import deleted_item, read_item
 from streams.logs import LogReader
 
 _POLL_MS = 500
@@ -50,13 +49,12 @@ class CatalogFollower:
 
     def take(self, record: Any) -> None:
         """Take one record of the topic in. A malformed one is logged and skipped: the item keeps what was known."""
-        item_id = (record.key or b"").decode("utf-8", "replace")
         if record.value is None:
-            self._categories.pop(item_id, None)
+            self._categories.pop(deleted_item(record.key), None)
             return
         try:
-            item = parse_value(record.value, record.headers, catalog_item_pb2.CatalogItem)
+            item = read_item(record.key, record.value, tuple(record.headers or ()))
         except MalformedRecord as error:
             _log.warning("catalog.v1 offset %d is skipped: %s", record.offset, error)
             return
-        self._categories[item.item_id or item_id] = tuple(map(sys.intern, item.categories))
+        self._categories[item.item_id] = item.categories

@@ -7,22 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
+from services.common.events.catalog import CatalogItem
 from services.common.events.chat import Passage
 
 _TITLE = re.compile(r"(?P<name>.*\S)\s*\((?P<year>[12][0-9]{3})\)")
 _ARTICLE = re.compile(r"(?P<rest>.+), (?P<article>The|A|An)")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Item:
-    """One item of the catalogue. `attributes` are pairs, sorted by name."""
-
-    item_id: str
-    title: str
-    categories: tuple[str, ...]
-    attributes: tuple[tuple[str, str], ...] = ()
 
 
 def sentences_of(categories: Sequence[str], attributes: Iterable[tuple[str, str]]) -> list[str]:
@@ -34,7 +24,7 @@ def sentences_of(categories: Sequence[str], attributes: Iterable[tuple[str, str]
     return lines
 
 
-def passage_of(item: Item) -> Passage:
+def passage_of(item: CatalogItem) -> Passage:
     """Return the item as a passage, worded as the retriever words it."""
     return Passage(item.title, " ".join(sentences_of(item.categories, item.attributes)) or f"{item.title}.")
 

@@ -18,11 +18,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from loadtests.demo import helpdesk
 from loadtests.movielens import load_films
+from services.common.events.catalog import CatalogItem
 from services.common.language.adapter_name import AdapterName
 from services.common.language.aliases import BASE_MODEL
 from services.common.language.base_model import PACKAGED_MODEL, BaseModel, packaged_folder
 from services.common.language.evaluation import Evaluation
-from services.common.language.items import Item
 from services.common.language.lora_store import AdapterStore
 from services.common.platform.clock import wall_ms
 from services.common.platform.grpc_client import open_channel
@@ -74,8 +74,8 @@ class Films:
     async def given(self) -> Sequence[ReplayExample] | None:
         return None
 
-    async def items(self) -> Sequence[Item]:
-        return [Item(item_id=film.item_id, title=film.title, categories=film.categories) for film in load_films().values()]
+    async def items(self) -> Sequence[CatalogItem]:
+        return [CatalogItem(item_id=film.item_id, title=film.title, categories=film.categories) for film in load_films().values()]
 
 
 @pytest.fixture(scope="module")

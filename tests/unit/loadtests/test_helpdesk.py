@@ -5,8 +5,8 @@ import yaml
 
 from loadtests.demo import helpdesk
 from loadtests.movielens import Film, load_films
+from services.common.events.catalog import CatalogItem
 from services.common.language.evaluation import HeldOut, parse_evaluation
-from services.common.language.items import Item
 from services.tuner.replay import replay_from_items, without_evaluated
 
 
@@ -59,7 +59,7 @@ def test_context_questions_are_answered_by_the_film_that_they_name_and_by_nothin
 def test_what_is_replayed_shares_neither_film_nor_question_with_what_is_judged(films):
     asked = helpdesk.context_questions(films)
     evaluation = parse_evaluation(helpdesk.evaluation_of(helpdesk.load(), asked), where="x")
-    items = [Item(item_id=film.item_id, title=film.title, categories=film.categories) for film in films.values()]
+    items = [CatalogItem(item_id=film.item_id, title=film.title, categories=film.categories) for film in films.values()]
     replay = replay_from_items(without_evaluated(items, evaluation), count=200, seed=0)
     assert len(replay) == 200
     judged = {passage.title for one in asked for passage in one.context}

@@ -56,3 +56,11 @@ def test_json_is_read_and_an_unreadable_record_does_not_stop_the_others():
     json_item = Record(b"2", b'{"itemId": "2", "categories": ["War"]}', [("content-type", b"application/json")])
     index.extend([Record(b"1", b"\xff\xff"), json_item, item("3", "Drama")])
     assert index.categories("2") == ("War",) and index.categories("3") == ("Drama",) and len(index) == 2
+
+
+def test_an_item_that_nobody_could_ask_for_is_left_out(caplog):
+    index = ItemIndex(10)
+    nameless = Record(None, catalog_item_pb2.CatalogItem(title="?").SerializeToString())
+    index.extend([nameless, item("x" * 129), item("1", "Drama")])
+    assert len(index) == 1 and index.newest() == ("1",)
+    assert caplog.text.count("left out") == 2

@@ -3,8 +3,9 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from tunemesh.catalog.v1.catalog_item_pb2 import CatalogItem
+from tunemesh.catalog.v1 import catalog_item_pb2
 
+from services.common.events.catalog import CatalogItem
 from services.retriever.catalog import CatalogDocuments, document_of
 from services.retriever.core.documents import ChunkLimits, passages_of
 
@@ -12,7 +13,7 @@ LIMITS = ChunkLimits(max_tokens=200, overlap_tokens=40)
 
 
 def record(offset: int, item_id: str, title: str | None = "Title", **fields) -> SimpleNamespace:
-    value = None if title is None else CatalogItem(item_id=item_id, title=title, **fields).SerializeToString()
+    value = None if title is None else catalog_item_pb2.CatalogItem(item_id=item_id, title=title, **fields).SerializeToString()
     return SimpleNamespace(key=item_id.encode(), value=value, headers=[], partition=0, offset=offset)
 
 
@@ -35,7 +36,7 @@ def catalog(bell) -> CatalogDocuments:
 
 def test_an_item_is_a_passage_from_which_its_categories_and_attributes_can_be_answered():
     item = CatalogItem(
-        item_id="172", title="Empire Strikes Back", categories=["Action", "Sci-Fi"], attributes={"release_year": "1980", "empty": ""}
+        item_id="172", title="Empire Strikes Back", categories=("Action", "Sci-Fi"), attributes=(("empty", ""), ("release_year", "1980"))
     )
     (passage,) = passages_of(document_of(item, LIMITS), LIMITS)
     assert (passage.passage_id, passage.source, passage.title) == ("catalog:172", "catalog", "Empire Strikes Back")
@@ -43,7 +44,7 @@ def test_an_item_is_a_passage_from_which_its_categories_and_attributes_can_be_an
 
 
 def test_a_long_attribute_is_text_of_its_own():
-    item = CatalogItem(item_id="1", title="T", attributes={"plot": "First.\n\n" + "A long story. " * 100, "year": "1980"})
+    item = CatalogItem(item_id="1", title="T", attributes=(("plot", "First.\n\n" + "A long story. " * 100), ("year", "1980")))
     found = passages_of(document_of(item, LIMITS), LIMITS)
     assert len(found) > 1 and found[0].text.startswith("Year: 1980.") and found[1].passage_id == "catalog:1#2"
 
@@ -57,7 +58,7 @@ def test_the_hash_ignores_what_is_not_shown():
     def hash_of(**fields) -> str:
         return document_of(CatalogItem(item_id="1", title="T", **fields), LIMITS).content_hash
 
-    assert hash_of(updated_at_ms=1) == hash_of(updated_at_ms=2) != hash_of(categories=["Drama"])
+    assert hash_of(updated_at_ms=1) == hash_of(updated_at_ms=2) != hash_of(categories=("Drama",))
 
 
 def test_the_whole_topic_comes_first_and_changes_after_it(catalog, bell):
@@ -105,7 +106,7 @@ def test_what_could_not_be_indexed_is_forgotten_when_the_topic_was_read_anew(cat
 
 
 @pytest.mark.parametrize(
-    "bad", [SimpleNamespace(key=b"x", value=b"\xff\xff", headers=[], partition=0, offset=1), record(1, ""), record(1, "x" * 600)]
+    "bad", [SimpleNamespace(key=b"x", value=b"\xff\xff", headers=[], partition=0, offset=1), record(1, ""), record(1, "x" * 129)]
 )
 def test_an_unusable_record_is_left_out_and_counts_as_read(catalog, bad, caplog):
     catalog.begin([record(0, "1"), bad])

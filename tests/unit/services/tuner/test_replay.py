@@ -1,12 +1,13 @@
 import re
 
+from services.common.events.catalog import CatalogItem
 from services.common.events.chat import Passage
 from services.common.language.evaluation import Evaluation, Question
-from services.common.language.items import Item, passage_of, spoken_title, year_of
+from services.common.language.items import passage_of, spoken_title, year_of
 from services.tuner.replay import replay_from_items, without_evaluated
 
 ITEMS = [
-    Item(item_id=str(i), title=f"Film {name}, The ({1960 + i})", categories=(("Drama", "Comedy", "War")[i % 3],))
+    CatalogItem(item_id=str(i), title=f"Film {name}, The ({1960 + i})", categories=(("Drama", "Comedy", "War")[i % 3],))
     for i, name in enumerate("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 ]
 
@@ -20,9 +21,11 @@ def test_titles_are_spoken_with_the_article_in_front_and_without_the_year():
 
 
 def test_a_passage_is_worded_as_the_retriever_words_it():
-    item = Item(item_id="1", title="Heat (1995)", categories=("Action", "Crime"), attributes=(("run_time", "170 min."), ("studio", "X")))
+    item = CatalogItem(
+        item_id="1", title="Heat (1995)", categories=("Action", "Crime"), attributes=(("run_time", "170 min."), ("studio", "X"))
+    )
     assert passage_of(item) == Passage("Heat (1995)", "Categories: Action, Crime. Run time: 170 min. Studio: X.")
-    assert passage_of(Item(item_id="2", title="Lone", categories=())) == Passage("Lone", "Lone.")
+    assert passage_of(CatalogItem(item_id="2", title="Lone", categories=())) == Passage("Lone", "Lone.")
 
 
 def test_every_answer_follows_from_exactly_the_given_passages():
@@ -52,8 +55,8 @@ def test_the_same_seed_gives_the_same_examples_whatever_the_order_of_the_items()
 
 def test_a_poor_catalogue_gives_what_it_can():
     assert replay_from_items([], count=5, seed=0) == []
-    assert replay_from_items([Item(item_id="1", title="Lone", categories=())], count=5, seed=0) == []
-    only = replay_from_items([Item(item_id="1", title="Lone (1990)", categories=())], count=5, seed=0)
+    assert replay_from_items([CatalogItem(item_id="1", title="Lone", categories=())], count=5, seed=0) == []
+    only = replay_from_items([CatalogItem(item_id="1", title="Lone (1990)", categories=())], count=5, seed=0)
     assert [example.answer for example in only] == ["Lone is from 1990."]
 
 

@@ -1,0 +1,24 @@
+"""Items of the catalogue. Pure, so cores may use it; `wire.catalog` reads them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CatalogItem:
+    """One item.
+
+    Attributes:
+        item_id: its owner's id.
+        title: its name; may be empty.
+        categories: e.g. genres.
+        attributes: (name, value) pairs, sorted by name.
+        updated_at_ms: Unix milliseconds of its last change; 0 when its owner does not say.
+    """
+
+    item_id: str
+    title: str = ""
+    categories: tuple[str, ...] = ()
+    attributes: tuple[tuple[str, str], ...] = ()
+    updated_at_ms: int = 0
