@@ -1,4 +1,4 @@
-"""The prompt assembler's only wiring: settings -> adapters -> core -> servicer."""
+"""The prompt assembler's only wiring: from the settings to what reaches the world, the core and the servicer."""
 
 from __future__ import annotations
 

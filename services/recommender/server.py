@@ -1,4 +1,4 @@
-"""The recommender's wiring: settings -> adapters -> core -> servicer."""
+"""The recommender's wiring: from the settings to what reaches the world, the core and the servicer."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class RecommenderTooSlow(Unavailable):
 
 
 class Ranked(Protocol):
-    """One ranked item. The router only passes it on and logs it, so that an adapter may hand its own type through."""
+    """One ranked item. The router only passes it on and logs it, so that a client may hand its own type through."""
 
     @property
     def item_id(self) -> str:

@@ -60,7 +60,7 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
             model_version=answer.ranking.model_version,
             degraded_reason=reason,
             task_names=answer.ranking.task_names,
-            items=cast("Sequence[recommendation_pb2.RankedItem]", answer.ranking.items),  # the adapter passes them through
+            items=cast("Sequence[recommendation_pb2.RankedItem]", answer.ranking.items),  # the recommender's own messages, passed through
         )
 
     async def Generate(

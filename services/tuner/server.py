@@ -1,4 +1,4 @@
-"""The tuner's only wiring: settings -> adapters -> core -> servicer."""
+"""The tuner's only wiring: from the settings to what reaches the world, the core and the servicer."""
 
 from __future__ import annotations
 
@@ -26,15 +26,22 @@ from services.common.platform.settings import redacted
 from services.common.platform.topic_follower import TopicFollower
 from services.tuner import job as jobs
 from services.tuner.adapter_gate import AdapterGateLimits
-from services.tuner.adapters import Adapters, CatalogueReplay, EvaluationFolder, Examples, TrainingProcess
-from services.tuner.clients import GrpcControl, GrpcPrompts, GrpcServing, Retries
+from services.tuner.async_adapter_store import AsyncAdapterStore
+from services.tuner.catalogue_replay import CatalogueReplay
+from services.tuner.evaluation_folder import EvaluationFolder
 from services.tuner.examples import ExampleBook, TuneRules
+from services.tuner.grpc_calls import Retries
+from services.tuner.grpc_control import GrpcControl
+from services.tuner.grpc_prompts import GrpcPrompts
+from services.tuner.grpc_serving import GrpcServing
 from services.tuner.job import HyperParameters
+from services.tuner.kafka_examples import Examples
 from services.tuner.mirror import Mirror, NoMirror, Reconciler
 from services.tuner.mlflow_registry import MlflowRegistry
 from services.tuner.neighbours import Neighbours
 from services.tuner.servicer import TunerServicer
 from services.tuner.settings import TunerSettings
+from services.tuner.training_process import TrainingProcess
 from services.tuner.tune import Recipe
 from services.tuner.tune_status import TuneStatus
 from services.tuner.tuner import Sources, Tuner
@@ -177,7 +184,7 @@ class Parts:
         ]
 
     def _make_tuner(self, base: BaseModel, store: AdapterStore, training: TrainingProcess, examples: Examples, meter: Meter) -> Tuner:
-        settings, clients, adapters = self._settings, self._clients, Adapters(store)
+        settings, clients, adapters = self._settings, self._clients, AsyncAdapterStore(store)
         replay = CatalogueReplay(
             settings.kafka_bootstrap_servers, client_id=SERVICE, file=settings.replay_file, max_items=settings.max_catalog_items
         )

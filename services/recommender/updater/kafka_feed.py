@@ -1,4 +1,4 @@
-"""The updater's side of Kafka and of the artifact store: assigned partitions, own offsets, and an offset out of range is an error."""
+"""The updater's side of Kafka: assigned partitions, own offsets, and an offset out of range is an error."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 from google.protobuf.message import DecodeError
 from kafka import TopicPartition
 from kafka.errors import KafkaError, OffsetOutOfRangeError
@@ -17,16 +16,14 @@ from tunemesh.events.v1.delta_pb2 import Delta, ReplicaStatus
 
 from services.common.events.envelope import headers_for
 from services.common.events.topics import CONTROL, RANKER_BASES, RANKER_DELTAS, REPLICAS
-from services.common.platform.artifacts import Arrays, read_artifact
 from services.common.platform.clock import wall_ms
-from services.common.platform.errors import CorruptArtifact, Unavailable
+from services.common.platform.errors import Unavailable
 from services.common.platform.kafka import assigned_consumer, drain_to_end, read_compacted
 from services.common.platform.kafka_producer import RenewedProducer
 from services.common.platform.traceparent import traceparent_of
 from services.common.ranker.tables.control_block import Applied
-from services.common.ranker.tables.writer import TableImage
-from services.recommender.updater.core import BasePointer, HistoryLost
-from services.recommender.updater.worker import Base, DeltaRecord
+from services.recommender.updater.core import HistoryLost
+from services.recommender.updater.worker import DeltaRecord
 
 _log = logging.getLogger(__name__)
 
@@ -34,7 +31,6 @@ SOURCE = "/tunemesh/updater"
 _CLIENT_ID = "tunemesh-updater"
 _LINEAGE_SUBJECT = b"lineage"
 _CONNECT_TIMEOUT_MS = 5_000
-_REPLICA_ARRAYS = ("ids", "rows", "default_row")
 
 
 class KafkaFeed:
@@ -130,55 +126,6 @@ class KafkaFeed:
         self._deltas.close()
         self._bases.close()
         self._producer.close()
-
-
-def load_base(pointer: BasePointer, *, shard: int = 0) -> Base:
-    """Read the base that `pointer` means.
-
-    Raises:
-        CorruptArtifact: it is damaged or foreign, or not what the pointer says.
-        NotFound: it is not there.
-        Unavailable: the store does not answer.
-    """
-    manifest, arrays = read_artifact(
-        pointer.uri,
-        expect_schema_hash=pointer.schema_hash,
-        expect_lineage=pointer.lineage_id,
-        expect_manifest_crc32c=pointer.manifest_crc32c,
-        only=_is_for_replicas,
-    )
-    if (manifest.kind, manifest.model, manifest.epoch, manifest.seq) != ("base", pointer.model, pointer.epoch, pointer.seq):
-        raise CorruptArtifact(
-            f"artifact {pointer.uri} is the {manifest.kind} {manifest.epoch}.{manifest.seq} of {manifest.model!r}, "
-            f"its pointer means the base {pointer.epoch}.{pointer.seq} of {pointer.model!r}"
-        )
-    applied = Applied(
-        epoch=pointer.epoch,
-        seq=pointer.seq,
-        watermark_ms=manifest.watermark_ms,
-        base_id=pointer.base_id,
-        delta_offset=pointer.delta_offsets[shard],
-    )
-    dense = {name.removeprefix("dense/"): array for name, array in arrays.items() if name.startswith("dense/")}
-    return Base(_tables(pointer.uri, arrays), dense, applied)
-
-
-def _is_for_replicas(name: str) -> bool:
-    kind, _, rest = name.partition("/")
-    return kind == "dense" or (kind == "table" and rest.partition("/")[2] in _REPLICA_ARRAYS)
-
-
-def _tables(uri: str, arrays: Arrays) -> dict[str, TableImage]:
-    images = {}
-    for name in sorted({key.split("/")[1] for key in arrays if key.startswith("table/")}):
-        try:
-            ids, rows, default_row = (arrays[f"table/{name}/{part}"] for part in _REPLICA_ARRAYS)
-        except KeyError as error:
-            raise CorruptArtifact(f"artifact {uri} has no array {error.args[0]}") from error
-        if ids.dtype != np.int64 or rows.shape != (ids.size, default_row.size):
-            raise CorruptArtifact(f"artifact {uri}: table {name!r} has {ids.size} ids of {ids.dtype}, rows {rows.shape}")
-        images[name] = TableImage(ids, rows, default_row)
-    return images
 
 
 def _parse_delta(value: bytes | None) -> Delta | None:

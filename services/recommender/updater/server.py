@@ -1,4 +1,4 @@
-"""The updater's wiring: settings -> adapters -> core -> worker, with health beside it."""
+"""The updater's wiring: from the settings to feed, artifacts and worker, with health beside them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from services.common.platform.settings import redacted
 from services.common.platform.telemetry import Telemetry, configure
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.tables.writer import ModelWriter
+from services.recommender.updater.base_artifact import load_base
 from services.recommender.updater.core import Follower, Identity
-from services.recommender.updater.kafka_feed import KafkaFeed, load_base
+from services.recommender.updater.kafka_feed import KafkaFeed
 from services.recommender.updater.settings import UpdaterSettings
 from services.recommender.updater.worker import Timing, Updater
 

@@ -1,4 +1,4 @@
-"""Hybrid search: what is a valid query, both halves at once, one answer from what answered. Pure but for the adapters that it calls."""
+"""Hybrid search: what is a valid query, both halves at once, one answer from what answered. Pure but for index and embedder."""
 
 from __future__ import annotations
 

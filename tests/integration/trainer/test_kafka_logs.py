@@ -1,4 +1,4 @@
-"""The trainer's Kafka adapters on a real broker."""
+"""The trainer's logs on a real broker."""
 
 import time
 from collections.abc import Callable, Iterator

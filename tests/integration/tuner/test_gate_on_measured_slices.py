@@ -29,14 +29,17 @@ from services.common.platform.grpc_client import open_channel
 from services.llm.weights import prepare
 from services.mesh.runner.embedded import free_ports
 from services.mesh.runner.environments import REPOSITORY_ROOT
-from services.tuner.adapters import Adapters, TrainingProcess
-from services.tuner.clients import GrpcPrompts, GrpcServing, Retries
+from services.tuner.async_adapter_store import AsyncAdapterStore
 from services.tuner.examples import Demonstration
+from services.tuner.grpc_calls import Retries
+from services.tuner.grpc_prompts import GrpcPrompts
+from services.tuner.grpc_serving import GrpcServing
 from services.tuner.mirror import NoMirror
 from services.tuner.neighbours import Live, Neighbours
 from services.tuner.replay import ReplayExample
 from services.tuner.server import recipe_of
 from services.tuner.settings import TunerSettings
+from services.tuner.training_process import TrainingProcess
 from services.tuner.tune import Collected, Tune
 from services.tuner.tune_status import TuneStatus
 from tests.conftest import Broker
@@ -188,7 +191,7 @@ class Bench:
         settings = self.settings.model_copy(update={"num_steps": num_steps, "replay_share": replay_share})
         asked = helpdesk.as_questions(helpdesk.load().held_out)
         context = helpdesk.as_questions(helpdesk.context_questions(load_films(), NUM_CONTEXT))
-        adapters = Adapters(self.store)
+        adapters = AsyncAdapterStore(self.store)
         name = await adapters.next_name(PACKAGED_MODEL, helpdesk.TASK)
         status = TuneStatus(tune_id="t", task=helpdesk.TASK, adapter=str(name))
         collected = Collected(

@@ -1,7 +1,7 @@
 """What the tiny model is taught and judged by: the tuner takes it, and nothing that is judged is shown."""
 
 from services.common.language.evaluation import HeldOut
-from services.tuner.adapters import read_replay_file
+from services.tuner.catalogue_replay import read_replay_file
 from services.tuner.settings import TunerSettings
 from tests import tiny_loop, tiny_model
 

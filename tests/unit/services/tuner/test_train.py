@@ -19,10 +19,10 @@ from services.common.language.adapter_manifest import hash_content
 from services.common.platform.errors import InvalidInput
 from services.mesh.runner.environments import REPOSITORY_ROOT
 from services.tuner import train
-from services.tuner.adapters import TrainingProcess
 from services.tuner.dataset import TrainingExample
 from services.tuner.job import HyperParameters, Job, read_result, read_steps, write_job
 from services.tuner.train import Encoded
+from services.tuner.training_process import TrainingProcess
 from tests.tuner_fakes import NAME
 
 pytestmark = pytest.mark.ml

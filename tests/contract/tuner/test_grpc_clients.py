@@ -17,7 +17,10 @@ from services.common.events.chat import Message, Passage
 from services.common.language.adapter_name import AdapterName
 from services.common.platform.errors import Conflict, InvalidInput, Unavailable
 from services.common.platform.grpc_client import open_channel
-from services.tuner.clients import GrpcControl, GrpcPrompts, GrpcServing, Retries, WrongModel
+from services.tuner.grpc_calls import Retries
+from services.tuner.grpc_control import GrpcControl
+from services.tuner.grpc_prompts import GrpcPrompts
+from services.tuner.grpc_serving import GrpcServing, WrongModel
 from services.tuner.neighbours import Live
 
 NAME = AdapterName("Base", "helpdesk", 2)

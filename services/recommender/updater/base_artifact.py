@@ -1,0 +1,63 @@
+"""A base in the artifact store, as replicas take it: tables and dense weights."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from services.common.platform.artifacts import Arrays, read_artifact
+from services.common.platform.errors import CorruptArtifact
+from services.common.ranker.tables.control_block import Applied
+from services.common.ranker.tables.writer import TableImage
+from services.recommender.updater.core import BasePointer
+from services.recommender.updater.worker import Base
+
+_REPLICA_ARRAYS = ("ids", "rows", "default_row")
+
+
+def load_base(pointer: BasePointer, *, shard: int = 0) -> Base:
+    """Read the base that `pointer` means.
+
+    Raises:
+        CorruptArtifact: it is damaged or foreign, or not what the pointer says.
+        NotFound: it is not there.
+        Unavailable: the store does not answer.
+    """
+    manifest, arrays = read_artifact(
+        pointer.uri,
+        expect_schema_hash=pointer.schema_hash,
+        expect_lineage=pointer.lineage_id,
+        expect_manifest_crc32c=pointer.manifest_crc32c,
+        only=_is_for_replicas,
+    )
+    if (manifest.kind, manifest.model, manifest.epoch, manifest.seq) != ("base", pointer.model, pointer.epoch, pointer.seq):
+        raise CorruptArtifact(
+            f"artifact {pointer.uri} is the {manifest.kind} {manifest.epoch}.{manifest.seq} of {manifest.model!r}, "
+            f"its pointer means the base {pointer.epoch}.{pointer.seq} of {pointer.model!r}"
+        )
+    applied = Applied(
+        epoch=pointer.epoch,
+        seq=pointer.seq,
+        watermark_ms=manifest.watermark_ms,
+        base_id=pointer.base_id,
+        delta_offset=pointer.delta_offsets[shard],
+    )
+    dense = {name.removeprefix("dense/"): array for name, array in arrays.items() if name.startswith("dense/")}
+    return Base(_tables(pointer.uri, arrays), dense, applied)
+
+
+def _is_for_replicas(name: str) -> bool:
+    kind, _, rest = name.partition("/")
+    return kind == "dense" or (kind == "table" and rest.partition("/")[2] in _REPLICA_ARRAYS)
+
+
+def _tables(uri: str, arrays: Arrays) -> dict[str, TableImage]:
+    images = {}
+    for name in sorted({key.split("/")[1] for key in arrays if key.startswith("table/")}):
+        try:
+            ids, rows, default_row = (arrays[f"table/{name}/{part}"] for part in _REPLICA_ARRAYS)
+        except KeyError as error:
+            raise CorruptArtifact(f"artifact {uri} has no array {error.args[0]}") from error
+        if ids.dtype != np.int64 or rows.shape != (ids.size, default_row.size):
+            raise CorruptArtifact(f"artifact {uri}: table {name!r} has {ids.size} ids of {ids.dtype}, rows {rows.shape}")
+        images[name] = TableImage(ids, rows, default_row)
+    return images

@@ -1,0 +1,46 @@
+"""The folder of evaluation files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from services.common.language.evaluation import Evaluation, parse_evaluation
+from services.common.platform.errors import InvalidInput, NotFound
+
+_MAX_FILE_BYTES = 16 * 1024 * 1024
+
+
+class EvaluationFolder:
+    """`FOLDER/TASK.yaml`, read anew for each tune. Every method blocks for a small file."""
+
+    def __init__(self, folder: Path) -> None:
+        """The folder need not exist yet."""
+        self._folder = folder
+
+    def file(self, task: str) -> Path:
+        """Return where the task's file is, or would be."""
+        return self._folder / f"{task}.yaml"
+
+    def exists(self, task: str) -> bool:
+        """Whether the file is there."""
+        return self.file(task).is_file()
+
+    def load(self, task: str) -> Evaluation:
+        """Return the file's content.
+
+        Raises:
+            NotFound: there is no file.
+            InvalidInput: it is too large, not YAML, or not of the form that `evaluation` describes.
+        """
+        path = self.file(task)
+        try:
+            size = path.stat().st_size
+            if size > _MAX_FILE_BYTES:
+                raise InvalidInput(f"{path} has {size} bytes; at most {_MAX_FILE_BYTES} are read")
+            return parse_evaluation(yaml.safe_load(path.read_text(encoding="utf-8")), where=str(path))
+        except FileNotFoundError as error:
+            raise NotFound(f"there is no evaluation file {path}") from error
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise InvalidInput(f"{path} cannot be read: {' '.join(str(error).split())}") from error

@@ -1,0 +1,124 @@
+"""The running model over gRPC: the llm loads adapters, the router answers with them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+
+import grpc
+import grpc.aio
+from tunemesh.llm.v1 import llm_admin_service_pb2, llm_admin_service_pb2_grpc
+from tunemesh.router.v1 import router_service_pb2, router_service_pb2_grpc
+
+from services.common.events.chat import Passage
+from services.common.events.wire.chat import passage_messages
+from services.common.language.adapter_name import AdapterName
+from services.common.language.aliases import BASE_MODEL
+from services.common.platform.errors import ServiceError, Unavailable
+from services.common.platform.traceparent import outgoing_metadata
+from services.tuner.grpc_calls import Retries, translated
+
+_USER = "tuner"
+_ANSWER_TIMEOUT_S = 60.0
+_LIVE_PROBE_S = 0.1
+_LIVE_PROBE_TIMEOUT_S = 10.0
+_log = logging.getLogger(__name__)
+
+
+class WrongModel(Unavailable):
+    """The answer is not from the model that was asked, or is degraded: it says nothing about a candidate. Retrying may help."""
+
+
+class GrpcServing:
+    """The running model: adapters through LlmAdminService, answers through the router, as users get them."""
+
+    def __init__(
+        self,
+        router: grpc.aio.Channel,
+        llm_admin: grpc.aio.Channel,
+        *,
+        base_name: str,
+        max_answer_tokens: int,
+        load_timeout_s: float,
+        live_timeout_s: float,
+        retries: Retries,
+    ) -> None:
+        """The channels are closed by their owner."""
+        self._router = router_service_pb2_grpc.RouterServiceStub(router)  # type: ignore[no-untyped-call] # generated
+        self._admin = llm_admin_service_pb2_grpc.LlmAdminServiceStub(llm_admin)  # type: ignore[no-untyped-call] # generated
+        self._base_name, self._max_answer_tokens = base_name, max_answer_tokens
+        self._load_timeout_s, self._live_timeout_s, self._retries = load_timeout_s, live_timeout_s, retries
+
+    async def load(self, name: AdapterName) -> None:
+        """See `tune.Serving`. Repeating it is harmless, so it is retried."""
+
+        async def once() -> None:
+            request = llm_admin_service_pb2.LoadAdapterRequest(name=str(name))
+            try:
+                await self._admin.LoadAdapter(request, timeout=self._load_timeout_s, metadata=outgoing_metadata())
+            except grpc.aio.AioRpcError as error:
+                raise translated(error, f"the llm did not load {name}") from error
+
+        await self._retries.call(once)
+
+    async def unload(self, name: AdapterName) -> None:
+        """See `tune.Serving`."""
+        request = llm_admin_service_pb2.UnloadAdapterRequest(name=str(name))
+        try:
+            await self._admin.UnloadAdapter(request, timeout=self._load_timeout_s, metadata=outgoing_metadata())
+        except grpc.aio.AioRpcError as error:
+            raise translated(error, f"the llm did not unload {name}") from error
+
+    async def answer(self, task: str, question: str, context: Sequence[Passage], adapter: str) -> str:
+        """See `tune.Serving`."""
+
+        async def once() -> str:
+            request = router_service_pb2.GenerateRequest(
+                user_id=_USER,
+                task=task,
+                question=question,
+                context=passage_messages(context),
+                adapter=adapter,
+                sampling={"max_tokens": self._max_answer_tokens},
+            )
+            header, text = await self._generate(request, _ANSWER_TIMEOUT_S)
+            expected = self._base_name if adapter == BASE_MODEL else adapter
+            if header.model_version != expected:
+                raise WrongModel(f"{expected} was asked and {header.model_version or 'nobody'} answered")
+            if header.degraded_reason:
+                raise WrongModel(f"the router's answer for {expected} is degraded ({header.degraded_reason})")
+            return text
+
+        return await self._retries.call(once)
+
+    async def wait_live(self, task: str, name: AdapterName) -> bool:
+        """See `tune.Serving`. Asks as a user does, one token each time."""
+        request = router_service_pb2.GenerateRequest(user_id=_USER, task=task, question="Hello", sampling={"max_tokens": 1})
+        deadline = time.monotonic() + self._live_timeout_s
+        while time.monotonic() < deadline:
+            try:
+                header, _ = await self._generate(request, _LIVE_PROBE_TIMEOUT_S)
+                if header.model_version == str(name):
+                    return True
+            except ServiceError as error:
+                _log.warning("whether %s is live cannot be seen: %s", name, error)
+            await asyncio.sleep(_LIVE_PROBE_S)
+        return False
+
+    async def _generate(
+        self, request: router_service_pb2.GenerateRequest, timeout_s: float
+    ) -> tuple[router_service_pb2.GenerateHeader, str]:
+        header, parts, is_whole = router_service_pb2.GenerateHeader(), [], False
+        try:
+            async for response in self._router.Generate(request, timeout=timeout_s, metadata=outgoing_metadata()):
+                if response.HasField("header"):
+                    header = response.header
+                parts.append(response.text)
+                is_whole = is_whole or bool(response.finish_reason)
+        except grpc.aio.AioRpcError as error:
+            raise translated(error, "the router did not answer") from error
+        if not is_whole:
+            raise Unavailable("the router's answer ended without its last message")
+        return header, "".join(parts)

@@ -1,0 +1,94 @@
+"""llm.examples.v1 as a book that any thread may read."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+
+from tunemesh.events.v1 import example_pb2
+
+from services.common.events.envelope import MalformedRecord, parse_value
+from services.common.events.wire.chat import messages_of
+from services.common.language.adapter_name import is_task
+from services.common.platform.errors import InvalidInput
+from services.common.platform.topic_follower import Record
+from services.tuner.examples import Demonstration, ExampleBook
+
+_MAX_MESSAGES = 64
+_MAX_ANSWER_CHARS = 64 * 1024
+_log = logging.getLogger(__name__)
+
+
+class Examples:
+    """llm.examples.v1 as a book that any thread may read; one follower's thread writes it (see topic_follower.Reader)."""
+
+    def __init__(self, book: ExampleBook) -> None:
+        """Begin with an empty book."""
+        self._book, self._lock = book, threading.Lock()
+
+    def begin(self, records: Sequence[Record]) -> None:
+        """Start over with these records. An empty topic is a broker that lost its log: what was known stays."""
+        with self._lock:
+            if records:
+                self._book.clear()
+            self._take(records)
+
+    def extend(self, records: Sequence[Record]) -> None:
+        """Take these in."""
+        with self._lock:
+            self._take(records)
+
+    def tasks(self) -> list[str]:
+        """See ExampleBook."""
+        with self._lock:
+            return self._book.tasks()
+
+    def demonstrations(self, task: str) -> list[Demonstration]:
+        """See ExampleBook."""
+        with self._lock:
+            return self._book.demonstrations(task)
+
+    def num_demonstrations(self, task: str, *, since_ms: int = 0) -> int:
+        """See ExampleBook."""
+        with self._lock:
+            return self._book.num_demonstrations(task, since_ms=since_ms)
+
+    def num_judged(self, task: str) -> int:
+        """See ExampleBook."""
+        with self._lock:
+            return self._book.num_judged(task)
+
+    def _take(self, records: Sequence[Record]) -> None:
+        for record in records:
+            try:
+                self._take_one(parse_value(record.value, record.headers, example_pb2.LlmExample))
+            except (MalformedRecord, InvalidInput) as error:
+                _log.warning("the example at offset %d is left out: %s", record.offset, error)
+
+    def _take_one(self, example: example_pb2.LlmExample) -> None:
+        if not example.example_id or not is_task(example.task):
+            raise InvalidInput(f"it has no id, or its task {example.task[:80]!r} can be none")
+        if example.kind == example_pb2.EXAMPLE_KIND_JUDGED:
+            self._book.add_judged(example.task, example.example_id)
+        elif example.kind == example_pb2.EXAMPLE_KIND_DEMONSTRATION:
+            self._book.add_demonstration(example.task, demonstration_of(example))
+
+
+def demonstration_of(example: example_pb2.LlmExample) -> Demonstration:
+    """Return the example as a demonstration.
+
+    Raises:
+        InvalidInput: there is no prompt or no answer, or they are too long.
+    """
+    if not 1 <= len(example.messages) <= _MAX_MESSAGES:
+        raise InvalidInput(f"its prompt has {len(example.messages)} messages, 1 to {_MAX_MESSAGES} are taken")
+    if not example.answer.strip() or len(example.answer) > _MAX_ANSWER_CHARS:
+        raise InvalidInput(f"its answer has {len(example.answer)} characters, 1 to {_MAX_ANSWER_CHARS} are taken")
+    return Demonstration(
+        example_id=example.example_id,
+        question=example.question,
+        messages=messages_of(example.messages),
+        answer=example.answer,
+        created_at_ms=example.created_at_ms,
+    )
