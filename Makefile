@@ -16,7 +16,7 @@ MESH = $(LIGHT)/bin/python -m services.mesh
 # buf counts the first package name for Go or Java as a change of it. A main without any has none that could break; from then on each is kept.
 FIRST_OPTIONS := FILE_SAME_GO_PACKAGE, FILE_SAME_JAVA_PACKAGE, FILE_SAME_JAVA_MULTIPLE_FILES
 
-.PHONY: help setup lock demo train test test-deep up down status load mig logs topics fmt lint typecheck protos protos-check clean
+.PHONY: help setup lock demo train test test-deep up down status load mig logs topics fmt lint typecheck protos protos-check client-wheel clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -103,7 +103,11 @@ protos-check: $(LIGHT_STAMP) ## buf lint, buf breaking against main, and generat
 	diff -r -x __pycache__ -x py.typed "$$fresh" protos/gen > "$$fresh.diff" || { cat "$$fresh.diff"; rm -f "$$fresh.diff"; echo "protos-check: protos/gen differs from the protos: run make protos" >&2; exit 1; }; rm -f "$$fresh.diff"
 	@echo "protos-check: protos and generated code agree"
 
+client-wheel: $(LIGHT_STAMP) ## build the wheel of the Python client into build/wheels
+	@$(LIGHT)/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir build/wheels ./tunemesh_client
+	@ls build/wheels/tunemesh_client-*.whl
+
 clean: ## remove what runs and builds leave behind (environments stay)
 	@[ ! -x $(LIGHT)/bin/python ] || $(MESH) down
 	@rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
-	@find services streams loadtests tests protos model_repo -name __pycache__ -type d -prune -exec rm -rf {} + 2> /dev/null || true
+	@find services streams loadtests tests protos model_repo tunemesh_client -name __pycache__ -type d -prune -exec rm -rf {} + 2> /dev/null || true

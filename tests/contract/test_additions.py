@@ -20,7 +20,18 @@ import pytest
 from services.mesh.runner.environments import REPOSITORY_ROOT, EnvironmentName, Environments
 
 PAGE = REPOSITORY_ROOT / "CONTRIBUTING.md"
-COPIED = ("services", "streams", "protos", "model_repo", "loadtests", "tests", "pyproject.toml", "buf.yaml", "docker-compose.yml")
+COPIED = (
+    "services",
+    "streams",
+    "protos",
+    "model_repo",
+    "loadtests",
+    "tests",
+    "tunemesh_client",
+    "pyproject.toml",
+    "buf.yaml",
+    "docker-compose.yml",
+)
 MAX_FILES = 2
 EXAMPLE_KIND_JUDGED = 2
 # "`path`:" or "`path`, new:" on a line of its own, then a code block; a block without a path goes on in the same file.

@@ -38,7 +38,7 @@ def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     """A copy of the code, in which a test may break a rule."""
-    for path in [REPOSITORY_ROOT / "pyproject.toml", *python_files("services", "streams", "loadtests")]:
+    for path in [REPOSITORY_ROOT / "pyproject.toml", *python_files("services", "streams", "loadtests", "tunemesh_client")]:
         target = tmp_path / path.relative_to(REPOSITORY_ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(path.read_bytes())
@@ -62,6 +62,8 @@ def test_the_import_rules_hold() -> None:
         ("streams/partitioned/runtime.py", "from streams.joiner import core", "never each other"),
         ("streams/partitioned/intake.py", "import faust", "Cores are pure"),
         ("services/mesh/runner/plan.py", "from loadtests import metrics", "Nothing that serves imports what loads it"),
+        ("services/router/server.py", "import tunemesh_client", "Nothing that serves imports what loads it, or what calls it"),
+        ("tunemesh_client/channels.py", "from services.common.platform import grpc_client", "The client stands alone"),
         ("loadtests/demo/ranker.py", "from services.trainer import learner", "The demo and the load go through public doors"),
         ("services/common/events/topics.py", "from services.common.ranker import delta", "events and platform know no domain"),
         ("services/common/platform/kafka.py", "from services.common.language import aliases", "events and platform know no domain"),
