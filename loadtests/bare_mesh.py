@@ -10,10 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import grpc
-from tunemesh.router.v1 import router_service_pb2 as router_pb2
-from tunemesh.router.v1 import router_service_pb2_grpc as router_grpc
-
 from loadtests.demo.catalogue import write_catalogue
 from loadtests.movielens import load_films
 from services.common.platform.errors import ConfigurationError
@@ -21,6 +17,7 @@ from services.common.platform.settings import load_settings
 from services.mesh.runner.environments import REPOSITORY_ROOT
 from services.mesh.runner.mesh import Mesh
 from services.mesh.runner.settings import MeshSettings
+from tunemesh_client import Client, RetryPolicy, TunemeshError
 
 RANKING = ("kafka", "redis", "triton", "trainer", "updater", "recommender", "router", "feedback_collector", "joiner", "features")
 
@@ -68,17 +65,17 @@ def _wait_ready(mesh: Mesh) -> None:
     """Until a recommendation, and an answer where there is a model, is whole."""
     deadline = time.monotonic() + _READY_LIMIT_S
     candidates = list(load_films())[:20]
-    with grpc.insecure_channel(mesh.address("router")) as channel:
-        stub = router_grpc.RouterServiceStub(channel)
-        reason = ""
+    reason = ""
+    with Client(mesh.address("router"), retry=RetryPolicy(retries=0)) as client:
         while time.monotonic() < deadline:
             try:
-                reason = stub.Recommend(router_pb2.RecommendRequest(user_id="nobody", candidates=candidates), timeout=10).degraded_reason
+                reason = client.recommend("nobody", candidates).degraded_reason
                 if not reason and "llm" in mesh.services():
-                    question = router_pb2.GenerateRequest(user_id="nobody", question="What is Toy Story?", retrieve=True)
-                    reason = next(iter(stub.Generate(question, timeout=60))).header.degraded_reason
-            except grpc.RpcError as error:
-                reason = f"{error.code().name}: {error.details()}"
+                    with client.generate("nobody", "What is Toy Story?", retrieve=True) as stream:
+                        next(stream, None)
+                        reason = stream.degraded_reason
+            except TunemeshError as error:
+                reason = f"{error.status}: {error.details}"
             if not reason:
                 return
             time.sleep(0.5)

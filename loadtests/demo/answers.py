@@ -1,4 +1,4 @@
-"""A client of the router's Generate: streams an answer, tries again when it is cut, and keeps count."""
+"""Asks the router's Generate by `tunemesh_client`: streams an answer, tries again when it is cut, and keeps count."""
 
 from __future__ import annotations
 
@@ -7,13 +7,24 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import grpc
 import numpy as np
-from tunemesh.router.v1 import router_service_pb2, router_service_pb2_grpc
 
-_RETRYABLE = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED}
+from tunemesh_client import AsyncClient, DeadlineExceeded, RetryPolicy, Sampling, TunemeshError
+
 _TIMEOUT_S = 120.0
 _TRIES = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What is asked: by which task, with which passages, at what length."""
+
+    text: str
+    user_id: str
+    task: str
+    retrieve: bool = False
+    source: str = ""
+    max_tokens: int = 48
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,16 +45,16 @@ class AnswerClient:
 
     def __init__(self, router: str) -> None:
         """Take the router's address (host:port)."""
-        self._channel = grpc.aio.insecure_channel(router, options=[("grpc.max_reconnect_backoff_ms", 1000)])
-        self._router = router_service_pb2_grpc.RouterServiceStub(self._channel)
+        # Tries again here, not in the client: a stream that was cut in its middle is asked again from the start.
+        self._client = AsyncClient(router, retry=RetryPolicy(retries=0), generate_deadline_s=_TIMEOUT_S)
         self._ttft_ms: list[float] = []
         self.failed = self.retried = 0
 
     async def close(self) -> None:
         """Close the channel."""
-        await self._channel.close()
+        await self._client.close()
 
-    async def ask(self, request: router_service_pb2.GenerateRequest, *, on_text: Callable[[str], None] | None = None) -> Answer:
+    async def ask(self, question: Question, *, on_text: Callable[[str], None] | None = None) -> Answer:
         """Return the answer; `on_text` sees each piece as it comes.
 
         Raises:
@@ -51,11 +62,12 @@ class AnswerClient:
         """
         for attempt in range(_TRIES):
             try:
-                answer = await self.try_once(request, on_text=on_text)
-            except grpc.aio.AioRpcError as error:
-                if error.code() not in _RETRYABLE or attempt == _TRIES - 1:
+                answer = await self.try_once(question, on_text=on_text)
+            except TunemeshError as error:
+                may_retry = error.retry_helps and not isinstance(error, DeadlineExceeded)
+                if not may_retry or attempt == _TRIES - 1:
                     self.failed += 1
-                    raise RuntimeError(f"no answer to {request.question!r}: {error.code().name}: {error.details()}") from error
+                    raise RuntimeError(f"no answer to {question.text!r}: {error}") from error
                 self.retried += 1
                 await asyncio.sleep(0.5 * (attempt + 1))
             else:
@@ -63,28 +75,32 @@ class AnswerClient:
                 return answer
         raise AssertionError("unreachable: the last try returns or raises")
 
-    async def try_once(self, request: router_service_pb2.GenerateRequest, *, on_text: Callable[[str], None] | None = None) -> Answer:
+    async def try_once(self, question: Question, *, on_text: Callable[[str], None] | None = None) -> Answer:
         """As `ask`, without a second try and without counting.
 
         Raises:
-            grpc.aio.AioRpcError: as it came.
+            TunemeshError: as it came.
         """
-        header, pieces, started, ttft_ms = router_service_pb2.GenerateHeader(), [], time.monotonic(), 0.0
-        async for message in self._router.Generate(request, timeout=_TIMEOUT_S):
-            if message.HasField("header"):
-                header = message.header
-            if message.text:
-                ttft_ms = ttft_ms or (time.monotonic() - started) * 1e3
-                pieces.append(message.text)
-                if on_text is not None:
-                    on_text(message.text)
+        stream = self._client.generate(
+            question.user_id,
+            question.text,
+            task=question.task,
+            retrieve=question.retrieve,
+            retrieval_source=question.source,
+            sampling=Sampling(max_tokens=question.max_tokens),
+        )
+        started, ttft_ms = time.monotonic(), 0.0
+        async for piece in stream:
+            ttft_ms = ttft_ms or (time.monotonic() - started) * 1e3
+            if on_text is not None:
+                on_text(piece)
         return Answer(
-            request_id=header.request_id,
-            text="".join(pieces).strip(),
-            model_version=header.model_version,
-            prompt_version=header.prompt_version,
-            degraded_reason=header.degraded_reason,
-            titles=[passage.title for passage in header.passages],
+            request_id=stream.request_id,
+            text=stream.text.strip(),
+            model_version=stream.model_version,
+            prompt_version=stream.prompt_version,
+            degraded_reason=stream.degraded_reason,
+            titles=[passage.title for passage in stream.passages],
             ttft_ms=ttft_ms,
         )
 

@@ -15,21 +15,19 @@ from typing import Any, TypeVar
 
 import grpc
 from rich.console import Console
-from tunemesh.events.v1 import feedback_pb2
 from tunemesh.retriever.v1 import retriever_service_pb2, retriever_service_pb2_grpc
-from tunemesh.router.v1 import router_service_pb2
 from tunemesh.trainer.v1 import trainer_service_pb2, trainer_service_pb2_grpc, tuner_service_pb2, tuner_service_pb2_grpc
 
 from loadtests.demo import base, helpdesk
-from loadtests.demo.answers import Answer, AnswerClient
+from loadtests.demo.answers import Answer, AnswerClient, Question
 from loadtests.demo.catalogue import write_catalogue
 from loadtests.demo.client import MeshClient
 from loadtests.demo.phases import Phases
 from loadtests.demo.progress import Progress, Snapshot
 from services.common.language.aliases import llm_alias
 from services.common.platform.errors import ConfigurationError
-from services.common.platform.ids import uuid7
 from services.mesh.runner.mesh import Mesh
+from tunemesh_client import Feedback, TunemeshError
 
 SERVICES = ("llm", "retriever", "prompt_assembler", "router", "feedback_collector", "curator", "trainer", "tuner", "mlflow", "quality")
 """What this part needs of the mesh; what they depend on comes with them."""
@@ -132,7 +130,7 @@ class LlmPart:
             return int(status.passages_by_source.get("catalog", 0)) >= len(self._data.films)
 
         async def answering() -> bool:
-            return not (await answers.try_once(_request("Hello", task="answer", retrieve=True))).degraded_reason
+            return not (await answers.try_once(_question("Hello", task="answer", retrieve=True))).degraded_reason
 
         for what, condition in (("the catalogue is not indexed", indexed), ("the model does not answer whole", answering)):
             if not await _until(condition, _READY_LIMIT_S):
@@ -145,7 +143,7 @@ class LlmPart:
         """Stream an answer onto the terminal."""
         self._console.print(f"  [cyan]? {question}[/cyan]", highlight=False)
         self._console.print("  ", end="")
-        request = _request(question, task=task, retrieve=True, source="catalog")
+        request = _question(question, task=task, retrieve=True, source="catalog")
         answer = await answers.ask(
             request, on_text=lambda text: self._console.print(text.replace("\n", " "), end="", highlight=False, markup=False)
         )
@@ -157,7 +155,7 @@ class LlmPart:
 
     async def _measure(self, answers: AnswerClient) -> dict[str, Any]:
         """Ask the held-out paraphrases greedily through the live alias."""
-        said = await self._ask_all(answers, [_request(asked.question, task=helpdesk.TASK) for asked in self._desk.held_out])
+        said = await self._ask_all(answers, [_question(asked.question, task=helpdesk.TASK) for asked in self._desk.held_out])
         right = [asked.is_right(answer.text) for asked, answer in zip(self._desk.held_out, said, strict=True)]
         self._console.print(f"  {sum(right)} of {len(right)} right, by {said[0].model_version}", highlight=False)
         rows = [
@@ -166,23 +164,21 @@ class LlmPart:
         ]
         return {"model_version": said[0].model_version, "held_out": sum(right) / len(right), "questions": len(right), "answers": rows}
 
-    async def _ask_all(self, answers: AnswerClient, requests: Sequence[router_service_pb2.GenerateRequest]) -> list[Answer]:
+    async def _ask_all(self, answers: AnswerClient, questions: Sequence[Question]) -> list[Answer]:
         gate = asyncio.Semaphore(_CONCURRENCY)
 
-        async def one(request: router_service_pb2.GenerateRequest) -> Answer:
+        async def one(question: Question) -> Answer:
             async with gate:
-                return await answers.ask(request)
+                return await answers.ask(question)
 
-        return list(await asyncio.gather(*(one(request) for request in requests)))
+        return list(await asyncio.gather(*(one(question) for question in questions)))
 
     async def _teach(self, client: MeshClient, answers: AnswerClient) -> tuple[float, str]:
         """Ask each question, send the answer as it should be; return how long the last one took to be an example, and a request id."""
         lessons = self._desk.demonstrations
-        asked = await self._ask_all(answers, [_request(lesson.question, task=helpdesk.TASK, max_tokens=8) for lesson in lessons])
+        asked = await self._ask_all(answers, [_question(lesson.question, task=helpdesk.TASK, max_tokens=8) for lesson in lessons])
         for lesson, answer in zip(lessons, asked, strict=True):
-            feedback = feedback_pb2.Feedback(
-                feedback_id=uuid7(), request_id=answer.request_id, user_id=_USER, kind="demonstration", text=lesson.answer
-            )
+            feedback = Feedback(request_id=answer.request_id, user_id=_USER, kind="demonstration", text=lesson.answer)
             if await client.submit_feedback(feedback) is None:
                 raise RuntimeError(f"a demonstration was not accepted: {client.counts.last_error}")
         sent = time.monotonic()
@@ -232,7 +228,7 @@ class LlmPart:
         return seconds
 
     async def _answers_with(self, answers: AnswerClient, target: str) -> bool:
-        version = (await answers.try_once(_request("Hello", task=helpdesk.TASK, max_tokens=1))).model_version
+        version = (await answers.try_once(_question("Hello", task=helpdesk.TASK, max_tokens=1))).model_version
         return version == target or (target == "base" and "--" not in version)
 
     def _side_by_side(self, before: dict[str, Any], after: dict[str, Any]) -> list[dict[str, Any]]:
@@ -245,12 +241,8 @@ class LlmPart:
 _USER = "demo-editor"
 
 
-def _request(
-    question: str, *, task: str, retrieve: bool = False, source: str = "", max_tokens: int = 48
-) -> router_service_pb2.GenerateRequest:
-    return router_service_pb2.GenerateRequest(
-        user_id=_USER, task=task, question=question, retrieve=retrieve, retrieval_source=source, sampling={"max_tokens": max_tokens}
-    )
+def _question(text: str, *, task: str, retrieve: bool = False, source: str = "", max_tokens: int = 48) -> Question:
+    return Question(text=text, user_id=_USER, task=task, retrieve=retrieve, source=source, max_tokens=max_tokens)
 
 
 async def _until(condition: Callable[[], Awaitable[bool]], limit_s: float, *, every_s: float = 0.5) -> bool:
@@ -260,6 +252,9 @@ async def _until(condition: Callable[[], Awaitable[bool]], limit_s: float, *, ev
         try:
             if await condition():
                 return True
+        except TunemeshError as error:
+            if not error.retry_helps:
+                raise
         except grpc.aio.AioRpcError as error:
             if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.FAILED_PRECONDITION):
                 raise

@@ -14,14 +14,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from tritonclient.utils import InferenceServerException
-from tunemesh.events.v1 import feedback_pb2
-from tunemesh.router.v1 import router_service_pb2 as router_pb2
 
 from loadtests.demo.client import MeshClient
 from loadtests.demo.plan import GAP_CAP_S, Block, Session
 from loadtests.demo.probe import FreshnessProbe, RowState
 from loadtests.metrics import OnlineCounters, ndcg_of_target
 from loadtests.movielens import CandidateDrawer, Rating
+from tunemesh_client import Feedback, Recommendation
 
 LIKE_STARS = 4.0
 OPEN_EVERY = 50  # events per open recommendation
@@ -135,7 +134,7 @@ class Replay:
             await self._ask_openly(rating.user_id)
         return outcome
 
-    def _outcome(self, rating: Rating, response: router_pb2.RecommendResponse, means: float, popularity_ndcg: float) -> Outcome:
+    def _outcome(self, rating: Rating, response: Recommendation, means: float, popularity_ndcg: float) -> Outcome:
         if response.degraded_reason:
             self.log.degraded[response.degraded_reason] = self.log.degraded.get(response.degraded_reason, 0) + 1
         tasks = list(response.task_names)
@@ -161,7 +160,7 @@ class Replay:
         )
 
     async def _report(self, rating: Rating, outcome: Outcome) -> None:
-        feedback = feedback_pb2.Feedback(
+        feedback = Feedback(
             feedback_id=str(uuid.uuid5(uuid.NAMESPACE_OID, f"demo/{rating.user_id}/{rating.item_id}")),
             request_id=outcome.request_id,
             user_id=rating.user_id,

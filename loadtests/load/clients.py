@@ -1,48 +1,31 @@
-"""The clients that the load drives: the router, the feedback collector, and a Kafka producer. Blocking calls, for gevent's greenlets.
+"""What the load does with `tunemesh_client`: asks, reports, and fills in a `Call`. Blocking calls, for gevent's greenlets.
 
-Every call fills in a `Call`. Recommend and feedback are retried with the same idempotency key until a deadline, as a careful product
-backend does; a stream is never retried, so that each cut is seen. Knows neither Locust nor schedules.
-
-Unary calls go through `future`: under gevent a blocking call polls in a pool of few threads, so that sixty calls that wait for a server
-which is away make every other call of the process seconds slower; futures share one poller per channel.
+Recommend and feedback are tried again with the same idempotency key until a deadline, as a careful product backend does; a stream never
+is, so that each cut is seen. The client's own retries are off: each failed attempt is to be counted. Knows neither Locust nor schedules.
 """
 
 from __future__ import annotations
 
 import random
-import threading
 import time
-import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import grpc
-from kafka.errors import KafkaError
-from tunemesh.common.v1 import chat_pb2
-from tunemesh.events.v1 import feedback_pb2
-from tunemesh.feedback_collector.v1 import feedback_collector_service_pb2 as collector_pb2
-from tunemesh.feedback_collector.v1 import feedback_collector_service_pb2_grpc as collector_grpc
-from tunemesh.router.v1 import router_service_pb2 as router_pb2
-from tunemesh.router.v1 import router_service_pb2_grpc as router_grpc
-
 from loadtests.load.calls import NOTHING_TO_REPORT, Call
-from services.common.events.envelope import headers_for
-from services.common.events.topics import FEEDBACK
-from services.common.platform.errors import Unavailable
-from services.common.platform.kafka_producer import RenewedProducer
+from tunemesh_client import Client, EventProducer, Feedback, RetryPolicy, Sampling, Transport, TunemeshError
+from tunemesh_client.ids import new_id
 
-_RETRYABLE = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED}
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 0.5
-_DELIVERY_TIMEOUT_MS = 5_000
 _KEPT_ANSWERS = 200
-# A killed server must be found again quickly: gRPC's own pause before the next attempt to connect grows to two minutes.
-_CHANNEL_OPTIONS = (
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 500),
-    ("grpc.max_reconnect_backoff_ms", 500),
-    ("grpc.max_receive_message_length", 16 << 20),
-)
+_ONCE = RetryPolicy(retries=0)
+# A killed server must be found again quickly, and a load that goes on keeps each pause short.
+_TRANSPORT = Transport(plaintext=True, options={"grpc.min_reconnect_backoff_ms": 500, "grpc.max_reconnect_backoff_ms": 500})
+
+
+def open_client(router: str, collector: str, *, stream_timeout_s: float) -> Client:
+    """Return a client of the mesh that tries everything once; nothing is connected before the first call."""
+    return Client(router, collector, transport=_TRANSPORT, retry=_ONCE, generate_deadline_s=stream_timeout_s, gevent=True)
 
 
 class SteadyClock:
@@ -88,14 +71,6 @@ class Answers:
         return kept.popleft() if kept else None
 
 
-class _Refused(Exception):
-    """An attempt that failed."""
-
-    def __init__(self, status: str, detail: str, *, may_retry: bool) -> None:
-        super().__init__(detail)
-        self.status, self.detail, self.may_retry = status, detail, may_retry
-
-
 class Retrying:
     """Repeats an attempt, with growing random pauses, until it succeeds or the deadline has passed."""
 
@@ -104,7 +79,7 @@ class Retrying:
         self._clock, self._attempt_timeout_s, self._deadline_s = clock, attempt_timeout_s, deadline_s
         self._source = random.Random(0)
 
-    def run(self, call: Call, attempt: Callable[[float], None]) -> None:
+    def run(self, call: Call, attempt: Callable[[float], object]) -> None:
         """Call `attempt(timeout_s)`; leave in `call` how it went."""
         deadline_s = call.started_s + self._deadline_s
         pause_s = _FIRST_PAUSE_S
@@ -113,12 +88,12 @@ class Retrying:
             call.attempts += 1
             try:
                 attempt(min(self._attempt_timeout_s, max(left_s, 0.05)))
-            except _Refused as refused:
-                call.detail = refused.detail
+            except TunemeshError as error:
+                call.detail = error.details
                 now_s = self._clock.now_s()
                 call.failed_at_s = call.failed_at_s or now_s
-                if not refused.may_retry or now_s + pause_s >= deadline_s:
-                    call.status = refused.status
+                if not error.retry_helps or now_s + pause_s >= deadline_s:
+                    call.status = error.status
                     return
             else:
                 return
@@ -129,144 +104,86 @@ class Retrying:
 class RouterClient:
     """Calls the router."""
 
-    def __init__(self, address: str, clock: SteadyClock, retrying: Retrying, answers: Answers, *, stream_timeout_s: float) -> None:
-        """Nothing is sent before the first call. `answers` gets what feedback can refer to."""
-        self._clock, self._retrying, self._answers, self._stream_timeout_s = clock, retrying, answers, stream_timeout_s
-        self._channel = grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
-        self._stub = router_grpc.RouterServiceStub(self._channel)
+    def __init__(self, client: Client, clock: SteadyClock, retrying: Retrying, answers: Answers) -> None:
+        """`answers` gets what feedback can refer to."""
+        self._client, self._clock, self._retrying, self._answers = client, clock, retrying, answers
 
     def recommend(self, call: Call, user_id: str, candidates: Sequence[str], *, limit: int) -> None:
         """Ask for the best `limit` items."""
-        request = router_pb2.RecommendRequest(user_id=user_id, candidates=candidates, limit=limit, idempotency_key=str(uuid.uuid4()))
+        key = new_id()
 
         def attempt(timeout_s: float) -> None:
-            try:
-                response = self._stub.Recommend.future(request, timeout=timeout_s).result()
-            except grpc.RpcError as error:
-                raise _refused(error) from error
-            call.request_id, call.degraded = response.request_id, response.degraded_reason
-            if response.items:
-                self._answers.put(Answer(response.request_id, user_id, response.items[0].item_id))
+            found = self._client.recommend(user_id, candidates, limit, idempotency_key=key, deadline_s=timeout_s)
+            call.request_id, call.degraded = found.request_id, found.degraded_reason
+            if found.items:
+                self._answers.put(Answer(found.request_id, user_id, found.items[0].item_id))
 
         self._retrying.run(call, attempt)
 
     def generate(self, call: Call, user_id: str, question: str, *, task: str, max_tokens: int) -> None:
         """Ask a question and read the whole stream; one attempt."""
-        sampling = chat_pb2.Sampling(temperature=0.0, max_tokens=max_tokens)
-        request = router_pb2.GenerateRequest(user_id=user_id, task=task, question=question, retrieve=True, sampling=sampling)
+        stream = self._client.generate(user_id, question, task=task, retrieve=True, sampling=Sampling(max_tokens=max_tokens))
         call.attempts = 1
-        num_messages = 0
+        num_pieces = 0
         try:
-            for message in self._stub.Generate(request, timeout=self._stream_timeout_s):
-                if message.HasField("header"):
-                    call.request_id, call.degraded = message.header.request_id, message.header.degraded_reason
-                if message.text:
-                    num_messages += 1
-                    call.last_text_s = self._clock.now_s()
-                    call.first_text_s = call.first_text_s or call.last_text_s
-                if message.finish_reason:
-                    call.finish_reason = message.finish_reason
-                    call.tokens = message.usage.completion_tokens
-        except grpc.RpcError as error:
-            refused = _refused(error)
-            call.status, call.detail = refused.status, refused.detail
+            for _ in stream:
+                num_pieces += 1
+                call.last_text_s = self._clock.now_s()
+                call.first_text_s = call.first_text_s or call.last_text_s
+        except TunemeshError as error:
+            call.status, call.detail = error.status, error.details
         else:
-            if not call.finish_reason:
-                call.status, call.detail = "INCOMPLETE", "the stream ended with OK, but without a finish_reason"
-            elif call.first_text_s is not None:
-                self._answers.put(Answer(call.request_id, user_id, ""))
-        call.tokens = call.tokens or num_messages
-
-    def close(self) -> None:
-        """Close the channel."""
-        self._channel.close()
+            if call.first_text_s is not None:
+                self._answers.put(Answer(stream.request_id, user_id, ""))
+        call.request_id, call.degraded, call.finish_reason = stream.request_id, stream.degraded_reason, stream.finish_reason
+        call.tokens = stream.completion_tokens or num_pieces
 
 
 class CollectorClient:
     """Reports feedback through the feedback collector."""
 
-    def __init__(self, address: str, retrying: Retrying, answers: Answers) -> None:
-        """Nothing is sent before the first call."""
-        self._retrying, self._answers = retrying, answers
-        self._channel = grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
-        self._stub = collector_grpc.FeedbackCollectorServiceStub(self._channel)
+    def __init__(self, client: Client, retrying: Retrying, answers: Answers) -> None:
+        """`answers` has what can be reported on."""
+        self._client, self._retrying, self._answers = client, retrying, answers
 
     def report(self, call: Call, liking: float) -> None:
         """Rate the oldest answer that nobody has rated. `liking`: 0 to 1."""
-        answer = self._answers.take()
-        if answer is None:
-            call.status = NOTHING_TO_REPORT
-            return
-        feedback = _feedback(call, answer, liking)
-        request = collector_pb2.SubmitFeedbackRequest(feedback=[feedback])
-
-        def attempt(timeout_s: float) -> None:
-            try:
-                self._stub.SubmitFeedback.future(request, timeout=timeout_s).result()
-            except grpc.RpcError as error:
-                raise _refused(error) from error
-
-        self._retrying.run(call, attempt)
-
-    def close(self) -> None:
-        """Close the channel."""
-        self._channel.close()
+        feedback = _feedback(call, self._answers, liking)
+        if feedback is not None:
+            self._retrying.run(call, lambda timeout_s: self._client.feedback(feedback, deadline_s=timeout_s))
 
 
 class ProducerClient:
-    """Writes feedback straight to feedback.v1, as a third-party event producer does: idempotent, acks=all."""
+    """Writes feedback straight to feedback.v1, as a third-party event producer does."""
 
-    def __init__(self, bootstrap_servers: str, clock: SteadyClock, retrying: Retrying, answers: Answers) -> None:
+    def __init__(self, bootstrap_servers: str, retrying: Retrying, answers: Answers) -> None:
         """Nothing is connected before the first call."""
-        self._bootstrap, self._clock, self._retrying, self._answers = bootstrap_servers, clock, retrying, answers
-        self._producer: RenewedProducer | None = None
-        self._lock = threading.Lock()
+        self._retrying, self._answers = retrying, answers
+        self._producer = EventProducer(bootstrap_servers, source="/loadtests/load", client_id="load-producer", retry=_ONCE)
 
     def report(self, call: Call, liking: float) -> None:
         """Rate the oldest answer that nobody has rated; done when the broker has acknowledged it. `liking`: 0 to 1."""
-        answer = self._answers.take()
-        if answer is None:
-            call.status = NOTHING_TO_REPORT
-            return
-        feedback = _feedback(call, answer, liking)
-        feedback.accepted_at_ms = int(self._clock.now_s() * 1e3)
-        value, key = feedback.SerializeToString(), feedback.user_id.encode()
-        headers = headers_for("tunemesh.events.v1.Feedback", "/loadtests/load")
-
-        def attempt(timeout_s: float) -> None:
-            try:
-                self._connected().send(FEEDBACK.name, value, key, headers).get(timeout=timeout_s)
-            except (KafkaError, Unavailable) as error:
-                raise _Refused(type(error).__name__, str(error), may_retry=True) from error
-
-        self._retrying.run(call, attempt)
+        feedback = _feedback(call, self._answers, liking)
+        if feedback is not None:
+            self._retrying.run(call, lambda timeout_s: self._producer.send(feedback, deadline_s=timeout_s))
 
     def close(self) -> None:
         """Close the connection; every call that succeeded was acknowledged."""
-        if self._producer is not None:
-            self._producer.close()
-
-    def _connected(self) -> RenewedProducer:
-        """Return the producer. It renews itself after a failure; a repeat is harmless, since the feedback id is the same."""
-        with self._lock:
-            if self._producer is None:
-                self._producer = RenewedProducer(self._bootstrap, client_id="load-producer", delivery_timeout_ms=_DELIVERY_TIMEOUT_MS)
-            return self._producer
+        self._producer.close()
 
 
-def _feedback(call: Call, answer: Answer, liking: float) -> feedback_pb2.Feedback:
-    call.feedback_id, call.request_id = str(uuid.uuid4()), answer.request_id
-    call.feedback_kind = "rating" if answer.item_id else "score"
-    return feedback_pb2.Feedback(
-        feedback_id=call.feedback_id,
+def _feedback(call: Call, answers: Answers, liking: float) -> Feedback | None:
+    """Return feedback about the next answer, and note it in the call; None when there is no answer left."""
+    answer = answers.take()
+    if answer is None:
+        call.status = NOTHING_TO_REPORT
+        return None
+    feedback = Feedback(
         request_id=answer.request_id,
         user_id=answer.user_id,
         item_id=answer.item_id,
-        kind=call.feedback_kind,
+        kind="rating" if answer.item_id else "score",
         value=float(round(1 + 4 * liking)) if answer.item_id else liking,
     )
-
-
-def _refused(error: grpc.RpcError) -> _Refused:
-    code = error.code()
-    return _Refused(code.name, error.details() or "", may_retry=code in _RETRYABLE)
+    call.feedback_id, call.request_id, call.feedback_kind = feedback.feedback_id, feedback.request_id, feedback.kind
+    return feedback

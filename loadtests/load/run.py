@@ -17,7 +17,7 @@ from locust.stats import stats_history
 from loadtests.load import targets
 from loadtests.load.arrivals import Arrivals
 from loadtests.load.calls import Call, CallLog
-from loadtests.load.clients import Answers, CollectorClient, ProducerClient, Retrying, RouterClient, SteadyClock
+from loadtests.load.clients import Answers, CollectorClient, ProducerClient, Retrying, RouterClient, SteadyClock, open_client
 from loadtests.load.plot import write_plot
 from loadtests.load.summary import summarise
 from loadtests.load.users import CollectorUser, GenerateUser, KafkaProducerUser, LoadEnvironment, RecommendUser, StreamUser
@@ -47,9 +47,10 @@ class Run:
         self._check()
         clock, answers = SteadyClock(), Answers()
         retrying = Retrying(clock, attempt_timeout_s=options.attempt_timeout, deadline_s=options.deadline)
-        self._router = RouterClient(self.targets.router, clock, retrying, answers, stream_timeout_s=options.stream_timeout)
-        self._collector = CollectorClient(self.targets.collector, retrying, answers) if self.targets.collector else None
-        self._producer = ProducerClient(self.targets.kafka, clock, retrying, answers) if self.targets.kafka else None
+        self._client = open_client(self.targets.router, self.targets.collector, stream_timeout_s=options.stream_timeout)
+        self._router = RouterClient(self._client, clock, retrying, answers)
+        self._collector = CollectorClient(self._client, retrying, answers)
+        self._producer = ProducerClient(self.targets.kafka, retrying, answers) if self.targets.kafka else None
         films = list(load_films().values())
         self._workload = Workload(films, num_users=options.users, num_candidates=options.candidates, seed=options.seed)
         self._clock = clock
@@ -109,13 +110,12 @@ class Run:
         self._producer.report(call, self._workload.liking())
 
     def _submit(self, call: Call) -> None:
-        assert self._collector is not None
         self._collector.report(call, self._workload.liking())
 
     def _close(self) -> None:
-        for client in (self._router, self._collector, self._producer):
-            if client is not None:
-                client.close()
+        self._client.close()
+        if self._producer is not None:
+            self._producer.close()
 
     def _check(self) -> None:
         expected = sum(plan.expected for plan in self.arrivals.values())

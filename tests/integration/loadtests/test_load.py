@@ -88,7 +88,9 @@ class Collector(collector_grpc.FeedbackCollectorServiceServicer):
         if self._hangs is not None:
             self._hangs.wait()
         self.feedback += request.feedback
-        return collector_pb2.SubmitFeedbackResponse()
+        return collector_pb2.SubmitFeedbackResponse(
+            receipts=[collector_pb2.FeedbackReceipt(feedback_id=act.feedback_id) for act in request.feedback]
+        )
 
 
 def load(out: Path, *options: str) -> subprocess.CompletedProcess[str]:
