@@ -4,27 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from typing_extensions import override
+
 from services.common.events.envelope import headers_for
 from services.common.events.feedback import Feedback
 from services.common.events.topics import FEEDBACK
 from services.common.events.wire.feedback import feedback_message
 from services.common.platform.kafka_async import AsyncProducer, Record
 from services.common.platform.traceparent import current_traceparent
+from services.feedback_collector.core import FeedbackLog
 
 # Kept back from the caller's deadline, so that UNAVAILABLE reaches it before the deadline does.
 _RESERVE_S = 0.02
 _MIN_TIMEOUT_S = 0.001
 
 
-class KafkaFeedbackLog:
+class KafkaFeedbackLog(FeedbackLog):
     """Writes feedback.v1, keyed by user, with the active span in the headers."""
 
     def __init__(self, producer: AsyncProducer) -> None:
         """The producer is started and stopped by its owner."""
         self._producer = producer
 
+    @override
     async def write(self, feedback: Sequence[Feedback], *, timeout_s: float | None) -> None:
-        """See `services.feedback_collector.core.FeedbackLog`."""
         traceparent = current_traceparent()
         records = [_to_record(item, traceparent) for item in feedback]
         limit_s = None if timeout_s is None else max(timeout_s - _RESERVE_S, _MIN_TIMEOUT_S)

@@ -13,11 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from typing_extensions import override
+
 from services.common.language.adapter_manifest import AdapterManifest
 from services.common.language.adapter_name import AdapterName
 from services.common.language.aliases import BASE_MODEL
 from services.common.platform.errors import Conflict, CorruptArtifact, InvalidInput, ServiceError, Unavailable
-from services.llm.core.generation import LoadedAdapter
+from services.llm.core.generation import Adapters, LoadedAdapter
 from services.llm.core.slots import AdapterDraining, Slot, Slots
 
 LLM_ALIAS_PREFIX = "llm/"
@@ -61,15 +63,15 @@ class AdapterFiles(Protocol):
     """Where adapters come from; every method blocks."""
 
     def manifest(self, name: str | AdapterName) -> AdapterManifest:
-        """See `services.common.language.lora_store.AdapterStore.manifest`."""
+        """Return what an adapter is. Raises AdapterNotFound, BadAdapterName, CorruptArtifact, Unavailable."""
         ...
 
     def fetch(self, name: str | AdapterName, into: str | Path) -> Path:
-        """See `services.common.language.lora_store.AdapterStore.fetch`."""
+        """Copy an adapter to `into`/NAME, check every byte, and return that folder. Raises as `manifest`."""
         ...
 
 
-class AdapterPool:
+class AdapterPool(Adapters):
     """The adapters of this process. All methods run on one event loop."""
 
     def __init__(
@@ -101,8 +103,8 @@ class AdapterPool:
         return self._base_model
 
     @contextmanager
+    @override
     def lease(self, name: str) -> Iterator[LoadedAdapter]:
-        """See `services.llm.core.generation.Adapters`."""
         slot = self._slots.acquire(name)
         try:
             yield self._loaded(name, slot.lora_id)

@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from typing_extensions import override
+
 from services.common.events.chat import Message, Sampling
 from services.common.language.control_tokens import control_tokens_of
 from services.common.platform.errors import InvalidInput
-from services.llm.adapter_pool import AdapterUnusable
-from services.llm.core.generation import EngineGone, LoadedAdapter, Piece
+from services.llm.adapter_pool import AdapterUnusable, LoraEngine
+from services.llm.core.generation import Engine, EngineGone, LoadedAdapter, Piece
 
 # A prompt of so many characters is encoded in 1 ms; longer ones leave the event loop to others meanwhile.
 _INLINE_CHARS = 4_000
@@ -53,7 +55,7 @@ class EngineFailed(Exception):
     """The engine could not start. vLLM's log has the cause."""
 
 
-class VllmEngine:
+class VllmEngine(Engine, LoraEngine):
     """A running engine. Its methods run on one event loop."""
 
     def __init__(self, llm: Any, options: EngineOptions) -> None:
@@ -85,13 +87,13 @@ class VllmEngine:
         return engine
 
     @property
+    @override
     def context_tokens(self) -> int:
-        """See `services.llm.core.generation.Engine`."""
         return int(self._llm.model_config.max_model_len)
 
     @property
+    @override
     def control_tokens(self) -> tuple[str, ...]:
-        """See `services.llm.core.generation.Engine`."""
         return self._control_tokens
 
     @property
@@ -99,8 +101,8 @@ class VllmEngine:
         """Whether the engine's processes are gone."""
         return bool(self._llm.errored)
 
+    @override
     async def encode_chat(self, messages: Sequence[Message]) -> list[int]:
-        """See `services.llm.core.generation.Engine`."""
         if sum(len(message.content) for message in messages) <= _INLINE_CHARS:
             return self._encode_chat(messages)
         return await asyncio.to_thread(self._encode_chat, messages)
@@ -114,16 +116,16 @@ class VllmEngine:
         except (TemplateError, ValueError) as error:
             raise InvalidInput(f"messages: the model's chat template does not take them: {error}") from error
 
+    @override
     async def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """See `services.llm.core.generation.Engine`."""
 
         def count() -> list[int]:
             return [len(self._tokenizer.encode(text, add_special_tokens=False)) for text in texts]
 
         return await asyncio.to_thread(count) if sum(map(len, texts)) > _INLINE_CHARS else count()
 
+    @override
     async def generate(self, tokens: list[int], sampling: Sampling, adapter: LoadedAdapter | None) -> AsyncGenerator[Piece, None]:
-        """See `services.llm.core.generation.Engine`."""
         from vllm.exceptions import VLLMClientError, VLLMServerError
         from vllm.inputs import tokens_input
 
@@ -147,8 +149,8 @@ class VllmEngine:
         except VLLMServerError as error:
             raise EngineGone(f"the engine died or gave the request up: {error}") from error
 
+    @override
     async def add_adapter(self, adapter: LoadedAdapter) -> None:
-        """See `services.llm.adapter_pool.LoraEngine`."""
         if self._options.max_loras == 0:
             raise AdapterUnusable("this process serves no adapters: TUNEMESH_LLM_MAX_LORAS is 0")
         try:
@@ -163,12 +165,12 @@ class VllmEngine:
         if not is_loaded:
             raise AdapterUnusable(f"the engine did not load adapter {adapter.name}")
 
+    @override
     async def warm(self, adapter: LoadedAdapter) -> None:
-        """See `services.llm.adapter_pool.LoraEngine`."""
         await self._within(self._one_token(adapter))
 
+    @override
     async def remove_adapter(self, lora_id: int) -> None:
-        """See `services.llm.adapter_pool.LoraEngine`."""
         await self._within(self._llm.remove_lora(lora_id))
 
     async def _within(self, work: Any) -> Any:

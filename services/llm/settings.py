@@ -89,9 +89,9 @@ class AdminSettings(BaseServiceSettings):
     """Where the adapter API listens: LlmSettings' values in the shape that a gRPC server takes, under the names of their variables."""
 
     host: str = Field("127.0.0.1", min_length=1, validation_alias="TUNEMESH_LLM_ADMIN_HOST")
-    """See LlmSettings.admin_host."""
+    """Host of the admin service, as in LlmSettings."""
     port: int = Field(50059, ge=0, le=65535, validation_alias="TUNEMESH_LLM_ADMIN_PORT")
-    """See LlmSettings.admin_port."""
+    """Port of the admin service, as in LlmSettings."""
 
     @classmethod
     def of(cls, settings: LlmSettings) -> AdminSettings:

@@ -21,9 +21,11 @@ from typing import Any
 import fsspec
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from typing_extensions import override
 
 from services.common.events.chat import Message
 from services.common.platform.errors import ConfigurationError, InvalidInput, Unavailable
+from services.prompt_assembler.core.assembler import TemplateStore
 from services.prompt_assembler.core.template import FIRST_VERSION, MAX_TEMPLATE_BYTES, Template, check_template
 
 BUILT_IN_FOLDER = Path(__file__).with_name("templates")
@@ -107,7 +109,7 @@ def load_built_in(folder: Path = BUILT_IN_FOLDER) -> list[Template]:
     return found
 
 
-class FileTemplateStore:
+class FileTemplateStore(TemplateStore):
     """Meets `core.TemplateStore` over fsspec. All files are read and written in threads; one event loop uses it."""
 
     def __init__(self, artifacts_url: str, built_in: Iterable[Template], *, check_s: float, monotonic_s: Callable[[], float]) -> None:
@@ -127,13 +129,13 @@ class FileTemplateStore:
         self._missing: dict[tuple[str, int], float] = {}
         self._listings: dict[str, tuple[float, tuple[int, ...]]] = {}
 
+    @override
     async def names(self) -> Sequence[str]:
-        """See core.TemplateStore."""
         entries = await asyncio.to_thread(self._list, self._root)
         return sorted(self._built_in | {entry for entry in entries[:_MAX_NAMES] if "." not in entry})
 
+    @override
     async def versions(self, name: str) -> Sequence[int]:
-        """See core.TemplateStore."""
         listing = self._listings.get(name)
         now_s = self._monotonic_s()
         if listing is not None and now_s < listing[0] + self._check_s:
@@ -146,8 +148,9 @@ class FileTemplateStore:
             self._listings[name] = (now_s, tuple(sorted(found)))
         return sorted(found)
 
+    @override
     async def get(self, name: str, version: int) -> Template | None:
-        """See core.TemplateStore. A version, once read, is kept: it cannot change."""
+        """Return that version, None when it is not there. A version, once read, is kept: it cannot change."""
         known = self._known.get((name, version))
         if known is not None:
             return known
@@ -168,8 +171,8 @@ class FileTemplateStore:
             self._missing.clear()
         self._missing[name, version] = now_s
 
+    @override
     async def add(self, template: Template) -> bool:
-        """See core.TemplateStore."""
         self._listings.pop(template.name, None)
         if (template.name, template.version) in self._known:
             return False

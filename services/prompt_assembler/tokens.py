@@ -16,6 +16,7 @@ from jinja2 import Template as JinjaTemplate
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
+from typing_extensions import override
 
 from services.common.events.chat import Message
 from services.common.platform.errors import ConfigurationError, InvalidInput
@@ -89,7 +90,7 @@ class ChatTokens:
         return self._marks.sub(" ", text) if self._marks is not None else text
 
 
-class LateTokens:
+class LateTokens(TokenCounter):
     """Estimates until the tokenizer is there: the models may still be made while this service starts."""
 
     def __init__(self, find: Callable[[], Path | None]) -> None:
@@ -98,8 +99,8 @@ class LateTokens:
         self._counter: TokenCounter = EstimatedTokens()
 
     @property
+    @override
     def is_exact(self) -> bool:
-        """See core.TokenCounter."""
         return self._counter.is_exact
 
     def look(self) -> bool:
@@ -117,12 +118,12 @@ class LateTokens:
         _log.info("tokens are counted with %s", path)
         return True
 
+    @override
     def count(self, messages: Sequence[Message]) -> int:
-        """See core.TokenCounter."""
         return self._counter.count(messages)
 
+    @override
     def plain(self, text: str) -> str:
-        """See core.TokenCounter."""
         return self._counter.plain(text)
 
 

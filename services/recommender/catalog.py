@@ -6,15 +6,18 @@ import heapq
 import logging
 from collections.abc import Sequence
 
+from typing_extensions import override
+
 from services.common.events.envelope import MalformedRecord
 from services.common.events.wire.catalog import deleted_item, read_item
 from services.common.platform.ids import entity_key
-from services.common.platform.topic_follower import Record
+from services.common.platform.topic_follower import Reader, Record
+from services.recommender.core import Catalog
 
 _log = logging.getLogger(__name__)
 
 
-class ItemIndex:
+class ItemIndex(Catalog, Reader):
     """The catalogue in memory; meets `core.Catalog`, and reads what a `TopicFollower` brings. One thread writes, any may read."""
 
     def __init__(self, newest_limit: int) -> None:
@@ -24,29 +27,35 @@ class ItemIndex:
         self._updated_ms: dict[str, int] = {}
         self._id_of_key: dict[int, str] = {}
         self._newest: tuple[str, ...] = ()
-        self.is_ready = False
-        """Whether the whole topic has been read once."""
+        self._is_ready = False
 
     def __len__(self) -> int:
         return len(self._categories)
 
+    @property
+    @override
+    def is_ready(self) -> bool:
+        return self._is_ready
+
+    @override
     def categories(self, item_id: str) -> Sequence[str]:
-        """See core.Catalog."""
         return self._categories.get(item_id, ())
 
+    @override
     def newest(self) -> Sequence[str]:
-        """See core.Catalog."""
         return self._newest
 
     def item_id(self, key: int) -> str | None:
         """Return the item id of a table key; None when the catalogue does not hold it."""
         return self._id_of_key.get(key)
 
+    @override
     def begin(self, records: Sequence[Record]) -> None:
-        """See topic_follower.Reader. What a broker without its old log no longer holds is kept: stale beats empty."""
+        """Take the whole topic in. What a broker without its old log no longer holds is kept: stale beats empty."""
         self.extend(records)
-        self.is_ready = True
+        self._is_ready = True
 
+    @override
     def extend(self, records: Sequence[Record]) -> None:
         """Take records in, in topic order; a value of None deletes the key's item. Unreadable ones are logged and left out."""
         for record in records:

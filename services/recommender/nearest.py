@@ -15,10 +15,12 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import override
 
 from services.common.platform.errors import CorruptArtifact
 from services.common.platform.ids import entity_key
 from services.common.ranker.tables.reader import TableNotReady
+from services.recommender.sources import NearestItems
 
 Float32Array = npt.NDArray[np.float32]
 Int64Array = npt.NDArray[np.int64]
@@ -61,7 +63,7 @@ class Snapshot:
         return self.keys_M[chosen[np.argsort(-scores_M[chosen], kind="stable")]]
 
 
-class EmbeddingRecall:
+class EmbeddingRecall(NearestItems):
     """Meets `sources.NearestItems`."""
 
     def __init__(
@@ -85,8 +87,8 @@ class EmbeddingRecall:
         self._reader: RowReader | None = None
         self._snapshot: Snapshot | None = None
 
+    @override
     async def nearest(self, user_id: str, history: Sequence[str], limit: int) -> Sequence[str]:
-        """See sources.NearestItems."""
         if self._reader is None or self._snapshot is None:
             return []
         keys = await asyncio.to_thread(self._search, self._reader, self._snapshot, user_id, history, limit)

@@ -16,13 +16,14 @@ from redis.asyncio import BlockingConnectionPool, Connection, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError, RedisError
+from typing_extensions import override
 
 from services.common.platform.errors import CorruptArtifact
 from services.common.ranker.feature_records import global_key, item_key, neighbours_key, partial_names, popular_key, seen_key, user_key
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.recall_state import Counted, add_up, unpack_counts
 from services.common.ranker.states import GlobalState, UserState, merge_globals, merge_item_bytes
-from services.recommender.core import FeaturesUnavailable, OnlineState
+from services.recommender.core import FeatureStore, FeaturesUnavailable, OnlineState
 from services.recommender.recall import popular_now
 
 _CORRUPT_LOG_INTERVAL_S = 10.0
@@ -54,7 +55,7 @@ def connect(url: str, timeout_s: float) -> Redis:
     return Redis(connection_pool=pool)
 
 
-class RedisFeatureStore:
+class RedisFeatureStore(FeatureStore):
     """Meets `core.FeatureStore`. One Redis round trip per method, fewer when cached."""
 
     def __init__(
@@ -90,8 +91,8 @@ class RedisFeatureStore:
         self._is_down = False
         self._log_corrupt_at = 0.0
 
+    @override
     async def read(self, user_id: str, item_ids: Sequence[str]) -> OnlineState:
-        """See core.FeatureStore."""
         now = self._clock()
         # Taken before the await: another request may evict what is cached now.
         states = {item_id: cached[1] for item_id in item_ids if (cached := self._items.get(item_id)) is not None and cached[0] > now}
@@ -114,16 +115,16 @@ class RedisFeatureStore:
             raise self._corrupt(error) from error
         return OnlineState(user, items, totals[2])
 
+    @override
     async def user(self, user_id: str) -> UserState | None:
-        """See core.FeatureStore."""
         [value] = await self._mget([user_key(user_id)])
         try:
             return UserState.from_bytes(self._spec, value) if value is not None else None
         except CorruptArtifact as error:
             raise self._corrupt(error) from error
 
+    @override
     async def popular(self, limit: int) -> Sequence[Counted]:
-        """See core.FeatureStore."""
         now = self._clock()
         if self._popular is None or self._popular[0] <= now:
             keys = [key(partial) for key in (popular_key, global_key) for partial in self._partials]
@@ -131,15 +132,15 @@ class RedisFeatureStore:
             self._popular = (now + self._ttl_s, self._popular_now(values))
         return self._popular[1][:limit]
 
+    @override
     async def neighbours(self, item_ids: Sequence[str]) -> Sequence[tuple[str, Sequence[Counted]]]:
-        """See core.FeatureStore."""
         keys = [neighbours_key(item_id, partial) for item_id in item_ids for partial in self._partials]
         values = await self._mget(keys)
         width = len(self._partials)
         return [(item_id, self._added_up(values[row * width : (row + 1) * width])) for row, item_id in enumerate(item_ids)]
 
+    @override
     async def seen(self, user_id: str, item_ids: Sequence[str]) -> frozenset[str]:
-        """See core.FeatureStore."""
         if not item_ids:
             return frozenset()
         flags = await self._call("SMISMEMBER", seen_key(user_id), *item_ids)

@@ -11,9 +11,10 @@ import numpy as np
 from tritonclient.grpc import InferInput
 from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
+from typing_extensions import override
 
 from services.common.platform.traceparent import current_traceparent
-from services.recommender.core import RankerUnavailable, Scores
+from services.recommender.core import Ranker, RankerUnavailable, Scores
 
 MODEL = "ranker"
 
@@ -23,7 +24,7 @@ _RESERVE_S = 0.01
 _log = logging.getLogger(__name__)
 
 
-class TritonRanker:
+class TritonRanker(Ranker):
     """Meets `core.Ranker`."""
 
     def __init__(self, url: str, *, num_tasks: int, timeout_s: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -45,8 +46,8 @@ class TritonRanker:
         self._num_tasks, self._timeout_s, self._clock = num_tasks, timeout_s, clock
         self._is_down = False
 
+    @override
     async def score(self, user_key: int, item_keys: Sequence[int], features_block: bytes, deadline_s: float) -> Scores:
-        """See core.Ranker."""
         timeout_s = min(self._timeout_s, deadline_s - self._clock() - _RESERVE_S)
         if timeout_s <= 0:
             raise RankerUnavailable("ranker: no time is left before the deadline")

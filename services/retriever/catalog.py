@@ -7,11 +7,13 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from typing_extensions import override
+
 from services.common.events.catalog import CatalogItem
 from services.common.events.envelope import MalformedRecord
 from services.common.events.wire.catalog import deleted_item, read_item
 from services.common.language.items import sentences_of
-from services.common.platform.topic_follower import Record
+from services.common.platform.topic_follower import Reader, Record
 from services.retriever.core.documents import CATALOG, ChunkLimits, Document, Section, clean, hash_of, paragraphs_of
 
 _ID_PREFIX = f"{CATALOG}:"
@@ -58,7 +60,7 @@ def document_of(item: CatalogItem, chunks: ChunkLimits) -> Document:
     )
 
 
-class CatalogDocuments:
+class CatalogDocuments(Reader):
     """Reads what a `TopicFollower` brings; the indexer takes it from here. Bounded by the catalogue: an item waits once."""
 
     def __init__(self, chunks: ChunkLimits, on_change: Callable[[], None]) -> None:
@@ -68,8 +70,9 @@ class CatalogDocuments:
         self._waiting = CatalogChanges()
         self._has_news = False
 
+    @override
     def begin(self, records: Sequence[Record]) -> None:
-        """See topic_follower.Reader. An empty topic changes nothing: a broker that lost its log has no news of the items."""
+        """Take the whole topic in. An empty topic changes nothing: a broker that lost its log has no news of the items."""
         documents = self._documents_of(records)
         is_whole = any(document is not None for document in documents.values())
         with self._lock:
@@ -77,8 +80,8 @@ class CatalogDocuments:
             self._has_news = True
         self._on_change()
 
+    @override
     def extend(self, records: Sequence[Record]) -> None:
-        """See topic_follower.Reader."""
         documents = self._documents_of(records)
         with self._lock:
             waiting = self._waiting

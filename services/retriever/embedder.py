@@ -12,8 +12,10 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
+from typing_extensions import override
 
 from services.common.platform.errors import ConfigurationError, Unavailable
+from services.retriever.core.search import QueryEmbedder
 from services.retriever.embedder_files import MODEL_FILE, TOKENIZER_FILE, EmbedderStamp, read_stamp
 
 Vectors = NDArray[np.float32]
@@ -105,7 +107,7 @@ class Embedder:
                 raise ConfigurationError(f"embedder {folder} is broken: its cosine with the original on {probe.text!r} is {cosine:.4f}")
 
 
-class LateEmbedder:
+class LateEmbedder(QueryEmbedder[Vectors]):
     """The embedder once it is there: the models may still be made while this service starts. Queries do not wait for documents."""
 
     def __init__(self, load: Callable[[], Embedder]) -> None:
@@ -136,8 +138,13 @@ class LateEmbedder:
                 self._reason = str(error)
         return self._loaded
 
+    @override
     async def embed_query(self, query: str, *, embedder_version: str) -> Vectors:
-        """See core.QueryEmbedder: float32 [D]."""
+        """Return float32 [D].
+
+        Raises:
+            Unavailable: there is no embedder yet, or the index was made with another one.
+        """
         embedder = self._loaded
         if embedder is None or embedder.version != embedder_version:
             raise Unavailable("the index has no vectors of the embedder that is loaded" if embedder else "there is no embedder yet")

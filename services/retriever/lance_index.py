@@ -63,7 +63,7 @@ class Snapshot:
         return sum(self.num_by_source.values())
 
     async def by_vector(self, vector: Vectors, *, source: str, limit: int) -> Sequence[Hit]:
-        """See core.search.Index. Exact: every vector is looked at, by cosine."""
+        """Return the passages whose vectors are nearest by cosine, best first. Exact: every vector is looked at."""
         if not self.embedder_version:
             raise Unavailable("this index has no vectors")
         with _lance("searching by vector"):
@@ -71,7 +71,7 @@ class Snapshot:
             return await _hits(query, source, limit)
 
     async def by_words(self, query: str, *, source: str, limit: int) -> Sequence[Hit]:
-        """See core.search.Index. The query is words, not a language: no sign in it has a meaning."""
+        """Return the passages that the query's words find, best first. The query is words, not a language: no sign in it has a meaning."""
         from lancedb.query import MatchQuery
 
         with _lance("searching by words"):

@@ -16,6 +16,7 @@ import grpc.aio
 from tunemesh.llm.v1 import llm_service_pb2, llm_service_pb2_grpc
 from tunemesh.prompt_assembler.v1 import prompt_assembler_service_pb2, prompt_assembler_service_pb2_grpc
 from tunemesh.retriever.v1 import retriever_service_pb2, retriever_service_pb2_grpc
+from typing_extensions import override
 
 from services.common.events.chat import Passage
 from services.common.events.limits import MAX_QUERY_BYTES
@@ -26,13 +27,16 @@ from services.common.platform.grpc_client import open_channel
 from services.common.platform.traceparent import outgoing_metadata
 from services.router.generation import (
     AdapterNotLoaded,
+    LanguageModel,
     ModelFailed,
     ModelUnavailable,
     Order,
     Piece,
     Prompt,
+    PromptAssembler,
     PromptAssemblerUnavailable,
     Retrieved,
+    Retriever,
     RetrieverUnavailable,
     TemplateNotFound,
 )
@@ -62,7 +66,7 @@ class _Losses:
         return message
 
 
-class GrpcRetriever:
+class GrpcRetriever(Retriever):
     """Calls RetrieverService.Search."""
 
     def __init__(self, target: str, *, max_message_bytes: int) -> None:
@@ -71,8 +75,9 @@ class GrpcRetriever:
         self._stub = retriever_service_pb2_grpc.RetrieverServiceStub(self._channel)  # type: ignore[no-untyped-call] # generated
         self._losses = _Losses("retriever", target)
 
+    @override
     async def search(self, question: str, *, source: str, limit: int, timeout_s: float) -> Retrieved:
-        """See `services.router.generation.Retriever`. A long question is cut to what the retriever takes."""
+        """Search with the question, cut to what the retriever takes when it is longer."""
         query = question.encode()[:MAX_QUERY_BYTES].decode(errors="ignore")
         request = retriever_service_pb2.SearchRequest(query=query, limit=limit, source=source)
         try:
@@ -88,7 +93,7 @@ class GrpcRetriever:
         await self._channel.close()
 
 
-class GrpcPromptAssembler:
+class GrpcPromptAssembler(PromptAssembler):
     """Calls PromptAssemblerService.Assemble, with the label "production"."""
 
     def __init__(self, target: str, *, max_message_bytes: int) -> None:
@@ -98,8 +103,8 @@ class GrpcPromptAssembler:
         self._stub = stub
         self._losses = _Losses("prompt assembler", target)
 
+    @override
     async def assemble(self, template: str, question: Question, passages: Sequence[Passage], *, timeout_s: float) -> Prompt:
-        """See `services.router.generation.PromptAssembler`."""
         request = prompt_assembler_service_pb2.AssembleRequest(
             template=template,
             question=question.text,
@@ -126,7 +131,7 @@ class GrpcPromptAssembler:
         await self._channel.close()
 
 
-class GrpcLanguageModel:
+class GrpcLanguageModel(LanguageModel):
     """Calls LlmService.Generate."""
 
     def __init__(self, target: str, *, max_message_bytes: int) -> None:
@@ -136,8 +141,9 @@ class GrpcLanguageModel:
         self._stub = llm_service_pb2_grpc.LlmServiceStub(self._channel)  # type: ignore[no-untyped-call] # generated
         self._losses = _Losses("llm", target)
 
+    @override
     async def generate(self, order: Order, *, timeout_s: float) -> AsyncGenerator[Piece]:
-        """See `services.router.generation.LanguageModel`. Closing it early cancels the call, which stops the model."""
+        """Yield the answer as the llm streams it. Closing it early cancels the call, which stops the model."""
         request = llm_service_pb2.GenerateRequest(
             request_id=order.request_id,
             messages=chat_messages(order.messages),
@@ -166,8 +172,8 @@ class GrpcLanguageModel:
             return ModelUnavailable(message)
         return ModelFailed(message)
 
+    @override
     async def wait_ready(self, timeout_s: float) -> None:
-        """See `services.router.generation.LanguageModel`."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self._channel.channel_ready()

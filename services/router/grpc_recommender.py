@@ -5,18 +5,19 @@ from __future__ import annotations
 import grpc
 import grpc.aio
 from tunemesh.recommender.v1 import recommender_service_pb2, recommender_service_pb2_grpc
+from typing_extensions import override
 
 from services.common.platform.errors import InvalidInput, Overloaded
 from services.common.platform.grpc_client import open_channel
 from services.common.platform.traceparent import outgoing_metadata
-from services.router.core import Query, Ranking, RecommenderTooSlow, RecommenderUnavailable
+from services.router.core import Query, Ranking, Recommender, RecommenderTooSlow, RecommenderUnavailable
 
 
 class RecommenderFailed(Exception):
     """The recommender answered with a status that only a defect explains; the caller gets INTERNAL."""
 
 
-class GrpcRecommender:
+class GrpcRecommender(Recommender):
     """Calls RecommenderService.Recommend."""
 
     def __init__(self, target: str, *, max_message_bytes: int) -> None:
@@ -25,8 +26,9 @@ class GrpcRecommender:
         self._channel = open_channel(target, max_message_bytes=max_message_bytes)
         self._stub = recommender_service_pb2_grpc.RecommenderServiceStub(self._channel)  # type: ignore[no-untyped-call] # generated
 
+    @override
     async def recommend(self, query: Query, *, timeout_s: float, wait_for_ready: bool) -> Ranking:
-        """See `services.router.core.Recommender`. The items of the answer are the recommender's own messages, passed through."""
+        """Ask the recommender; the items of the answer are its own messages, passed through."""
         request = recommender_service_pb2.RecommendRequest(user_id=query.user_id, candidates=query.candidates, limit=query.limit)
         try:
             response = await self._stub.Recommend(request, timeout=timeout_s, wait_for_ready=wait_for_ready, metadata=outgoing_metadata())

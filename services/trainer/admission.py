@@ -13,6 +13,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import override
 
 from services.common.ranker.atomics import kernel
 from services.common.ranker.tables.index import MISSING, Int64s, SlotIndex, mix64
@@ -70,7 +71,7 @@ def make_counter(admission: Admission) -> OccurrenceCounter:
     return ExactCounter()
 
 
-class ExactCounter:
+class ExactCounter(OccurrenceCounter):
     """Exact counts with the step of the last occurrence."""
 
     def __init__(self) -> None:
@@ -79,8 +80,8 @@ class ExactCounter:
         self._counts = np.zeros(self._index.capacity, np.int64)
         self._last_steps = np.zeros(self._index.capacity, np.int64)
 
+    @override
     def add(self, ids: Int64s, counts: Int64s, step: int) -> None:
-        """See OccurrenceCounter."""
         slots = self._index.find(ids)
         new = slots == MISSING
         slots[new] = self._index.insert(ids[new])
@@ -88,28 +89,28 @@ class ExactCounter:
         self._counts[slots] += counts
         self._last_steps[slots] = step
 
+    @override
     def get(self, ids: Int64s) -> Int64s:
-        """See OccurrenceCounter."""
         slots = self._index.find(ids)
         return np.where(slots == MISSING, 0, self._counts[slots])
 
+    @override
     def forget(self, ids: Int64s) -> None:
-        """See OccurrenceCounter."""
         slots = self._index.remove(ids)
         self._counts[slots[slots != MISSING]] = 0
 
+    @override
     def expire(self, last_step_kept: int) -> None:
-        """See OccurrenceCounter."""
         ids, slots = self._index.entries()
         self.forget(ids[self._last_steps[slots] < last_step_kept])
 
+    @override
     def state_arrays(self) -> Arrays:
-        """See OccurrenceCounter."""
         ids, slots = self._index.entries()
         return {"ids": ids, "counts": self._counts[slots], "last_steps": self._last_steps[slots]}
 
+    @override
     def load_state_arrays(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
-        """See OccurrenceCounter."""
         ids = np.ascontiguousarray(arrays["ids"], np.int64)
         self._index = SlotIndex()
         slots = self._index.insert(ids)
@@ -158,7 +159,7 @@ def _bloom_forget(cells_HC: Int64s, ids: Int64s) -> None:
         _bloom_add(cells_HC, ids[i : i + 1], -count)
 
 
-class BloomCounter:
+class BloomCounter(OccurrenceCounter):
     """A counting Bloom filter. It does not know when an id was last seen, so it expires nothing.
 
     Source: Fan et al. 2000, Summary Cache (counting filters); Bloom 1970 for the sizes.
@@ -171,29 +172,31 @@ class BloomCounter:
         # One part per hash function: no id hits a cell twice, so that taking a count off never leaves less than nothing.
         self._cells_HC = np.zeros((num_hashes, math.ceil(num_cells / num_hashes)), np.int64)
 
-    def add(self, ids: Int64s, counts: Int64s, step: int) -> None:  # noqa: ARG002 - the filter keeps no steps
-        """See OccurrenceCounter."""
+    @override
+    def add(self, ids: Int64s, counts: Int64s, step: int) -> None:
         _bloom_add(self._cells_HC, ids, counts)
 
+    @override
     def get(self, ids: Int64s) -> Int64s:
-        """See OccurrenceCounter."""
         counts = np.empty(ids.size, np.int64)
         _bloom_get(self._cells_HC, ids, counts)
         return counts
 
+    @override
     def forget(self, ids: Int64s) -> None:
-        """See OccurrenceCounter. Takes off what the filter believes, so ids that share all cells may lose counts."""
+        """Take off what the filter believes of these ids, so ids that share all their cells may lose counts."""
         _bloom_forget(self._cells_HC, ids)
 
+    @override
     def expire(self, last_step_kept: int) -> None:
-        """See OccurrenceCounter."""
+        """Do nothing: a Bloom filter does not know which ids were seen when."""
 
+    @override
     def state_arrays(self) -> Arrays:
-        """See OccurrenceCounter."""
         return {"bloom": self._cells_HC.copy()}
 
+    @override
     def load_state_arrays(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
-        """See OccurrenceCounter."""
         cells = np.ascontiguousarray(arrays["bloom"], np.int64)
         if cells.shape != self._cells_HC.shape:
             raise ValueError(f"the Bloom filter has shape {cells.shape}, this configuration needs {self._cells_HC.shape}")

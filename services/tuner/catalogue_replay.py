@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import override
+
 from services.common.events.catalog import CatalogItem
 from services.common.events.chat import MAX_CONTEXT_PASSAGES, Passage
 from services.common.events.envelope import MalformedRecord
@@ -17,25 +19,28 @@ from services.common.events.wire.catalog import read_item
 from services.common.language.evaluation import MAX_TEXT_CHARS
 from services.common.platform.errors import InvalidInput
 from services.common.platform.kafka import read_compacted
+from services.tuner.neighbours import ReplaySource
 from services.tuner.replay import ReplayExample
 
 _MAX_FILE_BYTES = 16 * 1024 * 1024
 _log = logging.getLogger(__name__)
 
 
-class CatalogueReplay:
+class CatalogueReplay(ReplaySource):
     """Replay examples from a file, or items of catalog.v1 to make them of."""
 
     def __init__(self, bootstrap_servers: str, *, client_id: str, file: Path | None, max_items: int) -> None:
         """Of more than `max_items` the first by id are used."""
         self._bootstrap_servers, self._client_id, self._file, self._max_items = bootstrap_servers, client_id, file, max_items
 
+    @override
     async def given(self) -> Sequence[ReplayExample] | None:
-        """See `tune.ReplaySource`. Raises InvalidInput when the file cannot be used."""
+        """Return the examples of the file, None without one. Raises InvalidInput when it cannot be used."""
         return await asyncio.to_thread(read_replay_file, self._file) if self._file is not None else None
 
+    @override
     async def items(self) -> Sequence[CatalogItem]:
-        """See `tune.ReplaySource`. Raises Unavailable when the broker cannot be read."""
+        """Return the items of catalog.v1. Raises Unavailable when the broker cannot be read."""
         return await asyncio.to_thread(self._items)
 
     def _items(self) -> list[CatalogItem]:

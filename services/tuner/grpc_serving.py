@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 from tunemesh.llm.v1 import llm_admin_service_pb2, llm_admin_service_pb2_grpc
 from tunemesh.router.v1 import router_service_pb2, router_service_pb2_grpc
+from typing_extensions import override
 
 from services.common.events.chat import Passage
 from services.common.events.wire.chat import passage_messages
@@ -19,6 +20,7 @@ from services.common.language.aliases import BASE_MODEL
 from services.common.platform.errors import ServiceError, Unavailable
 from services.common.platform.traceparent import outgoing_metadata
 from services.tuner.grpc_calls import Retries, translated
+from services.tuner.neighbours import Serving
 
 _USER = "tuner"
 _ANSWER_TIMEOUT_S = 60.0
@@ -31,7 +33,7 @@ class WrongModel(Unavailable):
     """The answer is not from the model that was asked, or is degraded: it says nothing about a candidate. Retrying may help."""
 
 
-class GrpcServing:
+class GrpcServing(Serving):
     """The running model: adapters through LlmAdminService, answers through the router, as users get them."""
 
     def __init__(
@@ -51,8 +53,9 @@ class GrpcServing:
         self._base_name, self._max_answer_tokens = base_name, max_answer_tokens
         self._load_timeout_s, self._live_timeout_s, self._retries = load_timeout_s, live_timeout_s, retries
 
+    @override
     async def load(self, name: AdapterName) -> None:
-        """See `tune.Serving`. Repeating it is harmless, so it is retried."""
+        """Load and warm the adapter. Repeating that is harmless, so it is retried."""
 
         async def once() -> None:
             request = llm_admin_service_pb2.LoadAdapterRequest(name=str(name))
@@ -63,16 +66,16 @@ class GrpcServing:
 
         await self._retries.call(once)
 
+    @override
     async def unload(self, name: AdapterName) -> None:
-        """See `tune.Serving`."""
         request = llm_admin_service_pb2.UnloadAdapterRequest(name=str(name))
         try:
             await self._admin.UnloadAdapter(request, timeout=self._load_timeout_s, metadata=outgoing_metadata())
         except grpc.aio.AioRpcError as error:
             raise translated(error, f"the llm did not unload {name}") from error
 
+    @override
     async def answer(self, task: str, question: str, context: Sequence[Passage], adapter: str) -> str:
-        """See `tune.Serving`."""
 
         async def once() -> str:
             request = router_service_pb2.GenerateRequest(
@@ -93,8 +96,9 @@ class GrpcServing:
 
         return await self._retries.call(once)
 
+    @override
     async def wait_live(self, task: str, name: AdapterName) -> bool:
-        """See `tune.Serving`. Asks as a user does, one token each time."""
+        """Ask as a user does, one token each time, until the adapter answers; return False when that takes too long."""
         request = router_service_pb2.GenerateRequest(user_id=_USER, task=task, question="Hello", sampling={"max_tokens": 1})
         deadline = time.monotonic() + self._live_timeout_s
         while time.monotonic() < deadline:

@@ -7,12 +7,14 @@ import threading
 from collections.abc import Sequence
 
 from tunemesh.events.v1 import example_pb2
+from typing_extensions import override
 
 from services.common.events.envelope import MalformedRecord, parse_value
 from services.common.events.wire.chat import messages_of
 from services.common.language.adapter_name import is_task
 from services.common.platform.errors import InvalidInput
-from services.common.platform.topic_follower import Record
+from services.common.platform.topic_follower import Reader, Record
+from services.tuner import tuner
 from services.tuner.examples import Demonstration, ExampleBook
 
 _MAX_MESSAGES = 64
@@ -20,13 +22,14 @@ _MAX_ANSWER_CHARS = 64 * 1024
 _log = logging.getLogger(__name__)
 
 
-class Examples:
+class Examples(tuner.Examples, Reader):
     """llm.examples.v1 as a book that any thread may read; one follower's thread writes it (see topic_follower.Reader)."""
 
     def __init__(self, book: ExampleBook) -> None:
         """Begin with an empty book."""
         self._book, self._lock = book, threading.Lock()
 
+    @override
     def begin(self, records: Sequence[Record]) -> None:
         """Start over with these records. An empty topic is a broker that lost its log: what was known stays."""
         with self._lock:
@@ -34,28 +37,29 @@ class Examples:
                 self._book.clear()
             self._take(records)
 
+    @override
     def extend(self, records: Sequence[Record]) -> None:
         """Take these in."""
         with self._lock:
             self._take(records)
 
+    @override
     def tasks(self) -> list[str]:
-        """See ExampleBook."""
         with self._lock:
             return self._book.tasks()
 
+    @override
     def demonstrations(self, task: str) -> list[Demonstration]:
-        """See ExampleBook."""
         with self._lock:
             return self._book.demonstrations(task)
 
+    @override
     def num_demonstrations(self, task: str, *, since_ms: int = 0) -> int:
-        """See ExampleBook."""
         with self._lock:
             return self._book.num_demonstrations(task, since_ms=since_ms)
 
+    @override
     def num_judged(self, task: str) -> int:
-        """See ExampleBook."""
         with self._lock:
             return self._book.num_judged(task)
 

@@ -9,9 +9,11 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from typing_extensions import override
+
 from services.common.language.adapter_name import AdapterName
 from services.common.platform.errors import InvalidInput, NotFound, ServiceError, Unavailable
-from services.tuner.mirror import RunRecord
+from services.tuner.mirror import Registry, RunRecord
 
 _EXPERIMENT = "tunemesh/tuner"
 _ALIAS = "production"
@@ -25,7 +27,7 @@ _HTTP_RETRIES = 1
 _ERRORS: Mapping[str, type[ServiceError]] = {"INVALID_PARAMETER_VALUE": InvalidInput, "RESOURCE_DOES_NOT_EXIST": NotFound}
 
 
-class MlflowRegistry:
+class MlflowRegistry(Registry):
     """Runs and versions on an MLflow server. Thread-safe; the library is imported at the first call, which takes seconds."""
 
     def __init__(self, tracking_uri: str) -> None:
@@ -35,8 +37,8 @@ class MlflowRegistry:
         self._client: Any = None
         self._experiment_id = ""
 
+    @override
     def begin_run(self, name: AdapterName, parameters: Mapping[str, str]) -> str:
-        """See `mirror.Registry`."""
         with self._speaking() as client:
             from mlflow.entities import Param
 
@@ -45,8 +47,9 @@ class MlflowRegistry:
             client.log_batch(run.info.run_id, params=params, synchronous=True)
             return str(run.info.run_id)
 
+    @override
     def find_run(self, name: AdapterName, run_id: str) -> str:
-        """See `mirror.Registry`. A tune that failed has left its adapter's name, and a run of that name, to the next."""
+        """Return the run of an adapter. A tune that failed has left its adapter's name, and a run of that name, to the next."""
         if run_id:
             with contextlib.suppress(NotFound), self._speaking() as client:
                 return str(client.get_run(run_id).info.run_id)
@@ -55,8 +58,9 @@ class MlflowRegistry:
             found = client.search_runs([self._experiment(client)], query, max_results=1, order_by=["attributes.start_time DESC"])
             return str(found[0].info.run_id) if found else ""
 
+    @override
     def end_run(self, run_id: str, record: RunRecord) -> None:
-        """See `mirror.Registry`. Values that are not finite are left out: MLflow's database cannot hold them all."""
+        """End a run with its metrics. Values that are not finite are left out: MLflow's database cannot hold them all."""
         with self._speaking() as client:
             from mlflow.entities import Metric, RunTag
 
@@ -71,8 +75,8 @@ class MlflowRegistry:
                 client.log_batch(run_id, metrics=metrics[start : start + _MAX_METRICS_PER_CALL], synchronous=True)
             client.set_terminated(run_id, "FAILED" if record.failure else "FINISHED")
 
+    @override
     def put_version(self, name: AdapterName, run_id: str, tags: Mapping[str, str]) -> str:
-        """See `mirror.Registry`."""
         with self._speaking() as client:
             model = _model_name(name.base, name.task)
             known = {version.tags.get(_ADAPTER_TAG): str(version.version) for version in client.search_model_versions(f"name = '{model}'")}
@@ -89,8 +93,8 @@ class MlflowRegistry:
             made = client.create_model_version(model, source, run_id=run_id, tags=shortened, await_creation_for=0)
             return str(made.version)
 
+    @override
     def point_alias(self, base: str, task: str, version: str) -> None:
-        """See `mirror.Registry`."""
         with self._speaking() as client:
             model = _model_name(base, task)
             if version:

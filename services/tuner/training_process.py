@@ -9,15 +9,17 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from typing_extensions import override
+
 from services.common.language.adapter_name import AdapterName
 from services.tuner import job as jobs
-from services.tuner.neighbours import TrainingFailed
+from services.tuner.neighbours import TrainingFailed, Tuning
 
 _PROGRESS_S = 0.5
 _LOG_FILE = "train.log"
 
 
-class TrainingProcess:
+class TrainingProcess(Tuning):
     """Runs `services.tuner.train` in a process of its own; it ends with this one, however that ends."""
 
     def __init__(self, work_dir: Path, *, keep: int, timeout_s: float) -> None:
@@ -28,15 +30,14 @@ class TrainingProcess:
         """Return the folder of a training."""
         return self._work_dir / str(name)
 
+    @override
     def adapter_folder(self, name: AdapterName) -> str:
-        """See `tune.Tuning`."""
         return str(self.folder(name) / jobs.ADAPTER_FOLDER)
 
+    @override
     async def train(self, name: AdapterName, job: jobs.Job, on_step: Callable[[jobs.Step], None]) -> jobs.TrainingResult:
-        """See `tune.Tuning`.
-
-        Raises:
-            TrainingFailed: it ended without a result, or took longer than the limit.
+        """Raises:
+        TrainingFailed: it ended without a result, or took longer than the limit.
         """
         folder = self.folder(name)
         await asyncio.to_thread(self._prepare, folder, job)

@@ -35,30 +35,53 @@ _log = logging.getLogger(__name__)
 class Examples(Protocol):
     """The curated examples, as they are now."""
 
-    def tasks(self) -> list[str]: ...  # noqa: D102 - see ExampleBook
-    def demonstrations(self, task: str) -> list[Demonstration]: ...  # noqa: D102
-    def num_demonstrations(self, task: str, *, since_ms: int = 0) -> int: ...  # noqa: D102
-    def num_judged(self, task: str) -> int: ...  # noqa: D102
+    def tasks(self) -> list[str]:
+        """Return the tasks that have examples."""
+        ...
+
+    def demonstrations(self, task: str) -> list[Demonstration]:
+        """Return a task's demonstrations."""
+        ...
+
+    def num_demonstrations(self, task: str, *, since_ms: int = 0) -> int:
+        """Return how many demonstrations of a task came since a time, Unix milliseconds."""
+        ...
+
+    def num_judged(self, task: str) -> int:
+        """Return how many answers of a task users have judged."""
+        ...
 
 
 class Evaluations(Protocol):
     """The evaluation files."""
 
-    def file(self, task: str) -> Path: ...  # noqa: D102 - see EvaluationFolder
-    def exists(self, task: str) -> bool: ...  # noqa: D102
-    def load(self, task: str) -> Evaluation: ...  # noqa: D102
+    def file(self, task: str) -> Path:
+        """Return where a task's evaluation file is, or should be."""
+        ...
+
+    def exists(self, task: str) -> bool:
+        """Return whether the file is there."""
+        ...
+
+    def load(self, task: str) -> Evaluation:
+        """Return what the file says. Raises InvalidInput when it cannot be used."""
+        ...
 
 
 class History(Protocol):
     """What earlier processes tuned."""
 
-    async def newest_decided_tune_ms(self, base: str, task: str) -> int: ...  # noqa: D102 - see Adapters
+    async def newest_decided_tune_ms(self, base: str, task: str) -> int:
+        """Return when the newest tune that the adapter gate decided about began, Unix milliseconds; 0 when there is none."""
+        ...
 
 
 class Learning(Protocol):
     """Whether learning is paused, for the whole mesh."""
 
-    async def is_paused(self) -> bool: ...  # noqa: D102
+    async def is_paused(self) -> bool:
+        """Return whether an operator has paused learning. Raises Unavailable."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,10 +15,11 @@ import threading
 from collections.abc import Callable, Sequence
 
 from tunemesh.events.v1.control_pb2 import Alias, ControlRecord
+from typing_extensions import override
 
 from services.common.events.envelope import MalformedRecord, parse_value
 from services.common.platform.control import ALIAS_PREFIX, ControlState
-from services.common.platform.topic_follower import Record
+from services.common.platform.topic_follower import Reader, Record
 
 BASE_MODEL = "base"
 """Target of an `llm/…` alias that answers with the base model, without an adapter."""
@@ -43,7 +44,7 @@ def prompt_alias(template: str, label: str) -> str:
     return f"prompt/{template}/{label}"
 
 
-class AliasView:
+class AliasView(Reader):
     """Thread-safe: one follower writes, any thread reads. `is_known` is False until control.v1 has been read once."""
 
     def __init__(self, on_change: Callable[[], None] | None = None) -> None:
@@ -70,15 +71,17 @@ class AliasView:
         with self._lock:
             return {alias: value.target for alias, value in self._aliases.items()}
 
+    @override
     def begin(self, records: Sequence[Record]) -> None:
-        """See topic_follower.Reader: start over with these records."""
+        """Start over with these records of control.v1."""
         self._state = ControlState()
         self._apply(records)
         self._is_known = True
         self._changed()
 
+    @override
     def extend(self, records: Sequence[Record]) -> None:
-        """See topic_follower.Reader: fold these in."""
+        """Fold in what was appended since."""
         if self._apply(records):
             self._changed()
 

@@ -188,7 +188,7 @@ class PromptFollower:
         self._template, self._label, self._assembler, self._timeout_ms = template, label, assembler, timeout_ms
 
     def check(self, target: str) -> None:
-        """See whether the version exists."""
+        """Check that the prompt assembler has the version."""
         version = _VERSION.fullmatch(target)
         if version is None:
             raise InvalidInput(f"{target!r} is no version of a template: use v1, v2, …")

@@ -13,6 +13,7 @@ from kafka.errors import KafkaError, OffsetOutOfRangeError
 from tunemesh.events.v1 import delta_pb2
 from tunemesh.events.v1.control_pb2 import ControlRecord
 from tunemesh.events.v1.delta_pb2 import Delta, ReplicaStatus
+from typing_extensions import override
 
 from services.common.events.envelope import headers_for
 from services.common.events.topics import CONTROL, RANKER_BASES, RANKER_DELTAS, REPLICAS
@@ -23,7 +24,7 @@ from services.common.platform.kafka_producer import RenewedProducer
 from services.common.platform.traceparent import traceparent_of
 from services.common.ranker.tables.control_block import Applied
 from services.recommender.updater.core import HistoryLost
-from services.recommender.updater.worker import DeltaRecord
+from services.recommender.updater.worker import DeltaRecord, Feed
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ _LINEAGE_SUBJECT = b"lineage"
 _CONNECT_TIMEOUT_MS = 5_000
 
 
-class KafkaFeed:
+class KafkaFeed(Feed):
     """Meets `worker.Feed`: one shard's partition of the deltas, and the announcements."""
 
     def __init__(self, bootstrap_servers: str, *, model: str, replica_id: str, shard: int = 0) -> None:
@@ -62,14 +63,15 @@ class KafkaFeed:
             fetch_max_wait_ms=fetch_wait_ms,
         )
 
+    @override
     def lineage_id(self) -> str:
-        """See Feed."""
         newest = read_compacted(self._bootstrap_servers, CONTROL.name, client_id=_CLIENT_ID, timeout_ms=_CONNECT_TIMEOUT_MS)
         record = newest.get(_LINEAGE_SUBJECT)
         return ControlRecord.FromString(record.value).lineage.lineage_id if record is not None else ""
 
+    @override
     def new_bases(self) -> list[delta_pb2.BasePointer]:
-        """See Feed. The first call reads the topic to its end. Records that cannot be parsed are logged and left out."""
+        """Return the pointers written since the last call, at first all of them. What cannot be parsed is logged and left out."""
         with _translated(RANKER_BASES.name):
             if self._has_read_bases:
                 records = [record for batch in self._bases.poll(timeout_ms=0).values() for record in batch]
@@ -84,27 +86,31 @@ class KafkaFeed:
                 _log.error("%s: the record at offset %d cannot be parsed: %s", RANKER_BASES.name, record.offset, error)
         return pointers
 
+    @override
     def seek(self, offset: int) -> None:
-        """See Feed."""
         self._deltas.seek(self._partition, offset)
         self._position = offset
 
+    @override
     def deltas(self, timeout_ms: int) -> Sequence[DeltaRecord]:
-        """See Feed."""
         with _translated(RANKER_DELTAS.name):
             records = self._deltas.poll(timeout_ms=timeout_ms).get(self._partition, [])
         if records:
             self._position = records[-1].offset + 1
         return [DeltaRecord(record.offset, _parse_delta(record.value), traceparent_of(record.headers)) for record in records]
 
+    @override
     def seems_shorter(self) -> bool:
-        """See Feed. The embedded broker also says so by mistake: after a batch of several records its end is that of the first one."""
+        """Return whether the log ends before what was read.
+
+        The embedded broker also says so by mistake: after a batch of several records its end is that of the first one.
+        """
         with _translated(RANKER_DELTAS.name):
             end = self._deltas.end_offsets([self._partition], timeout_ms=_CONNECT_TIMEOUT_MS)[self._partition]
         return bool(end < self._position)
 
+    @override
     def report(self, applied: Applied) -> None:
-        """See Feed."""
         status = ReplicaStatus(
             replica_id=self._replica_id,
             model=self._model,
@@ -121,8 +127,8 @@ class KafkaFeed:
         # The next report makes up for this one.
         sent.add_errback(lambda error: _log.warning("a report to %s was lost: %r", REPLICAS.name, error))
 
+    @override
     def close(self) -> None:
-        """See Feed."""
         self._deltas.close()
         self._bases.close()
         self._producer.close()
