@@ -208,7 +208,7 @@ async def test_a_call_longer_than_the_grace_is_cut_off(probe):
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         running = asyncio.ensure_future(recommend(channel))
         await probe.entered.wait()
-        await asyncio.wait_for(server.drain(), 3)
+        await asyncio.wait_for(server.drain(), seconds(20))
         with pytest.raises(grpc.aio.AioRpcError):
             await running
 
@@ -221,7 +221,7 @@ async def test_sigterm_drains_runs_the_hook_and_returns(probe):
 
     settings = BaseServiceSettings(port=0, drain_grace_ms=100)
     asyncio.get_running_loop().call_later(0.2, os.kill, os.getpid(), signal.SIGTERM)
-    await asyncio.wait_for(serve([servicer(probe)], settings, telemetry.disabled("router"), on_drain=on_drain), 5)
+    await asyncio.wait_for(serve([servicer(probe)], settings, telemetry.disabled("router"), on_drain=on_drain), seconds(20))
     assert events == ["drained"]
 
 
@@ -237,7 +237,7 @@ async def test_work_beside_the_server_that_fails_ends_the_process_with_its_error
 
     settings = BaseServiceSettings(port=0, drain_grace_ms=100)
     with pytest.raises(RuntimeError, match="the worker broke"):
-        await asyncio.wait_for(serve([servicer(probe)], settings, telemetry.disabled("router"), on_drain=on_drain, main=work), 5)
+        await asyncio.wait_for(serve([servicer(probe)], settings, telemetry.disabled("router"), on_drain=on_drain, main=work), seconds(20))
     assert drained.is_set()
 
 

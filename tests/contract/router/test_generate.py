@@ -297,7 +297,7 @@ async def test_a_caller_that_goes_away_stops_the_model_and_the_answer_is_logged_
     for _ in range(3):
         await call.read()
     call.cancel()
-    await asyncio.wait_for(world.servers.llm.cancelled.wait(), 30)
+    await asyncio.wait_for(world.servers.llm.cancelled.wait(), seconds(30))
     async with asyncio.timeout(seconds(30)):
         while not world.log.generations:
             await asyncio.sleep(0.01)
@@ -321,9 +321,11 @@ async def test_a_call_cancelled_while_text_flows_leaves_no_complaint_in_the_log(
 async def test_the_callers_deadline_bounds_the_model(world):
     world.servers.llm.word_delay_s = 0.1
     world.servers.llm.words = ["word "] * 2_000
-    code, _, texts = await world.failure(timeout=3.0)
-    assert code is grpc.StatusCode.DEADLINE_EXCEEDED and 1 <= len(texts) < 200
-    await asyncio.wait_for(world.servers.llm.cancelled.wait(), 30)
+    code, _, texts = await world.failure(timeout=seconds(3))
+    # The model gets what is left of the caller's time, so either clock may be over first: the caller's, or the router's for the model.
+    assert code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE)
+    assert 1 <= len(texts) < 2_000
+    await asyncio.wait_for(world.servers.llm.cancelled.wait(), seconds(30))
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from services.common.language.lora_store import AdapterNotFound, AdapterStore
 from services.common.platform.errors import Unavailable
 from services.llm.adapter_pool import AdapterPool, AdapterUnusable, WrongBase
 from services.llm.core.slots import AdapterAliased, AdapterNotLoaded, NameTaken, NoSlotFree, Slots, State
+from tests.limits import seconds
 from tests.llm_fakes import FakeEngine
 
 
@@ -149,7 +150,7 @@ def test_only_aliases_of_adapters_count(store, tmp_path):
 
 
 async def until(condition) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(seconds(20)):
         while not condition():
             await asyncio.sleep(0.005)
 
@@ -158,7 +159,7 @@ async def test_what_aliases_point_at_is_loaded_at_the_start_and_after_each_chang
     targets = {"llm/t/production": "base--t--v1"}
     changed, first = asyncio.Event(), asyncio.Event()
     task = asyncio.create_task(pool.keep_up(lambda: targets, changed, first))
-    await asyncio.wait_for(first.wait(), 5)
+    await asyncio.wait_for(first.wait(), seconds(20))
     assert states(pool) == {"base--t--v1": State.LIVE}
     targets["llm/t/production"] = "base--t--v2"
     changed.set()
@@ -175,7 +176,7 @@ async def test_an_alias_that_goes_back_to_an_adapter_on_its_way_out_brings_it_ba
     changed, first = asyncio.Event(), asyncio.Event()
     await pool.load("base--t--v1")
     task = asyncio.create_task(pool.keep_up(lambda: targets, changed, first))
-    await asyncio.wait_for(first.wait(), 5)
+    await asyncio.wait_for(first.wait(), seconds(20))
     with pool.lease("base--t--v1"):
         unloading = asyncio.create_task(pool.unload("base--t--v1"))
         await until(lambda: states(pool)["base--t--v1"] is State.DRAINING)
@@ -196,7 +197,7 @@ async def test_an_adapter_that_is_not_there_yet_is_tried_again_and_one_of_anothe
     targets = {"llm/t/production": "base--late--v1", "llm/u/production": "other--t--v1", "llm/v/production": "nonsense"}
     first = asyncio.Event()
     task = asyncio.create_task(pool.keep_up(lambda: targets, asyncio.Event(), first))
-    await asyncio.wait_for(first.wait(), 5)
+    await asyncio.wait_for(first.wait(), seconds(20))
     assert pool.adapters == []
     publish(store, tmp_path, "base--late--v1")
     await until(lambda: states(pool) == {"base--late--v1": State.LIVE})
@@ -208,7 +209,7 @@ async def test_one_task_that_waits_for_a_long_answer_keeps_no_other_waiting(pool
     changed, first = asyncio.Event(), asyncio.Event()
     await pool.load("base--t--v2")
     task = asyncio.create_task(pool.keep_up(lambda: targets, changed, first))
-    await asyncio.wait_for(first.wait(), 5)
+    await asyncio.wait_for(first.wait(), seconds(20))
     with pool.lease("base--t--v2"):
         targets["llm/t/canary"] = "base--t--v3"  # takes the slot of v2, whose answer runs on
         changed.set()

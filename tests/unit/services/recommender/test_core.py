@@ -11,6 +11,7 @@ from services.common.ranker.states import GlobalState, merge_item_bytes
 from services.recommender.core import FeaturesUnavailable, InvalidQuery, Recommender, popularity
 from services.recommender.recall import Proposal, RecallChannel, RecallRequest
 from services.recommender.rules import Rules
+from tests.limits import seconds
 from tests.recommender_fakes import SPEC, FakeCatalog, Fixture, query
 
 
@@ -286,6 +287,6 @@ async def test_channels_are_asked_side_by_side():
             return [Proposal(self.name, self.name)]
 
     one, two = asyncio.Event(), asyncio.Event()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(seconds(60)):
         answer = await core_with(Fixture(), Waiting("1", one, two), Waiting("2", two, one)).recommend(query())
     assert sorted(ids(answer)) == ["1", "2"]

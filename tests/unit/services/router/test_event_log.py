@@ -11,6 +11,7 @@ from services.router.event_log import KafkaEventLog
 from services.router.records import exposure_record
 from services.router.spool import Spool
 from tests.edge_fakes import FakeSender, ranking_of
+from tests.limits import seconds
 
 
 def exposure(number: int) -> Exposure:
@@ -42,7 +43,7 @@ class Bench:
         )
 
     async def until(self, condition) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(seconds(20)):
             while not condition():
                 await asyncio.sleep(0.005)
 
@@ -162,5 +163,5 @@ async def test_a_defect_in_the_flusher_is_raised_to_whoever_watches(tmp_path):
     bench.log.start()
     bench.log.append(record(1))
     with pytest.raises(RuntimeError, match="defect"):
-        await asyncio.wait_for(bench.log.watch(), 5)
+        await asyncio.wait_for(bench.log.watch(), seconds(20))
     bench.spool.close()

@@ -13,6 +13,7 @@ from services.common.platform.errors import Conflict, CorruptArtifact, Unavailab
 from services.trainer.neighbours import Fenced
 from services.trainer.restore import RestoreRequest
 from services.trainer.worker import RankerWorker, WorkerConfig
+from tests.limits import seconds
 from tests.trainer_fakes.broker import FakeBroker, FakeRecord, broker_with
 from tests.trainer_fakes.life import Life, start
 from tests.trainer_fakes.logs import FakeDeadLetters
@@ -24,7 +25,7 @@ SELDOM = WorkerConfig(samples_topic="samples.v1", publish_interval_ms=20, checkp
 
 
 def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + seconds(20)
     while not condition():
         assert time.monotonic() < deadline, "waited 20 s in vain"
         time.sleep(0.005)

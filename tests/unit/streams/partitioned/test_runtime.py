@@ -16,6 +16,7 @@ from streams.partitioned.output import Output, PipelinedOutput, RepeatingOutput
 from streams.partitioned.reading_order import ReadingOrder
 from streams.partitioned.records import DeadLetter, Forward, Outgoing, Record
 from streams.partitioned.runtime import Input, Partition, PartitionRuntime
+from tests.limits import seconds
 from tests.unit.streams.partitioned.test_intake import an_intake
 
 
@@ -226,7 +227,7 @@ async def test_a_full_outbox_stops_the_reading_until_something_is_written() -> N
     await settle()
     assert not third.done()
     async with writing(words.runtime):
-        await asyncio.wait_for(third, 10)
+        await asyncio.wait_for(third, seconds(20))
         await settle()
     assert values(queue.sent) == [b"a", b"a", b"b"]
 
@@ -251,7 +252,7 @@ async def test_a_partition_that_is_closed_while_a_record_waits_for_room_lets_go_
     await settle()
     assert not waiting.done()
     words.runtime.close()
-    await asyncio.wait_for(waiting, 10)
+    await asyncio.wait_for(waiting, seconds(20))
     assert words._read_so_far() == (0, 0)
 
 

@@ -6,6 +6,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from services.common.platform.errors import ConfigurationError
 from streams.quality.core import Alarm, Key, Window
 from streams.quality.metrics import MetricsServer, QualityMetrics
+from tests.limits import seconds
 
 KEY = Key("recommend", "a", "3")
 
@@ -23,7 +24,7 @@ def server(metrics):
 
 
 def scraped(server) -> dict[tuple, float]:
-    with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics", timeout=seconds(20)) as answer:
         text = answer.read().decode()
     samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
     order = ("alarm", "kind", "variant", "model_version", "feature", "replica", "topic", "reason")

@@ -16,6 +16,7 @@ from services.common.ranker.tables.reader import ModelReader, TableNotReady
 from services.common.ranker.tables.writer import ModelWriter
 from services.recommender.updater.core import Follower, Identity
 from services.recommender.updater.worker import Timing, Updater
+from tests.limits import seconds
 from tests.updater_fakes import DIM, NOTHING, FakeBroker, FakeTrainer
 
 
@@ -46,7 +47,7 @@ class Running:
         self.writer.close()
 
     def eventually(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + seconds(20)
         while not condition():
             assert time.monotonic() < deadline, "it did not come to that in 20 s"
             time.sleep(0.005)
