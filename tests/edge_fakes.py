@@ -67,14 +67,14 @@ class FakeEventLog:
 
 @dataclass
 class FakeSender:
-    """Kafka that is away while `away` is set."""
+    """Kafka that is down while `is_down` is set."""
 
-    away: bool = False
+    is_down: bool = False
     sent: list[Record] = field(default_factory=list)
 
     async def send(self, records: Sequence[Record]) -> None:
-        if self.away:
-            raise NotAcknowledged("away", records)
+        if self.is_down:
+            raise NotAcknowledged("down", records)
         self.sent.extend(records)
 
 

@@ -192,11 +192,11 @@ class FakeControl:
     def __init__(self) -> None:
         self.now = Live(BASE_MODEL, 0)
         self.paused = False
-        self.is_away = False
+        self.is_down = False
 
     async def live(self, task: str) -> Live:
-        if self.is_away:
-            raise Unavailable("the trainer is away")
+        if self.is_down:
+            raise Unavailable("the trainer is down")
         return self.now
 
     async def set_live(self, task: str, name: AdapterName, expected_version: int) -> None:
@@ -205,8 +205,8 @@ class FakeControl:
         self.now = Live(str(name), expected_version + 1)
 
     async def is_paused(self) -> bool:
-        if self.is_away:
-            raise Unavailable("the trainer is away")
+        if self.is_down:
+            raise Unavailable("the trainer is down")
         return self.paused
 
 

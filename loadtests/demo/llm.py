@@ -106,7 +106,7 @@ class LlmPart:
             after = await self._measure(answers)
         with self._phases("ask again", "the tuned model, about the catalogue: the replay has taught it to read"):
             again = await self._ask_about_catalogue(answers, task=helpdesk.TASK)
-        with self._phases("roll back", "one step, and forward again"):
+        with self._phases("rollback", "one step, and forward again"):
             rollback_s = await self._move_back(answers, tune.adapter)
         return {
             "grounded": grounded,

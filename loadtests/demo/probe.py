@@ -69,7 +69,7 @@ class FreshnessProbe:
             try:
                 now = await self.state(user_id)
             except InferenceServerException:
-                # The replica is away (it may have been killed): the clock goes on, that is the point.
+                # The replica is down (it may have been killed): the clock goes on, that is the point.
                 await asyncio.sleep(self._poll_s)
                 continue
             if now.watermark_ms >= accepted_at_ms and now.row_crc != before.row_crc:

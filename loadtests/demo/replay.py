@@ -187,7 +187,7 @@ class Replay:
         try:
             return await self._probe.state(user_id)
         except InferenceServerException:
-            return None  # the replica is away just now: another event will be probed
+            return None  # the replica is down just now: another event will be probed
 
     async def _ask_openly(self, user_id: str) -> None:
         async with self._calls:

@@ -164,7 +164,7 @@ def print_llm_summary(part: Mapping[str, Any], console: Console, *, shown: int =
     base, candidate = metrics["context.base"], metrics["context.candidate"]
     console.print(f"answers from given context (by the gate): {base:.2f} right before, {candidate:.2f} after", highlight=False)
     back = part["rollback_s"]
-    console.print(f"{part['tune']['adapter']}: roll back {back['back']:.2f} s, {part['failed_rpcs']} failed RPCs", highlight=False)
+    console.print(f"{part['tune']['adapter']}: rollback {back['back']:.2f} s, {part['failed_rpcs']} failed RPCs", highlight=False)
 
 
 def _slashed(values: Mapping[str, float]) -> str:

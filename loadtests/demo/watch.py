@@ -47,22 +47,22 @@ class FrozenScores:
 
 
 class TrainerWatch:
-    """Asks the trainer for its status; the last answer stays when it is away."""
+    """Asks the trainer for its status; the last answer stays when it is down."""
 
     def __init__(self, address: str) -> None:
         """`address` is host:port."""
         self._channel = grpc.aio.insecure_channel(address, options=[("grpc.max_reconnect_backoff_ms", 1000)])
         self._stub = trainer_grpc.TrainerServiceStub(self._channel)
         self.last = trainer_pb2.GetStatusResponse()
-        self.is_away = False
+        self.is_down = False
 
     async def refresh(self) -> trainer_pb2.GetStatusResponse:
         """Return the newest status."""
         try:
             self.last = await self._stub.GetStatus(trainer_pb2.GetStatusRequest(), timeout=3.0)
-            self.is_away = False
+            self.is_down = False
         except grpc.aio.AioRpcError:
-            self.is_away = True  # it was killed or is busy: shown as such, asked again
+            self.is_down = True  # it was killed or is busy: shown as such, asked again
         return self.last
 
     async def wait_watermark(self, watermark_ms: int, *, limit_s: float) -> bool:
@@ -123,7 +123,7 @@ class Watch:
         if log.degraded:
             show["degraded"] = ", ".join(f"{reason} {number}" for reason, number in log.degraded.items())
         age_s = max(0.0, time.time() - status.watermark_ms / 1e3) if status.watermark_ms else float("nan")
-        show["trainer"] = f"{'away, ' if self._trainer.is_away else ''}{status.samples_trained:,} samples, watermark {age_s:.1f} s old"
+        show["trainer"] = f"{'down, ' if self._trainer.is_down else ''}{status.samples_trained:,} samples, watermark {age_s:.1f} s old"
         show["version"] = f"trainer {status.epoch}.{status.seq}, served {log.last_version or '-'}"
         learned = self._probe.log.seconds
         if learned:

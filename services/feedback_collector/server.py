@@ -36,7 +36,7 @@ def servicer_of(collector: Collector, signals: telemetry.Telemetry) -> grpc_serv
 
 
 async def run(settings: FeedbackCollectorSettings) -> None:
-    """Serve until SIGTERM. While Kafka is away every call gets UNAVAILABLE.
+    """Serve until SIGTERM. While Kafka is down every call gets UNAVAILABLE.
 
     Raises:
         ConfigurationError: the telemetry folder cannot be written, or the port is taken.

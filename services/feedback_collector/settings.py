@@ -18,7 +18,7 @@ class FeedbackCollectorSettings(KafkaSettings, BaseServiceSettings):
     max_batch: int = Field(100, ge=1, le=10_000)
     """Most feedback items in one call."""
     delivery_timeout_ms: int = Field(5_000, ge=100)
-    """Kafka counts as away when it has not acknowledged for so long; calls then get UNAVAILABLE at once until it is back."""
+    """Kafka counts as down when it has not acknowledged for so long; calls then get UNAVAILABLE at once until it is up again."""
     max_in_flight: int = Field(10_000, ge=1)
     """Most items that wait for Kafka's acknowledgement; more are RESOURCE_EXHAUSTED."""
     remembered_ids: int = Field(100_000, ge=0)

@@ -199,7 +199,7 @@ def _remove_folder(folder: Path) -> None:
 
 
 async def run(settings: LlmSettings) -> None:
-    """Serve until SIGTERM, or until the engine dies. Kafka may be away: the base then serves without adapters.
+    """Serve until SIGTERM, or until the engine dies. Kafka may be down: the base then serves without adapters.
 
     Raises:
         ConfigurationError: the model is not there, a port is taken, or the telemetry folder cannot be written.

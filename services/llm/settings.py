@@ -53,7 +53,7 @@ class LlmSettings(ModelSettings, ArtifactStoreSettings, KafkaSettings, BaseServi
     max_loras: int = Field(2, ge=0)
     """Most different adapters among the generations that are computed together; 0: no adapters at all."""
     max_cpu_loras: int = Field(4, ge=0)
-    """Most adapters that are loaded: those that aliases point at, one that is being tried, and those kept for a roll back."""
+    """Most adapters that are loaded: those that aliases point at, one that is being tried, and those kept for a rollback."""
     max_lora_rank: int = 16
     """Highest rank of an adapter: 8, 16, 32, 64, 128 or 256. The cost of every adapter grows with it."""
     adapters_dir: Path = Path("build/llm-adapters")

@@ -68,7 +68,7 @@ def tokenizer_file(settings: PromptAssemblerSettings) -> Path | None:
 
 
 async def run(settings: PromptAssemblerSettings) -> None:
-    """Serve until SIGTERM. While Kafka is away the last known labels hold; were they never known, the newest versions answer.
+    """Serve until SIGTERM. While Kafka is down the last known labels hold; were they never known, the newest versions answer.
 
     Raises:
         ConfigurationError: a template, a folder or the port is wrong.

@@ -1,4 +1,4 @@
-"""The event log: a bounded buffer in memory, a background flush to Kafka, and a spool on disk while Kafka is away.
+"""The event log: a bounded buffer in memory, a background flush to Kafka, and a spool on disk while Kafka is down.
 
 `append` never blocks and never fails: logging must not cost a request its answer. Whatever is lost is counted with its reason.
 A record may be written twice: readers go by its request_id and ignore the second. Knows no topic, no message type and no gRPC.
@@ -150,7 +150,7 @@ class KafkaEventLog:
         except OSError as error:
             self._count("dropped", records, f"spool_failed: {error.strerror}")
             return
-        self._count("spooled", records[:kept], "kafka_away")
+        self._count("spooled", records[:kept], "kafka_down")
         self._count("dropped", records[kept:], "spool_full")
 
     async def _pause(self, seconds: float) -> None:

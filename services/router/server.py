@@ -118,7 +118,7 @@ def servicer_of(router: Router, generator: Generator, signals: telemetry.Telemet
 
 
 async def run(settings: RouterSettings) -> None:
-    """Serve until SIGTERM. Kafka may be away: what is logged then waits on disk, and aliases stay as they are known.
+    """Serve until SIGTERM. Kafka may be down: what is logged then waits on disk, and aliases stay as they are known.
 
     Raises:
         ConfigurationError: a folder cannot be written, or the port is taken.

@@ -58,7 +58,7 @@ class RouterSettings(KafkaSettings, BaseServiceSettings):
     flush_interval_ms: int = Field(50, ge=0)
     """They are gathered for so long before they are sent to Kafka together."""
     delivery_timeout_ms: int = Field(3_000, ge=100)
-    """Kafka counts as away when it has not acknowledged for so long; exposures and generations then go to the spool."""
+    """Kafka counts as down when it has not acknowledged for so long; exposures and generations then go to the spool."""
     spool_dir: Path = Path("build/spool/router")
     """Folder of what waits for Kafka; one router per folder."""
     spool_max_bytes: int = Field(256 * 1024 * 1024, ge=1024 * 1024)

@@ -1,6 +1,7 @@
 """A folder of records that wait for Kafka: appended and read in order, durable, bounded. Blocking; call it from a thread.
 
-A segment is deleted once all of it was acknowledged, so a crash repeats at most one segment: its readers must ignore repeats.
+A segment is deleted once the broker has acknowledged all of it, so after a crash at most one segment is sent twice: whoever reads the
+topic ignores a record that it has seen.
 Knows nothing about exposures.
 """
 

@@ -125,7 +125,10 @@ class TrainerServicer(trainer_service_pb2_grpc.TrainerServiceServicer):
         return pb.GetAliasResponse(target=record.alias.target, version=record.version, previous_target=record.alias.previous_target)
 
     async def _check_target(self, alias: str, target: str) -> None:
-        """A roll back must not need the artifact store: what answered before may answer again when nothing can be read of it."""
+        """Raise unless the alias may point at the target.
+
+        A rollback does not need the artifact store: an adapter that answered before may answer again when its verdict cannot be read.
+        """
         try:
             await asyncio.to_thread(check_target, alias, target, self._adapters)
         except Conflict as error:

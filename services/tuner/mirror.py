@@ -1,7 +1,7 @@
 """MLflow as a mirror: a run and a model version per adapter, and the alias "production" as control.v1 has it.
 
 The adapter store and control.v1 are the truth; this looks at both and writes what MLflow lacks, again and again until it worked. MLflow may
-therefore be away at any time, and a tune never waits for it. One way only: an alias that somebody moves in MLflow moves nothing here.
+therefore be down at any time, and a tune never waits for it. One way only: an alias that somebody moves in MLflow moves nothing here.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class RunRecord:
 
 
 class Registry(Protocol):
-    """MLflow, in our words. Every method blocks. All raise Unavailable when it is away, and InvalidInput or NotFound when it is there and
+    """MLflow, in our words. Every method blocks. All raise Unavailable when it is down, and InvalidInput or NotFound when it is there and
     will not take this: what names a thing that it does not know, or has no room for.
     """
 
@@ -102,7 +102,7 @@ class Reconciler:
         """Write everything that is not in MLflow yet.
 
         Raises:
-            ServiceError: MLflow or the store is away; what was written stays, the rest is written next time.
+            ServiceError: MLflow or the store is down; what was written stays, the rest is written next time.
         """
         for name in self._store.names():
             if name.base != self._base or self._mirrored.get(name):
@@ -158,7 +158,7 @@ class Reconciler:
 
 
 class Mirror:
-    """Runs the reconciler in a thread whenever something changed, and again later when MLflow was away. See `tune.Mirror`."""
+    """Runs the reconciler in a thread whenever something changed, and again later when MLflow was down. See `tune.Mirror`."""
 
     def __init__(self, reconciler: Reconciler, registry: Registry, *, retry_s: float) -> None:
         """Must be made on the event loop that runs it."""
@@ -172,7 +172,7 @@ class Mirror:
         try:
             return await asyncio.wait_for(asyncio.to_thread(self._registry.begin_run, name, parameters), _BEGIN_TIMEOUT_S)
         except (ServiceError, TimeoutError) as error:
-            _log.warning("MLflow is away, the tune of %s goes on without: %s", name, error or "no answer in time")
+            _log.warning("MLflow is down, the tune of %s goes on without: %s", name, error or "no answer in time")
             return ""
 
     def changed(self) -> None:
@@ -187,25 +187,25 @@ class Mirror:
 
     async def run(self) -> None:
         """Mirror until cancelled."""
-        is_away = False
+        is_down = False
         while True:
             await self._news.wait()
             self._news.clear()
             try:
                 await asyncio.to_thread(self._reconciler.reconcile)
             except Exception as error:  # noqa: BLE001 - a mirror that fails, for whatever reason, must not end a tune
-                if not is_away:
+                if not is_down:
                     is_known = isinstance(error, ServiceError)
                     _log.warning(
                         "MLflow does not have everything yet, tried again every %.0f s: %s", self._retry_s, error, exc_info=not is_known
                     )
-                is_away = True
+                is_down = True
                 await asyncio.sleep(self._retry_s)
                 self._news.set()
                 continue
-            if is_away:
+            if is_down:
                 _log.info("MLflow has caught up")
-            is_away = False
+            is_down = False
 
 
 class NoMirror:

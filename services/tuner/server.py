@@ -239,7 +239,7 @@ class Parts:
 
 
 async def run(settings: TunerSettings) -> None:
-    """Serve until SIGTERM. Kafka and every other service may be away: a tune that needs them then fails, and says so.
+    """Serve until SIGTERM. Kafka and every other service may be down: a tune that needs them then fails, and says so.
 
     Raises:
         ConfigurationError: the base model is not there, the telemetry folder cannot be written, or the port is taken.

@@ -97,7 +97,7 @@ class TunerSettings(BaseServiceSettings, KafkaSettings, ArtifactStoreSettings, M
     call_attempts: int = Field(5, ge=1)
     """Calls to other services are tried so often, with pauses of 0.5 s, 1 s, 2 s, …"""
     mlflow_retry_ms: int = Field(10_000, ge=100)
-    """How often MLflow is tried again while it is away."""
+    """How often MLflow is tried again while it is down."""
 
     min_task_right: float = Field(0.7, ge=0, le=1)
     """Adapter gate: least share of right answers on the task slice."""

@@ -63,7 +63,7 @@ class TrainingProcess(Tuning):
         finally:
             await _end(process)
         if process.returncode != 0:
-            reason = jobs.read_error(folder) or "it left no reason; was it killed for want of memory?"
+            reason = jobs.read_error(folder) or "it left no reason; the system kills a process like this when memory runs out"
             raise TrainingFailed(f"the training of {name} ended with exit code {process.returncode}: {reason} (log: {folder / _LOG_FILE})")
         return jobs.read_result(folder)
 

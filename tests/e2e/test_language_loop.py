@@ -1,4 +1,4 @@
-"""The language half, as `make demo` runs it: grounded answers, a tune from demonstrations, and a roll back."""
+"""The language half, as `make demo` runs it: grounded answers, a tune from demonstrations, and a rollback."""
 
 import time
 from typing import Any

@@ -1,6 +1,6 @@
 """The operator's commands, as typed, on the running ranking half; nothing but the run folder says where its parts are.
 
-Roll backs of adapters, and why of an answer: see test_language_loop.
+Rollbacks of adapters, and why of an answer: see test_language_loop.
 """
 
 from __future__ import annotations

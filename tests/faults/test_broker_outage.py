@@ -1,4 +1,4 @@
-"""A durable broker that is away for longer than any delivery timeout, under load: whoever needs it goes on by itself when it is back.
+"""A durable broker that is down for longer than any delivery timeout, under load: whoever needs it goes on by itself when it is back.
 
 Needs KAFKA_HOME. The broker is killed again each time the runner has started it, until the outage is over.
 """
@@ -27,17 +27,17 @@ from tests.faults.loaded_mesh import Kill, Load
 
 pytestmark = [pytest.mark.e2e, pytest.mark.integration, pytest.mark.timeout(600)]
 
-AWAY_S = 15.0
+DOWN_S = 15.0
 OPTIONS = ("--recommend", "10", "--feedback-grpc", "3", "--feedback-kafka", "3", "--candidates", "50")
 # From the broker's being well: kafka-python and aiokafka look for it every second, an updater reports every few.
 RECOVERY_LIMIT_S = 30.0
 ACCOUNT_LIMIT_S = 90.0
 
 
-def keep_away(mesh: Mesh, name: str, away_s: float) -> Kill:
+def keep_down(mesh: Mesh, name: str, down_s: float) -> Kill:
     """kill -9 a service whenever it runs, for so long, then let it be; return when it is well."""
     killed_s = time.time()
-    while time.time() < killed_s + away_s:
+    while time.time() < killed_s + down_s:
         service = mesh.services()[name]
         if ProcessId(service.pid, service.start_ticks).is_alive:
             os.kill(service.pid, signal.SIGKILL)
@@ -67,7 +67,7 @@ class Result:
     failed_recommendations: list[str]
 
 
-def pause_while_away(stub: TrainerServiceStub) -> tuple[float, pb.GetStatusResponse]:
+def pause_while_down(stub: TrainerServiceStub) -> tuple[float, pb.GetStatusResponse]:
     started = time.monotonic()
     stub.PauseLearning(pb.PauseLearningRequest(), timeout=20)
     took_s = time.monotonic() - started
@@ -111,7 +111,7 @@ def result(tmp_path_factory):
         first_time(lambda: status().samples_trained > 50, time.time())
         before, told = status(), replica(kafka)
         during = []
-        outage = keep_away_and(mesh, lambda: during.append(pause_while_away(stub)))
+        outage = keep_down_and(mesh, lambda: during.append(pause_while_down(stub)))
         at_return = status()
         published_s = first_time(lambda: status().seq > at_return.seq + 1, outage.well_s)
         learned_s = first_time(lambda: status().samples_trained > at_return.samples_trained, outage.well_s)
@@ -119,20 +119,20 @@ def result(tmp_path_factory):
         calls = load.end(timeout_s=60)
         placed, trained = settled(kafka, calls, status)
         failed = [f"{call.status} {call.detail}" for call in calls if call.kind == "recommend" and not call.ok]
-        took_s, while_away = during[0]
-        return Result(before, while_away, took_s, published_s, learned_s, reported_s, mesh.restarts(), placed, trained, failed)
+        took_s, while_down = during[0]
+        return Result(before, while_down, took_s, published_s, learned_s, reported_s, mesh.restarts(), placed, trained, failed)
 
 
-def keep_away_and(mesh: Mesh, do) -> Kill:
-    """Keep the broker away; half-way through, when every timeout of a first attempt is over, `do`."""
+def keep_down_and(mesh: Mesh, do) -> Kill:
+    """Keep the broker down; half-way through, when every timeout of a first attempt is over, `do`."""
 
     def later() -> None:
-        time.sleep(0.8 * AWAY_S)
+        time.sleep(0.8 * DOWN_S)
         do()
 
     thread = Thread(target=later)
     thread.start()
-    kill = keep_away(mesh, "kafka", AWAY_S)
+    kill = keep_down(mesh, "kafka", DOWN_S)
     thread.join()
     return kill
 
@@ -152,13 +152,13 @@ def settled(kafka: str, calls, status) -> tuple[Accounting, int]:
 def test_learning_publishing_and_replicas_go_on_without_a_restart_of_anybody(result):
     print(
         f"\nafter the broker was well: published {result.published_after_s:.1f} s, learned {result.learned_after_s:.1f} s, "
-        f"replica reported {result.reported_after_s:.1f} s; a pause while it was away took {result.pause_took_s:.1f} s"
+        f"replica reported {result.reported_after_s:.1f} s; a pause while it was down took {result.pause_took_s:.1f} s"
     )
     assert {name: count for name, count in result.restarts.items() if count and name != "kafka"} == {}
     assert result.restarts["kafka"] >= 1
 
 
-def test_the_control_api_answers_while_the_broker_is_away(result):
+def test_the_control_api_answers_while_the_broker_is_down(result):
     assert result.pause_took_s < 6.0
     assert result.during.paused
     assert result.during.epoch == result.before.epoch

@@ -146,7 +146,7 @@ def test_degraded_answers_say_what_is_missing_and_stop_when_it_is_back(result):
         assert set(filter(None, call.degraded.split(","))) <= allowed
     last = [call for call in result.of("recommend") if call.planned_s > max(kill.well_s for kill in result.kills.values()) + SETTLE_S / 2]
     assert len(last) >= RATE
-    # All of them would be degraded by a part that stayed away; a few are, by a language model that computes beside them on two cores.
+    # All of them would be degraded by a part that stayed down; a few are, by a language model that computes beside them on two cores.
     assert sum(bool(call.degraded) for call in last) <= max(1, 0.01 * len(last)), {call.degraded for call in last}
 
 

@@ -145,7 +145,7 @@ def drain_to_end(consumer: KafkaConsumer, timeout_ms: int = 30_000) -> list[Any]
     ends = end_offsets(consumer, timeout_ms)
     deadline = time.monotonic() + timeout_ms / 1000
     records: list[Any] = []
-    # Without a timeout, `position` waits for ever for a broker that was there and is away.
+    # Without a timeout, `position` waits for ever for a broker that has gone down.
     while behind := [
         at for at, end in ends.items() if consumer.position(at, timeout_ms=timeout_ms) < max(end, consumer.highwater(at) or 0)
     ]:

@@ -1,6 +1,6 @@
-"""The asyncio producer of the light environment: idempotent, acks=all, bounded, and quick to say that the broker is away.
+"""The asyncio producer of the light environment: idempotent, acks=all, bounded, and quick to say that the broker is down.
 
-Nothing here blocks a caller for longer than its timeout: while the broker is away every send fails at once and a background task
+Nothing here blocks a caller for longer than its timeout: while the broker is down every send fails at once and a background task
 reconnects. Knows no topic and no message type.
 """
 
@@ -68,7 +68,7 @@ class AsyncProducer:
         Args:
             bootstrap_servers: comma-separated host:port list.
             client_id: shown in the broker's log.
-            delivery_timeout_ms: a record without acknowledgement for so long means that the broker is away.
+            delivery_timeout_ms: a record without acknowledgement for so long means that the broker is down.
             max_in_flight: most records that wait for their acknowledgement.
         """
         self._bootstrap = bootstrap_servers
@@ -83,7 +83,7 @@ class AsyncProducer:
 
     @property
     def connected(self) -> bool:
-        """False while the broker is known to be away."""
+        """False while the broker is known to be down."""
         return self._producer is not None
 
     async def start(self, *, wait_s: float = 0.0) -> bool:
@@ -121,7 +121,7 @@ class AsyncProducer:
         """
         producer = self._producer
         if producer is None:
-            raise NotAcknowledged(f"Kafka at {self._bootstrap} is away ({self._reason})", records)
+            raise NotAcknowledged(f"Kafka at {self._bootstrap} is down ({self._reason})", records)
         self._check_bounds(records)
         limit_s = self._timeout_s if timeout_s is None else min(timeout_s, self._timeout_s)
         self._in_flight += len(records)
@@ -157,14 +157,14 @@ class AsyncProducer:
             return
         self._producer = None
         self._reason = f"since a failure: {error!r}"
-        _log.warning("Kafka at %s is away: %r; reconnecting", self._bootstrap, error)
+        _log.warning("Kafka at %s is down: %r; reconnecting", self._bootstrap, error)
         task = asyncio.create_task(self._discard(producer, KafkaError(f"the connection was given up: {error!r}")))
         self._discards.add(task)
         task.add_done_callback(self._discards.discard)
         self._connector = asyncio.create_task(self._connect())
 
     async def _discard(self, producer: AIOKafkaProducer, error: KafkaError) -> None:
-        # aiokafka's stop() flushes first and, being idempotent, retries for ever while the broker is away. There is no public way to
+        # aiokafka's stop() flushes first and, being idempotent, retries for ever while the broker is down. There is no public way to
         # give up what is pending (aiokafka 0.14), hence the private accumulator.
         producer._message_accumulator.fail_all(error)
         try:

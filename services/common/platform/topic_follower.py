@@ -49,7 +49,7 @@ class Reader(Protocol):
 
 
 class TopicFollower:
-    """Keeps a reader up to date. Kafka may be away at any time: the reader then stays as it is, and the log says so."""
+    """Keeps a reader up to date. Kafka may be down at any time: the reader then stays as it is, and the log says so."""
 
     def __init__(
         self,

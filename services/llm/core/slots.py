@@ -1,8 +1,8 @@
 """Which adapters are loaded: loading -> warm -> live -> draining, in a fixed number of slots. Pure; `services.llm.adapter_pool` acts on it.
 
-An adapter is live while an alias points at it. One that lost its alias stays warm, for a roll back, until its slot is needed: then the one
-whose last alias is longest ago goes. A name stands for one content as long as this process lives (the engine's prefix cache is keyed by
-it), and an integer id for one loading: neither is ever used again for something else.
+An adapter is live while an alias points at it. One that lost its alias stays warm, for a rollback, until its slot is needed; the one that
+lost its alias first is then unloaded first. A name stands for one content as long as this process lives (the engine's prefix cache is keyed
+by it), and an integer id for one loading: neither is ever used again for something else.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Moving an alias of the language model back, and waiting until the mesh answers with it. Knows no terminal.
 
 The alias moves by compare-and-set through the trainer's control API, which alone writes control.v1. What an alias may point at is
-checked first, by the part that will follow it; a part that is away does not stop a roll back.
+checked first, by the part that will follow it; a part that is down does not stop a rollback.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ def wait_for_replicas(scanner: LogScanner, epoch: int, since_s: float, *, wait_m
     """Return (seconds since `since_s`, names of the replicas) when every replica that reports has taken the epoch up.
 
     Raises:
-        Unavailable: one has not within `wait_ms`, none reports, or the broker is away. The restored epoch stands all the same.
+        Unavailable: one has not within `wait_ms`, none reports, or the broker is down. The restored epoch stands all the same.
     """
     while True:
         replicas = _replicas(scanner)

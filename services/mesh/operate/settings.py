@@ -33,7 +33,7 @@ class OperateSettings(FeatureSpecSettings):
     restore_timeout_ms: int = Field(300_000, ge=1_000)
     """As rpc_timeout_ms, for the restoring of a checkpoint and the loading of an adapter."""
     wait_ms: int = Field(30_000, ge=0)
-    """How long a roll back waits until the mesh answers with it."""
+    """How long a rollback waits until the mesh answers with its target."""
     kafka_timeout_ms: int = Field(30_000, ge=1_000)
     """A broker that does not answer for so long has failed."""
     scan_before_ms: int = Field(60_000, ge=0)

@@ -29,7 +29,7 @@ def mesh_topic_partitions(*, user_partitions: int, shards: int = 1) -> dict[str,
 def mesh_topic_configs() -> dict[str, dict[str, str]]:
     """Return the broker's configuration by name of every topic in the table.
 
-    Deltas are kept longer than a replica may be away; examples for ever, since every tune begins anew from the base and needs them all.
+    Deltas are kept longer than a replica may be down; examples for ever, since every tune begins anew from the base and needs them all.
     """
     configs: dict[str, dict[str, str]] = {topic.name: {"cleanup.policy": topic.cleanup} for topic in ALL}
     configs[RANKER_DELTAS.name]["retention.ms"] = str(_LONG_RETENTION_MS)

@@ -96,7 +96,7 @@ async def test_bad_feedback_is_invalid_argument_names_the_field_and_writes_nothi
 
 @pytest.mark.parametrize(
     ("error", "status"),
-    [(Unavailable("away"), grpc.StatusCode.UNAVAILABLE), (Overloaded("full"), grpc.StatusCode.RESOURCE_EXHAUSTED)],
+    [(Unavailable("down"), grpc.StatusCode.UNAVAILABLE), (Overloaded("full"), grpc.StatusCode.RESOURCE_EXHAUSTED)],
 )
 async def test_what_the_broker_did_not_take_is_told_and_a_retry_succeeds(stub, log, error, status):
     log.failures = [error]

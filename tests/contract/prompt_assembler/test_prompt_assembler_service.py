@@ -132,7 +132,7 @@ async def test_a_process_without_broker_and_model_answers_says_what_is_missing_a
                     break
                 await asyncio.sleep(0.1)
             else:
-                pytest.fail("a broker that is away keeps the service from serving")
+                pytest.fail("a broker that is down keeps the service from serving")
         process.terminate()
         assert await asyncio.to_thread(process.wait) == 0
     assert "Traceback" not in process.log

@@ -94,7 +94,7 @@ async def test_passages_come_with_their_title_text_score_and_the_version_of_the_
     assert passage.score == pytest.approx(2 / 61) and response.index_version == "e1.7" and response.degraded_reason == ""
 
 
-async def test_a_half_that_is_away_is_said(stub):
+async def test_a_half_that_is_down_is_said(stub):
     response = await stub.Search(pb.SearchRequest(query="no vector"), timeout=seconds(5))
     assert response.degraded_reason == "vector_search_unavailable" and len(response.passages) == 1
 

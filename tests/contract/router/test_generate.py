@@ -235,7 +235,7 @@ async def test_a_question_that_does_not_fit_its_prompt_is_the_callers_error(worl
     assert (await world.failure())[:2] == (grpc.StatusCode.INVALID_ARGUMENT, "question: it has 900 tokens, 512 fit")
 
 
-async def test_an_llm_that_is_away_is_waited_for_once_and_then_unavailable():
+async def test_an_llm_that_is_down_is_waited_for_once_and_then_unavailable():
     async with World(llm_reconnect_ms=1_500) as world:
         await world.servers.stop_one("llm")
         started = time.monotonic()

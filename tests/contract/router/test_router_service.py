@@ -191,7 +191,7 @@ async def test_the_recommender_sees_the_callers_trace(stub, recommender):
     assert recommender.metadata["traceparent"] == header
 
 
-# The real process. Kafka is away in these: the router must serve all the same.
+# The real process. Kafka is down in these: the router must serve all the same.
 
 
 def environment(tmp_path, **overrides: str) -> dict[str, str]:

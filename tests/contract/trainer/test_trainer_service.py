@@ -175,7 +175,7 @@ async def test_an_adapter_answers_only_when_the_gate_accepted_it(service: Servic
     assert await point(service, V2, allow_unjudged=True) == 3
 
 
-@pytest.mark.parametrize("failure", [Unavailable("the store is away"), CorruptArtifact("verdict.json is torn")])
+@pytest.mark.parametrize("failure", [Unavailable("the store is down"), CorruptArtifact("verdict.json is torn")])
 async def test_a_roll_back_does_not_need_the_artifact_store_and_anything_else_does(service: Service, failure: Exception) -> None:
     for name in (V1, V2, V3):
         service.adapters.judge(name)

@@ -241,7 +241,7 @@ async def test_whether_learning_is_paused_is_asked_and_not_guessed(peers, channe
         await control(channel).is_paused()
 
 
-async def test_a_server_that_is_away_is_unavailable_after_the_last_attempt():
+async def test_a_server_that_is_down_is_unavailable_after_the_last_attempt():
     channel = open_channel("127.0.0.1:1")
     with pytest.raises(Unavailable):
         await serving(channel).answer("helpdesk", "How long?", [], "base")

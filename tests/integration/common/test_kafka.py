@@ -161,7 +161,7 @@ def test_a_renewed_producer_writes_again_when_the_broker_is_back(fresh_broker: A
         with pytest.raises((Unavailable, KafkaError)):
             producer.send("t", b"v").get(seconds(30))
         took_s.append(time.monotonic() - started)
-    assert statistics.median(took_s) < delivery_ms / 1e3 / 3, "while the broker is known to be away, a send fails at once"
+    assert statistics.median(took_s) < delivery_ms / 1e3 / 3, "while the broker is known to be down, a send fails at once"
     fresh_broker.start()
     create_topics(fresh_broker.bootstrap, {"t": 1})
     assert send_until_acknowledged(producer, "t", 60) >= 0
@@ -209,7 +209,7 @@ async def test_what_cannot_be_sent_is_refused_before_anything_is_written(kafka_b
     consumer.close()
 
 
-async def test_a_broker_that_goes_away_is_told_in_time_then_at_once_and_found_again(fresh_broker: Any) -> None:
+async def test_a_broker_that_goes_down_is_told_in_time_then_at_once_and_found_again(fresh_broker: Any) -> None:
     bootstrap = fresh_broker.bootstrap
     create_topics(bootstrap, {"t": 1})
     producer = AsyncProducer(bootstrap, client_id="test", delivery_timeout_ms=3_000)
@@ -219,11 +219,11 @@ async def test_a_broker_that_goes_away_is_told_in_time_then_at_once_and_found_ag
     took_s = []
     for _ in range(4):
         started = time.monotonic()
-        with pytest.raises(NotAcknowledged, match="is away" if took_s else None) as caught:
+        with pytest.raises(NotAcknowledged, match="is down" if took_s else None) as caught:
             await producer.send([Record("t", b"k", b"lost"), Record("t", b"k", b"too")])
         assert [record.value for record in caught.value.records] == [b"lost", b"too"]
         took_s.append(time.monotonic() - started)
-    assert min(took_s[1:]) < took_s[0] / 3, "once it is known to be away, a send fails at once"
+    assert min(took_s[1:]) < took_s[0] / 3, "once it is known to be down, a send fails at once"
     await asyncio.to_thread(fresh_broker.start)  # the embedded one comes back empty, and makes topics as they are asked for
     async with asyncio.timeout(seconds(60)):
         while not producer.connected:
@@ -241,7 +241,7 @@ async def test_a_broker_that_goes_away_is_told_in_time_then_at_once_and_found_ag
     assert values[-1] == b"after"
 
 
-async def test_a_callers_shorter_timeout_does_not_count_the_broker_as_away(fresh_broker: Any) -> None:
+async def test_a_callers_shorter_timeout_does_not_count_the_broker_as_down(fresh_broker: Any) -> None:
     create_topics(fresh_broker.bootstrap, {"t": 1})
     producer = AsyncProducer(fresh_broker.bootstrap, client_id="test", delivery_timeout_ms=5_000)
     await producer.start(wait_s=10)
@@ -252,7 +252,7 @@ async def test_a_callers_shorter_timeout_does_not_count_the_broker_as_away(fresh
     await asyncio.wait_for(producer.stop(), seconds(30))
 
 
-async def test_stopping_while_the_broker_is_away_takes_no_longer_than_its_timeouts(fresh_broker: Any) -> None:
+async def test_stopping_while_the_broker_is_down_takes_no_longer_than_its_timeouts(fresh_broker: Any) -> None:
     create_topics(fresh_broker.bootstrap, {"t": 1})
     producer = AsyncProducer(fresh_broker.bootstrap, client_id="test", delivery_timeout_ms=500)
     await producer.start(wait_s=10)

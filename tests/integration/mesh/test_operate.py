@@ -268,7 +268,7 @@ def test_learning_is_paused_also_when_there_is_no_tuner(tunemesh: Run, parts: Fa
     assert code == 0 and parts.paused and "how the tuner stands is not known" in said
 
 
-def test_a_part_that_is_away_is_one_line(tunemesh: Run, monkeypatch) -> None:
+def test_a_part_that_is_down_is_one_line(tunemesh: Run, monkeypatch) -> None:
     monkeypatch.setenv("TUNEMESH_OPERATE_TRAINER_TARGET", "127.0.0.1:1")
     code, _, said = tunemesh("pause", "learning")
     assert code == 1 and said.count("\n") == 1 and "trainer at 127.0.0.1:1 said UNAVAILABLE: nobody answers there" in said

@@ -40,7 +40,7 @@ async def answering(stub, prompt_version: str, timeout_s: float = 60.0) -> float
         await asyncio.sleep(0.05)
 
 
-async def test_a_label_moved_and_moved_back_decides_within_seconds_and_holds_while_the_broker_is_away(fresh_broker, mesh_topics, tmp_path):
+async def test_a_label_moved_and_moved_back_decides_within_seconds_and_holds_while_the_broker_is_down(fresh_broker, mesh_topics, tmp_path):
     await asyncio.to_thread(mesh_topics, fresh_broker.bootstrap)
     environment = {
         "KAFKA_BOOTSTRAP_SERVERS": fresh_broker.bootstrap,

@@ -130,7 +130,7 @@ async def test_the_films_and_the_files_are_indexed_followed_and_there_again_afte
         process.terminate()
         assert await asyncio.to_thread(process.wait) == 0
 
-    # With the broker away from the start: what is on the disk answers, and says so.
+    # With the broker down from the start: what is on the disk answers, and says so.
     with ServiceProcess("services.retriever", {**variables, "TUNEMESH_RETRIEVER_CATALOG_WAIT_MS": "500"}) as process:
         client = Client(await asyncio.to_thread(process.wait_ready))
         await client.until(lambda status: status.num_passages == len(films) + 2)

@@ -107,9 +107,9 @@ async def test_answers_are_logged_aliases_are_followed_and_the_broker_is_not_nee
                     await asyncio.sleep(0.1)
 
             fresh_broker.kill()
-            away = await ask()
+            unlogged = await ask()
             async with asyncio.timeout(seconds(30)):
-                while not any(away.request_id.encode() in path.read_bytes() for path in (tmp_path / "spool").glob("*.spool")):
+                while not any(unlogged.request_id.encode() in path.read_bytes() for path in (tmp_path / "spool").glob("*.spool")):
                     await asyncio.sleep(0.1)
             await until(lambda top: top.degraded_reason == "", 15)  # what control.v1 said stays known
         process.terminate()

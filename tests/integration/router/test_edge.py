@@ -1,4 +1,4 @@
-"""The router and the feedback collector as processes on a real broker: what arrives, and what happens while the broker is away."""
+"""The router and the feedback collector as processes on a real broker: what arrives, and what happens while the broker is down."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ async def test_exposures_and_feedback_arrive_keyed_by_user_on_one_partition_and_
             assert spans[(trace_id, span_id)] == name
 
 
-async def test_while_the_broker_is_away_requests_succeed_exposures_wait_on_disk_and_feedback_is_unavailable(
+async def test_while_the_broker_is_down_requests_succeed_exposures_wait_on_disk_and_feedback_is_unavailable(
     fresh_broker: Any, mesh_topics: Callable[..., None], tmp_path: Path, recommender_target: str
 ) -> None:
     mesh_topics(fresh_broker.bootstrap)
@@ -174,31 +174,31 @@ async def test_while_the_broker_is_away_requests_succeed_exposures_wait_on_disk_
 
         await eventually(first_exposed)
         fresh_broker.kill()
-        away = [await edge.recommend(number) for number in range(1, 11)]
+        meanwhile = [await edge.recommend(number) for number in range(1, 11)]
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await edge.submit(1, away[0])
+            await edge.submit(1, meanwhile[0])
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
         async def all_spooled() -> bool:
             data = b"".join(path.read_bytes() for path in edge.spool.glob("*.spool"))
-            return all(request_id.encode() in data for request_id in away)
+            return all(request_id.encode() in data for request_id in meanwhile)
 
         await eventually(all_spooled)
-        # A retry while the broker is away is the same request.
-        assert await edge.recommend(1) == away[0]
+        # A retry while the broker is down is the same request.
+        assert await edge.recommend(1) == meanwhile[0]
         # The router dies as well: the next one finds the spool.
         await edge.kill_router()
         await edge.start_router()
         await asyncio.to_thread(fresh_broker.start)
-        away.append(await edge.recommend(11))
+        meanwhile.append(await edge.recommend(11))
 
         async def all_exposed() -> bool:
-            return set(away) <= set(await edge.exposed())
+            return set(meanwhile) <= set(await edge.exposed())
 
         await eventually(all_exposed)
-        receipt = await edge.submit_until_accepted(1, away[0])
+        receipt = await edge.submit_until_accepted(1, meanwhile[0])
         assert not receipt.duplicate
-        assert (await edge.submit(1, away[0])).duplicate
+        assert (await edge.submit(1, meanwhile[0])).duplicate
         assert [feedback_pb2.Feedback.FromString(record.value).feedback_id for record in await edge.read("feedback.v1")].count(
             "feedback-1"
         ) >= 1

@@ -43,7 +43,7 @@ class FakeRouter(router_service_pb2_grpc.RouterServiceServicer):
             if request.question == "bad":
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "question: it is bad")
             if request.question == "away" or (request.question == "flaky" and self.questions.count("flaky") == 1):
-                await context.abort(grpc.StatusCode.UNAVAILABLE, "the llm is away")
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "the llm is down")
             if request.question == "slow":
                 await self.release.wait()
             await asyncio.sleep(0.05)

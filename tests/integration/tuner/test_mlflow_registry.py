@@ -76,6 +76,6 @@ def test_what_the_server_will_not_take_is_no_outage(mlflow_url):
         registry.begin_run(ONE, {"a name with = in it": "1"})
 
 
-def test_a_server_that_is_away_is_unavailable():
+def test_a_server_that_is_down_is_unavailable():
     with pytest.raises(Unavailable, match="MLflow at"):
         MlflowRegistry(f"http://127.0.0.1:{embedded.free_port()}").find_run(ONE, "")

@@ -1,4 +1,4 @@
-"""The tuner as a process on a real broker, with everything else away: what it knows, what it refuses, how it ends."""
+"""The tuner as a process on a real broker, with everything else down: what it knows, what it refuses, how it ends."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_examples_are_counted_once_thresholds_hold_and_a_tune_without_peers_fail
     assert tuner.terminate() == 0
 
 
-def test_a_broker_that_is_away_stops_nothing_but_the_examples(environment, tmp_path):
+def test_a_broker_that_is_down_stops_nothing_but_the_examples(environment, tmp_path):
     service = Service("ml", "services.tuner", environment | {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1"}, tmp_path / "away.log")
     try:
         with grpc.insecure_channel(f"127.0.0.1:{service.wait_ready()}") as channel:

@@ -5,7 +5,7 @@ import pytest
 from tunemesh_client.errors import InvalidRequest, Overloaded, Unavailable
 from tunemesh_client.retry import Attempts, RetryPolicy
 
-AWAY = Unavailable("away")
+AWAY = Unavailable("down")
 
 
 def longest(_: float, high: float) -> float:

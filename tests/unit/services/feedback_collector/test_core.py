@@ -122,8 +122,8 @@ async def test_an_id_is_forgotten_after_its_time_and_beyond_the_bound():
 
 
 async def test_what_the_broker_did_not_acknowledge_can_be_submitted_again():
-    world = World(Unavailable("Kafka is away"))
-    with pytest.raises(Unavailable, match="Kafka is away"):
+    world = World(Unavailable("Kafka is down"))
+    with pytest.raises(Unavailable, match="Kafka is down"):
         await world.submit(CLICK)
     (receipt,) = await world.submit(CLICK)
     assert not receipt.duplicate

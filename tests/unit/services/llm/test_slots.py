@@ -83,7 +83,7 @@ def test_when_slots_are_needed_the_adapter_whose_alias_is_longest_ago_goes():
     for name in ("a", "b", "c"):
         loaded(slots, name)
         slots.point({"llm/t/production": name})
-    slots.point({"llm/t/production": "a"})  # a roll back: b lost its alias first, c last
+    slots.point({"llm/t/production": "a"})  # a rollback: b lost its alias first, c last
     loading = slots.begin_load("d", "4")
     assert loading is not None and loading.evict == "b"
     assert states(slots) == {"a": State.LIVE, "b": State.DRAINING, "c": State.WARM, "d": State.LOADING}

@@ -39,11 +39,11 @@ class WordCounter:
 class MemoryStore:
     def __init__(self, *templates: Template) -> None:
         self.templates = {(template.name, template.version): template for template in templates}
-        self.away = False
+        self.is_down = False
 
     async def versions(self, name: str) -> Sequence[int]:
-        if self.away:
-            raise Unavailable("away")
+        if self.is_down:
+            raise Unavailable("down")
         return sorted(version for known, version in self.templates if known == name)
 
     async def get(self, name: str, version: int) -> Template | None:
@@ -248,7 +248,7 @@ async def test_before_the_labels_are_known_the_newest_version_answers_and_says_s
 
 async def test_without_labels_and_without_a_store_the_built_in_version_answers_and_says_both():
     store = MemoryStore(version(1))
-    store.away = True
+    store.is_down = True
     prompt = await assembler(store, FixedLabels(is_known=False)).assemble("answer", "", Question(text="Why?"))
     assert (prompt.prompt_version, prompt.degraded_reason) == ("answer@v1", "labels_unavailable,template_store_unavailable")
 

@@ -64,15 +64,15 @@ async def test_exposures_reach_kafka_in_order(tmp_path):
     assert bench.log.counts == {"sent": 20}
 
 
-async def test_while_kafka_is_away_exposures_wait_on_disk_and_come_out_in_order(tmp_path):
-    bench = Bench(tmp_path, FakeSender(away=True))
+async def test_while_kafka_is_down_exposures_wait_on_disk_and_come_out_in_order(tmp_path):
+    bench = Bench(tmp_path, FakeSender(is_down=True))
     bench.log.start()
     for number in range(10):
         bench.log.append(record(number))
         await asyncio.sleep(0.003)
     await bench.until(lambda: bench.log.counts["spooled"] == 10)
     assert bench.sender.sent == [] and bench.spool.num_bytes > 0
-    bench.sender.away = False
+    bench.sender.is_down = False
     bench.log.append(record(10))
     await bench.until(lambda: len(bench.sender.sent) == 11)
     assert ids(bench.sender.sent) == expected(range(11))
@@ -81,7 +81,7 @@ async def test_while_kafka_is_away_exposures_wait_on_disk_and_come_out_in_order(
 
 
 async def test_what_is_left_at_the_end_is_sent_by_the_next_process(tmp_path):
-    first = Bench(tmp_path, FakeSender(away=True))
+    first = Bench(tmp_path, FakeSender(is_down=True))
     first.log.start()
     for number in range(5):
         first.log.append(record(number))
@@ -112,7 +112,7 @@ async def test_a_full_buffer_drops_and_counts_and_never_blocks(tmp_path):
 
 
 async def test_a_full_spool_drops_and_counts(tmp_path):
-    bench = Bench(tmp_path, FakeSender(away=True), max_bytes=1_200)
+    bench = Bench(tmp_path, FakeSender(is_down=True), max_bytes=1_200)
     for number in range(10):
         bench.log.append(record(number))
     await bench.log.close()
@@ -121,7 +121,7 @@ async def test_a_full_spool_drops_and_counts(tmp_path):
 
 
 async def test_a_disk_that_refuses_is_counted_and_the_log_goes_on(tmp_path, monkeypatch):
-    bench = Bench(tmp_path, FakeSender(away=True))
+    bench = Bench(tmp_path, FakeSender(is_down=True))
 
     def refuse(_):
         raise OSError(28, "No space left on device")
@@ -130,7 +130,7 @@ async def test_a_disk_that_refuses_is_counted_and_the_log_goes_on(tmp_path, monk
     bench.log.start()
     bench.log.append(record(1))
     await bench.until(lambda: bench.log.counts["dropped"] == 1)
-    bench.sender.away = False
+    bench.sender.is_down = False
     bench.log.append(record(2))
     await bench.until(lambda: len(bench.sender.sent) == 1)
     await bench.log.close()
@@ -139,13 +139,13 @@ async def test_a_disk_that_refuses_is_counted_and_the_log_goes_on(tmp_path, monk
 async def test_only_what_the_broker_did_not_acknowledge_is_sent_again(tmp_path):
     class HalfSender(FakeSender):
         async def send(self, records):
-            if self.away:
-                self.away = False
+            if self.is_down:
+                self.is_down = False
                 self.sent.extend(records[:2])
                 raise NotAcknowledged("half", records[2:])
             self.sent.extend(records)
 
-    bench = Bench(tmp_path, HalfSender(away=True))
+    bench = Bench(tmp_path, HalfSender(is_down=True))
     for number in range(5):
         bench.log.append(record(number))
     bench.log.start()

@@ -181,7 +181,7 @@ async def test_a_template_that_is_missing_is_asked_for_again_after_a_while():
     assert header_of(await world.ask(replace(QUESTION, task="helpdesk"))).prompt_version == "helpdesk@v1"
 
 
-async def test_an_assembler_without_any_template_counts_as_away():
+async def test_an_assembler_without_any_template_counts_as_unavailable():
     world = World(templates={})
     assert header_of(await world.ask()).degraded_reason == "prompt_assembler_unavailable"
 

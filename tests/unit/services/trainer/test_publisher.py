@@ -152,7 +152,7 @@ def test_a_delta_that_failed_is_sent_again_byte_for_byte(parts: SimpleNamespace)
     assert parts.log.deltas()[-1][1].tables["user"].rows.tolist() == [[9.0, 9.0]]
 
 
-def test_flush_says_when_the_broker_is_away(parts: SimpleNamespace) -> None:
+def test_flush_says_when_the_broker_is_down(parts: SimpleNamespace) -> None:
     parts.log.is_slow = True
     publish(parts, 3, acknowledged=False)
     with pytest.raises(Unavailable, match=r"did not acknowledge delta 4\.0"):

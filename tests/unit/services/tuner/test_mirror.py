@@ -13,21 +13,21 @@ ONE, TWO = AdapterName("Base", "helpdesk", 1), AdapterName("Base", "helpdesk", 2
 
 
 class FakeRegistry:
-    """MLflow in memory; `is_away` makes every call fail, `calls` counts them."""
+    """MLflow in memory; `is_down` makes every call fail, `calls` counts them."""
 
     def __init__(self) -> None:
         self.runs: dict[str, AdapterName] = {}
         self.ended = {}
         self.versions: dict[AdapterName, tuple[str, str, dict]] = {}
         self.aliases: dict[str, str] = {}
-        self.is_away = False
+        self.is_down = False
         self.unknown: set[str] = set()
         self.calls = 0
 
     def _call(self) -> None:
         self.calls += 1
-        if self.is_away:
-            raise Unavailable("MLflow is away")
+        if self.is_down:
+            raise Unavailable("MLflow is down")
 
     def begin_run(self, name, parameters) -> str:
         self._call()
@@ -152,11 +152,11 @@ def test_adapters_of_another_base_are_left_alone(tmp_path):
 
 def test_the_run_of_a_failed_tune_is_ended_as_failed_once_mlflow_is_there(tmp_path):
     world = World(tmp_path)
-    world.registry.is_away = True
+    world.registry.is_down = True
     world.reconciler.note_failure("run-7", "out of room")
     with pytest.raises(Unavailable):
         world.reconciler.reconcile()
-    world.registry.is_away = False
+    world.registry.is_down = False
     world.reconciler.reconcile()
     world.reconciler.reconcile()
     assert world.registry.ended["run-7"].failure == "out of room"
@@ -173,10 +173,10 @@ def test_a_damaged_adapter_is_said_once_and_holds_up_no_other(tmp_path, caplog):
     assert caplog.text.count(f"adapter {ONE} is not mirrored") == 1
 
 
-async def test_mlflow_may_be_away_and_catches_up(tmp_path, caplog):
+async def test_mlflow_may_be_down_and_catches_up(tmp_path, caplog):
     caplog.set_level("INFO")
     world = World(tmp_path)
-    world.registry.is_away = True
+    world.registry.is_down = True
     mirror = Mirror(world.reconciler, world.registry, retry_s=0.02)
     assert await mirror.begin(ONE, {}) == ""
     world.publish(ONE)
@@ -186,7 +186,7 @@ async def test_mlflow_may_be_away_and_catches_up(tmp_path, caplog):
     mirror.changed()
     while world.registry.calls < 4:
         await asyncio.sleep(0.01)
-    world.registry.is_away = False
+    world.registry.is_down = False
     while world.registry.aliases != {"Base--helpdesk": "1"}:
         await asyncio.sleep(0.01)
     assert await mirror.begin(TWO, {}) == "run-1"

@@ -55,7 +55,7 @@ async def test_a_router_that_comes_back_is_asked_again_after_pauses_that_double(
     assert world.pauses_s == [1.0, 2.0, 3.0]
 
 
-async def test_a_router_that_stays_away_is_given_up_with_its_last_words():
+async def test_a_router_that_stays_down_is_given_up_with_its_last_words():
     outcome = await World([NotNow("away")] * 3 + [NotNow("still away")]).settle()
     assert isinstance(outcome, Failure) and outcome.reason == "unanswered" and outcome.detail == "4 attempts; the last: still away"
 
