@@ -23,7 +23,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
-import grpc.aio
 import uvloop
 from tunemesh.common.v1.chat_pb2 import ChatMessage
 from tunemesh.prompt_assembler.v1 import prompt_assembler_service_pb2, prompt_assembler_service_pb2_grpc
@@ -32,6 +31,7 @@ from loadtests.bench_generate.servers import DTYPE, servers
 from loadtests.bench_generate.ways import Ask, Degraded, answer, ask_http, ask_llm, ask_router
 from services.common.language.base_model import PACKAGED_MODEL
 from services.common.platform.errors import ConfigurationError
+from services.common.platform.grpc_client import open_channel
 from services.common.platform.settings import exit_with_configuration_error
 from services.mesh.runner.embedded import LOOPBACK
 from services.mesh.runner.environments import REPOSITORY_ROOT
@@ -89,9 +89,9 @@ async def measure(ports: dict[str, int], options: argparse.Namespace) -> Results
     """Run every round of every way, the ways in another order each time."""
     results: Results = {(way, streams): Measured() for streams in options.streams for way in WAYS}
     async with (
-        grpc.aio.insecure_channel(f"{LOOPBACK}:{ports['router']}") as router,
-        grpc.aio.insecure_channel(f"{LOOPBACK}:{ports['llm']}") as llm,
-        grpc.aio.insecure_channel(f"{LOOPBACK}:{ports['prompt_assembler']}") as assembler,
+        open_channel(f"{LOOPBACK}:{ports['router']}") as router,
+        open_channel(f"{LOOPBACK}:{ports['llm']}") as llm,
+        open_channel(f"{LOOPBACK}:{ports['prompt_assembler']}") as assembler,
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
     ):
         asks = {

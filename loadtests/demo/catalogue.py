@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 
 from tunemesh.catalog.v1 import catalog_item_pb2
@@ -10,6 +9,7 @@ from tunemesh.catalog.v1 import catalog_item_pb2
 from loadtests.movielens import Film
 from services.common.events.envelope import headers_for
 from services.common.events.topics import CATALOG
+from services.common.platform.clock import wall_ms
 from services.common.platform.errors import ConfigurationError
 from services.common.platform.kafka_async import AsyncProducer, Record
 
@@ -23,7 +23,7 @@ async def write_catalogue(kafka: str, films: Iterable[Film]) -> None:
     producer = AsyncProducer(kafka, client_id="demo-catalogue")
     if not await producer.start(wait_s=10.0):
         raise ConfigurationError(f"the broker at {kafka} cannot be reached")
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = wall_ms()
     headers = headers_for("tunemesh.catalog.v1.CatalogItem", "/loadtests/demo")
     records = []
     for film in films:

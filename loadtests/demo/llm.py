@@ -26,6 +26,7 @@ from loadtests.demo.phases import Phases
 from loadtests.demo.progress import Progress, Snapshot
 from services.common.language.aliases import llm_alias
 from services.common.platform.errors import ConfigurationError
+from services.common.platform.grpc_client import open_channel
 from services.mesh.runner.mesh import Mesh
 from tunemesh_client import Feedback, TunemeshError
 
@@ -77,7 +78,7 @@ class LlmPart:
         addresses = {name: self._mesh.address(name) for name in ("router", "feedback_collector", "trainer", "tuner", "retriever")}
         client = MeshClient(router=addresses["router"], collector=addresses["feedback_collector"], kafka=self._kafka)
         answers = AnswerClient(addresses["router"])
-        channels = [grpc.aio.insecure_channel(addresses[name]) for name in ("trainer", "tuner", "retriever")]
+        channels = [open_channel(addresses[name]) for name in ("trainer", "tuner", "retriever")]
         self._trainer = trainer_service_pb2_grpc.TrainerServiceStub(channels[0])
         self._tuner = tuner_service_pb2_grpc.TunerServiceStub(channels[1])
         self._retriever = retriever_service_pb2_grpc.RetrieverServiceStub(channels[2])

@@ -18,6 +18,7 @@ from loadtests.demo.progress import Progress, Snapshot
 from loadtests.demo.replay import ReplayLog
 from loadtests.demo.report import FrozenScore, side_by_side
 from loadtests.metrics import auc
+from services.common.platform.grpc_client import open_channel
 
 _EVERY_S = 2.0
 _WINDOW = 4_000  # latest events over which the live metrics are shown
@@ -51,7 +52,7 @@ class TrainerWatch:
 
     def __init__(self, address: str) -> None:
         """`address` is host:port."""
-        self._channel = grpc.aio.insecure_channel(address, options=[("grpc.max_reconnect_backoff_ms", 1000)])
+        self._channel = open_channel(address)
         self._stub = trainer_grpc.TrainerServiceStub(self._channel)
         self.last = trainer_pb2.GetStatusResponse()
         self.is_down = False

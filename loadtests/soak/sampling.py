@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-import grpc
 import psutil
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from tunemesh.events.v1 import delta_pb2
@@ -19,6 +18,7 @@ from tunemesh.trainer.v1 import trainer_service_pb2 as trainer_pb2
 from tunemesh.trainer.v1 import trainer_service_pb2_grpc as trainer_grpc
 
 from services.common.events import topics
+from services.common.platform.grpc_client import open_blocking_channel
 from services.common.platform.kafka import read_compacted
 from services.mesh.runner.mesh import Mesh
 
@@ -65,7 +65,7 @@ class LagReader:
         servers = self._kafka.split(",")
         self._admin = KafkaAdminClient(bootstrap_servers=servers, client_id="soak")
         self._consumer = KafkaConsumer(bootstrap_servers=servers, client_id="soak", enable_auto_commit=False, metrics_enabled=False)
-        self._channel = grpc.insecure_channel(mesh.address("trainer"))
+        self._channel = open_blocking_channel(mesh.address("trainer"))
         self._trainer = trainer_grpc.TrainerServiceStub(self._channel)
 
     def __enter__(self) -> LagReader:

@@ -13,6 +13,7 @@ from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 from typing_extensions import override
 
+from services.common.platform.grpc_client import RECONNECT_OPTIONS
 from services.common.platform.traceparent import current_traceparent
 from services.recommender.core import Ranker, RankerUnavailable, Scores
 
@@ -36,13 +37,7 @@ class TritonRanker(Ranker):
             timeout_s: longest wait for one answer.
             clock: monotonic seconds; what deadlines count in.
         """
-        # Reconnect quickly: a restarted Triton is back in seconds, gRPC's own back-off grows to two minutes.
-        options = [
-            ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.min_reconnect_backoff_ms", 100),
-            ("grpc.max_reconnect_backoff_ms", 1_000),
-        ]
-        self._client = InferenceServerClient(url, channel_args=options)
+        self._client = InferenceServerClient(url, channel_args=list(RECONNECT_OPTIONS))
         self._num_tasks, self._timeout_s, self._clock = num_tasks, timeout_s, clock
         self._is_down = False
 

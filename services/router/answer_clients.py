@@ -27,6 +27,7 @@ from services.common.platform.grpc_client import open_channel
 from services.common.platform.traceparent import outgoing_metadata
 from services.router.generation import (
     AdapterNotLoaded,
+    Adapters,
     LanguageModel,
     ModelFailed,
     ModelUnavailable,
@@ -190,13 +191,14 @@ def _piece(response: llm_service_pb2.GenerateResponse) -> Piece:
     return Piece(text=response.text, finish_reason=response.finish_reason, usage=usage, model_version=response.model_version)
 
 
-class LiveAdapters:
+class LiveAdapters(Adapters):
     """`services.router.generation.Adapters` over the aliases of control.v1."""
 
     def __init__(self, aliases: AliasView) -> None:
         """A follower keeps `aliases` up to date."""
         self._aliases = aliases
 
+    @override
     def live(self, task: str) -> str | None:
         """Return the live adapter's name, "" for the base model, or None until control.v1 has been read."""
         target = self._aliases.target(llm_alias(task))

@@ -5,28 +5,33 @@ from __future__ import annotations
 from pathlib import Path
 
 import yaml
+from typing_extensions import override
 
 from services.common.language.evaluation import Evaluation, parse_evaluation
 from services.common.platform.errors import InvalidInput, NotFound
+from services.tuner.tuner import Evaluations
 
 _MAX_FILE_BYTES = 16 * 1024 * 1024
 
 
-class EvaluationFolder:
+class EvaluationFolder(Evaluations):
     """`FOLDER/TASK.yaml`, read anew for each tune. Every method blocks for a small file."""
 
     def __init__(self, folder: Path) -> None:
         """The folder need not exist yet."""
         self._folder = folder
 
+    @override
     def file(self, task: str) -> Path:
         """Return where the task's file is, or would be."""
         return self._folder / f"{task}.yaml"
 
+    @override
     def exists(self, task: str) -> bool:
         """Whether the file is there."""
         return self.file(task).is_file()
 
+    @override
     def load(self, task: str) -> Evaluation:
         """Return the file's content.
 

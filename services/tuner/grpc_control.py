@@ -5,19 +5,21 @@ from __future__ import annotations
 import grpc
 import grpc.aio
 from tunemesh.trainer.v1 import trainer_service_pb2, trainer_service_pb2_grpc
+from typing_extensions import override
 
 from services.common.language.adapter_name import AdapterName
 from services.common.language.aliases import BASE_MODEL, llm_alias
 from services.common.platform.errors import Conflict
 from services.common.platform.traceparent import outgoing_metadata
 from services.tuner.grpc_calls import Retries, translated
-from services.tuner.neighbours import Live
+from services.tuner.neighbours import Control, Live
+from services.tuner.tuner import Learning
 
 _CALL_TIMEOUT_S = 10.0
 _STATUS_TIMEOUT_S = 2.0
 
 
-class GrpcControl:
+class GrpcControl(Control, Learning):
     """control.v1 through its owner, TrainerService."""
 
     def __init__(self, channel: grpc.aio.Channel, *, actor: str, retries: Retries) -> None:
@@ -25,10 +27,12 @@ class GrpcControl:
         self._stub = trainer_service_pb2_grpc.TrainerServiceStub(channel)  # type: ignore[no-untyped-call] # generated
         self._actor, self._retries = actor, retries
 
+    @override
     async def live(self, task: str) -> Live:
         """Return what llm/TASK/production points at; the base, version 0, when it was never set. Raises Unavailable."""
         return await self._retries.call(lambda: self._live_once(task))
 
+    @override
     async def set_live(self, task: str, name: AdapterName, expected_version: int) -> None:
         """Point llm/TASK/production at `name`.
 
@@ -60,6 +64,7 @@ class GrpcControl:
                     f"{alias} was moved to {now.target} while {name} was judged, which was not compared with that: start another tune"
                 ) from None
 
+    @override
     async def is_paused(self) -> bool:
         """Return whether learning is paused. Raises Unavailable when the trainer cannot say."""
         try:

@@ -7,18 +7,20 @@ from collections.abc import Sequence
 import grpc
 import grpc.aio
 from tunemesh.prompt_assembler.v1 import prompt_assembler_service_pb2, prompt_assembler_service_pb2_grpc
+from typing_extensions import override
 
 from services.common.events.chat import Message, Passage
 from services.common.events.wire.chat import messages_of, passage_messages
 from services.common.platform.errors import NotFound, Unavailable
 from services.common.platform.traceparent import outgoing_metadata
 from services.tuner.grpc_calls import Retries, translated
+from services.tuner.neighbours import Prompts
 
 _DEFAULT_TEMPLATE = "answer"
 _CALL_TIMEOUT_S = 10.0
 
 
-class GrpcPrompts:
+class GrpcPrompts(Prompts):
     """Prompts from PromptAssemblerService, with the template that the router would take: the task's own, else "answer"."""
 
     def __init__(self, channel: grpc.aio.Channel, retries: Retries) -> None:
@@ -26,6 +28,7 @@ class GrpcPrompts:
         self._stub = prompt_assembler_service_pb2_grpc.PromptAssemblerServiceStub(channel)  # type: ignore[no-untyped-call] # generated
         self._retries = retries
 
+    @override
     async def assemble(self, task: str, question: str, passages: Sequence[Passage]) -> tuple[Message, ...]:
         """Return the messages.
 

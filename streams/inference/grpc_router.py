@@ -5,15 +5,16 @@ from __future__ import annotations
 import grpc
 import grpc.aio
 from tunemesh.router.v1 import router_service_pb2, router_service_pb2_grpc
+from typing_extensions import override
 
 from services.common.platform.grpc_client import open_channel
 from services.common.platform.traceparent import outgoing_metadata
-from streams.inference.core import Answer, NotNow, Question, Refused
+from streams.inference.core import Answer, NotNow, Question, Refused, Router
 
 _FINAL = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNIMPLEMENTED)
 
 
-class GrpcRouter:
+class GrpcRouter(Router):
     """Calls RouterService.Generate and gathers the stream."""
 
     def __init__(self, target: str, *, max_message_bytes: int) -> None:
@@ -22,6 +23,7 @@ class GrpcRouter:
         self._channel = open_channel(target, max_message_bytes=max_message_bytes)
         self._stub = router_service_pb2_grpc.RouterServiceStub(self._channel)  # type: ignore[no-untyped-call] # generated
 
+    @override
     async def answer(self, question: Question, *, timeout_s: float) -> Answer:
         """Return the whole answer.
 

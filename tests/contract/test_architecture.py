@@ -127,6 +127,18 @@ def test_joiner_and_curator_share_their_runtime_instead_of_repeating_it() -> Non
     assert both.total() <= MAX_SHARED_LINES, "\n".join(both.elements())
 
 
+def test_no_docstring_only_sends_its_reader_elsewhere() -> None:
+    """What overrides a documented method says so by its type (`@override`)."""
+    empty = []
+    for path in python_files("services", "streams", "loadtests", "model_repo", "tunemesh_client", "tests"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                text = ast.get_docstring(node) or ""
+                if re.fullmatch(r"See (also )?[`\w.:]+\.?", text):
+                    empty.append(f"{path.relative_to(REPOSITORY_ROOT)}: {text}")
+    assert empty == []
+
+
 def test_every_package_imports_from_the_wheel(tmp_path: Path) -> None:
     """An editable path hides a file that the wheel lacks; images install the wheel."""
     build = [

@@ -18,7 +18,7 @@ _ERROR_OF: dict[grpc.StatusCode, type[ServiceError]] = {
 }
 
 # gRPC's own pause between attempts to connect grows to two minutes: a server that came back would stay unseen for that long.
-_RECONNECT = (
+RECONNECT_OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
@@ -42,7 +42,7 @@ def open_blocking_channel(target: str, *, max_message_bytes: int | None = None) 
 
 
 def _options(max_message_bytes: int | None, own_connection: bool) -> list[tuple[str, int]]:
-    options = list(_RECONNECT)
+    options = list(RECONNECT_OPTIONS)
     if max_message_bytes is not None:
         options += [("grpc.max_receive_message_length", max_message_bytes), ("grpc.max_send_message_length", max_message_bytes)]
     if own_connection:
