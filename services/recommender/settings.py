@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
+from services.common.events.limits import DEFAULT_CANDIDATES, MAX_CANDIDATES
 from services.common.platform.settings import (
     ArtifactSettings,
     BaseServiceSettings,
@@ -24,7 +25,7 @@ class RecommenderSettings(BaseServiceSettings, KafkaSettings, RedisSettings, Tri
 
     port: int = Field(50052, ge=0, le=65535)
     """Port of the gRPC server; 0 takes a free one."""
-    max_candidates: int = Field(500, ge=1, le=10_000)
+    max_candidates: int = Field(DEFAULT_CANDIDATES, ge=1, le=MAX_CANDIDATES)
     """Most candidates in one request, and most items that recall hands to the ranker."""
     rules_path: Path = Path(__file__).with_name("rules.yaml")
     """The business-rules file; the one beside this module by default."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
+from services.common.events.limits import DEFAULT_CANDIDATES, MAX_CANDIDATES
 from services.common.platform.settings import BaseServiceSettings, KafkaSettings
 
 
@@ -43,7 +44,7 @@ class RouterSettings(KafkaSettings, BaseServiceSettings):
     """An answer goes on with the built-in prompt when the prompt assembler took longer."""
     llm_reconnect_ms: int = Field(2_000, ge=1)
     """How long a Generate whose first attempt found no llm waits for one before its second."""
-    max_candidates: int = Field(500, ge=1, le=5_000)
+    max_candidates: int = Field(DEFAULT_CANDIDATES, ge=1, le=MAX_CANDIDATES)
     """More candidates, or a larger limit, are INVALID_ARGUMENT."""
     default_limit: int = Field(20, ge=1)
     """Items returned when the request names neither a limit nor candidates."""

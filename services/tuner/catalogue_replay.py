@@ -19,10 +19,10 @@ from services.common.events.wire.catalog import read_item
 from services.common.language.evaluation import MAX_TEXT_CHARS
 from services.common.platform.errors import InvalidInput
 from services.common.platform.kafka import read_compacted
+from services.tuner.evaluation_folder import MAX_FILE_BYTES
 from services.tuner.neighbours import ReplaySource
 from services.tuner.replay import ReplayExample
 
-_MAX_FILE_BYTES = 16 * 1024 * 1024
 _log = logging.getLogger(__name__)
 
 
@@ -62,8 +62,8 @@ def read_replay_file(path: Path) -> list[ReplayExample]:
         InvalidInput: it cannot be read; the message names the line.
     """
     try:
-        if path.stat().st_size > _MAX_FILE_BYTES:
-            raise InvalidInput(f"{path} has more than {_MAX_FILE_BYTES} bytes")
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise InvalidInput(f"{path} has more than {MAX_FILE_BYTES} bytes")
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(f"{path} cannot be read: {error}") from error

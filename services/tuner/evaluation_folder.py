@@ -11,7 +11,8 @@ from services.common.language.evaluation import Evaluation, parse_evaluation
 from services.common.platform.errors import InvalidInput, NotFound
 from services.tuner.tuner import Evaluations
 
-_MAX_FILE_BYTES = 16 * 1024 * 1024
+MAX_FILE_BYTES = 16 * 1024 * 1024
+"""Of a file that people write for the tuner."""
 
 
 class EvaluationFolder(Evaluations):
@@ -42,8 +43,8 @@ class EvaluationFolder(Evaluations):
         path = self.file(task)
         try:
             size = path.stat().st_size
-            if size > _MAX_FILE_BYTES:
-                raise InvalidInput(f"{path} has {size} bytes; at most {_MAX_FILE_BYTES} are read")
+            if size > MAX_FILE_BYTES:
+                raise InvalidInput(f"{path} has {size} bytes; at most {MAX_FILE_BYTES} are read")
             return parse_evaluation(yaml.safe_load(path.read_text(encoding="utf-8")), where=str(path))
         except FileNotFoundError as error:
             raise NotFound(f"there is no evaluation file {path}") from error

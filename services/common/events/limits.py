@@ -15,6 +15,10 @@ MAX_KIND_BYTES = 64
 """Of a feedback's kind."""
 MAX_NAME_CHARS = 64
 """Of what its owner names: a task, a template, a label."""
+MAX_CANDIDATES = 5_000
+"""Of one request, whatever the settings of router and recommender allow."""
+DEFAULT_CANDIDATES = 500
+"""What they allow unless they are told otherwise."""
 MAX_QUERY_BYTES = 2_048
 """Of what is searched for."""
 MAX_RECORD_BYTES = 900_000

@@ -24,7 +24,7 @@ def test_an_evaluation_file_is_read_anew_each_time(tmp_path):
 
 
 def test_an_evaluation_file_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluation_folder, "_MAX_FILE_BYTES", 10)
+    monkeypatch.setattr(evaluation_folder, "MAX_FILE_BYTES", 10)
     (tmp_path / "t.yaml").write_text("x" * 11)
     with pytest.raises(InvalidInput, match="has 11 bytes; at most 10"):
         EvaluationFolder(tmp_path).load("t")
