@@ -166,7 +166,7 @@ class FileTemplateStore(TemplateStore):
         return known
 
     def _remember_missing(self, name: str, version: int, now_s: float) -> None:
-        """A task without a template of its own asks for it with every request."""
+        """Remember that a template is not there: a task without one of its own asks for it with every request."""
         if len(self._missing) >= _MAX_MISSING:
             self._missing.clear()
         self._missing[name, version] = now_s

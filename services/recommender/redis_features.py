@@ -187,7 +187,7 @@ class RedisFeatureStore(FeatureStore):
 
     async def _call(self, *command: str) -> list[bytes | None]:
         if self._clock() < self._retry_at:
-            raise FeaturesUnavailable("Redis failed a moment ago and is left alone")
+            raise FeaturesUnavailable("Redis failed a moment ago and is not asked again yet")
         try:
             answer: list[bytes | None] = await self._client.execute_command(*command)
         except (TimeoutError, RedisError, OSError) as error:

@@ -65,7 +65,7 @@ class Embedder:
 
     @property
     def num_dims(self) -> int:
-        """D."""
+        """Number of dimensions of a vector."""
         return self.stamp.num_dims
 
     def embed(self, texts: Sequence[str]) -> Vectors:

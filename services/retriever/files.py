@@ -122,7 +122,7 @@ class DocumentFolder:
         return True
 
     def _say(self, what: str) -> None:
-        """Once, not with every look."""
+        """Log a complaint once, not with every look at the folder."""
         if what != self._said:
             _log.warning("%s", what)
         self._said = what

@@ -154,7 +154,7 @@ class KafkaEventLog:
         self._count("dropped", records[kept:], "spool_full")
 
     async def _pause(self, seconds: float) -> None:
-        """Sleep, but not into a shutdown."""
+        """Sleep; wake up early when the log is being closed."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._closing.wait()

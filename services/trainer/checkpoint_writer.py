@@ -40,7 +40,7 @@ class CheckpointWriter:
         return self._writing is not None
 
     def start(self, epoch: Epoch) -> None:
-        """Cut here, and write in the other thread. Nothing new, or nothing that the publish gate lets pass: nothing to write."""
+        """Cut here, and write in the other thread; do nothing when nothing new was learned, or while the publish gate refuses it."""
         offsets = epoch.merge.position.offsets
         if offsets == self._written_offsets or epoch.publisher.refusal:
             return

@@ -254,7 +254,7 @@ def _parse(name: str, manifest: Manifest, arrays: Arrays) -> Checkpoint:
         )
         dedup_ids = arrays.pop(_DEDUP_ARRAY)
     except (KeyError, TypeError, ValueError) as error:
-        raise CorruptArtifact(f"checkpoint {name}: lacks or garbles {error}") from error
+        raise CorruptArtifact(f"checkpoint {name}: its manifest lacks a field, or one cannot be understood: {error}") from error
     return Checkpoint(cut=cut, seq=manifest.seq, counters=counters, arrays=arrays, dedup_ids=dedup_ids)
 
 

@@ -67,7 +67,7 @@ class KafkaControlLog:
             end = end_offsets(self._consumer, LOOK_TIMEOUT_MS)[self._partition]
             position = position_of(self._consumer, self._partition)
             if end < position:
-                raise HistoryLost(f"{self._topic} ends at offset {end}, and had been read to {position}")
+                raise HistoryLost(f"{self._topic} ends at offset {end}, but the trainer had read to {position}: the broker lost records")
             # The first time it is the whole topic.
             records = drain_to_end(self._consumer, LOOK_TIMEOUT_MS if position else FIRST_READ_TIMEOUT_MS)
         return [(record.offset, ControlRecord.FromString(record.value)) for record in records if record.value is not None]

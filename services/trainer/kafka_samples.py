@@ -100,7 +100,9 @@ class KafkaSamples:
         for partition, (first, end) in zip(self._partitions, ranges_of(self._consumer, self._partitions, LOOK_TIMEOUT_MS), strict=True):
             position = position_of(self._consumer, partition)
             if not first <= position <= end:
-                raise HistoryLost(f"{self._topic}[{partition.partition}] holds offsets {first} to {end}, and was being read at {position}")
+                raise HistoryLost(
+                    f"{self._topic}[{partition.partition}] holds offsets {first} to {end}, but the trainer reads at {position}"
+                )
 
     def close(self) -> None:
         """Disconnect."""

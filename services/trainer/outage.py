@@ -25,5 +25,5 @@ class Outage:
     def end(self) -> None:
         """Note that an attempt succeeded."""
         if self._since is not None:
-            _log.warning("over after %.0f s: %s", time.monotonic() - self._since, self._what)
+            _log.warning("it works again after %.0f s (%s)", time.monotonic() - self._since, self._what)
             self._since = None

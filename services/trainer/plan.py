@@ -94,7 +94,7 @@ class Plan:
 def plan_start(
     model: str, cut: Cut | None, found: Found, *, new_lineage_id: str, on_lineage_change: OnLineageChange, variable: str, where: str
 ) -> Plan:
-    """Decide.
+    """Decide what a starting trainer does with what it finds.
 
     Args:
         model: whose epochs to look at.

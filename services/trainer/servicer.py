@@ -132,7 +132,7 @@ class TrainerServicer(trainer_service_pb2_grpc.TrainerServiceServicer):
         try:
             await asyncio.to_thread(check_target, alias, target, self._adapters)
         except Conflict as error:
-            raise Conflict(f"{error}; allow_unjudged points {alias} at it all the same") from error
+            raise Conflict(f"{error}; set allow_unjudged to point {alias} at it all the same") from error
         except (ServiceError, CorruptArtifact) as error:
             if await self._previous_target(alias) == target:
                 return

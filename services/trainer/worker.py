@@ -138,11 +138,11 @@ class RankerWorker:
         """Write a checkpoint and return when it is durable.
 
         Raises:
-            Conflict: the publish gate refuses what was learned; a restart should find what was learned before.
+            Conflict: the publish gate refuses what was learned; a restart goes back to the last checkpoint.
             Unavailable: the store cannot be written.
         """
         if self._epoch.publisher.refusal:
-            raise Conflict(f"no checkpoint of weights that the publish gate refuses: {self._epoch.publisher.refusal}")
+            raise Conflict(f"the publish gate refuses what was learned, so no checkpoint of it is written: {self._epoch.publisher.refusal}")
         self._checkpoints.wait()
         checkpoint, state_hash = self._epoch.cut(), self._epoch.learner.state_hash()
         url = self._checkpoints.write(self._epoch, checkpoint)
@@ -166,7 +166,7 @@ class RankerWorker:
         A pause that the publish gate had made ends, since its cause is gone; an operator's stays.
 
         Raises:
-            NotFound, Conflict: nothing was changed, see `restore.decide`.
+            NotFound, Conflict: from `restore.decide`; nothing was changed.
             Unavailable: the broker or the store does not answer. When the restore was decided by then, the message says so: the worker
                 ends, and the next start completes it.
         """
@@ -183,7 +183,9 @@ class RankerWorker:
         except BaseException as error:
             self._failure = error
             name = decision.target.checkpoint.cut.name
-            raise Unavailable(f"{name} is to be restored, but its epoch could not begin; the next start does so: {error}") from error
+            raise Unavailable(
+                f"the restore of {name} is decided, but its epoch could not begin; the next start of the trainer completes it: {error}"
+            ) from error
         self._take_over(epoch, url)
         return Restoration(
             url=decision.target.url,

@@ -89,7 +89,7 @@ class GrpcServing(Serving):
             header, text = await self._generate(request, _ANSWER_TIMEOUT_S)
             expected = self._base_name if adapter == BASE_MODEL else adapter
             if header.model_version != expected:
-                raise WrongModel(f"{expected} was asked and {header.model_version or 'nobody'} answered")
+                raise WrongModel(f"{expected} was asked for, but {header.model_version or 'no model'} answered")
             if header.degraded_reason:
                 raise WrongModel(f"the router's answer for {expected} is degraded ({header.degraded_reason})")
             return text

@@ -72,7 +72,7 @@ class Examples(tuner.Examples, Reader):
 
     def _take_one(self, example: example_pb2.LlmExample) -> None:
         if not example.example_id or not is_task(example.task):
-            raise InvalidInput(f"it has no id, or its task {example.task[:80]!r} can be none")
+            raise InvalidInput(f"it has no id, or its task {example.task[:80]!r} is not a valid name of one")
         if example.kind == example_pb2.EXAMPLE_KIND_JUDGED:
             self._book.add_judged(example.task, example.example_id)
         elif example.kind == example_pb2.EXAMPLE_KIND_DEMONSTRATION:

@@ -172,7 +172,7 @@ class Mirror:
         try:
             return await asyncio.wait_for(asyncio.to_thread(self._registry.begin_run, name, parameters), _BEGIN_TIMEOUT_S)
         except (ServiceError, TimeoutError) as error:
-            _log.warning("MLflow is down, the tune of %s goes on without: %s", name, error or "no answer in time")
+            _log.warning("MLflow is down, the tune of %s goes on without it: %s", name, error or "no answer in time")
             return ""
 
     def changed(self) -> None:

@@ -204,7 +204,7 @@ class Tuner:
         return None
 
     async def _is_due(self, task: str) -> bool:
-        """A tune that failed says nothing about its demonstrations: they are new still, and are tried again later and later."""
+        """Return whether an automatic tune may begin. After a failed one its demonstrations still count as new; each retry waits longer."""
         if not _TASK.fullmatch(task) or self.task(task).waiting_for:
             return False
         past = await self._past(task)

@@ -174,7 +174,7 @@ def _describe(cls: type[BaseSettings], detail: ErrorDetails) -> str:
 
 
 def _refuse_unknown_variables(cls: type[BaseSettings], environ: Mapping[str, str]) -> None:
-    """pydantic-settings ignores a misspelt variable, and the process would run with the default."""
+    """Refuse a misspelt variable: pydantic-settings ignores it, and the process would run with the default."""
     prefix = str(cls.model_config.get("env_prefix", "")).upper()
     if not prefix:
         return

@@ -40,11 +40,11 @@ class Reader(Protocol):
     """Takes the records in, in the follower's thread."""
 
     def begin(self, records: Sequence[Record]) -> None:
-        """The whole topic as it is now: at the start, and again when the broker's log is another than before."""
+        """Take the whole topic as it is now: at the start, and again when the broker's log is another than before."""
         ...
 
     def extend(self, records: Sequence[Record]) -> None:
-        """What was appended since, in offset order."""
+        """Take what was appended since, in offset order."""
         ...
 
 

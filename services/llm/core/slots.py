@@ -147,7 +147,7 @@ class Slots:
         return slot
 
     def end_unload(self, name: str) -> None:
-        """The engine has let go of the adapter."""
+        """Note that the engine has let go of the adapter."""
         del self._slots[name]
 
     def acquire(self, name: str) -> Slot:

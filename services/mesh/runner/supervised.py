@@ -174,7 +174,7 @@ class Supervised:
             dead_sightings = dead_sightings + 1 if ready.kind == "triton" and readiness.has_dead_child(self.state.pid) else 0
             if found == "healthy" and dead_sightings >= 2:
                 # Triton goes on calling itself ready, fails every request and never starts the stub again.
-                _log.warning("%s lost the process of a model: killed, to be started again", self.process.name)
+                _log.warning("%s lost the process of a model: it is killed and started again", self.process.name)
                 kill(self.state.pid, signal.SIGKILL, group=True)
                 return
             await asyncio.sleep(_UNWELL_POLL_S.get(found, ready.interval_s))

@@ -85,7 +85,7 @@ class Supervisor:
             self._tasks.append(task)
 
     def _on_supervision_ended(self, task: asyncio.Task[None]) -> None:
-        """A service that nobody watches any more must not look well: the mesh ends, and says why."""
+        """End the mesh, and say why: a service that nobody watches any more must not look well."""
         if task.cancelled() or (error := task.exception()) is None:
             return
         _log.error("%s: its supervision failed", task.get_name(), exc_info=error)

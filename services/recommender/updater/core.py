@@ -172,14 +172,14 @@ class Follower:
         return newest if newest.epoch > self.applied.epoch else None
 
     def loaded(self, pointer: BasePointer, applied: Applied) -> None:
-        """The tables were built from this base."""
+        """Note that the tables were built from this base."""
         self.applied = applied
         self.blocked = ""
         self._need = None
         self._origin = pointer.base_id
 
     def discard(self, base_id: str, reason: str) -> None:
-        """This base cannot be used, now or later."""
+        """Note that this base cannot be used, now or later."""
         self._useless[base_id] = reason
 
     def judge(self, header: DeltaHeader) -> Decision:
@@ -205,7 +205,7 @@ class Follower:
         return Decision(Outcome.APPLY)
 
     def advanced(self, applied: Applied) -> None:
-        """The tables contain this now."""
+        """Note that the tables contain this now."""
         self.applied = applied
 
     def block(self, reason: str, need: Need | None = None) -> None:

@@ -175,7 +175,7 @@ class Updater:
         if self._met_other_lineage or not self._follower.is_following or feed.seems_shorter():
             self._met_other_lineage = False
             if feed.lineage_id() != self._follower.lineage_id:
-                _log.warning("the broker's lineage changed, beginning anew")
+                _log.warning("the broker's lineage changed: waiting for a base of the new history")
                 return False
         if applied is not None:
             feed.report(applied)

@@ -151,7 +151,7 @@ async def test_an_answer_is_asked_for_pinned_greedy_and_with_its_context(peers, 
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("model_version", "Base--helpdesk--v1", "Base--helpdesk--v2 was asked and Base--helpdesk--v1 answered"),
+        ("model_version", "Base--helpdesk--v1", "Base--helpdesk--v2 was asked for, but Base--helpdesk--v1 answered"),
         ("degraded_reason", "prompt_assembler_unavailable", r"is degraded \(prompt_assembler_unavailable\)"),
     ],
 )

@@ -96,5 +96,5 @@ class WriterLock:
             raise ConfigurationError(message) from error
 
     def release(self) -> None:
-        """Let go."""
+        """Release the lock."""
         os.close(self._descriptor)

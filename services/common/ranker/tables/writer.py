@@ -199,5 +199,5 @@ def _check(body: DeltaBody, edition: _Edition) -> None:
 
 
 def _has_room(table: MappedTableWriter, delta: TableDelta) -> bool:
-    """Cheap first: most deltas fit even if all their ids were new."""
+    """Return whether a delta fits. The cheap look comes first: most deltas fit even if all their ids were new."""
     return table.has_room_for(delta.ids.size) or table.has_room_for(table.missing(delta.ids).size)

@@ -247,7 +247,7 @@ def test_a_broker_that_lost_its_data_is_noticed_and_its_new_history_followed(tra
     eventually(lambda: has_what_was_learned(tmp_path / "tables", trainer), updater)
     trainer.close()  # its producer asks for the topics too
     fresh_broker.restart_with_topics(mesh_topic_partitions(user_partitions=2), clients=[updater.process.pid])
-    eventually(lambda: re.search(r"out of range|beginning anew", updater.log) is not None, updater)
+    eventually(lambda: re.search(r"out of range|waiting for a base of the new history", updater.log) is not None, updater)
     assert has_what_was_learned(tmp_path / "tables", trainer)
     successor = Trainer(fresh_broker.bootstrap, tmp_path / "artifacts-2")
     successor.epoch = 2

@@ -208,7 +208,7 @@ def test_a_decided_restore_whose_epoch_cannot_begin_ends_the_worker_and_the_next
             raise Unavailable("no broker")
 
         run.life.open = away  # type: ignore[assignment]
-        with pytest.raises(Unavailable, match="is to be restored, but its epoch could not begin; the next start does so: no broker"):
+        with pytest.raises(Unavailable, match="its epoch could not begin; the next start of the trainer completes it: no broker"):
             run.worker.submit(lambda: run.worker.restore(GO_BACK)).result(20)
         run.join()
         assert isinstance(run.error, Unavailable)
