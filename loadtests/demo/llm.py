@@ -79,9 +79,9 @@ class LlmPart:
         client = MeshClient(router=addresses["router"], collector=addresses["feedback_collector"], kafka=self._kafka)
         answers = AnswerClient(addresses["router"])
         channels = [open_channel(addresses[name]) for name in ("trainer", "tuner", "retriever")]
-        self._trainer = trainer_service_pb2_grpc.TrainerServiceStub(channels[0])
-        self._tuner = tuner_service_pb2_grpc.TunerServiceStub(channels[1])
-        self._retriever = retriever_service_pb2_grpc.RetrieverServiceStub(channels[2])
+        self._trainer = trainer_service_pb2_grpc.TrainerServiceStub(channels[0])  # type: ignore[no-untyped-call] # generated
+        self._tuner = tuner_service_pb2_grpc.TunerServiceStub(channels[1])  # type: ignore[no-untyped-call] # generated
+        self._retriever = retriever_service_pb2_grpc.RetrieverServiceStub(channels[2])  # type: ignore[no-untyped-call] # generated
         try:
             return await self._run(client, answers)
         finally:
@@ -197,7 +197,8 @@ class LlmPart:
         deadline = time.monotonic() + _TUNE_LIMIT_S
         with Progress("A tune") as progress:
             while True:
-                tune = await self._tuner.GetTune(tuner_service_pb2.GetTuneRequest(tune_id=started.tune_id), timeout=60.0)
+                asked = tuner_service_pb2.GetTuneRequest(tune_id=started.tune_id)
+                tune: tuner_service_pb2.GetTuneResponse = await self._tuner.GetTune(asked, timeout=60.0)
                 if tune.phase in _ENDED or time.monotonic() > deadline:
                     break
                 loss = f"{tune.loss:.3f}" if tune.step else "-"

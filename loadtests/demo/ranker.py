@@ -104,7 +104,7 @@ class RankerPart:
 
     @property
     def _planned(self) -> int:
-        return min(self._options.events, len(self._data.live))
+        return min(int(self._options.events), len(self._data.live))
 
     async def _backfill(self) -> None:
         environment = self._mesh.environment("features")

@@ -53,7 +53,7 @@ class TrainerWatch:
     def __init__(self, address: str) -> None:
         """`address` is host:port."""
         self._channel = open_channel(address)
-        self._stub = trainer_grpc.TrainerServiceStub(self._channel)
+        self._stub = trainer_grpc.TrainerServiceStub(self._channel)  # type: ignore[no-untyped-call] # generated
         self.last = trainer_pb2.GetStatusResponse()
         self.is_down = False
 

@@ -66,7 +66,7 @@ class LagReader:
         self._admin = KafkaAdminClient(bootstrap_servers=servers, client_id="soak")
         self._consumer = KafkaConsumer(bootstrap_servers=servers, client_id="soak", enable_auto_commit=False, metrics_enabled=False)
         self._channel = open_blocking_channel(mesh.address("trainer"))
-        self._trainer = trainer_grpc.TrainerServiceStub(self._channel)
+        self._trainer = trainer_grpc.TrainerServiceStub(self._channel)  # type: ignore[no-untyped-call] # generated
 
     def __enter__(self) -> LagReader:
         """Return itself."""
@@ -99,10 +99,10 @@ class LagReader:
         partitions = [at for topic in consumed for at in self._partitions(topic.name)]
         group = f"tunemesh-{service}"
         committed: dict[TopicPartition, Any] = self._admin.list_group_offsets({group: partitions})[group]
-        known = {at: found.offset for at, found in committed.items() if found.offset >= 0}
+        known: dict[TopicPartition, int] = {at: found.offset for at, found in committed.items() if found.offset >= 0}
         if not known:
             return None
-        ends = self._consumer.end_offsets(list(known))
+        ends: dict[TopicPartition, int] = self._consumer.end_offsets(list(known))
         return sum(max(ends[at] - offset, 0) for at, offset in known.items())
 
     def _behind(self, topic: str, positions: Iterable[int]) -> int:

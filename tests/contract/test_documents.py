@@ -22,6 +22,8 @@ MADE = (
     "build/",
     ".venv/",
     "application/",
+    "gen/",
+    "tunemesh/",
     "logs/",
     "logs.previous/",
     "volumes/",
@@ -81,7 +83,7 @@ def missing_paths(page: str) -> list[str]:
         if "://" in code:
             continue
         for path in PATH.findall(code):
-            known = path.startswith(MADE) or PLACEHOLDER.search(path) or not re.search(r"[a-z]", path)
+            known = path.removeprefix("./").startswith(MADE) or PLACEHOLDER.search(path) or not re.search(r"[a-z]", path)
             if not known and path not in created_by(page) and not exists(page, path.rstrip(".")):
                 missing.append(path)
     return missing
@@ -128,7 +130,7 @@ def test_every_command_that_a_page_names_is_there(page: str) -> None:
     """`tunemesh dlq list`: each word as far as commands go."""
     wrong = []
     for code in code_in(page):
-        for words in re.findall(r"(?<![\w./:-])tunemesh ([a-z][a-z ]*)", code):
+        for words in re.findall(r"(?<![\w./:-])(?<!require )tunemesh ([a-z][a-z ]*)", code):
             known = commands_of(_parser())
             for word in words.split():
                 if not known:
