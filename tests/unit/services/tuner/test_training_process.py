@@ -8,6 +8,7 @@ from services.common.language.adapter_name import AdapterName
 from services.tuner import training_process
 from services.tuner.neighbours import TrainingFailed
 from services.tuner.training_process import TrainingProcess
+from tests.limits import seconds
 from tests.tuner_fakes import NAME
 from tests.unit.services.tuner.test_job import JOB
 
@@ -56,7 +57,7 @@ async def test_a_cancelled_training_leaves_no_process_behind(monkeypatch, tmp_pa
     began = asyncio.Event()
     process = training(tmp_path)
     task = asyncio.create_task(process.train(NAME, JOB, lambda step: began.set()))
-    await asyncio.wait_for(began.wait(), 20)
+    await asyncio.wait_for(began.wait(), seconds(20))
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     pid = int((process.folder(NAME) / "pid").read_text())
