@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from tests import limits, speed
-from tests.run import deep
+from tests.run import containment, deep
 from tests.run.execution import run_phase
 from tests.run.plan import REPORTS, ROOT, lanes
 from tests.run.report import Outcome, summarise, write_slowest
@@ -67,5 +67,8 @@ def _speed_factor() -> float:
 
 
 if __name__ == "__main__":
-    os.chdir(Path(__file__).resolve().parents[2])
-    raise SystemExit(main(sys.argv[1:]))
+    os.chdir(ROOT)
+    if containment.is_contained():
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is born deaf to it
+        raise SystemExit(main(sys.argv[1:]))
+    raise SystemExit(containment.run_contained([sys.executable, "-u", "-m", "tests.run", *sys.argv[1:]]))

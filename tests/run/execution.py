@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 
+from tests.run.containment import end_orphans
 from tests.run.plan import ROOT, Lane
 from tests.run.report import Outcome, read
 
@@ -33,6 +34,7 @@ def run_phase(phase: Sequence[Lane], extra: Sequence[str], *, limit_s: float | N
             print(f"\n== {lane.name} ({lane.environment} environment), ran beside it", flush=True)
             print(lane.log.read_text(encoding="utf-8", errors="replace"), flush=True)
             outcomes.append(outcome)
+    end_orphans()
     return outcomes
 
 
