@@ -264,7 +264,7 @@ class Recommender:
             return RecallRequest(user_id=user_id, user=None, has_features=False)
 
     async def _proposed_by(self, channel: RecallChannel, request: RecallRequest) -> tuple[Sequence[Proposal], str]:
-        """Return the channel's proposals, and what is missing when it has none for want of it. A channel's loss is its own."""
+        """Return the channel's proposals, and the reason when it has none because its source does not answer; other channels go on."""
         try:
             return await channel.propose(request, self._limits.per_channel), ""
         except FeaturesUnavailable:
