@@ -45,17 +45,17 @@ def test_names_and_costs_are_such_that_a_run_can_tell_them() -> None:
 
 
 def test_every_deep_unit_runs_within_a_few_merges() -> None:
-    """The chance of a unit in one merge is at least one in the number of groups; three groups: 94 % within 7 merges, 99.9 % within 18."""
+    """The chance of a unit in one merge is at least one in the number of groups; four groups: 94 % within 10 merges, 99.9 % within 24."""
     laid = groups(UNITS, CI_BUDGET_S, 1.0)
     assert sum(len(group) for group in laid) == len(UNITS), "a unit alone is longer than CI's budget: split it"
-    assert len(laid) <= 3
+    assert len(laid) <= 4
     runs = [set(taken(UNITS, CI_BUDGET_S, 1.0, commit)) for commit in COMMITS]
     for each in UNITS:
         share = sum(each.name in run for run in runs) / len(runs)
-        assert share > 1 / 3 - 0.03, f"{each.name}: in {share:.0%} of merges"
-        assert (1 - share) ** 18 < 0.002
+        assert share > 1 / 4 - 0.03, f"{each.name}: in {share:.0%} of merges"
+        assert (1 - share) ** 24 < 0.003
         gaps = "".join("x" if each.name in run else "." for run in runs).split("x")
-        assert max(map(len, gaps)) < 30, f"{each.name}: the longest of {len(runs)} waits is {max(map(len, gaps))} merges"
+        assert max(map(len, gaps)) < 45, f"{each.name}: the longest of {len(runs)} waits is {max(map(len, gaps))} merges"
 
 
 def test_a_run_never_plans_more_than_its_budget_and_leaves_nothing_out_that_fits() -> None:
