@@ -82,9 +82,14 @@ class Broker:
         self._server.kill()
 
     def suspend(self) -> None:
-        """Let it hang (SIGSTOP): connections stay open and nothing is answered. `kill` ends it."""
+        """Let it hang (SIGSTOP): connections stay open and nothing is answered. `resume` or `kill` ends that."""
         assert self._server is not None
         os.kill(self._server.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on after `suspend`."""
+        assert self._server is not None
+        os.kill(self._server.pid, signal.SIGCONT)
 
     def stop(self) -> None:
         """End it for good, at once: nobody reads its data again."""

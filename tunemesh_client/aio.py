@@ -34,7 +34,7 @@ from tunemesh_client.messages import (
     recommend_request,
     recommendation_of,
 )
-from tunemesh_client.retry import STANDARD_RETRIES, Attempts, RetryPolicy
+from tunemesh_client.retry import UNTIL_THE_DEADLINE, Attempts, RetryPolicy
 from tunemesh_client.tracing import active_traceparent
 
 
@@ -50,7 +50,7 @@ class AsyncClient:
         feedback_collector: str = "",
         *,
         transport: Transport = LOCAL_PLAINTEXT,
-        retry: RetryPolicy = STANDARD_RETRIES,
+        retry: RetryPolicy = UNTIL_THE_DEADLINE,
         deadline_s: float = DEADLINE_S,
         generate_deadline_s: float = GENERATE_DEADLINE_S,
         traceparent: Callable[[], str] = active_traceparent,

@@ -20,7 +20,7 @@ from tunemesh_client.client import DEADLINE_S, OnRetry
 from tunemesh_client.errors import AccessDenied, Cancelled, DeadlineExceeded, InvalidRequest, TunemeshError, Unavailable
 from tunemesh_client.events import TOPIC, Record, Written, check, record_of
 from tunemesh_client.messages import Feedback
-from tunemesh_client.retry import STANDARD_RETRIES, Attempts, RetryPolicy
+from tunemesh_client.retry import UNTIL_THE_DEADLINE, Attempts, RetryPolicy
 from tunemesh_client.tracing import active_traceparent
 
 # The library gives up a record after this time; a call that has more left tries again.
@@ -56,7 +56,7 @@ class _Producer:
         source: str = "/tunemesh_client",
         topic: str = TOPIC,
         client_id: str = "tunemesh-client",
-        retry: RetryPolicy = STANDARD_RETRIES,
+        retry: RetryPolicy = UNTIL_THE_DEADLINE,
         deadline_s: float = DEADLINE_S,
         traceparent: Callable[[], str] = active_traceparent,
         on_retry: OnRetry | None = None,

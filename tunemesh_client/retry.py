@@ -17,7 +17,7 @@ _MAX_DOUBLINGS = 30
 class RetryPolicy:
     """How a failed call is repeated when a retry helps. A repeat carries the same idempotency_key or feedback_id."""
 
-    retries: int | None = 5
+    retries: int | None = None
     """Most repeats of one call. 0: none. None: as many as fit the deadline."""
     first_pause_s: float = 0.1
     """Longest pause before the first repeat; each later one may be twice as long. The actual pause is between half of it and all of it."""
@@ -36,7 +36,7 @@ class RetryPolicy:
             raise ValueError(f"attempt_timeout_s: {self.attempt_timeout_s} must be above 0, or None")
 
 
-STANDARD_RETRIES = RetryPolicy()
+UNTIL_THE_DEADLINE = RetryPolicy()
 
 
 class Attempts:

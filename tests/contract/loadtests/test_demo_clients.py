@@ -98,8 +98,8 @@ async def test_after_three_tries_there_is_no_answer(mesh, answers):
 
 
 async def test_an_answer_that_took_too_long_is_not_asked_again(mesh, answers, monkeypatch):
-    monkeypatch.setattr(answers._client, "_generate_deadline_s", 0.2)
+    monkeypatch.setattr(answers._client, "_generate_deadline_s", 0.5)
     mesh.script = [Hang()]
     with pytest.raises(RuntimeError, match="DEADLINE_EXCEEDED"):
         await answers.ask(QUESTION)
-    assert len(mesh.seen) == 1
+    assert len(mesh.seen) <= 1 and answers.retried == 0

@@ -11,7 +11,7 @@ import pytest
 from tests.client_fakes import WAYS, ScriptedMesh, start_mesh
 from tunemesh_client import RetryPolicy
 
-QUICK = RetryPolicy(first_pause_s=0.001, max_pause_s=0.002)
+QUICK = RetryPolicy(retries=5, first_pause_s=0.001, max_pause_s=0.002)
 
 
 @pytest.fixture

@@ -141,21 +141,21 @@ async def test_no_broker_is_told_within_the_deadline_and_leaves_no_thread(make):
             await asyncio.sleep(0.05)
 
 
-async def test_a_send_outlives_the_death_of_the_broker(fresh_broker, make):
+async def test_a_send_outlives_a_broker_that_hangs(fresh_broker, make):
     create_topics(fresh_broker.bootstrap, {"t": 1})
-    producer = make(fresh_broker.bootstrap, topic="t", retry=UNTIL_THE_DEADLINE)
+    failed = threading.Event()
+    producer = make(fresh_broker.bootstrap, topic="t", retry=UNTIL_THE_DEADLINE, on_retry=lambda *_: failed.set())
     await producer.send(act(), deadline_s=seconds(30))
-    fresh_broker.kill()
+    fresh_broker.suspend()
     given = act()
     waiting = asyncio.ensure_future(producer.send(given, deadline_s=seconds(120)))
-    await asyncio.sleep(0.3)
+    assert await asyncio.to_thread(failed.wait, seconds(60))  # an attempt has failed
     assert not waiting.done()
-    await asyncio.to_thread(fresh_broker.start)  # the embedded one comes back empty
-    await asyncio.to_thread(create_topics, fresh_broker.bootstrap, {"t": 1})
+    fresh_broker.resume()
     assert (await waiting).feedback_id == given.feedback_id
     await producer.close()
     ids = {feedback_pb2.Feedback.FromString(record.value).feedback_id for record in await read(fresh_broker.bootstrap, "t")}
-    assert ids == {given.feedback_id}
+    assert given.feedback_id in ids and len(ids) == 2
 
 
 @pytest.mark.deep
@@ -179,7 +179,7 @@ async def test_what_was_acknowledged_is_there_after_the_broker_was_killed(durabl
         stop.set()
     await producer.close()
     ids = [feedback_pb2.Feedback.FromString(record.value).feedback_id for record in await read(durable_kafka.bootstrap, "t")]
-    assert set(acknowledged) <= set(ids) and len(set(ids)) < len(acknowledged) + 5
+    assert set(ids) == set(acknowledged)  # written twice, perhaps: a record whose acknowledgement was lost
 
 
 async def _until_more(acknowledged: list[str]) -> None:
