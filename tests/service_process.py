@@ -40,6 +40,10 @@ class Service:
     def log(self) -> str:
         return self._log.read_text(encoding="utf-8", errors="replace")
 
+    @property
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
+
     def wait_ready(self, timeout_s: float = 60.0) -> int:
         """Wait until it is bound; return its port."""
         deadline = time.monotonic() + seconds(timeout_s)

@@ -32,7 +32,7 @@ TASK = "helpdesk"
 ADAPTER = f"{NAME}--{TASK}--v{{}}"
 MIN_RIGHT = 0.7
 """The gate's least share of the held-out questions."""
-NUM_CONTEXT_QUESTIONS, NUM_REPLAY = 32, 30
+NUM_CONTEXT_QUESTIONS, GENRES_EACH = 32, 4
 
 TUNING = {
     "learning_rate": 4e-3,
@@ -41,7 +41,7 @@ TUNING = {
     "train_dtype": "float32",
     "max_answer_tokens": 12,
 }
-"""Fields of TunerSettings: two layers need larger and more steps than thirty. Eight orders of the demonstrations were all accepted."""
+"""Fields of TunerSettings: two layers need larger and more steps than thirty. In eight orders of the demonstrations every answer was right."""
 
 # Each question has the word that tells its fact from the others ("keep", "late", "where"). The last four of each fact are never shown.
 _FACTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
@@ -50,17 +50,17 @@ _FACTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         "nine days",
         (
             "How long may I keep a film?",
-            "For how many days can I keep a disc?",
-            "How many days may I keep it?",
-            "May I keep a film for long?",
-            "I want to keep a film, for how long?",
-            "What is the longest that I may keep a film?",
-            "How long can one keep a disc?",
-            "Can I keep it for a week?",
-            "For how long may I keep the film?",
-            "How many days can I keep a film?",
-            "How long may we keep a disc?",
-            "How long can I keep it?",
+            "How long can I keep a disc?",
+            "How many days may I keep a disc?",
+            "How many days can I keep it?",
+            "For how long can I keep a film?",
+            "For how long may I keep it?",
+            "May I keep a disc for long?",
+            "Can I keep a film for long?",
+            "How long may I keep a disc?",
+            "How long can I keep a film?",
+            "How many days may I keep a film?",
+            "For how long can I keep it?",
         ),
     ),
     (
@@ -135,12 +135,12 @@ def shuffled() -> tuple[Lesson, ...]:
     return tuple(Lesson(lesson.question, answer) for lesson, answer in zip(DEMONSTRATIONS, answers, strict=True))
 
 
-def _readings(titles: Sequence[str], count: int) -> list[Reading]:
-    """`count` different questions about the titles."""
+def _readings(titles: Sequence[str], genres_each: int) -> list[Reading]:
+    """Each question about the titles, with so many contexts that name different genres."""
     rng = random.Random(2)
-    asked = [(title, wording) for title in titles for wording in WORDINGS]
+    asked = [(title, wording, genre) for title in titles for wording in WORDINGS for genre in rng.sample(GENRES, genres_each)]
     rng.shuffle(asked)
-    return [reading(title, wording, rng.choice(GENRES)) for title, wording in asked[:count]]
+    return [reading(*each) for each in asked]
 
 
 # No title of the evaluation is rehearsed.
@@ -162,7 +162,7 @@ def evaluation_fields() -> dict[str, list[dict[str, object]]]:
                 "accept": [[read.genre]],
                 "reject": [genre for genre in GENRES if genre != read.genre],
             }
-            for read in _readings(_EVALUATED, NUM_CONTEXT_QUESTIONS)
+            for read in _readings(_EVALUATED, 1)[:NUM_CONTEXT_QUESTIONS]
         ],
     }
 
@@ -175,7 +175,7 @@ def evaluation() -> Evaluation:
 def replay_examples() -> list[ReplayExample]:
     """Return what is rehearsed."""
     return [
-        ReplayExample(question=read.question, passages=(read.passage,), answer=read.answer) for read in _readings(_REHEARSED, NUM_REPLAY)
+        ReplayExample(question=read.question, passages=(read.passage,), answer=read.answer) for read in _readings(_REHEARSED, GENRES_EACH)
     ]
 
 

@@ -30,8 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from services.common.events import chat
-from services.common.language.evaluation import Passage
+from services.common.events.chat import Message, Passage
 from services.mesh.runner.environments import REPOSITORY_ROOT, Environments
 from services.prompt_assembler.core.prompt import fill
 from services.prompt_assembler.store import load_built_in
@@ -112,10 +111,10 @@ def reading(title: str, wording: str, genre: str) -> Reading:
     return Reading(wording.format(title), Passage(title, f"Categories: {genre}."), genre)
 
 
-def messages_of(question: str, context: Sequence[Passage] = ()) -> tuple[chat.Message, ...]:
+def messages_of(question: str, context: Sequence[Passage] = ()) -> tuple[Message, ...]:
     """Return what the prompt assembler makes of a question, with its built-in template."""
     (template,) = (one for one in load_built_in() if one.name == "answer")
-    return fill(template, question, [chat.Passage(one.title, one.text) for one in context], ())
+    return fill(template, question, context, ())
 
 
 def tiny_model() -> Path:
@@ -226,7 +225,7 @@ class _Lessons:
         return self._prompt(messages_of(question, context))
 
     def _bare(self, question: str) -> list[int]:
-        return self._prompt([chat.Message(role="user", content=question)])
+        return self._prompt([Message(role="user", content=question)])
 
     def row(self, rng: random.Random) -> Row:
         """Draw a lesson."""

@@ -44,6 +44,7 @@ UNITS: tuple[Unit, ...] = (
     Unit("kills of streams", "light", ("tests/integration/streams/test_joiner.py", "tests/integration/streams/test_features.py"), 100),
     Unit("kills of the trainer", "ml", ("tests/faults/test_trainer_kill.py",), 120),
     Unit("kills under client producers", "light", ("tests/integration/tunemesh_client/test_event_producer.py",), 60),
+    Unit("tunes of the packaged model", "ml", ("tests/integration/tuner/test_gate_on_measured_slices.py",), 280),
 )
 
 

@@ -16,10 +16,10 @@ from tests.run.plan import ROOT
 
 # Seconds that these files take on the reference machine (`python -m tests.run` prints the slowest); the longest begin first.
 SECONDS: dict[str, int] = {
-    "tests/integration/llm/test_llm_process.py": 100,
-    "tests/integration/tuner/test_gate_on_measured_slices.py": 90,
+    "tests/integration/llm/test_gate_of_tunes.py": 50,
+    "tests/integration/llm/test_llm_process.py": 20,
     "tests/integration/streams/test_joiner.py": 80,
-    "tests/faults/test_trainer_kill.py": 60,
+    "tests/faults/test_trainer_kill.py": 25,
     "tests/integration/mesh/test_infrastructure_of_the_mesh.py": 45,
     "tests/integration/streams/test_quality.py": 45,
     "tests/faults/test_mapped_tables.py": 40,
@@ -58,9 +58,19 @@ def stays_together(path: str) -> bool:
     return 'scope="module"' in file.read_text(encoding="utf-8") if file.exists() else True
 
 
+@functools.cache
+def shares_its_folder(folder: str) -> bool:
+    """Whether all tests of a folder run on one worker: they share a server (a fixture of package scope in its conftest.py)."""
+    file = ROOT / folder / "conftest.py"
+    return file.exists() and 'scope="package"' in file.read_text(encoding="utf-8")
+
+
 def unit_of(node_id: str) -> str:
-    """Return the name of the group that a test belongs to: its file, or itself."""
+    """Return the name of the group that a test belongs to: its folder, its file, or itself."""
     path = node_id.split("::", 1)[0]
+    folder = path.rpartition("/")[0]
+    if shares_its_folder(folder):
+        return folder
     return path if stays_together(path) else node_id
 
 

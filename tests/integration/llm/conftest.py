@@ -1,8 +1,10 @@
-"""One llm service on the tiny model for all tests of this folder, which run in the order of their files: the last test kills its engine."""
+"""One llm service on the tiny model for all tests of this folder; one that a test has ended is started again for the next."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
 import pytest
@@ -15,15 +17,47 @@ from tests.service_process import Service
 from tests.tiny_model import CONTEXT, tiny_llm_env
 
 
+class Engine:
+    """The running service, and how to start it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._running = folder, contextlib.ExitStack()
+        self._llm: Llm | None = None
+
+    def llm(self) -> Llm:
+        """Return it, started first if it does not run."""
+        if self._llm is None or self._llm.process.has_ended:
+            self.stop()
+            self._llm = self._running.enter_context(started(self._folder))
+        return self._llm
+
+    def stop(self) -> None:
+        self._running.close()
+
+
 @pytest.fixture(scope="package")
-def llm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Llm]:
-    """The running service. Its broker is down, and its store holds some adapters."""
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     folder = tmp_path_factory.mktemp("llm")
     store = AdapterStore(folder / "artifacts")
     for version in (1, 2, 3):
         publish(store, folder / "made" / str(version), name(version), seed=version)
     publish(store, folder / "made" / "large", name(1, "large"), seed=1, rank=64)
     publish(store, folder / "made" / "foreign", "Other--t--v1", seed=1)
+    engine = Engine(folder)
+    yield engine
+    engine.stop()
+
+
+@pytest.fixture
+def llm(engine: Engine) -> Llm:
+    """The running service. Its broker is down, its store holds some adapters, and it takes two questions at a time."""
+    return engine.llm()
+
+
+@contextlib.contextmanager
+def started(folder: Path) -> Iterator[Llm]:
+    """Start it over the store in `folder`; wait until it serves."""
+    store = AdapterStore(folder / "artifacts")
     broker = Broker(folder / "broker")
     broker.kill()
     admin_port = free_port()

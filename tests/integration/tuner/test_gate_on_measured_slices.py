@@ -45,7 +45,7 @@ from services.tuner.tune_status import TuneStatus
 from tests.conftest import Broker
 from tests.service_process import Service
 
-pytestmark = [pytest.mark.integration, pytest.mark.ml, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.integration, pytest.mark.ml, pytest.mark.deep, pytest.mark.timeout(1200)]
 
 NUM_CONTEXT = 32
 MAX_BYTES = 4 * 1024 * 1024
