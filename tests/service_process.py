@@ -46,12 +46,16 @@ class Service:
 
     def wait_ready(self, timeout_s: float = 60.0) -> int:
         """Wait until it is bound; return its port."""
+        return self.wait_port(r"READY \S+ \S+:(\d+)$", timeout_s)
+
+    def wait_port(self, said: str, timeout_s: float = 60.0) -> int:
+        """Wait until a line of the log matches `said`; return its group, a port."""
         deadline = time.monotonic() + seconds(timeout_s)
         while True:
-            match = re.search(r"READY \S+ \S+:(\d+)$", self.log, flags=re.MULTILINE)
+            match = re.search(said, self.log, flags=re.MULTILINE)
             if match:
                 return int(match[1])
-            assert self._process.poll() is None and time.monotonic() < deadline, f"not READY:\n{self.log}"
+            assert self._process.poll() is None and time.monotonic() < deadline, f"{said} is not in the log:\n{self.log}"
             time.sleep(0.1)
 
     def wait(self, timeout_s: float) -> int:

@@ -41,7 +41,8 @@ TUNING = {
     "train_dtype": "float32",
     "max_answer_tokens": 12,
 }
-"""Fields of TunerSettings: two layers need larger and more steps than thirty. In eight orders of the demonstrations every answer was right."""
+"""Fields of TunerSettings: two layers need larger and more steps than thirty. In each of eight orders of the demonstrations all answers
+were right."""
 
 # Each question has the word that tells its fact from the others ("keep", "late", "where"). The last four of each fact are never shown.
 _FACTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (

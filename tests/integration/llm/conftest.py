@@ -10,7 +10,6 @@ import grpc
 import pytest
 
 from services.common.language.lora_store import AdapterStore
-from services.mesh.runner.embedded import free_port
 from tests.conftest import Broker
 from tests.integration.llm.running import Llm, name, publish, refused, until
 from tests.service_process import Service
@@ -60,11 +59,10 @@ def started(folder: Path) -> Iterator[Llm]:
     store = AdapterStore(folder / "artifacts")
     broker = Broker(folder / "broker")
     broker.kill()
-    admin_port = free_port()
     env = {
         **tiny_llm_env(),
         "TUNEMESH_LLM_PORT": "0",
-        "TUNEMESH_LLM_ADMIN_PORT": str(admin_port),
+        "TUNEMESH_LLM_ADMIN_PORT": "0",
         "TUNEMESH_LLM_ADAPTERS_DIR": str(folder / "adapters"),
         "TUNEMESH_LLM_MAX_MODEL_LEN": str(CONTEXT),
         "TUNEMESH_LLM_MAX_TOKENS": str(CONTEXT),
@@ -81,7 +79,8 @@ def started(folder: Path) -> Iterator[Llm]:
     }
     process = Service("ml", "services.llm", env, folder / "llm.log")
     try:
-        running = Llm(process, broker, store, port=process.wait_ready(), admin_port=admin_port)
+        port, admin_port = process.wait_ready(), process.wait_port(r"the adapter API listens on \S+:(\d+)$")
+        running = Llm(process, broker, store, port=port, admin_port=admin_port)
         assert not running.is_serving()
         assert refused(running.ask).code() == grpc.StatusCode.UNAVAILABLE
         until(running.is_serving, 180)
