@@ -25,6 +25,8 @@ from tunemesh_client.tracing import active_traceparent
 
 # The library gives up a record after this time; a call that has more left tries again.
 _DELIVERY_TIMEOUT_MS = 5_000
+# aiokafka fails a record after its delivery timeout, but waits longer for a broker that has stopped answering altogether.
+_ATTEMPT_TIMEOUT_S = 3 * _DELIVERY_TIMEOUT_MS / 1e3
 _REQUEST_TIMEOUT_MS = 4_000
 # How long a blocking send may look for the topic before the deadline is looked at again.
 _MAX_BLOCK_MS = 500
@@ -266,7 +268,7 @@ class AsyncEventProducer(_Producer):
         while True:
             self._check_open()
             try:
-                async with asyncio.timeout(attempts.begin(time.monotonic())):
+                async with asyncio.timeout(min(attempts.begin(time.monotonic()), _ATTEMPT_TIMEOUT_S)):
                     await attempt()
                 return
             except (self._library.errors.KafkaError, TimeoutError) as error:
