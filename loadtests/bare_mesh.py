@@ -6,12 +6,12 @@ import asyncio
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from loadtests.demo.catalogue import write_catalogue
-from loadtests.movielens import load_films
+from loadtests.movielens import Film, load_films
 from services.common.platform.errors import ConfigurationError
 from services.common.platform.settings import load_settings
 from services.mesh.runner.environments import REPOSITORY_ROOT
@@ -20,8 +20,6 @@ from services.mesh.runner.settings import MeshSettings
 from tunemesh_client import Client, RetryPolicy, TunemeshError
 
 RANKING = ("kafka", "redis", "triton", "trainer", "updater", "recommender", "router", "feedback_collector", "joiner", "features")
-
-_READY_LIMIT_S = 120.0
 
 # Windows are short, so that what was sent is learned soon after the load has ended. And a machine that runs everything at once, with a
 # language model on its CPU, may be slow for a moment: better a late answer than one without the ranker.
@@ -38,7 +36,15 @@ _ENV = {
 
 
 @contextmanager
-def bare_mesh(folder: Path, *, services: tuple[str, ...] = (), durable_broker: bool) -> Iterator[Mesh]:
+def bare_mesh(
+    folder: Path,
+    *,
+    services: tuple[str, ...] = (),
+    durable_broker: bool,
+    films: Mapping[str, Film] | None = None,
+    env: Mapping[str, str] | None = None,
+    limit_s: float = 300.0,
+) -> Iterator[Mesh]:
     """Start a mesh on free ports in `folder`, fill its catalogue, and yield it when its answers are whole; stop it at the end.
 
     It begins empty: what an earlier one left in the folder's volumes, a durable broker's log say, is deleted.
@@ -47,36 +53,48 @@ def bare_mesh(folder: Path, *, services: tuple[str, ...] = (), durable_broker: b
         folder: of its state, logs, volumes and telemetry.
         services: only these and what they depend on; all by default.
         durable_broker: Apache Kafka from KAFKA_HOME in place of the broker in memory.
+        films: its catalogue, by id; all of MovieLens by default.
+        env: variables over those of this process.
+        limit_s: the longest that the start may take, and after it the first whole answer.
     Raises:
         ConfigurationError: it did not start or did not become ready. One line.
     """
-    settings = load_settings(MeshSettings).model_copy(update={"broker": "kafka" if durable_broker else "tansu"})
-    env = {name: os.environ.get(name, value) for name, value in _ENV.items()} | {"TUNEMESH_TELEMETRY_DIR": str(folder / "telemetry")}
-    with Mesh(env=env, run_dir=folder / "mesh", services=services, free_ports=True, settings=settings) as mesh:
+    broker = "kafka" if durable_broker else "tansu"
+    settings = load_settings(MeshSettings).model_copy(update={"broker": broker, "start_timeout_ms": round(1000 * limit_s)})
+    own = {name: os.environ.get(name, value) for name, value in _ENV.items()} | {"TUNEMESH_TELEMETRY_DIR": str(folder / "telemetry")}
+    with Mesh(env=own | dict(env or {}), run_dir=folder / "mesh", services=services, free_ports=True, settings=settings) as mesh:
         if not mesh.folder.is_up():
             shutil.rmtree(mesh.folder.path / "volumes", ignore_errors=True)
         mesh.up()
-        asyncio.run(write_catalogue(mesh.environment("router")["KAFKA_BOOTSTRAP_SERVERS"], load_films().values()))
-        _wait_ready(mesh)
+        films = load_films() if films is None else films
+        asyncio.run(write_catalogue(mesh.environment("router")["KAFKA_BOOTSTRAP_SERVERS"], films.values()))
+        _wait_ready(mesh, list(films)[:20], limit_s)
         yield mesh
 
 
-def _wait_ready(mesh: Mesh) -> None:
-    """Until a recommendation, and an answer where there is a model, is whole."""
-    deadline = time.monotonic() + _READY_LIMIT_S
-    candidates = list(load_films())[:20]
-    reason = ""
+def _wait_ready(mesh: Mesh, candidates: list[str], limit_s: float) -> None:
+    """Until a recommendation, and then an answer where there is a model, is whole."""
+    deadline = time.monotonic() + limit_s
     with Client(mesh.address("router"), retry=RetryPolicy(retries=0)) as client:
-        while time.monotonic() < deadline:
-            try:
-                reason = client.recommend("nobody", candidates).degraded_reason
-                if not reason and "llm" in mesh.services():
-                    with client.generate("nobody", "What is Toy Story?", retrieve=True) as stream:
-                        next(stream, None)
-                        reason = stream.degraded_reason
-            except TunemeshError as error:
-                reason = f"{error.status}: {error.details}"
-            if not reason:
-                return
-            time.sleep(0.5)
-    raise ConfigurationError(f"the mesh did not become ready within {_READY_LIMIT_S:.0f} s: {reason} (logs: {mesh.folder.logs})")
+
+        def recommend() -> str:
+            return client.recommend("nobody", candidates).degraded_reason
+
+        def generate() -> str:
+            with client.generate("nobody", "What is Toy Story?", retrieve=True) as stream:
+                next(stream, None)
+                return stream.degraded_reason
+
+        for ask in (recommend, generate) if "llm" in mesh.services() else (recommend,):
+            while reason := _what_is_missing(ask):
+                if time.monotonic() > deadline:
+                    raise ConfigurationError(f"the mesh did not become ready within {limit_s:.0f} s: {reason} (logs: {mesh.folder.logs})")
+                time.sleep(0.5)
+
+
+def _what_is_missing(ask: Callable[[], str]) -> str:
+    """Return why an answer is not whole, or why there is none; empty when it is whole."""
+    try:
+        return ask()
+    except TunemeshError as error:
+        return f"{error.status}: {error.details}"

@@ -1,4 +1,4 @@
-"""Runs the demo in small as a user would, in a process of its own, and reads what it leaves behind."""
+"""Runs the demo as a user would, in a process of its own, and reads what it leaves behind."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from services.common.platform.telemetry_files import read_spans
 from services.mesh.runner.environments import REPOSITORY_ROOT
 from services.mesh.runner.run_folder import RunFolder
-from services.mesh.runner.state import MeshState
+from tests.limits import seconds
 
-_SMALL_BASE = ("--base-events", "6000", "--base-epochs", "1")
 # The tests say that not one answer is degraded and not one feedback an orphan: that must hold on a machine that stands still for a second.
 _PATIENT = {
     "TUNEMESH_RECOMMENDER_REDIS_TIMEOUT_MS": "3000",
@@ -32,11 +30,10 @@ class DemoRun:
         self.out, self.run_dir = out, out / "mesh"
         self._log = out / "demo.log"
         env = os.environ | _PATIENT | {"TUNEMESH_TELEMETRY_SAMPLE_RATIO": str(sample_ratio), "PYTHONUNBUFFERED": "1"}
-        command: Sequence[str] = (sys.executable, "-m", "loadtests.demo", "--free-ports", *_SMALL_BASE, *options)
-        command = [*command, "--out", str(out), "--run-dir", str(self.run_dir)]
+        command = [sys.executable, "-m", "loadtests.demo", "--free-ports", *options, "--out", str(out), "--run-dir", str(self.run_dir)]
         out.mkdir(parents=True, exist_ok=True)
         with self._log.open("wb") as log:
-            self.process = subprocess.Popen(command, cwd=REPOSITORY_ROOT, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self._process = subprocess.Popen(command, cwd=REPOSITORY_ROOT, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     def __enter__(self) -> DemoRun:
         """Return itself."""
@@ -44,32 +41,36 @@ class DemoRun:
 
     def __exit__(self, *_: object) -> None:
         """End it, and with it all that it started."""
-        if self.process.poll() is None:
-            self.process.terminate()
-            self.process.wait(timeout=180)
+        if self._process.poll() is None:
+            self._process.terminate()
+            self._process.wait(timeout=seconds(180))
         down = [sys.executable, "-m", "services.mesh", "down", "--run-dir", str(self.run_dir)]
-        subprocess.run(down, cwd=REPOSITORY_ROOT, check=True, timeout=180)
+        subprocess.run(down, cwd=REPOSITORY_ROOT, check=True, timeout=seconds(180))
 
-    @property
-    def said(self) -> str:
-        """Everything that it printed."""
-        return self._log.read_text(errors="replace")
-
-    def mesh(self) -> MeshState | None:
-        """What the runner says, None before it has started."""
-        return RunFolder(self.run_dir).read()
-
-    def wait_for_replay(self, *, events: int, timeout_s: float) -> None:
-        """Return when the frozen copy has scored some events: traffic flows."""
-        deadline = time.monotonic() + timeout_s
-        scored = self.out / "frozen.jsonl"
-        while not scored.exists() or scored.read_bytes().count(b"\n") < events:
-            assert self.process.poll() is None, f"the demo ended before its replay:\n{self.said}"
-            assert time.monotonic() < deadline, f"no replay after {timeout_s} s:\n{self.said}"
-            time.sleep(0.3)
-
-    def report(self, *, timeout_s: float) -> dict[str, Any]:
+    def report(self, *, limit_s: float) -> dict[str, Any]:
         """Wait for its end, which must be a good one, and return report.json."""
-        assert self.process.wait(timeout=timeout_s) == 0, self.said
+        assert self._process.wait(timeout=seconds(limit_s)) == 0, self._log.read_text(errors="replace")
         report: dict[str, Any] = json.loads((self.out / "report.json").read_text())
         return report
+
+    def spans(self) -> list[dict[str, Any]]:
+        """Return all that its mesh traced."""
+        return read_spans(self.out / "telemetry")
+
+    def address(self, service: str) -> str:
+        """Return `127.0.0.1:PORT` of a service's first port, while the mesh runs."""
+        state = RunFolder(self.run_dir).read()
+        assert state is not None, "the mesh is not running"
+        return f"127.0.0.1:{next(iter(state.services[service].ports.values()))}"
+
+
+def learned_once_and_for_all(report: dict[str, Any]) -> None:
+    """Check what must hold of the ranking part of any run, however many events it replays."""
+    assert report["failed_rpcs"] == 0
+    assert report["degraded_answers"] == {}
+    learned, placed = report["event_to_learned_s"], report["accounting"]
+    assert learned["probes"] >= 5 and learned["missed"] == 0
+    assert placed["acknowledged"] == placed["in_samples"] == report["events_replayed"]
+    assert placed["missing"] == placed["in_dlq"] == placed["orphans"] == placed["exposures_not_logged"] == 0
+    assert report["trainer"]["samples_trained"] == placed["samples"]
+    assert {name for name, count in report["restarts"].items() if count} == set()

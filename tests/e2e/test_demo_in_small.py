@@ -1,45 +1,52 @@
-"""The whole mesh, as `make demo` runs it, on fewer events: results, accounting, and the trace that one event leaves."""
+"""`make demo KEEP=1` on fewer events, both parts on one mesh: results, accounting, and the whole tune of the packaged model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
-from services.common.platform.telemetry_files import read_spans
+from tests.e2e.commands import tunemesh
+from tests.e2e.demo_run import DemoRun, learned_once_and_for_all
+from tests.e2e.traces import edges
+from tests.waiting import eventually
 
-pytestmark = [pytest.mark.e2e, pytest.mark.integration, pytest.mark.timeout(1600)]
+pytestmark = [pytest.mark.deep, pytest.mark.e2e, pytest.mark.integration, pytest.mark.timeout(1600)]
+
+NUM_EVENTS = 900
+OPTIONS = ("--base-events", "6000", "--base-epochs", "1", "--events", str(NUM_EVENTS), "--rate", "25", "--keep")
+
+Report = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """A demo that has ended well, and whose mesh still runs."""
+
+    run: DemoRun
+    report: Report
 
 
 @pytest.fixture(scope="module")
-def finished(demo):
-    return demo.out, demo.report
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
+    with DemoRun(tmp_path_factory.mktemp("demo"), *OPTIONS) as run:
+        yield Demo(run, run.report(limit_s=1500))
 
 
-def test_every_event_is_replayed_and_no_call_fails(finished):
-    _, report = finished
-    assert report["events_replayed"] >= 900
-    assert report["failed_rpcs"] == 0
-    assert report["degraded_answers"] == {}
+@pytest.fixture(scope="module")
+def llm(demo: Demo) -> Report:
+    return demo.report["llm"]
 
 
-def test_events_are_learned_at_the_serving_replica(finished):
-    learned = finished[1]["event_to_learned_s"]
-    assert learned["probes"] >= 5
-    assert learned["missed"] == 0
-    assert learned["p50"] <= 10
+def test_every_event_is_replayed_and_learned_once(demo: Demo) -> None:
+    assert demo.report["events_replayed"] >= NUM_EVENTS
+    learned_once_and_for_all(demo.report)
 
 
-def test_every_acknowledged_feedback_is_in_a_sample(finished):
-    placed = finished[1]["accounting"]
-    assert placed["acknowledged"] == finished[1]["events_replayed"]
-    assert placed["in_samples"] == placed["acknowledged"]
-    assert placed["missing"] == placed["in_dlq"] == placed["orphans"] == placed["exposures_not_logged"] == 0
-
-
-def test_the_trainer_trains_on_each_sample_once(finished):
-    report = finished[1]
-    assert report["trainer"]["samples_trained"] == report["accounting"]["samples"]
-
-
-def test_the_report_has_every_key_and_learning_beats_the_frozen_copy(finished):
-    report = finished[1]
+def test_the_report_has_every_key_and_learning_beats_the_frozen_copy(demo: Demo) -> None:
+    report = demo.report
     assert set(report["like_auc"]) == {"live", "frozen", "means"}
     assert set(report["interact_ndcg10"]) == {"live", "frozen", "popularity"}
     for metric in ("like_auc", "interact_ndcg10"):
@@ -49,48 +56,59 @@ def test_the_report_has_every_key_and_learning_beats_the_frozen_copy(finished):
     assert {"prepare", "base", "start", "load", "replay", "drain", "report"} <= set(report["phases_s"])
 
 
-def test_open_recommendations_recall_and_leave_out_what_was_seen(finished):
-    opened = finished[1]["open_recommendations"]
+def test_open_recommendations_recall_and_leave_out_what_was_seen(demo: Demo) -> None:
+    opened = demo.report["open_recommendations"]
     assert opened["answers"] >= 10
     assert opened["items"] == 10 * opened["answers"]
     assert opened["already_seen"] == 0
     assert len(opened["reasons"]) >= 3
 
 
-def test_one_trace_runs_from_the_router_to_triton(finished):
-    spans = read_spans(finished[0] / "telemetry")
-    by_id = {(span["trace_id"], span["span_id"]): span for span in spans}
-    edges = {(_caller(by_id, span), span["service"]) for span in spans}
-    assert ("router", "recommender") in edges
-    assert ("recommender", "triton") in edges
+def test_both_halves_are_traced(demo: Demo) -> None:
+    called = {("router", name) for name in ("recommender", "llm", "retriever", "prompt_assembler")}
+    assert edges(demo.run.spans()) >= called | {("recommender", "triton")}
 
 
-def test_feedback_can_be_followed_to_the_rows_of_the_replica(finished):
-    """feedback -> joiner by parent; joiner -> trainer step -> delta -> updater by links, where batches merge."""
-    spans = read_spans(finished[0] / "telemetry")
-    joins = [span for span in spans if span["service"] == "joiner"]
-    by_id = {(span["trace_id"], span["span_id"]): span for span in spans}
-    assert any(_caller(by_id, join) == "feedback_collector" for join in joins)
-    steps = _linked_to(spans, joins, name="trainer.step")
-    deltas = _linked_to(spans, steps, name="trainer.publish_delta")
-    assert steps and deltas
-    assert _linked_to(spans, deltas, name="delta.apply")
+def test_answers_about_the_catalogue_stream_from_retrieved_passages(llm: Report) -> None:
+    assert llm["failed_rpcs"] == 0
+    for asked in llm["grounded"]:
+        assert asked["answer"] and asked["from"] and asked["degraded_reason"] == ""
+    assert any("Fargo" in title for title in llm["grounded"][0]["from"])
 
 
-def _caller(by_id, child):
-    """The service of the nearest ancestor in another service, None when there is none."""
-    span = child
-    while span is not None and span["service"] == child["service"]:
-        span = by_id.get((span["trace_id"], span["parent_id"]))
-    return span["service"] if span is not None else None
+def test_after_the_tune_the_adapter_answers_them(llm: Report) -> None:
+    for asked in llm["grounded_after_tune"]:
+        assert asked["answer"] and asked["from"] and asked["degraded_reason"] == ""
+        assert asked["model_version"] == llm["tune"]["adapter"]
 
 
-def _linked_to(spans, targets, *, name):
-    """Spans of that name with a link to, or as a child of, one of the targets."""
-    ids = {(span["trace_id"], span["span_id"]) for span in targets}
-    return [
-        span
-        for span in spans
-        if span["name"] == name
-        and ((span["trace_id"], span["parent_id"]) in ids or any((link["trace_id"], link["span_id"]) in ids for link in span["links"]))
-    ]
+def test_held_out_paraphrases_are_learned_from_the_demonstrations(llm: Report) -> None:
+    assert llm["before"]["held_out"] <= 0.2
+    assert llm["after"]["held_out"] >= 0.8
+    assert llm["after"]["model_version"] == llm["tune"]["adapter"]
+
+
+def test_answers_from_given_context_are_no_worse_than_before(llm: Report) -> None:
+    metrics = llm["tune"]["metrics"]
+    assert metrics["context.candidate"] >= metrics["context.base"]
+
+
+def test_one_command_rolls_the_adapter_back_and_another_forward(demo: Demo, llm: Report) -> None:
+    adapter = llm["tune"]["adapter"]
+    assert tunemesh(demo.run.run_dir, "rollback", "llm/helpdesk")["to"] == "base"
+    assert tunemesh(demo.run.run_dir, "rollback", "llm/helpdesk", "--to", adapter)["to"] == adapter
+
+
+def test_mlflow_of_the_mesh_mirrors_the_version_and_its_alias(demo: Demo, llm: Report) -> None:
+    import mlflow
+
+    client = mlflow.MlflowClient(tracking_uri=f"http://{demo.run.address('mlflow')}")
+    adapter = llm["tune"]["adapter"]
+    version = eventually(
+        lambda: client.get_model_version_by_alias(adapter.rpartition("--")[0], "production"),
+        lambda found: found.tags["tunemesh.adapter"] == adapter,
+        not_yet=(mlflow.MlflowException,),
+    )
+    run = client.get_run(version.run_id)
+    assert run.data.metrics and run.data.params
+    assert llm["tune"]["mlflow_run_id"] in ("", version.run_id)  # nothing when MLflow answered too late

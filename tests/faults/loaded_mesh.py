@@ -13,7 +13,9 @@ from pathlib import Path
 from loadtests.load.calls import Call, read_calls
 from services.mesh.runner.environments import REPOSITORY_ROOT
 from services.mesh.runner.mesh import Mesh
-from services.mesh.runner.state import ProcessId
+from services.mesh.runner.state import ProcessId, ServiceState
+from tests.limits import seconds
+from tests.waiting import eventually
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +39,8 @@ class Load:
         self.out = out
         out.mkdir(parents=True, exist_ok=True)
         self._log = out / "load.log"
-        command = [
-            sys.executable,
-            "-m",
-            "loadtests.load",
-            "--run-dir",
-            str(mesh.folder.path),
-            "--out",
-            str(out),
-            "--seconds",
-            "3600",
-            *options,
-        ]
+        command = [sys.executable, "-m", "loadtests.load", "--run-dir", str(mesh.folder.path), "--out", str(out)]
+        command += ["--seconds", "3600", "--attempt-timeout", str(seconds(3)), "--deadline", str(seconds(20)), *options]
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(command, cwd=REPOSITORY_ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
@@ -72,30 +64,38 @@ class Load:
         path = self.out / "calls.jsonl"
         return list(read_calls(path)) if path.exists() else []
 
-    def wait_for(self, kind: str, number: int, *, timeout_s: float, since_s: float = 0.0) -> None:
+    def wait_for(self, kind: str, number: int, *, since_s: float = 0.0) -> None:
         """Return when so many calls of a kind that were due after `since_s` have succeeded."""
-        deadline = time.monotonic() + timeout_s
-        while sum(call.kind == kind and call.ok and call.planned_s >= since_s for call in self.calls()) < number:
-            assert self.process.poll() is None, f"the load ended:\n{self.said}"
-            assert time.monotonic() < deadline, f"not {number} {kind} after {timeout_s:.0f} s:\n{self.said}"
-            time.sleep(0.5)
 
-    def end(self, *, timeout_s: float) -> list[Call]:
+        def succeeded() -> int:
+            assert self.process.poll() is None, f"the load ended:\n{self.said}"
+            return sum(call.kind == kind and call.ok and call.planned_s >= since_s for call in self.calls())
+
+        eventually(succeeded, lambda found: found >= number, limit_s=240, every_s=0.5)
+
+    def end(self) -> list[Call]:
         """End the schedules, wait for the last answers and return all calls."""
         self.process.send_signal(signal.SIGINT)
-        assert self.process.wait(timeout=timeout_s) == 0, self.said
+        assert self.process.wait(timeout=seconds(180)) == 0, self.said
         return self.calls()
 
 
-def kill_and_wait(mesh: Mesh, name: str, *, timeout_s: float) -> Kill:
+def kill_and_wait(mesh: Mesh, name: str) -> Kill:
     """kill -9 a service and return when the runner has started it again and finds it well."""
     before = mesh.services()[name]
     killed_s = time.time()
     os.kill(before.pid, signal.SIGKILL)
-    deadline = time.monotonic() + timeout_s
-    while True:
-        now = mesh.services()[name]
-        if now.pid != before.pid and now.state == "healthy" and ProcessId(now.pid, now.start_ticks).is_alive:
-            return Kill(name, killed_s, time.time())
-        assert time.monotonic() < deadline, f"{name} was not well again after {timeout_s:.0f} s: {now} (log: {mesh.log_path(name)})"
-        time.sleep(0.1)
+    return wait_until_well(mesh, name, killed_s, not_pid=before.pid)
+
+
+def wait_until_well(mesh: Mesh, name: str, killed_s: float, *, not_pid: int = 0) -> Kill:
+    """Return when a service that was killed runs, as another process than `not_pid`, and its health check says that it is well."""
+
+    def now() -> ServiceState:
+        return mesh.services()[name]
+
+    def is_well(service: ServiceState) -> bool:
+        return service.pid != not_pid and service.state == "healthy" and ProcessId(service.pid, service.start_ticks).is_alive
+
+    eventually(now, is_well, limit_s=150)
+    return Kill(name, killed_s, time.time())

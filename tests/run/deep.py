@@ -41,6 +41,13 @@ class Unit:
 
 # A file whose tests are marked `deep` stands in one of these.
 UNITS: tuple[Unit, ...] = (
+    Unit("demo in small", "light", ("tests/e2e/test_demo_in_small.py",), 450),
+    Unit("demo of ranking", "light", ("tests/e2e/test_demo_of_ranking.py",), 330),
+    Unit("kills of the ranking half", "light", ("tests/faults/test_ranking_kills.py",), 160),
+    Unit("kills of the language half", "light", ("tests/faults/test_language_kills.py",), 240),
+    Unit("broker outage", "light", ("tests/faults/test_broker_outage.py",), 80),
+    Unit("soak in small", "light", ("tests/faults/test_soak_in_small.py",), 200),
+    Unit("deaths of infrastructure", "light", ("tests/integration/mesh/test_infrastructure_of_the_mesh.py",), 40),
     Unit("kills of streams", "light", ("tests/integration/streams/test_joiner.py", "tests/integration/streams/test_features.py"), 100),
     Unit("kills of the trainer", "ml", ("tests/faults/test_trainer_kill.py",), 120),
     Unit("kills under client producers", "light", ("tests/integration/tunemesh_client/test_event_producer.py",), 60),

@@ -27,12 +27,18 @@ from loadtests.load.calls import Call, read_calls
 from services.common.events.topics import FEEDBACK
 from services.common.platform.kafka import assigned_consumer, drain_to_end
 from services.mesh.runner.environments import REPOSITORY_ROOT
+from services.mesh.runner.topics import create_topics
+from tests.conftest import Broker
 from tests.limits import seconds
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
-STALL_AT_S, STALL_S = 2.0, 1.5
-PATIENT = ("--attempt-timeout", "15", "--deadline", "40")  # the stall must not time out, on a machine that stands still for a while either
+RUN_S, STALL_AT_S, STALL_S = 6, 2.0, 2.0
+RATE = 40
+NUM_CALLS = RATE * RUN_S
+# The stall must not time out, on a machine that stands still for a while either.
+PATIENT = ("--attempt-timeout", f"{seconds(15)}", "--deadline", f"{seconds(40)}")
+HANG_S = 10.0
 CUT = "the answer was cut after 2 tokens"
 
 
@@ -111,51 +117,53 @@ class Loaded:
 
 
 @pytest.fixture(scope="module")
-def loaded(tmp_path_factory, kafka_bootstrap) -> Loaded:
-    from services.mesh.runner.topics import create_topics
-
-    create_topics(kafka_bootstrap, {FEEDBACK.name: 2})
+def loaded(tmp_path_factory) -> Loaded:
     out = tmp_path_factory.mktemp("load")
+    broker = Broker(out / "broker")
+    create_topics(broker.bootstrap, {FEEDBACK.name: 2})
     router, collector = StallingRouter(), Collector()
     server = grpc.server(futures.ThreadPoolExecutor(200))
     router_grpc.add_RouterServiceServicer_to_server(router, server)
     collector_grpc.add_FeedbackCollectorServiceServicer_to_server(collector, server)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
-    rates = ("--recommend", "40", "--feedback-grpc", "4x3,8x3", "--feedback-kafka", "5", "--streams", "2", "--seconds", "6")
-    done = load(out, "--router", address, "--collector", address, "--kafka", kafka_bootstrap, "--candidates", "5", *rates, *PATIENT)
+    rates = ("--recommend", f"{RATE}", "--feedback-grpc", "4x3,8x3", "--feedback-kafka", "5", "--streams", "2", "--seconds", f"{RUN_S}")
+    done = load(out, "--router", address, "--collector", address, "--kafka", broker.bootstrap, "--candidates", "5", *rates, *PATIENT)
     server.stop(None)
     assert done.returncode == 0, done.stdout + done.stderr
-    consumer = assigned_consumer(kafka_bootstrap, FEEDBACK.name, start="beginning", client_id="test")
+    consumer = assigned_consumer(broker.bootstrap, FEEDBACK.name, start="beginning", client_id="test")
     logged = [feedback_pb2.Feedback.FromString(record.value).feedback_id for record in drain_to_end(consumer)]
     consumer.close()
+    broker.kill()
     return Loaded(out, router, collector, logged)
 
 
 def test_every_call_is_started_when_it_is_due_although_the_server_stalls(loaded):
     calls = loaded.of("recommend")
-    assert len(calls) == 240
+    assert len(calls) == NUM_CALLS
     due = sorted(call.planned_s for call in calls)
-    assert all(abs(later - earlier - 0.025) < 0.001 for earlier, later in itertools.pairwise(due))
+    assert all(abs(later - earlier - 1 / RATE) < 0.001 for earlier, later in itertools.pairwise(due))
     begin_s = due[0]
-    during_stall = [call for call in calls if STALL_AT_S + 0.1 <= call.planned_s - begin_s < STALL_AT_S + STALL_S - 0.1]
-    # A closed loop would start them when the stall is over: the half of them more than 700 ms late.
-    assert statistics.median(call.late_ms for call in during_stall) < 500
+    end_s = begin_s + STALL_AT_S + STALL_S
+    during_stall = [call.late_ms for call in calls if begin_s + STALL_AT_S + 0.1 <= call.planned_s < end_s - 0.1]
+    otherwise = [call.late_ms for call in calls if not begin_s + STALL_AT_S <= call.planned_s < end_s]
+    # A closed loop would start them when the stall is over: one half of them later than by half of its length.
+    assert statistics.median(during_stall) < statistics.median(otherwise) + 1e3 * STALL_S / 4
 
 
 def test_a_stall_is_seen_by_every_call_that_was_due_in_it(loaded):
     """A closed loop with a few workers would have seen it a few times only."""
     slow = [call for call in loaded.of("recommend") if call.latency_ms > 200]
-    assert len(slow) >= 0.7 * 40 * (STALL_S - 0.2)
+    assert len(slow) >= 0.7 * RATE * (STALL_S - 0.2)
     assert loaded.summary["calls"]["recommend"]["longest_gap_s"] >= STALL_S - 0.6
 
 
 def test_a_refused_call_is_repeated_with_its_idempotency_key(loaded):
     found = loaded.summary["calls"]["recommend"]
     assert found["failed"] == 0
-    assert found["retried"] == 24
-    assert len(loaded.router.keys) == 264
-    assert len(set(loaded.router.keys)) == 240
+    assert found["retried"] == NUM_CALLS // 10
+    assert len(loaded.router.keys) == NUM_CALLS + NUM_CALLS // 10
+    assert len(set(loaded.router.keys)) == NUM_CALLS
     assert {call.detail for call in loaded.of("recommend") if call.attempts == 2} == {"not now"}
 
 
@@ -167,13 +175,13 @@ def test_two_streams_are_kept_open_and_each_cut_is_logged_with_its_status(loaded
     assert {(call.status, call.detail, call.tokens) for call in cut} == {("UNAVAILABLE", CUT, 2)}
     whole = loaded.summary["calls"]["generate"]
     assert whole["cut"] == len(cut)
-    assert 100 <= whole["first_text_ms"]["p50"] <= 1000
+    assert 100 <= whole["first_text_ms"]["p50"] <= whole["latency_ms"]["p50"]
     assert all(question for question in loaded.router.questions)
 
 
 def test_each_feedback_names_an_answer_once_and_is_logged_when_it_is_acknowledged(loaded):
     by_grpc, by_kafka = loaded.of("feedback_grpc"), loaded.of("feedback_kafka")
-    assert (len(by_grpc), len(by_kafka)) == (36, 30)
+    assert (len(by_grpc), len(by_kafka)) == (36, 5 * RUN_S)
     first_answer_s = min(call.ended_s for call in loaded.of("recommend") if call.ok)
     assert all(call.ok for call in by_grpc + by_kafka if call.started_s > first_answer_s + 0.5)
     assert sum(call.ok for call in by_grpc) >= 15
@@ -201,7 +209,9 @@ def test_calls_that_hang_do_not_slow_the_others(tmp_path):
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
     options = ("--recommend", "40", "--feedback-grpc", "30", "--feedback-kafka", "0", "--seconds", "6", "--candidates", "5")
-    done = load(tmp_path, "--router", address, "--collector", address, *options, "--attempt-timeout", "8", "--deadline", "8")
+    done = load(
+        tmp_path, "--router", address, "--collector", address, *options, "--attempt-timeout", f"{HANG_S}", "--deadline", f"{HANG_S}"
+    )
     hangs.set()
     server.stop(None)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -210,7 +220,7 @@ def test_calls_that_hang_do_not_slow_the_others(tmp_path):
     assert len(hung) > 100
     assert {call.status for call in hung} == {"DEADLINE_EXCEEDED"}
     late = [call.latency_ms for call in calls if call.kind == "recommend" and call.planned_s > hung[0].planned_s + 3.0]
-    assert statistics.median(late) < 1000  # a pool that the hanging calls fill makes them wait for seconds
+    assert statistics.median(late) < 1e3 * HANG_S / 4  # a pool that the hanging calls fill makes them wait until those end
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import socket
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from services.mesh.runner import embedded
 from services.mesh.runner.mesh import Mesh
 from services.mesh.runner.settings import MeshSettings
 from tests.limits import seconds
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.integration
 
@@ -56,15 +56,6 @@ def topic_names(bootstrap: str) -> set[str]:
         consumer.close()
 
 
-def eventually(condition: Callable[[], bool], timeout_s: float = 60.0) -> bool:
-    deadline = time.monotonic() + seconds(timeout_s)
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.05)
-    return condition()
-
-
 def test_the_topic_job_makes_every_topic_on_the_embedded_broker(make: Callable[..., Mesh]) -> None:
     mesh = make()
     mesh.up()
@@ -80,6 +71,7 @@ def mlflow(address: str, call: str, body: dict[str, str] | None = None) -> dict[
         return dict(json.load(answer))
 
 
+@pytest.mark.deep
 @pytest.mark.timeout(240)
 def test_what_mlflow_holds_survives_its_kill_and_it_starts_beside_what_runs(make: Callable[..., Mesh]) -> None:
     mesh = make(services=("redis",))
@@ -88,7 +80,7 @@ def test_what_mlflow_holds_survives_its_kill_and_it_starts_beside_what_runs(make
     assert mesh.environment("tuner")["MLFLOW_TRACKING_URI"] == f"http://{mesh.address('mlflow')}"
     made = mlflow(mesh.address("mlflow"), "experiments/create", {"name": "tunes"})
     os.killpg(mesh.pids()["mlflow"], signal.SIGKILL)
-    assert eventually(lambda: mesh.restarts()["mlflow"] == 1 and mesh.services()["mlflow"].state == "healthy", timeout_s=90)
+    eventually(lambda: mesh.restarts()["mlflow"] == 1 and mesh.services()["mlflow"].state == "healthy", limit_s=90)
     found = mlflow(mesh.address("mlflow"), "experiments/get-by-name?experiment_name=tunes")
     assert found["experiment"]["experiment_id"] == made["experiment_id"]
     assert mesh.restarts()["redis"] == 0
@@ -99,7 +91,7 @@ def test_what_redis_holds_survives_its_kill(make: Callable[..., Mesh]) -> None:
     mesh.up()
     assert redis(mesh.address("redis"), "SET", "k", "v") == b"+OK\r\n"
     os.kill(mesh.pids()["redis"], signal.SIGKILL)
-    assert eventually(lambda: mesh.restarts()["redis"] == 1 and mesh.services()["redis"].state == "healthy")
+    eventually(lambda: mesh.restarts()["redis"] == 1 and mesh.services()["redis"].state == "healthy")
     assert redis(mesh.address("redis"), "GET", "k") == b"$1\r\nv\r\n"
 
 
@@ -107,7 +99,7 @@ def test_the_death_of_the_in_memory_broker_is_said_and_not_papered_over(make: Ca
     mesh = make()
     mesh.up()
     os.kill(mesh.pids()["kafka"], signal.SIGKILL)
-    assert eventually(lambda: "kafka" in mesh.failures())
+    eventually(lambda: "kafka" in mesh.failures())
     assert mesh.failures()["kafka"] == (
         "was ended by SIGKILL; its log was in memory and is lost: stop the mesh (make down) and start it again"
     )
@@ -188,7 +180,7 @@ def infer(address: str) -> bool:
 
 
 @pytest.mark.timeout(360)
-@pytest.mark.parametrize("victim", ["the server", "a model's process"])
+@pytest.mark.parametrize("victim", [pytest.param("the server", marks=pytest.mark.deep), "a model's process"])
 def test_triton_serves_again_after_the_kill_of(victim: str, tmp_path: Path) -> None:
     version = tmp_path / "models" / "adder" / "1"
     version.mkdir(parents=True)
@@ -201,7 +193,7 @@ def test_triton_serves_again_after_the_kill_of(victim: str, tmp_path: Path) -> N
         server = psutil.Process(mesh.pids()["triton"])
         [stub] = server.children()
         (server if victim == "the server" else stub).kill()
-        assert eventually(lambda: mesh.restarts()["triton"] == 1 and mesh.services()["triton"].state == "healthy", timeout_s=120)
+        eventually(lambda: mesh.restarts()["triton"] == 1 and mesh.services()["triton"].state == "healthy", limit_s=120)
         assert infer(mesh.address("triton", 8000))
         assert not stub.is_running()
         prefix = embedded.shared_memory_prefix(int(mesh.address("triton", 8001).rpartition(":")[2]))

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -20,6 +20,7 @@ from services.mesh.runner.run_folder import RunFolder
 from services.mesh.runner.settings import MeshSettings
 from services.mesh.runner.state import ProcessId
 from tests.limits import seconds
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.integration
 
@@ -74,7 +75,7 @@ class Dummies:
 
     def mesh(self, *services: str, **settings: int) -> Mesh:
         (self.folder / "compose.yml").write_text("services:" + "".join(services))
-        quick = {"backoff_initial_ms": 100, "backoff_max_ms": 400, "start_timeout_ms": 60_000} | settings
+        quick = {"backoff_initial_ms": 100, "backoff_max_ms": 400, "start_timeout_ms": round(1000 * seconds(60))} | settings
         mesh = Mesh(self.folder / "compose.yml", run_dir=self.folder / "run", settings=MeshSettings(**quick))
         self.made.append(mesh)
         return mesh
@@ -111,15 +112,6 @@ def dummies(tmp_path: Path) -> Iterator[Dummies]:
     assert made.remaining() == []
 
 
-def eventually(condition: Callable[[], bool], timeout_s: float = 60.0) -> bool:
-    deadline = time.monotonic() + seconds(timeout_s)
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.05)
-    return condition()
-
-
 def test_services_start_after_what_they_depend_on_and_stop_before_it(dummies: Dummies) -> None:
     mesh = dummies.mesh(dummies.service("second", after="first"), dummies.service("first"))
     mesh.up()
@@ -150,7 +142,7 @@ def test_a_service_with_a_smaller_share_of_the_processor_yields_to_the_others(du
 
 def test_more_services_of_a_running_mesh_start_later_beside_those_that_run(dummies: Dummies) -> None:
     dummies.mesh(dummies.service("first"), dummies.service("job", "misconfigured"), dummies.service("second", after="first"))
-    quick = MeshSettings(backoff_initial_ms=100, start_timeout_ms=60_000)
+    quick = MeshSettings(backoff_initial_ms=100, start_timeout_ms=round(1000 * seconds(60)))
     mesh = Mesh(dummies.folder / "compose.yml", run_dir=dummies.folder / "run", services=("first",), settings=quick)
     with pytest.raises(ConfigurationError, match="is down, not up"):
         mesh.start("second")
@@ -170,7 +162,7 @@ def test_more_services_of_a_running_mesh_start_later_beside_those_that_run(dummi
     assert mesh.state().phase == "up"
     (dummies.folder / "run" / "start.json").unlink()
     os.kill(mesh.state().supervisor_pid, signal.SIGHUP)
-    assert eventually(lambda: "SIGHUP without a request" in mesh.log_path("supervisor").read_text())
+    eventually(lambda: "SIGHUP without a request" in mesh.log_path("supervisor").read_text())
     assert mesh.pids().keys() == {"first", "second"}
     mesh.down()
     assert dummies.lines()[-2:] == ["second end", "first end"]
@@ -181,7 +173,7 @@ def test_a_killed_service_is_started_again_and_counted(dummies: Dummies) -> None
     mesh.up()
     before = mesh.pids()
     os.kill(before["one"], signal.SIGKILL)
-    assert eventually(lambda: mesh.restarts()["one"] == 1 and mesh.services()["one"].state == "healthy")
+    eventually(lambda: mesh.restarts()["one"] == 1 and mesh.services()["one"].state == "healthy")
     after = mesh.pids()
     assert after["one"] != before["one"]
     assert after["two"] == before["two"]
@@ -195,7 +187,7 @@ def test_a_service_that_dies_again_and_again_is_started_ever_more_slowly(dummies
     started = time.monotonic()
     for restart in range(1, 4):
         os.kill(mesh.pids()["one"], signal.SIGKILL)
-        assert eventually(lambda restart=restart: mesh.restarts()["one"] == restart and "one" in mesh.pids())
+        eventually(lambda restart=restart: mesh.restarts()["one"] == restart and "one" in mesh.pids())
     assert time.monotonic() - started > 0.1 + 0.2 + 0.4
 
 
@@ -223,14 +215,14 @@ def test_supervision_goes_on_while_neither_a_log_nor_the_state_can_be_written(du
     log.unlink()
     log.mkdir()
     os.kill(mesh.pids()["one"], signal.SIGKILL)
-    assert eventually(lambda: "could not be started" in mesh.services()["one"].message)
-    assert eventually(lambda: blocked(state))
+    eventually(lambda: "could not be started" in mesh.services()["one"].message)
+    eventually(lambda: blocked(state))
     log.rmdir()
-    assert eventually(lambda: dummies.lines().count("one start") == 2)
+    eventually(lambda: dummies.lines().count("one start") == 2)
     state.rmdir()
     (running,) = [child for child in psutil.Process(mesh.state().supervisor_pid).children() if "dummy.py" in words_of(child)]
     running.kill()
-    assert eventually(lambda: mesh.restarts()["one"] == 2 and mesh.services()["one"].state == "healthy")
+    eventually(lambda: mesh.restarts()["one"] == 2 and mesh.services()["one"].state == "healthy")
 
 
 def test_a_run_folder_that_cannot_be_written_is_one_line(dummies: Dummies, tmp_path: Path) -> None:
@@ -264,7 +256,7 @@ def test_a_misconfigured_service_fails_the_start_with_its_own_line_and_is_not_tr
 def test_a_service_that_ignores_sigterm_is_killed_with_its_children_after_its_grace(dummies: Dummies) -> None:
     mesh = dummies.mesh(dummies.service("one", "stubborn", "grandchild"))
     mesh.up()
-    assert eventually(lambda: len(dummies.remaining()) == 2)  # the service and its child; a health check's process comes and goes
+    eventually(lambda: len(dummies.remaining()) == 2)  # the service and its child; a health check's process comes and goes
     started = time.monotonic()
     mesh.down()
     assert time.monotonic() - started > 1.5
@@ -277,10 +269,10 @@ def test_a_killed_supervisor_takes_its_services_along_and_the_next_start_clears_
     mesh.up()
     service = mesh.pids()["one"]
     os.kill(mesh.state().supervisor_pid, signal.SIGKILL)
-    assert eventually(lambda: ProcessId.of(service) is None)
+    eventually(lambda: ProcessId.of(service) is None)
     # A process dies thread by thread: its children may be gone before its lock is.
-    assert eventually(lambda: mesh.state().phase == "down")
-    assert eventually(lambda: len(dummies.remaining()) == 1)  # the service's own child
+    eventually(lambda: mesh.state().phase == "down")
+    eventually(lambda: len(dummies.remaining()) == 1)  # the service's own child
     orphans = dummies.remaining()
     again = dummies.mesh(dummies.service("one", port=int(mesh.address("one").rpartition(":")[2])))
     again.up()
@@ -305,7 +297,7 @@ time.sleep(600)
         assert owner.stdout.readline() == "up\n"
         owner.kill()
         owner.wait()
-    assert eventually(lambda: dummies.remaining() == [] and not mesh.folder.is_up())
+    eventually(lambda: dummies.remaining() == [] and not mesh.folder.is_up())
 
 
 @pytest.fixture
