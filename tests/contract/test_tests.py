@@ -2,12 +2,15 @@
 
 import ast
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
-from services.mesh.runner.environments import REPOSITORY_ROOT
+from services.mesh.runner.environments import REPOSITORY_ROOT, Environments
+from tests.limits import seconds
 from tests.run.report import SKIP_REASONS
 
 FILES = sorted(path for path in (REPOSITORY_ROOT / "tests").rglob("*.py"))
@@ -41,3 +44,12 @@ def test_what_runs_without_company_is_of_the_light_environment() -> None:
     """The lane of these tests (tests/run/plan.py) runs in the light environment only."""
     alone = [path for path in FILES if re.search(r"pytest\.mark\.(alone|e2e)\b", path.read_text(encoding="utf-8"))]
     assert [path.name for path in alone if "pytest.mark.ml" in path.read_text(encoding="utf-8")] == []
+
+
+@pytest.mark.parametrize(("environment", "marker"), [("light", "not ml"), ("ml", "ml")])
+def test_every_test_of_an_environment_is_collected_in_it(environment: Literal["light", "ml"], marker: str) -> None:
+    """A conftest, or a module without the mark, that imports what the other environment has ends a whole lane."""
+    python = Environments.of_repository().python(environment)
+    command = [str(python), "-m", "pytest", "-q", "--collect-only", "-p", "no:cacheprovider", "-m", marker, "tests"]
+    done = subprocess.run(command, cwd=REPOSITORY_ROOT, capture_output=True, text=True, timeout=seconds(300), check=False)
+    assert done.returncode == 0, done.stdout[-3000:]

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.small_mesh import SmallMesh, small_mesh
-from tests.e2e.users import Users
+if TYPE_CHECKING:
+    from tests.e2e.small_mesh import SmallMesh
+    from tests.e2e.users import Users
 
 
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory, mlflow_url: str) -> Iterator[SmallMesh]:
     """Both halves in small."""
+    # Here, since the ml environment collects this file too and has none of the light one's clients.
+    from tests.e2e.small_mesh import small_mesh
+
     with small_mesh(tmp_path_factory.mktemp("small"), mlflow_url=mlflow_url) as started:
         yield started
 
@@ -20,6 +25,8 @@ def small(tmp_path_factory: pytest.TempPathFactory, mlflow_url: str) -> Iterator
 @pytest.fixture(scope="session")
 def users(small: SmallMesh) -> Iterator[Users]:
     """Its users."""
+    from tests.e2e.users import Users
+
     people = Users(small.mesh)
     yield people
     people.close()

@@ -20,13 +20,14 @@ from services.common.language.adapter_name import AdapterName
 from services.common.language.aliases import BASE_MODEL
 from services.common.language.base_model import BaseModel
 from services.common.platform.clock import wall_ms
-from services.tuner.adapters import Adapters, TrainingProcess
+from services.tuner.async_adapter_store import AsyncAdapterStore
 from services.tuner.examples import Demonstration
 from services.tuner.mirror import NoMirror
 from services.tuner.neighbours import Live, Neighbours
 from services.tuner.replay import ReplayExample
 from services.tuner.server import recipe_of
 from services.tuner.settings import TunerSettings
+from services.tuner.training_process import TrainingProcess
 from services.tuner.tune import Collected, Tune
 from services.tuner.tune_status import TuneStatus
 from tests import tiny_loop, tiny_model
@@ -95,7 +96,7 @@ class Bench:
     """Tunes with the tuner's own parts."""
 
     def __init__(self, llm: Llm, folder: Path) -> None:
-        self.llm, self.alias, self.store = llm, Alias(), Adapters(llm.store)
+        self.llm, self.alias, self.store = llm, Alias(), AsyncAdapterStore(llm.store)
         self._training = TrainingProcess(folder / "work", keep=3, timeout_s=seconds(300))
 
     async def tune(self, lessons: Sequence[tiny_loop.Lesson], **settings: object) -> TuneStatus:
