@@ -16,7 +16,7 @@ from tests.waiting import eventually
 pytestmark = [pytest.mark.deep, pytest.mark.e2e, pytest.mark.integration, pytest.mark.timeout(1600)]
 
 NUM_EVENTS = 900
-OPTIONS = ("--base-events", "6000", "--base-epochs", "1", "--events", str(NUM_EVENTS), "--rate", "25", "--keep")
+OPTIONS = ("--base-events", "6000", "--base-epochs", "1", "--events", str(NUM_EVENTS), "--rate", "40", "--keep")
 
 Report = dict[str, Any]
 

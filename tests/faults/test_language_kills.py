@@ -69,5 +69,5 @@ def test_answers_say_what_they_lack_and_are_whole_again_at_the_end(result: Resul
 def test_the_other_half_loses_nothing_meanwhile(result: Result) -> None:
     placed = result.placed
     assert placed.acknowledged == len(result.acknowledged("rating")) > 50
-    assert placed.missing == placed.missing_in_feedback_log == 0, placed
+    assert placed.missing_in_feedback_log == 0 and placed.missing <= result.num_unread, placed
     assert result.samples_trained == placed.samples

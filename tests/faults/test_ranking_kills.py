@@ -63,7 +63,7 @@ def test_no_acknowledged_feedback_is_lost(result: Result) -> None:
     placed = result.placed
     assert placed.acknowledged == len(result.acknowledged("rating")) > 100
     assert {call.kind for call in result.calls if call.feedback_id and call.ok} == {"feedback_grpc", "feedback_kafka"}
-    assert placed.missing == placed.missing_in_feedback_log == 0, placed
+    assert placed.missing_in_feedback_log == 0 and placed.missing <= result.num_unread, placed
     # Feedback on an answer whose exposure died with the router, or on one without features, teaches nothing: it is set aside as such.
     assert placed.orphans <= placed.exposures_not_logged <= 2 * RATE
     assert placed.in_dlq <= sum(bool(call.degraded) for call in result.of("recommend"))

@@ -41,9 +41,9 @@ class Unit:
 
 # A file whose tests are marked `deep` stands in one of these.
 UNITS: tuple[Unit, ...] = (
-    Unit("demo in small", "light", ("tests/e2e/test_demo_in_small.py",), 450),
-    Unit("demo of ranking", "light", ("tests/e2e/test_demo_of_ranking.py",), 330),
-    Unit("kills of the ranking half", "light", ("tests/faults/test_ranking_kills.py",), 160),
+    Unit("demo in small", "light", ("tests/e2e/test_demo_in_small.py",), 420),
+    Unit("demo of ranking", "light", ("tests/e2e/test_demo_of_ranking.py",), 320),
+    Unit("kills of the ranking half", "light", ("tests/faults/test_ranking_kills.py",), 110),
     Unit("kills of the language half", "light", ("tests/faults/test_language_kills.py",), 240),
     Unit("broker outage", "light", ("tests/faults/test_broker_outage.py",), 80),
     Unit("soak in small", "light", ("tests/faults/test_soak_in_small.py",), 200),
