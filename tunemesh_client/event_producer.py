@@ -50,6 +50,8 @@ class _Producer:
 
     _LIBRARY: ClassVar[str]
     _DISTRIBUTION: ClassVar[str]
+    _LOCK: ClassVar[Any]
+    """What makes the lock around connecting: of threads or of the event loop."""
 
     def __init__(
         self,
@@ -88,11 +90,8 @@ class _Producer:
             self._library: Any = importlib.import_module(self._LIBRARY)
         except ImportError as error:
             raise ImportError(f"{type(self).__name__} needs {self._DISTRIBUTION}: pip install 'tunemesh-client[kafka]'") from error
-        self._connecting: Any = self._lock()
+        self._connecting: Any = self._LOCK()
         self._producer: Any = None
-
-    def _lock(self) -> Any:
-        raise NotImplementedError
 
     def _records(self, feedback: Sequence[Feedback]) -> list[Record]:
         for each in feedback:
@@ -122,7 +121,7 @@ class _Producer:
 class EventProducer(_Producer):
     """Writes feedback, blocking, with kafka-python. Thread-safe. Close it, or use `with`."""
 
-    _LIBRARY, _DISTRIBUTION = "kafka", "kafka-python"
+    _LIBRARY, _DISTRIBUTION, _LOCK = "kafka", "kafka-python", threading.Lock
 
     def __enter__(self) -> EventProducer:
         """Return itself."""
@@ -187,9 +186,6 @@ class EventProducer(_Producer):
         if failure is not None:
             raise failure
 
-    def _lock(self) -> threading.Lock:
-        return threading.Lock()
-
     def _connected(self, timeout_s: float) -> Any:
         with self._connecting:
             self._check_open()
@@ -231,7 +227,7 @@ class EventProducer(_Producer):
 class AsyncEventProducer(_Producer):
     """Writes feedback with aiokafka. For one event loop: the one of its first send. Close it, or use `async with`."""
 
-    _LIBRARY, _DISTRIBUTION = "aiokafka", "aiokafka"
+    _LIBRARY, _DISTRIBUTION, _LOCK = "aiokafka", "aiokafka", asyncio.Lock
 
     async def __aenter__(self) -> AsyncEventProducer:
         """Return itself."""
@@ -297,9 +293,6 @@ class AsyncEventProducer(_Producer):
                 written[index] = Written(record.feedback_id, record.accepted_at_ms, placed.partition, placed.offset)
         if failure is not None:
             raise failure
-
-    def _lock(self) -> asyncio.Lock:
-        return asyncio.Lock()
 
     async def _connected(self) -> Any:
         async with self._connecting:
