@@ -40,6 +40,8 @@ class Result:
     calls: list[Call]
     kills: dict[str, Kill]
     restarts: dict[str, int]
+    runner_log: str
+    """What the runner said: why it started which process again."""
     placed: Accounting
     unplaced_scores: set[str]
     samples_trained: int
@@ -83,7 +85,8 @@ def run(folder: Path, victims: Sequence[str], *, services: tuple[str, ...] = ())
         calls = load.end()
         kafka = mesh.environment("router")["KAFKA_BOOTSTRAP_SERVERS"]
         placed, samples_trained = _settled(mesh, kafka, calls)
-        return Result(calls, kills, mesh.restarts(), placed, _unplaced_scores(kafka, calls), samples_trained)
+        runner_log = (mesh.folder.logs / "supervisor.log").read_text(errors="replace")
+        return Result(calls, kills, mesh.restarts(), runner_log, placed, _unplaced_scores(kafka, calls), samples_trained)
 
 
 def _unplaced_scores(kafka: str, calls: Sequence[Call]) -> set[str]:

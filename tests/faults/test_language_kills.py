@@ -22,7 +22,7 @@ def result(tmp_path_factory) -> Result:
 
 def test_each_process_was_killed_once_and_started_again(result: Result) -> None:
     print("\n" + "\n".join(result.describe()))
-    assert {name: result.restarts[name] for name in result.kills} == dict.fromkeys(result.kills, 1)
+    assert {name: result.restarts[name] for name in result.kills} == dict.fromkeys(result.kills, 1), result.runner_log
 
 
 def test_recommendations_notice_no_death_but_the_routers(result: Result) -> None:

@@ -22,7 +22,7 @@ def result(tmp_path_factory) -> Result:
 
 
 def test_each_process_was_killed_once_and_started_again(result: Result) -> None:
-    assert {name: result.restarts[name] for name in result.kills} == dict.fromkeys(result.kills, 1)
+    assert {name: result.restarts[name] for name in result.kills} == dict.fromkeys(result.kills, 1), result.runner_log
 
 
 def test_99_of_100_recommendations_succeed_with_retries(result: Result) -> None:

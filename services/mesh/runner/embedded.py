@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -25,6 +26,10 @@ from services.mesh.runner.triton_backend import assemble_backend, libpython_fold
 
 LOOPBACK = "127.0.0.1"
 
+# Where free ports are drawn: above the well-known ones, below Kubernetes' node ports (30000 to 32767) and outgoing connections.
+_FIRST_PORT, _LAST_PORT = 20_000, 29_999
+_OUTGOING_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
+
 # The embedded servers read variables of their own (Tansu takes OTEL_EXPORTER_OTLP_ENDPOINT and STORAGE_ENGINE): they get these only.
 _INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "JAVA_HOME", "TZ", "NUMBA_CACHE_DIR")
 
@@ -39,17 +44,47 @@ class Command:
 
 
 def free_port() -> int:
-    """Return a loopback TCP port that was free a moment ago; a caller retries on another one when it has been taken since."""
+    """Return one of `free_ports`."""
     return free_ports(1)[0]
 
 
 def free_ports(num: int) -> list[int]:
-    """Return that many different loopback TCP ports that were free a moment ago: all are held until the last is found."""
-    with contextlib.ExitStack() as held:
-        probes = [held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) for _ in range(num)]
-        for probe in probes:
-            probe.bind((LOOPBACK, 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
+    """Return that many different loopback TCP ports on which nobody listens; no other caller on this machine gets them meanwhile.
+
+    They lie below the ports that the kernel gives to outgoing connections, since one of those may begin between this look and the
+    server's start. The lease is a UDP socket on the same number, which this process keeps until it ends: servers of ours speak TCP alone.
+
+    Raises:
+        OSError: fewer are free.
+    """
+    first_outgoing = _first_outgoing_port()
+    candidates = range(_FIRST_PORT, min(_LAST_PORT + 1, first_outgoing))
+    if len(candidates) < 10 * num:  # a machine whose outgoing connections may use nearly all ports
+        candidates = range(_FIRST_PORT, 2**16)
+    found: list[int] = []
+    for port in random.SystemRandom().sample(candidates, len(candidates)):
+        if len(found) == num:
+            break
+        lease = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            lease.bind((LOOPBACK, port))
+            with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+                probe.bind((LOOPBACK, port))
+        except OSError:
+            lease.close()
+            continue
+        lease.detach()  # open until the process ends
+        found.append(port)
+    if len(found) < num:
+        raise OSError(f"{num} free loopback ports were asked for and {len(found)} found in {candidates.start} to {candidates.stop - 1}")
+    return found
+
+
+def _first_outgoing_port() -> int:
+    try:
+        return int(_OUTGOING_PORTS.read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return _LAST_PORT + 1  # not Linux: IANA's range, which begins at 49152
 
 
 def broker_command(environments: Environments, *, port: int, cluster_id: str | None = None) -> Command:

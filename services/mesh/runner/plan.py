@@ -170,7 +170,7 @@ class Planner:
                 return embedded.broker_command(self._environments, port=ports[0])
             if self._settings.kafka_home is None:
                 raise ConfigurationError("TUNEMESH_MESH_BROKER=kafka needs KAFKA_HOME to point at an unpacked Apache Kafka 4")
-            return embedded.kafka_command(self._settings.kafka_home, port=ports[0], controller_port=ports[0] + 1, data_dir=workspace)
+            return embedded.kafka_command(self._settings.kafka_home, port=ports[0], controller_port=ports[1], data_dir=workspace)
         if local.embedded == "redis":
             return embedded.redis_command(self._environments, port=ports[0], data_dir=workspace, options=service.command[1:])
         if local.embedded == "mlflow":
@@ -208,7 +208,10 @@ class Planner:
 
     def _ports_of(self, name: str, local: Local) -> dict[int, tuple[str, int]]:
         found: dict[int, tuple[str, int]] = {}
-        for inside, variable in local.ports.items():
+        inside_ports = list(local.ports.items())
+        if local.embedded == "broker" and self._settings.broker == "tansu":
+            inside_ports = inside_ports[:1]  # it has no controller
+        for inside, variable in inside_ports:
             text = self._environ.get(variable) or self._compose.variables.get(variable) or str(inside)
             if not text.isdigit() or not 0 < int(text) < 65536:
                 raise ConfigurationError(f"{variable}={text} of service {name} is no port: use 1 to 65535")

@@ -53,6 +53,7 @@ class Planned:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.settings = MeshSettings(run_dir=folder / "run")
         for name in ("light", "ml"):
             (folder / name / "bin").mkdir(parents=True)
             (folder / name / "bin" / "python").touch()
@@ -64,9 +65,8 @@ class Planned:
     def planner(self, text: str = COMPOSE, names: tuple[str, ...] = (), **environ: str) -> Planner:
         (self.folder / "docker-compose.yml").write_text(text)
         compose = load_compose(self.folder / "docker-compose.yml", environ)
-        settings = MeshSettings(run_dir=self.folder / "run")
         environments = Environments(light=self.folder / "light", ml=self.folder / "ml")
-        return Planner(compose, selected(compose, names), settings=settings, environ=environ, environments=environments)
+        return Planner(compose, selected(compose, names), settings=self.settings, environ=environ, environments=environments)
 
     def process(self, name: str, text: str = COMPOSE, **environ: str) -> Process:
         return next(process for process in self.planner(text, **environ).processes() if process.name == name)
@@ -94,6 +94,21 @@ def test_a_path_in_a_volume_becomes_a_folder_of_the_run_and_a_bound_file_the_fil
     assert env["FRONT_DATA"] == str(planned.folder / "run" / "volumes" / "data" / "a" / "b")
     assert env["FRONT_RULES"] == str(planned.folder / "conf" / "rules.yaml")
     assert env["FRONT_OTHER"] == "/var/database"
+
+
+def test_kafka_takes_two_ports_that_the_runner_watches_and_the_broker_in_memory_one(planned: Planned) -> None:
+    text = "services: {log: {image: log, restart: always, x-tunemesh: {embedded: broker, ports: {9092: LOG_PORT, 9093: VOTE_PORT}}}}"
+    assert planned.process("log", text).ports == {"LOG_PORT": 9092}
+    for script in ("kafka-server-start.sh", "kafka-storage.sh"):
+        path = planned.folder / "kafka" / "bin" / script
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("#!/bin/sh\n")
+        path.chmod(0o755)
+    planned.settings = planned.settings.model_copy(update={"broker": "kafka", "kafka_home": planned.folder / "kafka"})
+    process = planned.process("log", text, VOTE_PORT="7777")
+    assert process.ports == {"LOG_PORT": 9092, "VOTE_PORT": 7777}
+    properties = Path(process.argv[1]).read_text()
+    assert "listeners=PLAINTEXT://127.0.0.1:9092,CONTROLLER://127.0.0.1:7777" in properties
 
 
 def test_a_volume_with_a_folder_of_its_own_lies_beside_the_compose_file_and_outlives_the_run(planned: Planned) -> None:
