@@ -19,6 +19,7 @@ from tunemesh_client.answers import AnswerState
 from tunemesh_client.channels import LOCAL_PLAINTEXT, Transport
 from tunemesh_client.client import DEADLINE_S, GENERATE_DEADLINE_S, Call, OnRetry
 from tunemesh_client.errors import Cancelled, Internal, InvalidRequest, TunemeshError, error_of
+from tunemesh_client.ids import Id
 from tunemesh_client.messages import (
     GREEDY,
     Answer,
@@ -84,8 +85,8 @@ class AsyncClient:
 
     async def recommend(
         self,
-        user_id: str,
-        candidates: Iterable[str] = (),
+        user_id: Id,
+        candidates: Iterable[Id] = (),
         limit: int = 0,
         *,
         idempotency_key: str = "",
@@ -101,7 +102,7 @@ class AsyncClient:
 
     def generate(
         self,
-        user_id: str,
+        user_id: Id,
         question: str,
         *,
         task: str = "",

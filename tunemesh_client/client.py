@@ -16,6 +16,7 @@ from tunemesh.router.v1 import router_service_pb2_grpc as router_grpc
 from tunemesh_client.answers import AnswerState
 from tunemesh_client.channels import LOCAL_PLAINTEXT, Transport
 from tunemesh_client.errors import Cancelled, Internal, InvalidRequest, TunemeshError, error_of
+from tunemesh_client.ids import Id
 from tunemesh_client.messages import (
     GREEDY,
     Answer,
@@ -109,8 +110,8 @@ class Client:
 
     def recommend(
         self,
-        user_id: str,
-        candidates: Iterable[str] = (),
+        user_id: Id,
+        candidates: Iterable[Id] = (),
         limit: int = 0,
         *,
         idempotency_key: str = "",
@@ -119,8 +120,8 @@ class Client:
         """Return items for a user, best first.
 
         Args:
-            user_id: 1 to 128 bytes; a user that the mesh has not seen is welcome.
-            candidates: item ids to rank, none twice. Empty: the mesh finds items itself.
+            user_id: a text of 1 to 128 bytes, or a whole number: 1, 1.0 and "1" are one user. An unknown one is welcome.
+            candidates: item ids to rank, none twice; the answer names "1.0" as "1". Empty: the mesh finds items itself.
             limit: most items to return; 0: all candidates, or 20 when none are given.
             idempotency_key: minted when empty. Pass the one of a failed call (`error.idempotency_key`) to continue that call.
             deadline_s: seconds for the call, retries included.
@@ -135,7 +136,7 @@ class Client:
 
     def generate(
         self,
-        user_id: str,
+        user_id: Id,
         question: str,
         *,
         task: str = "",
@@ -150,7 +151,7 @@ class Client:
         """Return the answer as an iterator of pieces of text, which come as the model writes them. Nothing is sent before the first read.
 
         Args:
-            user_id: 1 to 128 bytes.
+            user_id: as in `recommend`.
             question: 1 to 8192 bytes.
             task: whose template and adapter answer; empty: "answer".
             history: earlier turns, oldest first; at most 32.

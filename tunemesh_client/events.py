@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from tunemesh_client.errors import InvalidRequest
+from tunemesh_client.ids import canonical_id
 from tunemesh_client.messages import Feedback
 
 TOPIC = "feedback.v1"
@@ -63,8 +64,9 @@ class Written:
 
 def check(feedback: Feedback) -> None:
     """Raise InvalidRequest, naming the field, for feedback that the mesh would set aside: the broker itself looks at nothing."""
-    for field in ("feedback_id", "request_id", "user_id"):
+    for field in ("feedback_id", "request_id"):
         _check_size(field, getattr(feedback, field), MAX_ID_BYTES)
+    _check_size("user_id", canonical_id(feedback.user_id, "user_id"), MAX_ID_BYTES)
     _check_size("kind", feedback.kind, MAX_KIND_BYTES)
     if not math.isfinite(feedback.value):
         raise _invalid(f"value: {feedback.value} is not finite")
@@ -73,7 +75,7 @@ def check(feedback: Feedback) -> None:
     if feedback.kind in _ANSWER_KINDS:
         _check_about_answer(feedback)
     else:
-        _check_size("item_id", feedback.item_id, MAX_ID_BYTES)
+        _check_size("item_id", canonical_id(feedback.item_id, "item_id"), MAX_ID_BYTES)
         if feedback.text:
             raise _invalid("text: only a comment or a demonstration has one")
 
@@ -122,7 +124,7 @@ def record_of(feedback: Feedback, *, source: str, accepted_at_ms: int, tracepare
     if traceparent:
         headers.append(("traceparent", traceparent.encode()))
     value = feedback.to_proto(accepted_at_ms=accepted_at_ms).SerializeToString()
-    return Record(feedback.feedback_id, accepted_at_ms, feedback.user_id.encode(), value, headers)
+    return Record(feedback.feedback_id, accepted_at_ms, canonical_id(feedback.user_id, "user_id").encode(), value, headers)
 
 
 def _rfc3339(unix_ms: int) -> bytes:

@@ -11,7 +11,7 @@ from tunemesh.events.v1 import feedback_pb2
 from tunemesh.feedback_collector.v1 import feedback_collector_service_pb2 as collector_pb2
 from tunemesh.router.v1 import router_service_pb2 as router_pb2
 
-from tunemesh_client.ids import new_id
+from tunemesh_client.ids import Id, canonical_id, canonical_ids, new_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,12 +164,13 @@ class Feedback:
 
     request_id: str
     """Of the recommendation or answer."""
-    user_id: str
+    user_id: Id
+    """A text or a whole number: 1, 1.0 and "1" are one user."""
     kind: str
     """About an item: one of the kinds that the feature spec knows, e.g. "rating", "click". About an answer: "boolean" (value 0 or 1),
     "score" (value 0 to 1), "comment" (text) or "demonstration" (text: the answer as it should be)."""
-    item_id: str = ""
-    """Empty for feedback about an answer."""
+    item_id: Id = ""
+    """As `user_id`; empty for feedback about an answer."""
     value: float = 0.0
     """Depends on the kind: a rating's stars, 1 for a click."""
     text: str = ""
@@ -184,8 +185,8 @@ class Feedback:
         return feedback_pb2.Feedback(
             feedback_id=self.feedback_id,
             request_id=self.request_id,
-            user_id=self.user_id,
-            item_id=self.item_id,
+            user_id=canonical_id(self.user_id, "user_id"),
+            item_id=canonical_id(self.item_id, "item_id"),
             kind=self.kind,
             value=self.value,
             text=self.text,
@@ -205,9 +206,14 @@ class Receipt:
     """True when this feedback_id had been accepted before."""
 
 
-def recommend_request(user_id: str, candidates: Iterable[str], limit: int, idempotency_key: str) -> router_pb2.RecommendRequest:
+def recommend_request(user_id: Id, candidates: Iterable[Id], limit: int, idempotency_key: str) -> router_pb2.RecommendRequest:
     """Return the contract's message; a key is minted when none is given."""
-    return router_pb2.RecommendRequest(user_id=user_id, candidates=candidates, limit=limit, idempotency_key=idempotency_key or new_id())
+    return router_pb2.RecommendRequest(
+        user_id=canonical_id(user_id, "user_id"),
+        candidates=canonical_ids(candidates, "candidates"),
+        limit=limit,
+        idempotency_key=idempotency_key or new_id(),
+    )
 
 
 def recommendation_of(response: router_pb2.RecommendResponse, attempts: int, latency_s: float) -> Recommendation:
@@ -226,7 +232,7 @@ def recommendation_of(response: router_pb2.RecommendResponse, attempts: int, lat
 
 
 def generate_request(
-    user_id: str,
+    user_id: Id,
     question: str,
     *,
     task: str,
@@ -239,7 +245,7 @@ def generate_request(
 ) -> router_pb2.GenerateRequest:
     """Return the contract's message."""
     return router_pb2.GenerateRequest(
-        user_id=user_id,
+        user_id=canonical_id(user_id, "user_id"),
         question=question,
         task=task,
         history=[chat_pb2.ChatMessage(role=turn.role, content=turn.content) for turn in history],

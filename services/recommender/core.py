@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from services.common.events.limits import check_id, check_ids
 from services.common.platform.errors import InvalidInput, Unavailable
-from services.common.platform.ids import entity_key
+from services.common.platform.ids import canonical_id, canonical_ids, entity_key
 from services.common.ranker import exposure_block
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.features import build_features
@@ -60,7 +60,7 @@ class Query:
 
     @classmethod
     def checked(cls, user_id: str, candidates: Sequence[str], limit: int, *, deadline_s: float, max_candidates: int) -> Query:
-        """Return the query.
+        """Return the query, with its ids in canonical form.
 
         Raises:
             InvalidQuery: an id is empty or too long, candidates repeat or are too many, or limit is 0; the message names which.
@@ -69,11 +69,12 @@ class Query:
             raise InvalidQuery(f"candidates: {len(candidates)} given, at most {max_candidates} are allowed")
         if limit < 1:
             raise InvalidQuery("limit: must be at least 1")
+        user_id, candidates = canonical_id(user_id), canonical_ids(candidates)
         check_id("user_id", user_id, InvalidQuery)
         check_ids("candidates", candidates, InvalidQuery)
         if len(set(candidates)) != len(candidates):
             raise InvalidQuery("candidates: an item is named twice")
-        return cls(user_id=user_id, candidates=tuple(candidates), limit=limit, deadline_s=deadline_s)
+        return cls(user_id=user_id, candidates=candidates, limit=limit, deadline_s=deadline_s)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from services.common.events.limits import MAX_ID_BYTES, check_id, check_ids, check_text
 from services.common.platform.errors import InvalidInput, Unavailable
+from services.common.platform.ids import canonical_id, canonical_ids
 
 # Less than this is not worth an attempt: two hops and the ranker take several milliseconds.
 _MIN_ATTEMPT_S = 0.005
@@ -124,26 +125,27 @@ class Limits:
 
 
 def checked(query: Query, limits: Limits) -> Query:
-    """Return the query with its limit filled in.
+    """Return the query with its ids in canonical form and its limit filled in.
 
     Raises:
         InvalidInput: an id is empty or longer than 128 bytes, too many or repeated candidates, or too large a limit. Names the field.
     """
-    check_id("user_id", query.user_id, InvalidInput)
+    user_id, candidates = canonical_id(query.user_id), canonical_ids(query.candidates)
+    check_id("user_id", user_id, InvalidInput)
     check_text("idempotency_key", query.idempotency_key, MAX_ID_BYTES, InvalidInput, min_bytes=0)
-    num_candidates = len(query.candidates)
+    num_candidates = len(candidates)
     if num_candidates > limits.max_candidates:
         raise InvalidInput(f"candidates: {num_candidates} are more than the {limits.max_candidates} that one request may name")
     if query.limit > limits.max_candidates:
         raise InvalidInput(f"limit: {query.limit} is more than {limits.max_candidates}")
-    check_ids("candidates", query.candidates, InvalidInput)
-    if len(set(query.candidates)) != num_candidates:
-        raise InvalidInput(f"candidates: {_first_repeated(query.candidates)!r} is named twice")
+    check_ids("candidates", candidates, InvalidInput)
+    if len(set(candidates)) != num_candidates:
+        raise InvalidInput(f"candidates: {_first_repeated(candidates)!r} is named twice")
     if num_candidates:
         limit = min(query.limit or num_candidates, num_candidates)
     else:
         limit = query.limit or min(limits.default_limit, limits.max_candidates)
-    return Query(user_id=query.user_id, candidates=query.candidates, limit=limit, idempotency_key=query.idempotency_key)
+    return Query(user_id=user_id, candidates=candidates, limit=limit, idempotency_key=query.idempotency_key)
 
 
 def _first_repeated(values: Iterable[str]) -> str:

@@ -17,6 +17,7 @@ from services.common.events.chat import (
 )
 from services.common.events.limits import MAX_ID_BYTES, check_id, check_name, check_text
 from services.common.platform.errors import InvalidInput
+from services.common.platform.ids import canonical_id
 
 DEFAULT_TASK = "answer"
 BASE_MODEL = "base"
@@ -40,7 +41,7 @@ class Question:
 
 
 def checked(question: Question, *, max_tokens: int) -> Question:
-    """Return the question with its task filled in, and with an id for every passage that the caller gave.
+    """Return the question with its user's id in canonical form, its task filled in, and with an id for every passage that the caller gave.
 
     Args:
         question: as it came.
@@ -48,7 +49,8 @@ def checked(question: Question, *, max_tokens: int) -> Question:
     Raises:
         InvalidInput: names the field.
     """
-    check_id("user_id", question.user_id, InvalidInput)
+    user_id = canonical_id(question.user_id)
+    check_id("user_id", user_id, InvalidInput)
     check_question("question", question.text, InvalidInput)
     for name, value in (("task", question.task), ("retrieval_source", question.retrieval_source)):
         if value:
@@ -57,7 +59,7 @@ def checked(question: Question, *, max_tokens: int) -> Question:
     _check_history(question.history)
     check_context("context", question.context, InvalidInput)
     check_sampling(question.sampling, max_tokens, InvalidInput)
-    return replace(question, task=question.task or DEFAULT_TASK, context=_with_ids(question.context))
+    return replace(question, user_id=user_id, task=question.task or DEFAULT_TASK, context=_with_ids(question.context))
 
 
 def _check_history(history: tuple[Message, ...]) -> None:

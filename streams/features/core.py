@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from services.common.ranker.feature_spec import FeatureSpec
+from services.common.ranker.labels import value_fault
 from services.common.ranker.recall_state import CO_OCCURRENCE_DEPTH, MAX_NEIGHBOURS, Neighbours, Popularity
 from services.common.ranker.states import GlobalState, Interaction, ItemState, UserState
 
@@ -84,7 +85,7 @@ class FeaturePartition:
         return offset <= self.global_state.last_offset
 
     def apply(self, act: Act, categories: Sequence[str]) -> bool:
-        """Take one act in; False when it is known already or its kind is not in the feature spec.
+        """Take one act in; False when it is known already, its kind is not in the feature spec or its value is outside the kind's range.
 
         Args:
             act: in offset order.
@@ -93,6 +94,8 @@ class FeaturePartition:
         interaction = act.interaction
         if self.is_applied(act.offset) or interaction.kind not in self._spec.kinds or act.feedback_id in self._recent:
             return False
+        if value_fault(self._spec, interaction.kind, interaction.value) is not None:
+            return False  # the joiner sets it aside
         user_id, item_id = interaction.user_id, interaction.item_id
         user = self.cache.users.setdefault(user_id, UserState())
         self._note_neighbours(item_id, [entry.item_id for entry in user.history[:CO_OCCURRENCE_DEPTH]])

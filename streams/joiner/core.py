@@ -26,7 +26,7 @@ from services.common.events.exposure import Exposure
 from services.common.events.feedback import Feedback
 from services.common.platform.ids import sample_id, sample_ids
 from services.common.ranker.feature_spec import FeatureSpec
-from services.common.ranker.labels import keep_negative, keep_negatives, labels_for, negative_labels
+from services.common.ranker.labels import keep_negative, keep_negatives, labels_for, negative_labels, value_fault
 from streams.joiner.model import Cut, Emission, Resume, Sample, SampleGroup
 from streams.partitioned.intake import Intake
 from streams.partitioned.records import Forward, Record
@@ -151,6 +151,9 @@ class JoinerPartition:
         if feedback.kind not in self._spec.kinds:
             detail = f"kind {feedback.kind!r} is not in the feature spec (known: {', '.join(sorted(self._spec.kinds))})"
             return self.intake.set_feedback_aside(record, reasons.UNKNOWN_KIND, detail, feedback.feedback_id)
+        fault = value_fault(self._spec, feedback.kind, feedback.value)
+        if fault is not None:
+            return self.intake.set_feedback_aside(record, reasons.VALUE_OUT_OF_RANGE, fault, feedback.feedback_id)
         request = self._requests.get(feedback.request_id)
         if request is not None:
             return self._join(request, feedback, record)

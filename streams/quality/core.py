@@ -18,7 +18,7 @@ import numpy as np
 from services.common.events.dead_letter_reasons import ORPHAN, REDRIVE_CLAIMED, REDRIVEN
 from services.common.events.feedback_kinds import ANSWER_KINDS, opinion_of
 from services.common.ranker.feature_spec import FeatureSpec
-from services.common.ranker.labels import UnknownKind, labels_for
+from services.common.ranker.labels import UnknownKind, ValueOutOfRange, labels_for
 from streams.quality.drift import Drift, Rows
 from streams.quality.psi import Float32Array
 
@@ -220,7 +220,7 @@ class Quality:
             return True
         try:
             labels = labels_for(self._spec, act.kind, act.value)
-        except UnknownKind:
+        except (UnknownKind, ValueOutOfRange):
             return True
         tally.judged += 1
         tally.positive += bool(labels) and all(label.value == 1.0 for label in labels)

@@ -1,4 +1,4 @@
-"""Identifiers: request ids, 64-bit table keys, deterministic sample ids. Pure, but for the clock and randomness of uuid7."""
+"""Identifiers: canonical ids, request ids, 64-bit table keys, deterministic sample ids. Pure, but for the clock and randomness of uuid7."""
 
 from __future__ import annotations
 
@@ -14,7 +14,33 @@ import numpy.typing as npt
 from services.common.platform.clock import wall_ms
 
 _CANONICAL_INT = re.compile(r"0|-?[1-9][0-9]{0,18}")
+_WHOLE_FLOAT = re.compile(r"(-?)(0|[1-9][0-9]*)\.0+")
+_MAY_CHANGE = re.compile(r"\s|\.0")
 _INT64_MIN, _INT64_MAX = -(1 << 63), (1 << 63) - 1
+
+
+def canonical_id(text: str) -> str:
+    """Return a user's or an item's id as every part of the mesh writes it; whoever lets an id in calls this.
+
+    Blanks around it go (a database pads CHAR columns), and a whole number that was written as a float is that number: "1.0" and "-7.00"
+    are "1" and "-7", since pandas makes floats of integers as soon as one is missing. Everything else stays as it is: leading zeros
+    ("007"), case, exponents ("1e5"), fractions ("1.5"), Unicode forms. `tunemesh_client.ids.canonical_id` does the same.
+    """
+    text = text.strip()
+    if not text.endswith("0"):
+        return text
+    whole = _WHOLE_FLOAT.fullmatch(text)
+    if whole is None:
+        return text
+    sign, digits = whole.groups()
+    return digits if digits == "0" else sign + digits
+
+
+def canonical_ids(texts: Sequence[str]) -> tuple[str, ...]:
+    """Return `canonical_id` of each; a list in which nothing changes, as nearly all are, costs one look at all of it."""
+    if _MAY_CHANGE.search("\x00".join(texts)) is None:
+        return tuple(texts)
+    return tuple(map(canonical_id, texts))
 
 
 def entity_key(entity_id: str) -> int:

@@ -221,7 +221,11 @@ class FeatureSpec(_Part):
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def normalised(self, kind: str, value: float) -> float | None:
-        """Return `value` on the kind's scale as 0..1 (clamped), or None when the kind states no opinion or is unknown."""
+        """Return `value` on the kind's scale as 0..1 (clamped), or None when the kind states no opinion or is unknown.
+
+        Whoever takes events in asks `labels.value_fault` first, so nothing outside the range is learned. It is clamped all the same: no
+        caller may carry a state beyond the scale.
+        """
         known = self.kinds.get(kind)
         if known is None or known.value_range is None:
             return None

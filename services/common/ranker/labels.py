@@ -15,6 +15,10 @@ class UnknownKind(InvalidInput):
     """The feedback kind is not in the feature spec. Retrying does not help."""
 
 
+class ValueOutOfRange(InvalidInput):
+    """The value is outside the range of its kind. Retrying does not help."""
+
+
 class Label(NamedTuple):
     """What a sample says about one task."""
 
@@ -22,14 +26,31 @@ class Label(NamedTuple):
     value: float
 
 
+def value_fault(spec: FeatureSpec, kind: str, value: float) -> str | None:
+    """Return what is wrong with the value of a feedback of that kind, or None when it can be learned.
+
+    A value outside the scale of its kind is no opinion on it: 0 stars is how many systems write "not rated". It is set aside and counted,
+    never moved to the end of the scale. Kinds that are unknown, or state no opinion, have no range to break.
+    """
+    known = spec.kinds.get(kind)
+    if known is None or known.value_range is None:
+        return None
+    lowest, highest = known.value_range
+    return None if lowest <= value <= highest else f"value: {value:g} is outside the range of kind {kind!r}, {lowest:g} to {highest:g}"
+
+
 def labels_for(spec: FeatureSpec, kind: str, value: float) -> tuple[Label, ...]:
     """Return the labels that one feedback gives, in the order of the spec's tasks; tasks it says nothing about are absent.
 
     Raises:
         UnknownKind: `kind` is not in the spec.
+        ValueOutOfRange: see `value_fault`.
     """
     if kind not in spec.kinds:
         raise UnknownKind(f"feedback kind {kind!r} is not in the feature spec (known: {', '.join(sorted(spec.kinds))})")
+    fault = value_fault(spec, kind, value)
+    if fault is not None:
+        raise ValueOutOfRange(fault)
     labels = []
     for task in spec.tasks:
         rule = task.labels.get(kind)

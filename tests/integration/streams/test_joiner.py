@@ -120,12 +120,17 @@ def test_bad_records_are_set_aside_with_their_reasons_and_hold_nothing_up(fresh_
     not_shown = traffic.answer(exposure, item_id="never shown")
     orphan = traffic.answer(traffic.expose(send=False))
     no_number = traffic.answer(exposure, value=float("nan"))
+    not_rated = traffic.answer(exposure, value=0.0)  # as many systems write "not rated", and as Protobuf reads a JSON null
     foreign = traffic.expose(schema_hash="0" * 16)
     good = traffic.answer(exposure)
     traffic.producer.flush()
-    outcome = read_outcome(fresh_broker.bootstrap, lambda found: len(found.dead_letters) >= 8)
+    outcome = read_outcome(fresh_broker.bootstrap, lambda found: len(found.dead_letters) >= 9)
     assert outcome.joined == {good.feedback_id}
-    assert outcome.reasons == {"malformed": 4, "unknown_kind": 1, "item_not_exposed": 1, "orphan": 1, "schema_mismatch": 1}
+    one_each = dict.fromkeys(("unknown_kind", "value_out_of_range", "item_not_exposed", "orphan", "schema_mismatch"), 1)
+    assert outcome.reasons == {"malformed": 4} | one_each
+    assert "outside the range of kind 'rating', 1 to 5" in next(
+        letter.detail for letter in outcome.dead_letters if letter.feedback_id == not_rated.feedback_id
+    )
     by_id = {letter.feedback_id: letter for letter in outcome.dead_letters if letter.feedback_id}
     assert {by_id[each.feedback_id].reason for each in (unknown_kind, not_shown, orphan)} == {"unknown_kind", "item_not_exposed", "orphan"}
     assert by_id[orphan.feedback_id].value == orphan.SerializeToString()

@@ -9,6 +9,7 @@ from tunemesh.catalog.v1 import catalog_item_pb2
 from services.common.events.catalog import CatalogItem
 from services.common.events.envelope import Headers, MalformedRecord, parse_value
 from services.common.events.limits import check_id
+from services.common.platform.ids import canonical_id
 
 
 def read_item(key: bytes | None, value: bytes | None, headers: Headers | None) -> CatalogItem:
@@ -20,7 +21,7 @@ def read_item(key: bytes | None, value: bytes | None, headers: Headers | None) -
         MalformedRecord: it does not parse, or its id cannot be one: nobody could ask for the item, show it or rate it.
     """
     message = parse_value(value, headers, catalog_item_pb2.CatalogItem)
-    item_id = message.item_id or deleted_item(key)
+    item_id = canonical_id(message.item_id) or deleted_item(key)
     check_id("item_id", item_id, MalformedRecord)
     return CatalogItem(
         item_id=sys.intern(item_id),
@@ -34,4 +35,4 @@ def read_item(key: bytes | None, value: bytes | None, headers: Headers | None) -
 
 def deleted_item(key: bytes | None) -> str:
     """Return the id of the item that a record without a value deletes."""
-    return (key or b"").decode("utf-8", "replace")
+    return canonical_id((key or b"").decode("utf-8", "replace"))

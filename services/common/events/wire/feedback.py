@@ -8,6 +8,7 @@ from services.common.events import feedback as rules
 from services.common.events.envelope import Headers, MalformedRecord, parse_value
 from services.common.events.feedback import Feedback
 from services.common.events.limits import check_time
+from services.common.platform.ids import canonical_id
 from services.common.platform.traceparent import traceparent_of
 
 
@@ -42,12 +43,12 @@ def check_feedback(feedback: Feedback, now_ms: int) -> None:
 
 
 def feedback_of(message: feedback_pb2.Feedback, traceparent: str = "") -> Feedback:
-    """Return a message as feedback."""
+    """Return a message as feedback, with the ids of user and item in canonical form."""
     return Feedback(
         feedback_id=message.feedback_id,
         request_id=message.request_id,
-        user_id=message.user_id,
-        item_id=message.item_id,
+        user_id=canonical_id(message.user_id),
+        item_id=canonical_id(message.item_id),
         kind=message.kind,
         value=message.value,
         accepted_at_ms=message.accepted_at_ms,

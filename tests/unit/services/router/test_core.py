@@ -65,6 +65,8 @@ QUERY = Query(user_id="u", candidates=("a", "b", "c"))
         (replace(QUERY, candidates=("a", "")), r"candidates\[1\]: it is empty"),
         (replace(QUERY, candidates=("a", "x" * 129)), r"candidates\[1\]: it has 129 bytes"),
         (replace(QUERY, candidates=("a", "b", "a")), "candidates: 'a' is named twice"),
+        (replace(QUERY, candidates=("1", "b", "1.0")), "candidates: '1' is named twice"),
+        (replace(QUERY, user_id=" "), "user_id: it is empty"),
         (replace(QUERY, candidates=tuple("abcdef")), "candidates: 6 are more than the 5"),
         (replace(QUERY, limit=6), "limit: 6 is more than 5"),
         (replace(QUERY, idempotency_key="k" * 129), "idempotency_key: it has 129 bytes"),
@@ -73,6 +75,16 @@ QUERY = Query(user_id="u", candidates=("a", "b", "c"))
 def test_a_bad_request_is_refused_and_the_field_named(query, message):
     with pytest.raises(InvalidInput, match=message):
         checked(query, LIMITS)
+
+
+async def test_a_float_from_pandas_is_the_same_user_and_the_same_item() -> None:
+    world = World()
+    for user_id, item_id in (("7.0", "50.0"), (" 7", "50 ")):
+        answer = await world.ask(Query(user_id=user_id, candidates=(item_id, "007")))
+        assert [item.item_id for item in answer.ranking.items] == ["50", "007"]
+    assert (
+        {exposure.user_id for exposure in world.exposures.exposures} == {query.user_id for query, _, _ in world.recommender.calls} == {"7"}
+    )
 
 
 def test_ids_of_exactly_128_bytes_are_taken():

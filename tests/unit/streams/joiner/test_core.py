@@ -228,6 +228,8 @@ def test_feedback_is_no_orphan_while_exposures_are_still_to_be_read() -> None:
     [
         ({"item_id": "never shown"}, dead_letter_reasons.ITEM_NOT_EXPOSED),
         ({"kind": "sneeze"}, dead_letter_reasons.UNKNOWN_KIND),
+        ({"value": 0.0}, dead_letter_reasons.VALUE_OUT_OF_RANGE),
+        ({"value": 50.0}, dead_letter_reasons.VALUE_OUT_OF_RANGE),
         ({"user_id": "u2"}, dead_letter_reasons.USER_MISMATCH),
         ({"at": WINDOW + HORIZON}, dead_letter_reasons.TOO_LATE),
     ],

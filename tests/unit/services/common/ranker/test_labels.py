@@ -4,7 +4,7 @@ import pytest
 
 from services.common.platform.ids import sample_id
 from services.common.ranker.feature_spec import FeatureSpec
-from services.common.ranker.labels import UnknownKind, keep_negative, labels_for, negative_labels
+from services.common.ranker.labels import UnknownKind, ValueOutOfRange, keep_negative, labels_for, negative_labels, value_fault
 
 SPEC = FeatureSpec.load("model_repo/ranker/feature_spec.yaml")
 
@@ -25,6 +25,17 @@ def test_an_unanswered_item_is_a_negative_of_interact_alone() -> None:
 def test_an_unknown_kind_is_refused_by_name() -> None:
     with pytest.raises(UnknownKind, match="'thumb'"):
         labels_for(SPEC, "thumb", 1.0)
+
+
+@pytest.mark.parametrize("stars", [0.0, 0.99, 5.01, 50.0, -3.0, float("nan"), float("inf")])
+def test_a_value_outside_the_range_of_its_kind_gives_no_label(stars: float) -> None:
+    with pytest.raises(ValueOutOfRange, match="outside the range of kind 'rating', 1 to 5"):
+        labels_for(SPEC, "rating", stars)
+
+
+def test_only_kinds_with_a_range_have_one_to_break() -> None:
+    assert [value_fault(SPEC, "rating", stars) for stars in (1.0, 4.5, 5.0)] == [None] * 3
+    assert [value_fault(SPEC, kind, 1e9) for kind in ("click", "unknown")] == [None] * 2
 
 
 def test_negatives_are_kept_at_the_rate_and_always_the_same_ones() -> None:
