@@ -64,6 +64,22 @@ class OccurrenceCounter(Protocol):
         """Replace the state. Raises KeyError or ValueError if arrays are missing or of another shape."""
 
 
+def check_array(arrays: Mapping[str, NDArray[np.generic]], key: str, dtype: type[np.generic], shape: tuple[int, ...]) -> None:
+    """Raise KeyError if there is no array `key`, ValueError if it is of another type or shape."""
+    array = arrays[key]
+    if array.dtype != dtype or array.shape != shape:
+        raise ValueError(f"{key} has shape {array.shape} of {array.dtype}, not {shape} of {np.dtype(dtype)}")
+
+
+def checked_ids(arrays: Mapping[str, NDArray[np.generic]], key: str) -> Int64s:
+    """Return the array `key`. Raises KeyError if it is not there, ValueError if it is not int64 [N], strictly ascending."""
+    check_array(arrays, key, np.int64, (arrays[key].size,))
+    ids = np.ascontiguousarray(arrays[key], np.int64)
+    if np.any(ids[1:] <= ids[:-1]):
+        raise ValueError(f"{key} are not strictly ascending")
+    return ids
+
+
 def make_counter(admission: Admission) -> OccurrenceCounter:
     """Return the counter that `admission` asks for."""
     if admission.max_element_size:
@@ -111,7 +127,9 @@ class ExactCounter(OccurrenceCounter):
 
     @override
     def load_state_arrays(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
-        ids = np.ascontiguousarray(arrays["ids"], np.int64)
+        ids = checked_ids(arrays, "ids")
+        for key in ("counts", "last_steps"):
+            check_array(arrays, key, np.int64, ids.shape)
         self._index = SlotIndex()
         slots = self._index.insert(ids)
         self._counts = np.zeros(self._index.capacity, np.int64)

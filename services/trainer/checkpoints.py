@@ -253,7 +253,9 @@ def _parse(name: str, manifest: Manifest, arrays: Arrays) -> Checkpoint:
             unusable_skipped=int(metadata["unusable_skipped"]),
         )
         dedup_ids = arrays.pop(_DEDUP_ARRAY)
-    except (KeyError, TypeError, ValueError) as error:
+        if dedup_ids.dtype != np.uint64 or dedup_ids.ndim != 1:
+            raise ValueError(f"{_DEDUP_ARRAY} is {dedup_ids.dtype} {dedup_ids.shape}, not uint64 [N]")
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise CorruptArtifact(f"checkpoint {name}: its manifest lacks a field, or one cannot be understood: {error}") from error
     return Checkpoint(cut=cut, seq=manifest.seq, counters=counters, arrays=arrays, dedup_ids=dedup_ids)
 

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from services.common.platform.errors import CorruptArtifact
 from services.common.ranker.atomics import kernel
 from services.common.ranker.tables.index import MISSING, Int64s, SlotIndex, mix64
-from services.trainer.admission import Admission, Arrays, make_counter
+from services.trainer.admission import Admission, Arrays, check_array, checked_ids, make_counter
 
 Float32s = NDArray[np.float32]
 
@@ -320,22 +320,19 @@ class TrainerTable:
 
     def _load(self, own: Mapping[str, NDArray[np.generic]]) -> None:
         """Replace the state. Raises KeyError, ValueError or IndexError before anything is replaced by half."""
-        ids = np.ascontiguousarray(own["ids"], np.int64)
-        expected = {
-            "rows": (ids.size, self.dim),
-            "default_row": (self.dim,),
-            "accumulators": (ids.size, self.optimizer_slots, self.dim),
-            "frequency": (ids.size,),
-            "last_step": (ids.size,),
-            "step": (1,),
-            "touched": (ids.size,),
+        ids = checked_ids(own, "ids")
+        expected: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
+            "rows": (np.float32, (ids.size, self.dim)),
+            "default_row": (np.float32, (self.dim,)),
+            "accumulators": (np.float32, (ids.size, self.optimizer_slots, self.dim)),
+            "frequency": (np.int64, (ids.size,)),
+            "last_step": (np.int64, (ids.size,)),
+            "step": (np.int64, (1,)),
+            "touched": (np.bool_, (ids.size,)),
         }
-        for key, shape in expected.items():
-            if own[key].shape != shape:
-                raise ValueError(f"{key} has shape {own[key].shape}, not {shape}")
-        if np.any(ids[1:] <= ids[:-1]):
-            raise ValueError("ids are not strictly ascending")
-        tombstones = own["tombstones"].tolist()
+        for key, (dtype, shape) in expected.items():
+            check_array(own, key, dtype, shape)
+        tombstones = checked_ids(own, "tombstones").tolist()
         waiting = make_counter(self._admission)
         waiting.load_state_arrays({key.removeprefix("waiting/"): array for key, array in own.items() if key.startswith("waiting/")})
         self._index = SlotIndex()

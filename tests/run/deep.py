@@ -22,14 +22,19 @@ _OVERRUN, _OVERRUN_S = 3.0, 300.0
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """Deep tests that run in one pytest process: whole files, of which only the tests marked `deep` count."""
+    """Deep tests that run in one pytest process: whole files or a folder, of which only the tests marked `deep` count."""
 
     name: str
     environment: str
     paths: tuple[str, ...]
-    """Relative to the repository."""
+    """Files, or a folder with all its files; relative to the repository."""
     seconds: int
     """What it takes on the reference machine, alone, start and end included."""
+
+    def files(self) -> list[str]:
+        """The test files, relative to the repository."""
+        inside = [(ROOT / path).rglob("test_*.py") if (ROOT / path).is_dir() else [ROOT / path] for path in self.paths]
+        return sorted(path.relative_to(ROOT).as_posix() for paths in inside for path in paths)
 
     @property
     def lane(self) -> Lane:
@@ -51,6 +56,7 @@ UNITS: tuple[Unit, ...] = (
     Unit("kills of streams", "light", ("tests/integration/streams/test_joiner.py", "tests/integration/streams/test_features.py"), 100),
     Unit("kills of the trainer", "ml", ("tests/faults/test_trainer_kill.py",), 120),
     Unit("kills under client producers", "light", ("tests/integration/tunemesh_client/test_event_producer.py",), 60),
+    Unit("fuzz", "light", ("tests/fuzz",), 120),
     Unit("tunes of the packaged model", "ml", ("tests/integration/tuner/test_gate_on_measured_slices.py",), 280),
 )
 

@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 TESTS = ROOT / "tests"
 REPORTS = ROOT / "build" / "tests"
-FOLDERS = ("unit", "contract", "integration", "faults", "e2e")
+FOLDERS = ("unit", "contract", "integration", "faults", "fuzz", "e2e")
 
 WITH_COMPANY = "not deep and not alone and not e2e"
 ALONE = "not deep and (alone or e2e)"

@@ -14,16 +14,18 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import math
 import os
 import posixpath
 import re
 import shutil
 import tempfile
 import time
+import tokenize
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import crc32c
 import fsspec
@@ -41,6 +43,10 @@ _ARRAY_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*(/[A-Za-z0-9_][A-Za-z0-9_
 _TEMPORARY_PREFIX = ".incomplete-"
 # No write takes this long: what is older was left by a writer that died.
 _STALE_AFTER_S = 3600.0
+_READ_HEADER = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+# What JSON must hold for a field that is neither a number nor a text.
+_JSON_TYPES: Mapping[str, type] = {"source_offsets": tuple, "metadata": dict, "files": dict}
+Parsed = TypeVar("Parsed", "Manifest", "FileStamp")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,7 +273,8 @@ def _read_file(filesystem: Any, path: str) -> bytes | None:
     try:
         with filesystem.open(path, "rb") as file:
             return bytes(file.read())
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+    # Which of them it is when a path leads through a file differs between stores.
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError):
         return None
     except OSError as error:
         raise Unavailable(f"{path} cannot be read: {error}") from error
@@ -280,11 +287,24 @@ def _parse_manifest(url: str, raw: bytes) -> Manifest:
             raise CorruptArtifact(f"artifact {url}: {_MANIFEST} is not an object")
         if fields.get("format_version") != FORMAT_VERSION:
             raise CorruptArtifact(f"artifact {url}: format version {fields.get('format_version')}, this program reads {FORMAT_VERSION}")
-        fields["files"] = {file: FileStamp(**stamp) for file, stamp in fields["files"].items()}
-        fields["source_offsets"] = tuple(int(offset) for offset in fields["source_offsets"])
-        return Manifest(**fields)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        fields["files"] = {file: _typed(FileStamp(**stamp)) for file, stamp in fields["files"].items()}
+        fields["source_offsets"] = tuple(fields["source_offsets"])
+        return _typed(Manifest(**fields))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CorruptArtifact(f"artifact {url}: {_MANIFEST} cannot be understood: {error}") from error
+
+
+def _typed(parsed: Parsed) -> Parsed:
+    """Return `parsed`. Raises TypeError if JSON had another type where a number, a text or an object belongs."""
+    for each in dataclasses.fields(parsed):
+        value: object = getattr(parsed, each.name)
+        wanted = _JSON_TYPES.get(each.name, int if each.type == "int" else str)
+        if not isinstance(value, wanted) or isinstance(value, bool):
+            raise TypeError(f"{each.name} is {value!r:.60}")
+        numbers = [value] if isinstance(value, int) else value if isinstance(value, tuple) else []
+        if any(type(number) is not int or not -(1 << 63) <= number < 1 << 63 for number in numbers):
+            raise ValueError(f"{each.name} is {value!r:.60}, which is no number of 64 bits")
+    return parsed
 
 
 def _array_name(url: str, file: str) -> str:
@@ -303,7 +323,21 @@ def _parse_array(what: str, raw: bytes | None, stamp: FileStamp) -> Array:
     if crc32c.crc32c(raw) != stamp.crc32c:
         raise CorruptArtifact(f"{what} is damaged: its CRC32C is not that of the manifest")
     try:
-        array: Array = np.lib.format.read_array(io.BytesIO(raw), allow_pickle=False)
-    except ValueError as error:
+        return _decode_array(raw)
+    # NumPy lets out what Python's own tokenizer says of a damaged header.
+    except (ValueError, TypeError, OverflowError, MemoryError, RecursionError, SyntaxError, tokenize.TokenError) as error:
         raise CorruptArtifact(f"{what} is no array: {error}") from error
-    return array
+
+
+def _decode_array(raw: bytes) -> Array:
+    """Return a copy of the array in NumPy's format. Its size is checked before memory is taken: a damaged shape may say petabytes."""
+    file = io.BytesIO(raw)
+    version = np.lib.format.read_magic(file)
+    if version not in _READ_HEADER:
+        raise ValueError(f"version {version} of NumPy's format is not read here")
+    shape, is_fortran, dtype = _READ_HEADER[version](file)
+    start = file.tell()
+    if dtype.hasobject or min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(raw) - start:
+        raise ValueError(f"{len(raw) - start} bytes do not hold shape {shape} of {dtype}")
+    flat = np.frombuffer(raw, dtype, offset=start) if len(raw) > start else np.empty(0, dtype)
+    return flat.reshape(shape, order="F" if is_fortran else "C").copy()

@@ -7,7 +7,7 @@ import numpy as np
 from services.common.platform.artifacts import Arrays, read_artifact
 from services.common.platform.errors import CorruptArtifact
 from services.common.ranker.tables.control_block import Applied
-from services.common.ranker.tables.writer import TableImage
+from services.common.ranker.tables.writer import TABLE_NAME, TableImage
 from services.recommender.updater.core import BasePointer
 from services.recommender.updater.worker import Base
 
@@ -42,6 +42,9 @@ def load_base(pointer: BasePointer, *, shard: int = 0) -> Base:
         delta_offset=pointer.delta_offsets[shard],
     )
     dense = {name.removeprefix("dense/"): array for name, array in arrays.items() if name.startswith("dense/")}
+    for name, array in dense.items():
+        if array.dtype != np.float32 or not np.isfinite(array).all():
+            raise CorruptArtifact(f"artifact {pointer.uri}: the dense weights {name} are not finite float32: {array.dtype} {array.shape}")
     return Base(_tables(pointer.uri, arrays), dense, applied)
 
 
@@ -53,11 +56,17 @@ def _is_for_replicas(name: str) -> bool:
 def _tables(uri: str, arrays: Arrays) -> dict[str, TableImage]:
     images = {}
     for name in sorted({key.split("/")[1] for key in arrays if key.startswith("table/")}):
+        if not TABLE_NAME.fullmatch(name):
+            raise CorruptArtifact(f"artifact {uri}: {name!r} is no name of a table")
         try:
             ids, rows, default_row = (arrays[f"table/{name}/{part}"] for part in _REPLICA_ARRAYS)
         except KeyError as error:
             raise CorruptArtifact(f"artifact {uri} has no array {error.args[0]}") from error
-        if ids.dtype != np.int64 or rows.shape != (ids.size, default_row.size):
+        if ids.dtype != np.int64 or rows.shape != (ids.size, default_row.size) or ids.ndim != 1 or default_row.ndim != 1:
             raise CorruptArtifact(f"artifact {uri}: table {name!r} has {ids.size} ids of {ids.dtype}, rows {rows.shape}")
+        if not default_row.size or any(part.dtype != np.float32 or not np.isfinite(part).all() for part in (rows, default_row)):
+            raise CorruptArtifact(f"artifact {uri}: the rows of table {name!r} are not finite float32: {rows.dtype} {rows.shape}")
+        if np.unique(ids).size != ids.size:
+            raise CorruptArtifact(f"artifact {uri}: table {name!r} has an id twice")
         images[name] = TableImage(ids, rows, default_row)
     return images

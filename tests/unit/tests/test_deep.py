@@ -30,13 +30,13 @@ def taken(units, budget_s: float, factor: float, commit: str) -> list[str]:
 
 
 def test_every_file_with_deep_tests_stands_in_one_unit_of_its_environment() -> None:
-    listed = [path for each in UNITS for path in each.paths]
+    listed = [path for each in UNITS for path in each.files()]
     assert len(listed) == len(set(listed))
     folders = [folder for folder in FOLDERS if folder not in ("unit", "contract")]
     files = {path: path.read_text(encoding="utf-8") for folder in folders for path in (TESTS / folder).rglob("test_*.py")}
     marked = {path.relative_to(ROOT).as_posix(): "mark.ml" in text for path, text in files.items() if "mark.deep" in text}
     assert marked.keys() == set(listed), "tests/run/deep.py: UNITS lists the files with tests marked deep, with the seconds that they take"
-    assert {path: each.environment == "ml" for each in UNITS for path in each.paths} == marked
+    assert {path: each.environment == "ml" for each in UNITS for path in each.files()} == marked
 
 
 def test_names_and_costs_are_such_that_a_run_can_tell_them() -> None:

@@ -37,7 +37,7 @@ _log = logging.getLogger(__name__)
 _MIN_CAPACITY = 1024
 # Room to grow into before the next edition.
 _HEADROOM = 2
-_TABLE_NAME = re.compile(r"[A-Za-z0-9_\-]+")
+TABLE_NAME = re.compile(r"[A-Za-z0-9_\-]+")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -156,7 +156,7 @@ class ModelWriter:
         self, tables: Mapping[str, TableImage], dense: DenseView, applied: Applied, lineage_id: str, *, room: Mapping[str, int]
     ) -> None:
         """Make an edition with room for `room` more rows per table, and switch to it."""
-        if not all(_TABLE_NAME.fullmatch(name) for name in tables):
+        if not all(TABLE_NAME.fullmatch(name) for name in tables):
             raise ValueError(f"table names {sorted(tables)} are not all made of letters, digits, '_' and '-'")
         number, folder = new_edition(self._directory)
         writers = {}

@@ -291,7 +291,11 @@ def test_content_hash_ignores_what_is_still_to_be_published():
     [
         (lambda state: state.pop("table/user/rows"), "no array table/user/rows"),
         (lambda state: state.update({"table/user/rows": np.zeros((1, DIM + 1), np.float32)}), "rows has shape"),
-        (lambda state: state.update({"table/user/ids": int64s([2, 1])}), "shape"),
+        (lambda state: state.update({"table/user/ids": int64s([2, 1])}), "ids are not strictly ascending"),
+        (lambda state: state.update({"table/user/ids": np.array([0.5])}), "ids has shape"),
+        (lambda state: state.update({"table/user/frequency": np.array([np.nan])}), "frequency has shape .* of float64"),
+        (lambda state: state.update({"table/user/tombstones": np.array([[1], [2]])}), "tombstones has shape"),
+        (lambda state: state.update({"table/user/step": np.array(["2026"], "M8[D]")}), "step has shape"),
         (lambda state: state.pop("table/user/waiting/counts"), "no array"),
     ],
 )

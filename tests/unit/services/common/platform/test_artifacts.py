@@ -11,12 +11,14 @@ import time
 import uuid
 from pathlib import Path
 
+import crc32c
 import fsspec
 import numpy as np
 import pytest
 
 from services.common.platform.artifacts import Manifest, delete_artifact, list_artifacts, read_artifact, read_manifest, write_artifact
 from services.common.platform.errors import Conflict, CorruptArtifact, NotFound, Unavailable
+from tests.fuzz.artifacts import fuzz_bases, fuzz_checkpoints
 
 ARRAYS = {
     "table/user/ids": np.array([-(2**63), 0, 2**63 - 1]),
@@ -198,3 +200,31 @@ def child_environment() -> dict[str, str]:
 def test_the_manifest_is_readable_json(tmp_path):
     write_artifact(tmp_path / "b", manifest(), ARRAYS)
     assert json.loads((tmp_path / "b" / "manifest.json").read_text())["files"]["arrays/empty.npy"]["size_bytes"] > 0
+
+
+def test_damaged_checkpoints_and_bases_are_read_or_refused():
+    """A seeded sample of tests/fuzz/test_artifacts.py."""
+    assert fuzz_checkpoints(500, seed=1)["CorruptArtifact"] > 10
+    assert fuzz_bases(500, seed=2)["CorruptArtifact"] > 10
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000,), }",
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (2,",
+        b"{'descr': '|O', 'fortran_order': False, 'shape': (2,), }",
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (-1, -8), }",
+    ],
+)
+def test_an_array_whose_header_lies_is_refused_before_memory_is_taken(url, header):
+    """The checksum is right: a broken writer made it."""
+    write_artifact(url, manifest(), {"a": np.zeros(2, np.float32)})
+    files, path = fsspec.url_to_fs(str(url))
+    raw = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(8)
+    files.pipe_file(f"{path}/arrays/a.npy", raw)
+    fields = json.loads(files.cat_file(f"{path}/manifest.json"))
+    fields["files"]["arrays/a.npy"] = {"size_bytes": len(raw), "crc32c": crc32c.crc32c(raw)}
+    files.pipe_file(f"{path}/manifest.json", json.dumps(fields).encode())
+    with pytest.raises(CorruptArtifact, match=r"a\.npy is no array"):
+        read_artifact(url, expect_schema_hash=None)
