@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
@@ -15,8 +17,9 @@ class FeaturesSettings(KafkaSettings, RedisSettings, FeatureSpecSettings, BaseSe
 
     port: int = Field(50057, ge=0, le=65535)
     """Port of the health server."""
-    worker_id: str = Field("0", min_length=1, max_length=64)
-    """Name of this worker among the feature workers; keep it over restarts, and let no two running workers share it."""
+    worker_id: str = Field(default_factory=socket.gethostname, min_length=1, max_length=64)
+    """Name of this worker among the feature workers; by default that of its container or host. Keep it over restarts: a worker that comes
+    back under its name gets its partitions at once. No two running workers may share it: they end each other."""
     flush_interval_ms: int = Field(50, ge=1, le=1_000)
     """Acts are gathered for so long before they are written to Redis together."""
     max_batch: int = Field(500, ge=1)

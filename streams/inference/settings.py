@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
@@ -15,8 +17,9 @@ class InferenceSettings(KafkaSettings, BaseServiceSettings):
 
     port: int = Field(50066, ge=0, le=65535)
     """Port of the health server."""
-    worker_id: str = Field("0", min_length=1, max_length=64)
-    """Name of this worker among the doors; keep it over restarts, and let no two running workers share it."""
+    worker_id: str = Field(default_factory=socket.gethostname, min_length=1, max_length=64)
+    """Name of this worker among the doors; by default that of its container or host. Keep it over restarts: a worker that comes
+    back under its name gets its partitions at once. No two running workers may share it: they end each other."""
     router_target: str = Field("127.0.0.1:50051", min_length=1)
     """gRPC target of the router."""
     max_running: int = Field(4, ge=1)

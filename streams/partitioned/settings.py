@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 from pydantic import Field
 
 from services.common.platform.settings import BaseServiceSettings, KafkaSettings
@@ -10,8 +12,9 @@ from services.common.platform.settings import BaseServiceSettings, KafkaSettings
 class PartitionedSettings(KafkaSettings, BaseServiceSettings):
     """To be extended: a stream adds its prefix and its own."""
 
-    worker_id: str = Field("0", min_length=1, max_length=64)
-    """Name of this worker among those of its stream; keep it over restarts, and let no two running workers share it."""
+    worker_id: str = Field(default_factory=socket.gethostname, min_length=1, max_length=64)
+    """Name of this worker among those of its stream; by default that of its container or host. Keep it over restarts: a worker that comes
+    back under its name gets its partitions at once. No two running workers may share it: they end each other."""
     tick_interval_ms: int = Field(500, ge=20)
     """Pace of the ticks, at which windows close, records that wait are given up on, and offsets are committed. The same for all workers of
     a stream."""

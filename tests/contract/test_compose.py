@@ -129,7 +129,8 @@ def test_the_mesh_is_complete() -> None:
     programs = [path.parent for folder in ("services", "streams") for path in (REPOSITORY_ROOT / folder).rglob("__main__.py")]
     assert {".".join(path.relative_to(REPOSITORY_ROOT).parts) for path in programs} | set(JOBS) == started
     local = set(selected(compose()))
-    assert names - local == {*GPU_VARIANTS, "otel-collector", "jaeger", "prometheus", "grafana"}
+    builders = {name for name, service in raw_services().items() if "build" in service}
+    assert names - local == {*GPU_VARIANTS, *builders, "tunemesh", "otel-collector", "jaeger", "prometheus", "grafana"}
 
 
 def test_the_table_of_services_has_a_row_for_every_process_with_its_port_and_environment() -> None:
@@ -150,8 +151,12 @@ def test_a_gpu_variant_is_the_same_service_under_the_same_address_on_a_device_by
     for variant, name in GPU_VARIANTS.items():
         gpu, cpu = raw[variant], raw[name]
         assert (gpu["profiles"], cpu["profiles"]) == (["gpu"], ["cpu"])
-        for key in ("command", "environment", "healthcheck", "depends_on", "volumes", "ports"):
+        for key in ("command", "environment", "healthcheck", "volumes", "ports"):
             assert gpu.get(key) == cpu.get(key), f"{variant}: {key}"
+        builders = {f"image-{service['image'].split('/')[1].partition(':')[0]}" for service in (gpu, cpu)}
+        assert {k: v for k, v in gpu["depends_on"].items() if k not in builders} == {
+            k: v for k, v in cpu["depends_on"].items() if k not in builders
+        }, variant
         assert gpu["networks"] == {"default": {"aliases": [name]}}
         [device] = gpu["deploy"]["resources"]["reservations"]["devices"]
         assert device["device_ids"] == [f"${{TUNEMESH_{name.upper()}_GPU_DEVICE:-0}}"]

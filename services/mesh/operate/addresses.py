@@ -16,11 +16,13 @@ Part = Literal["kafka", "router", "trainer", "tuner", "llm_admin", "prompt_assem
 
 @dataclass(frozen=True, slots=True)
 class _Port:
-    """The variable that moves a part's loopback port, the port without it, and the setting that names another address."""
+    """The variable that moves a part's loopback port, the port without it, the setting that names another address, and whether compose
+    publishes the port."""
 
     variable: str
     default: int
     setting: str
+    is_published: bool = True
 
 
 _PORTS: dict[Part, _Port] = {
@@ -28,7 +30,7 @@ _PORTS: dict[Part, _Port] = {
     "router": _Port("TUNEMESH_ROUTER_PORT", 50051, "router_target"),
     "trainer": _Port("TUNEMESH_TRAINER_PORT", 50054, "trainer_target"),
     "tuner": _Port("TUNEMESH_TUNER_PORT", 50062, "tuner_target"),
-    "llm_admin": _Port("TUNEMESH_LLM_ADMIN_PORT", 50059, "llm_admin_target"),
+    "llm_admin": _Port("TUNEMESH_LLM_ADMIN_PORT", 50059, "llm_admin_target", is_published=False),
     "prompt_assembler": _Port("TUNEMESH_PROMPT_ASSEMBLER_PORT", 50061, "prompt_assembler_target"),
 }
 
@@ -50,3 +52,10 @@ class Addresses:
         port = _PORTS[part]
         named = str(getattr(self._settings, port.setting))
         return named or f"{LOOPBACK}:{self._ports.get(port.variable, port.default)}"
+
+    def hint(self, part: Part) -> str:
+        """Return what to do when nobody answers at the part's address; empty: nothing that is known here."""
+        port = _PORTS[part]
+        if port.is_published or port.variable in self._ports or getattr(self._settings, port.setting):
+            return ""
+        return "with Docker this port is inside the network only: use `docker compose run --rm tunemesh …` there"

@@ -45,7 +45,8 @@ class Operator:
 
     def client(self, part: str) -> Client:
         """Return the client of a part, open until `close`."""
-        return self._channels.enter_context(connect(part.replace("_", " "), self._addresses.of(cast(Part, part))))
+        name = cast(Part, part)
+        return self._channels.enter_context(connect(part.replace("_", " "), self._addresses.of(name), self._addresses.hint(name)))
 
     @property
     def kafka(self) -> str:

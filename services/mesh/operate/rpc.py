@@ -21,10 +21,11 @@ class Client:
         name: for messages, e.g. "trainer at 127.0.0.1:50054".
     """
 
-    def __init__(self, part: str, target: str, channel: grpc.Channel) -> None:
+    def __init__(self, part: str, target: str, channel: grpc.Channel, hint: str = "") -> None:
         """Use `connect` instead."""
         self.name = f"{part} at {target}"
         self.channel = channel
+        self._hint = hint
 
     def call(self, method: Callable[..., ResponseT], request: Any, *, timeout_ms: int) -> ResponseT:
         """Call a method of a stub made with `channel`.
@@ -42,12 +43,12 @@ class Client:
         """Return the error of a call as one line that names the part."""
         code, details = error.code(), " ".join((error.details() or "").split())
         if code is grpc.StatusCode.UNAVAILABLE and "failed to connect" in details:
-            details = "nobody answers there"
+            details = f"nobody answers there{f' ({self._hint})' if self._hint else ''}"
         return service_error(code, f"the {self.name} said {code.name}: {details}")
 
 
 @contextmanager
-def connect(part: str, target: str) -> Iterator[Client]:
-    """Open a channel for the length of the block; nothing is sent before the first call."""
+def connect(part: str, target: str, hint: str = "") -> Iterator[Client]:
+    """Open a channel for the length of the block; nothing is sent before the first call. `hint`: what to do when nobody answers."""
     with open_blocking_channel(target) as channel:
-        yield Client(part, target, channel)
+        yield Client(part, target, channel, hint)

@@ -17,7 +17,9 @@ from services.mesh.runner.compose import DEFAULT_CPU_SHARES, Compose, Condition,
 from services.mesh.runner.environments import EnvironmentName
 
 # Meaningful inside containers only: read, and left to Docker.
-CONTAINER_ONLY = frozenset({"image", "build", "ports", "mem_limit", "shm_size", "init", "tmpfs", "cpus", "deploy", "networks"})
+CONTAINER_ONLY = frozenset(
+    {"image", "build", "pull_policy", "entrypoint", "ports", "mem_limit", "shm_size", "init", "tmpfs", "cpus", "deploy", "networks"}
+)
 HONOURED = frozenset(
     {
         "command",

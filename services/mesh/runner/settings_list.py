@@ -63,7 +63,6 @@ def _new(cls: type[BaseSettings], known: set[str]) -> list[Setting]:
         variable = variable_of(cls, name)
         if variable not in known:
             known.add(variable)
-            settings.append(
-                Setting(variable, "" if field.default is None else str(field.default), " ".join((field.description or "").split()))
-            )
+            default = None if field.is_required() else field.get_default(call_default_factory=True)
+            settings.append(Setting(variable, "" if default is None else str(default), " ".join((field.description or "").split())))
     return settings
