@@ -15,11 +15,13 @@ from services.common.platform.errors import CorruptArtifact
 from services.trainer.bases import base_name
 from services.trainer.checkpoints import Checkpoint, Counters, checkpoint_name
 from services.trainer.dedup import DedupWindow
+from services.trainer.matured import MaturedLabels
 from services.trainer.merge import TickMerge
 from services.trainer.neighbours import Fenced, HistoryLost, Learner, Logs, Stores
 from services.trainer.plan import Cut, OnLineageChange
 from services.trainer.publish_gate import PublishGateLimits, refusal
 from services.trainer.publisher import DeltaPublisher
+from services.trainer.quality_gate import QualityGate, QualityLimits
 from services.trainer.samples import Learnable, without_repeats
 
 _log = logging.getLogger(__name__)
@@ -37,6 +39,10 @@ class EpochConfig:
     dedup_window_samples: int
     dtype: RowDtype
     limits: PublishGateLimits
+    quality: QualityLimits
+    tasks: tuple[str, ...]
+    unanswered: tuple[bool, ...]
+    """By task: whether an item without an answer is a negative."""
     on_lineage_change: OnLineageChange
     on_lineage_change_variable: str
     actor: str
@@ -55,6 +61,8 @@ class Epoch:
     merge: TickMerge[Learnable]
     dedup: DedupWindow
     publisher: DeltaPublisher
+    labels: MaturedLabels
+    quality: QualityGate
     counters: Counters
     now_ms: Callable[[], int]
     num_checkpoints: int = 0
@@ -69,6 +77,9 @@ class Epoch:
         if groups:
             step = self.learner.step(groups)
             self.publisher.note_step(num_samples=step.num_samples, gradient_norm=step.gradient_norm)
+            for block in self.labels.add(groups, step.scores_BT):
+                self.quality.judge(block)
+            self.publisher.quality_refusal = self.quality.refusal
             self.accepted_at_ms += [sample.accepted_at_ms for group in groups for sample in group.samples if sample.accepted_at_ms]
         counters = self.counters
         self.counters = replace(
@@ -77,6 +88,11 @@ class Epoch:
             duplicates_skipped=counters.duplicates_skipped + num_all - num_new,
         )
         return num_new
+
+    def accept_quality(self) -> None:
+        """Take the quality of scores as it is now for the one to hold: an operator lets learning go on."""
+        self.quality.forget()
+        self.publisher.quality_refusal = ""
 
     def note_unusable(self) -> None:
         """Count a record that was set aside."""
@@ -106,7 +122,7 @@ class Epoch:
             cut=cut,
             seq=self.publisher.seq,
             counters=self.counters,
-            arrays=self.learner.state_arrays(),
+            arrays={**self.learner.state_arrays(), **self.quality.state_arrays()},
             dedup_ids=self.dedup.to_array(),
         )
 
@@ -132,6 +148,7 @@ class Epoch:
         arrays = checkpoint.arrays
         rows = {name: arrays[f"table/{name}/rows"] for name in self.learner.tables}
         reason = refusal(rows, {name: array for name, array in arrays.items() if name.startswith("dense/")}, self.config.limits)
+        reason = reason or self.quality.refusal
         if reason:
             raise CorruptArtifact(f"the publish gate refuses base {checkpoint.cut.base_id}: {reason}")
         return checkpoint

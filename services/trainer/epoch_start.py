@@ -27,10 +27,12 @@ from services.common.ranker.tables.index import Int64s
 from services.trainer.checkpoints import Checkpoint, Counters
 from services.trainer.dedup import DedupWindow
 from services.trainer.epoch import ACKNOWLEDGE_TIMEOUT_MS, Epoch, EpochConfig
+from services.trainer.matured import MaturedLabels
 from services.trainer.merge import TickMerge
 from services.trainer.neighbours import HistoryLost, Learner, Logs, Stores
 from services.trainer.plan import Found, Plan, plan_start
 from services.trainer.publisher import DeltaPublisher, Identity
+from services.trainer.quality_gate import QualityGate
 
 _log = logging.getLogger(__name__)
 
@@ -64,9 +66,10 @@ def open_epoch(
     plan = _plan(checkpoint, logs, stores, config, new_lineage_id)
     _log.info("%s", plan.note)
     learner = make_learner()
-    dedup = DedupWindow(config.dedup_window_samples)
+    dedup, quality = DedupWindow(config.dedup_window_samples), QualityGate(config.quality)
     if checkpoint is not None:
         learner.load_state_arrays(checkpoint.arrays)
+        quality.load_state_arrays(checkpoint.arrays)
         dedup = DedupWindow.from_array(checkpoint.dedup_ids, config.dedup_window_samples)
     elif (arrays := initial_arrays()) is not None:
         learner.load_state_arrays(arrays)
@@ -82,6 +85,8 @@ def open_epoch(
         merge=TickMerge(plan.position, batch_groups=config.batch_groups),
         dedup=dedup,
         publisher=_publisher(checkpoint, plan, logs, config),
+        labels=MaturedLabels(config.tasks, config.unanswered),
+        quality=quality,
         counters=checkpoint.counters if checkpoint is not None else Counters(),
         now_ms=now_ms,
     )

@@ -73,11 +73,13 @@ class StepStats(NamedTuple):
         num_samples: samples learned.
         loss_by_task: sums over samples, in the order of the spec's tasks, before the step.
         gradient_norm: L2 norm of all gradients that were applied: of the dense part and of the rows.
+        scores_BT: float32, probabilities from before the step, of the thinned samples.
     """
 
     num_samples: int
     loss_by_task: tuple[float, ...]
     gradient_norm: float
+    scores_BT: Float32Array
 
 
 class _Batch(NamedTuple):
@@ -161,9 +163,10 @@ class Learner:
         if self.steps % self.config.evict_every_steps == 0:
             for table in self.tables.values():
                 table.evict(self.steps)
-        self._prequential.add(torch.sigmoid(shifted_BT.detach()).numpy(), batch.ones_BT, batch.zeros_BT)
+        scores_BT = torch.sigmoid(shifted_BT.detach()).numpy()
+        self._prequential.add(scores_BT, batch.ones_BT, batch.zeros_BT)
         losses = tuple(float(loss) for loss in loss_BT.detach().sum(dim=0))
-        return StepStats(len(loss_BT), losses, math.sqrt(square))
+        return StepStats(len(loss_BT), losses, math.sqrt(square), scores_BT)
 
     def forget_users(self) -> None:
         """Empty the user table, as before the first event: a further pass over the same events must not know them from the last one."""

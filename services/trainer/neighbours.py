@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 from tunemesh.events.v1.delta_pb2 import BasePointer, Delta
 from tunemesh.samples.v1.sample_pb2 import SampleGroup
@@ -38,6 +39,10 @@ class Step(Protocol):
     @property
     def gradient_norm(self) -> float:
         """L2 norm of all gradients that were applied."""
+
+    @property
+    def scores_BT(self) -> NDArray[np.float32]:
+        """Probabilities from before the step: samples by tasks, in the groups' order."""
 
 
 class Learner(Published, Protocol):

@@ -64,14 +64,18 @@ class PrequentialWindow:
 
 
 def _quality(labels_N: npt.NDArray[np.float64], probabilities_N: npt.NDArray[np.float64]) -> TaskQuality:
-    clipped_N = np.clip(probabilities_N, _SMALLEST_PROBABILITY, 1.0 - _SMALLEST_PROBABILITY)
-    log_loss = -(labels_N * np.log(clipped_N) + (1.0 - labels_N) * np.log1p(-clipped_N)).mean()
     positives = labels_N.sum()
     calibration = float(probabilities_N.sum() / positives) if positives else float("nan")
-    return TaskQuality(len(labels_N), _auc(labels_N, probabilities_N), float(log_loss), calibration)
+    return TaskQuality(len(labels_N), area_under_roc(labels_N, probabilities_N), mean_log_loss(labels_N, probabilities_N), calibration)
 
 
-def _auc(labels_N: npt.NDArray[np.float64], scores_N: npt.NDArray[np.float64]) -> float:
+def mean_log_loss(labels_N: npt.NDArray[np.float64], probabilities_N: npt.NDArray[np.float64]) -> float:
+    """Return the mean log-loss, natural logarithm; probabilities of 0 and 1 count as 1e-7 away from there."""
+    clipped_N = np.clip(probabilities_N, _SMALLEST_PROBABILITY, 1.0 - _SMALLEST_PROBABILITY)
+    return float(-(labels_N * np.log(clipped_N) + (1.0 - labels_N) * np.log1p(-clipped_N)).mean())
+
+
+def area_under_roc(labels_N: npt.NDArray[np.float64], scores_N: npt.NDArray[np.float64]) -> float:
     """Return the area under the ROC curve from mean ranks; NaN when a class is missing."""
     _, rank_of, counts = np.unique(scores_N, return_inverse=True, return_counts=True)
     mean_ranks = np.cumsum(counts) - (counts - 1) / 2.0

@@ -97,6 +97,7 @@ class DeltaPublisher:
         next_offset: behind that delta, in the shard's partition.
         published_position: what the replicas' weights contain.
         refusal: why the publish gate refused the last delta; empty while deltas pass.
+        quality_refusal: why the gate refuses all that comes (services/trainer/quality_gate.py); the epoch sets it.
     """
 
     log: DeltaLog
@@ -108,6 +109,7 @@ class DeltaPublisher:
     published_position: Position
     seq: int = NONE_YET
     refusal: str = ""
+    quality_refusal: str = ""
     _in_flight: _InFlight | None = None
     _published_steps: int = NONE_YET
     # Of what was learned since the last delta that carried weights.
@@ -151,7 +153,7 @@ class DeltaPublisher:
         """
         body, tokens = self._body(learner)
         rows = {name: delta.rows for name, delta in body.tables.items()}
-        self._note_gate(refusal(rows, body.dense or {}, self.limits))
+        self._note_gate(refusal(rows, body.dense or {}, self.limits) or self.quality_refusal)
         if self.refusal:
             # Replicas hear that the trainer lives, but no new watermark: what it stands for was not sent.
             self._send(DeltaBody(), {}, self._published_steps, self.published_position, now_ms, traceparent)

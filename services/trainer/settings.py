@@ -10,6 +10,7 @@ from pydantic_settings import SettingsConfigDict
 from services.common.events import topics
 from services.common.platform.settings import ArtifactSettings, BaseServiceSettings, FeatureSpecSettings, KafkaSettings
 from services.trainer.plan import OnLineageChange
+from services.trainer.quality_gate import QualityLimits
 
 
 class TrainerSettings(BaseServiceSettings, KafkaSettings, FeatureSpecSettings, ArtifactSettings):
@@ -45,6 +46,12 @@ class TrainerSettings(BaseServiceSettings, KafkaSettings, FeatureSpecSettings, A
     """The publish gate refuses a delta with an embedding row above this norm."""
     max_dense_norm: float = Field(1_000.0, gt=0)
     """The publish gate refuses a delta with a dense tensor above this norm."""
+    max_auc_drop: float = Field(0.05, gt=0)
+    """The publish gate refuses scores whose AUC falls by more than this below what it was, beyond chance; `inf` switches this check off."""
+    max_log_loss_rise: float = Field(0.1, gt=0)
+    """The same for the log-loss, over that of a constant guess."""
+    max_calibration_factor: float = Field(1.5, gt=1)
+    """The same for sum of predictions over positives, as a factor further away from 1."""
     samples_topic: str = topics.SAMPLES.name
     """Where samples are read. The topic settings let two meshes share a broker."""
     deltas_topic: str = topics.RANKER_DELTAS.name
@@ -55,3 +62,10 @@ class TrainerSettings(BaseServiceSettings, KafkaSettings, FeatureSpecSettings, A
     """Where lineage, epochs and aliases are kept."""
     dead_letters_topic: str = topics.SAMPLES.dlq
     """Where unusable samples are set aside."""
+
+    @property
+    def quality_limits(self) -> QualityLimits:
+        """What the publish gate holds the quality of scores to."""
+        return QualityLimits(
+            auc_drop=self.max_auc_drop, log_loss_rise=self.max_log_loss_rise, calibration_factor=self.max_calibration_factor
+        )

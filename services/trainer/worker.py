@@ -130,7 +130,8 @@ class RankerWorker:
         self._refresh()
 
     def resume(self) -> None:
-        """Consume samples again."""
+        """Consume samples again. A publish gate that refused the quality of scores takes the present one for its reference."""
+        self._epoch.accept_quality()
         self._paused = self._paused_by_gate = False
         self._refresh()
 

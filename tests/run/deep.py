@@ -54,6 +54,7 @@ UNITS: tuple[Unit, ...] = (
     Unit("soak in small", "light", ("tests/faults/test_soak_in_small.py",), 200),
     Unit("deaths of infrastructure", "light", ("tests/integration/mesh/test_infrastructure_of_the_mesh.py",), 40),
     Unit("kills of streams", "light", ("tests/integration/streams/test_joiner.py", "tests/integration/streams/test_features.py"), 100),
+    Unit("rates of the quality gate", "light", ("tests/integration/trainer/test_quality_gate_rates.py",), 110),
     Unit("kills of the trainer", "ml", ("tests/faults/test_trainer_kill.py",), 120),
     Unit("kills under client producers", "light", ("tests/integration/tunemesh_client/test_event_producer.py",), 60),
     Unit("fuzz", "light", ("tests/fuzz",), 120),

@@ -20,6 +20,7 @@ from tests.trainer_fakes.sample_logs import SPEC
 class FakeStep:
     num_samples: int
     gradient_norm: float
+    scores_BT: NDArray[np.float32]
 
 
 class FakeLearner:
@@ -30,6 +31,7 @@ class FakeLearner:
         self.tables = {name: TrainerTable(name, dim, eviction=eviction, seed=3) for name, dim in SPEC.table_dims.items()}
         self.dense = np.zeros(4, np.float32)
         self.steps = 0
+        self.score = 0.5  # what it says of every sample
         self.evict_every = evict_every
 
     def step(self, groups: Sequence[SampleGroup]) -> FakeStep:
@@ -45,7 +47,9 @@ class FakeLearner:
         if self.steps % self.evict_every == 0:
             for table in self.tables.values():
                 table.evict(self.steps)
-        return FakeStep(sum(len(group.samples) for group in groups), gradient_norm=float(len(groups)))
+        num_samples = sum(len(group.samples) for group in groups)
+        scores_BT = np.full((num_samples, len(SPEC.tasks)), self.score, np.float32)
+        return FakeStep(num_samples, gradient_norm=float(len(groups)), scores_BT=scores_BT)
 
     def _update(self, name: str, key: int, value: np.float32) -> None:
         table, ids = self.tables[name], np.array([key], np.int64)

@@ -16,6 +16,7 @@ from services.trainer.epoch_start import open_epoch
 from services.trainer.neighbours import Logs, Stores
 from services.trainer.owner import ControlOwner
 from services.trainer.publish_gate import PublishGateLimits
+from services.trainer.quality_gate import QualityLimits
 from tests.trainer_fakes.broker import FakeBroker
 from tests.trainer_fakes.faults import Faults
 from tests.trainer_fakes.learner import FakeLearner
@@ -65,6 +66,9 @@ def start(
         "dedup_window_samples": dedup_window_samples,
         "dtype": ROW_DTYPE_FP32,
         "limits": PublishGateLimits(max_row_norm=1e6, max_dense_norm=1e6),
+        "quality": QualityLimits(auc_drop=0.05, log_loss_rise=0.1, calibration_factor=1.5),
+        "tasks": SPEC.task_names,
+        "unanswered": tuple(task.unanswered is not None for task in SPEC.tasks),
         "on_lineage_change": "refuse",
         "on_lineage_change_variable": "TUNEMESH_TRAINER_ON_LINEAGE_CHANGE",
         "actor": "test",
