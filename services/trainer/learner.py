@@ -223,7 +223,12 @@ class Learner:
         return TrainerTable(
             name,
             spec.dim,
-            admission=Admission(filter_freq=spec.admission.min_count),
+            admission=Admission(
+                filter_freq=spec.admission.min_count,
+                max_waiting=spec.admission.max_waiting,
+                max_element_size=spec.admission.max_element_size or 0,
+                false_positive_probability=spec.admission.false_positive_probability,
+            ),
             eviction=Eviction(
                 steps_to_live=spec.eviction.steps_to_live,
                 l2_weight_threshold=spec.eviction.l2_weight_threshold,

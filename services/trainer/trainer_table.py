@@ -19,6 +19,7 @@ Knows nothing of networks, gradients, files or Kafka. Not thread-safe: what it r
 from __future__ import annotations
 
 import hashlib
+import logging
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,13 +31,17 @@ from numpy.typing import NDArray
 from services.common.platform.errors import CorruptArtifact
 from services.common.ranker.atomics import kernel
 from services.common.ranker.tables.index import MISSING, Int64s, SlotIndex, mix64
-from services.trainer.admission import Admission, Arrays, check_array, checked_ids, make_counter
+from services.trainer.admission import Admission, Arrays, check_array, checked_ids, load_counter, make_counter
 
 Float32s = NDArray[np.float32]
+
+_log = logging.getLogger(__name__)
 
 _ONE_OVER_2_53 = 1.0 / (1 << 53)
 _BITS_DROPPED = np.uint64(11)
 _COLUMN_STRIDE = np.uint64(0x9E3779B97F4A7C15)
+# Occurrences per row of max_rows after which frequencies are halved.
+_SAMPLE_PER_ROW = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +53,17 @@ class Eviction:
     l2_weight_threshold: float | None = None
     """Evict rows whose Euclidean norm is below this."""
     max_rows: int | None = None
-    """Keep at most this many rows: the most frequent, of equal ones the most recent, of equal ones the lower id."""
+    """Keep at most this many rows: those that occurred most often of late, of equal ones the most recent, of equal ones the lower id.
+
+    Of late: frequencies are halved each time that 10 * max_rows occurrences were counted (Einziger et al. 2017, TinyLFU: the frequencies
+    of a sample of ten times the size tell apart what is worth a place, and old fame fades).
+    Measured on this code (max_rows 2,000, Zipf 0.9 over 40,000 ids, evicted every 1,000 of 200,000 occurrences; share of occurrences
+    that met their row, mean of 4 draws, standard deviation 0.001; tests/unit/services/trainer/test_eviction.py repeats it in small):
+                                                       this    recency alone   lifetime frequency
+        steady                                         0.562       0.507             0.577
+        other favourites every 20,000 occurrences      0.533       0.499             0.489
+        every second occurrence an id of one           0.242       0.203             0.264
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +99,7 @@ class TrainerTable:
     Attributes, all addressed by slot and replaced by larger ones when rows are created, so read them again after `slots_for_update`:
         rows: float32 [capacity, dim].
         accumulators: float32 [capacity, optimizer_slots, dim], e.g. Adagrad's sums of squares.
-        frequency: int64 [capacity], occurrences counted.
+        frequency: int64 [capacity], occurrences counted; with `max_rows`, halved from time to time.
         last_step: int64 [capacity], step of the last occurrence or update.
     """
 
@@ -133,6 +148,8 @@ class TrainerTable:
         # The number of the next take, to which a change made now belongs.
         self._take = 1
         self._tombstones: dict[int, int] = {}
+        # Occurrences counted since the frequencies were halved.
+        self._since_halving = 0
         self._allocate(self._index.capacity)
 
     def __len__(self) -> int:
@@ -157,6 +174,7 @@ class TrainerTable:
         self.frequency[slots[known]] += counts[known]
         self.last_step[slots[known]] = self.step
         self._waiting.add(unique[~known], counts[~known], self.step)
+        self._age(ids.size)
 
     def lookup(self, ids: Int64s) -> Float32s:
         """Return float32 [N, dim], a copy: the row of each of ids [N] (repeats allowed), the default row where there is none."""
@@ -238,6 +256,7 @@ class TrainerTable:
             "frequency": self.frequency[slots],
             "last_step": self.last_step[slots],
             "step": np.array([self.step], np.int64),
+            "since_halving": np.array([self._since_halving], np.int64),
             "touched": self._touched_in[slots] > 0,
             "tombstones": self._pending_tombstones(),
         }
@@ -268,6 +287,14 @@ class TrainerTable:
                 digest.update(f"{key} {array.dtype.str} {array.shape} ".encode())
                 digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
+
+    def _age(self, num_occurrences: int) -> None:
+        """Halve the frequencies when so many more occurrences make the sample full."""
+        if self._eviction.max_rows is None:
+            return
+        halvings, self._since_halving = divmod(self._since_halving + num_occurrences, _SAMPLE_PER_ROW * self._eviction.max_rows)
+        if halvings:
+            self.frequency >>= min(halvings, 63)
 
     def _allocate(self, capacity: int) -> None:
         self.rows: Float32s = np.zeros((capacity, self.dim), np.float32)
@@ -332,9 +359,14 @@ class TrainerTable:
         }
         for key, (dtype, shape) in expected.items():
             check_array(own, key, dtype, shape)
+        # Of before 2026-12: never halved.
+        since_halving = own.get("since_halving", np.zeros(1, np.int64))
+        check_array({"since_halving": since_halving}, "since_halving", np.int64, (1,))
         tombstones = checked_ids(own, "tombstones").tolist()
-        waiting = make_counter(self._admission)
-        waiting.load_state_arrays({key.removeprefix("waiting/"): array for key, array in own.items() if key.startswith("waiting/")})
+        counted = {key.removeprefix("waiting/"): array for key, array in own.items() if key.startswith("waiting/")}
+        waiting, lost = load_counter(self._admission, counted)
+        if lost:
+            _log.warning("table %r begins without %s", self.name, lost)
         self._index = SlotIndex()
         slots = self._index.insert(ids)
         self._allocate(self._index.capacity)
@@ -348,3 +380,4 @@ class TrainerTable:
         self._id_of[slots] = ids
         self._tombstones = dict.fromkeys(tombstones, self._take)
         self.step = int(own["step"].item())
+        self._since_halving = int(since_halving.item())

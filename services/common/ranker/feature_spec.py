@@ -23,6 +23,8 @@ from services.common.ranker import columns
 # Raise it when a column of the same name, the exposure block's layout or the network changes its meaning: old artifacts are then refused.
 # A column that is added, removed, renamed or moved needs nothing: the names of all columns enter the hash.
 FEATURE_CODE_VERSION = 1
+# The most occurrences that a cell of the trainer's counting Bloom filter holds.
+MAX_BLOOM_COUNT = 255
 
 Float32Array = npt.NDArray[np.float32]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
@@ -33,10 +35,26 @@ class _Part(BaseModel):
 
 
 class AdmissionSpec(_Part):
-    """When an id gets a row of its own."""
+    """When an id gets a row of its own; until then it reads the default row, and its occurrences are counted.
+
+    The last two names are DeepRec's and TorchRec's. What they promise is measured in services/trainer/admission.py.
+    """
 
     min_count: int = Field(default=1, ge=1)
     """Occurrences (before de-duplication) from which on an id is admitted."""
+    max_waiting: int = Field(default=1 << 18, ge=1)
+    """Of exact counting (40 bytes an id): ids counted at once; when there are more, those seen longest ago go first."""
+    max_element_size: int | None = Field(default=None, ge=1)
+    """Count in a counting Bloom filter for this many ids instead (11 bytes an id at a probability of 1 %): it remembers an id for at
+    least so many ids met, and at most for twice as many."""
+    false_positive_probability: float = Field(default=0.01, gt=0, lt=1)
+    """Of the Bloom filter: largest share of ids that are admitted with fewer occurrences."""
+
+    @model_validator(mode="after")
+    def _bloom_counts_so_far(self) -> AdmissionSpec:
+        if self.max_element_size is not None and self.min_count > MAX_BLOOM_COUNT:
+            raise ValueError(f"a Bloom filter counts to {MAX_BLOOM_COUNT}: leave max_element_size out, or lower min_count {self.min_count}")
+        return self
 
 
 class EvictionSpec(_Part):
@@ -47,7 +65,7 @@ class EvictionSpec(_Part):
     l2_weight_threshold: float | None = Field(default=None, gt=0)
     """A row whose L2 norm is below this goes."""
     max_rows: int | None = Field(default=None, ge=1)
-    """Rows that the table may hold; the least recently touched go first."""
+    """Rows that the table may hold; those that occurred least of late go first, of equal ones the least recently touched."""
 
 
 class TableSpec(_Part):

@@ -47,6 +47,7 @@ class TableAgainstDicts(RuleBasedStateMachine):
             default_value=0.5,
         )
         self.step = 0
+        self.since_halving = 0
         self.waiting: dict[int, list[int]] = {}
         self.rows: dict[int, dict] = {}
         self.replica: dict[int, tuple] = {}
@@ -67,6 +68,11 @@ class TableAgainstDicts(RuleBasedStateMachine):
             else:
                 entry = self.waiting.setdefault(id_, [0, 0])
                 entry[0], entry[1] = entry[0] + 1, self.step
+        self.since_halving += len(ids)
+        while self.since_halving >= 10 * self.MAX_ROWS:
+            self.since_halving -= 10 * self.MAX_ROWS
+            for row in self.rows.values():
+                row["frequency"] //= 2
 
     @rule(ids=st.sets(KEYS, max_size=12), value=st.floats(-1, 1, width=32))
     def rows_are_updated(self, ids: set[int], value: float) -> None:
