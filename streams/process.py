@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 from services.common.platform import telemetry
 from services.common.platform.errors import Unavailable
 from services.common.platform.grpc_server import GrpcServer, serve
-from services.common.platform.settings import BaseServiceSettings, load_settings, redacted, run_main
+from services.common.platform.settings import BaseServiceSettings, load_settings, process_redactor, redacted, run_main
 
 SettingsT = TypeVar("SettingsT", bound=BaseServiceSettings)
 
@@ -46,4 +46,4 @@ def run_stream(name: str, settings_class: type[SettingsT], new_stream: Callable[
     try:
         run_main(main)
     except Unavailable as unavailable:
-        sys.exit(f"{name}: {unavailable}")
+        sys.exit(f"{name}: {process_redactor()(str(unavailable))}")

@@ -12,7 +12,7 @@ from tunemesh.recommender.v1 import recommender_service_pb2, recommender_service
 from services.common.events.topics import CATALOG
 from services.common.platform.errors import ConfigurationError
 from services.common.platform.grpc_server import GrpcServer, Servicer, serve
-from services.common.platform.settings import redacted, variable_of, without_credentials
+from services.common.platform.settings import REDIS_URL_FORM, redacted, variable_of
 from services.common.platform.telemetry import configure
 from services.common.platform.topic_follower import TopicFollower
 from services.common.ranker.feature_spec import FeatureSpec
@@ -53,9 +53,9 @@ def connect_features(settings: RecommenderSettings, spec: FeatureSpec) -> RedisF
         ConfigurationError: the URL is malformed.
     """
     try:
-        client = connect(settings.redis_url, settings.redis_timeout_ms / 1e3)
+        client = connect(settings.redis_url.get_secret_value(), settings.redis_timeout_ms / 1e3)
     except ValueError as error:
-        raise ConfigurationError(f"{variable_of(settings, 'redis_url')}={without_credentials(settings.redis_url)}: {error}") from error
+        raise ConfigurationError(f"{variable_of(settings, 'redis_url')}={settings.redis_url}: {REDIS_URL_FORM}") from error
     return RedisFeatureStore(
         client,
         spec,

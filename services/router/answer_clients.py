@@ -32,6 +32,7 @@ from services.router.generation import (
     ModelFailed,
     ModelUnavailable,
     Order,
+    OutOfTime,
     Piece,
     Prompt,
     PromptAssembler,
@@ -169,7 +170,9 @@ class GrpcLanguageModel(LanguageModel):
         if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
             return Overloaded(detail)
         message = self._losses.describe(error, timeout_s)
-        if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED):
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return OutOfTime(message)
+        if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
             return ModelUnavailable(message)
         return ModelFailed(message)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from services.common.events.limits import MAX_ID_BYTES, check_id, check_ids, check_text
-from services.common.platform.errors import InvalidInput, Unavailable
+from services.common.platform.errors import DeadlineExceeded, InvalidInput, Unavailable
 from services.common.platform.ids import canonical_id, canonical_ids
 
 # Less than this is not worth an attempt: two hops and the ranker take several milliseconds.
@@ -23,8 +23,8 @@ class RecommenderUnavailable(Unavailable):
     """The recommender could not be reached, or said UNAVAILABLE. One more attempt may help."""
 
 
-class RecommenderTooSlow(Unavailable):
-    """The recommender did not answer within the request's deadline. Retry with the same idempotency_key."""
+class RecommenderTooSlow(DeadlineExceeded):
+    """The recommender did not answer within the request's deadline. Retry with the same idempotency_key and a longer one."""
 
 
 class Ranked(Protocol):
@@ -228,7 +228,8 @@ class Router:
             remaining_s: seconds until the caller's deadline; None when it set none.
         Raises:
             InvalidInput: see `checked`.
-            Unavailable: the recommender did not answer in time, twice. Retry with the same idempotency_key.
+            DeadlineExceeded: the request's time is over. Retry with the same idempotency_key and a longer deadline.
+            Unavailable: the recommender could not be reached, twice. Retry with the same idempotency_key.
             Overloaded: the recommender sheds load.
         """
         query = checked(query, self._limits)
@@ -283,10 +284,13 @@ class Router:
         """Ask once, and once more when the recommender was unavailable and time is left."""
         try:
             return await self._attempt(query, deadline_s, wait_for_ready=False)
-        except RecommenderUnavailable:
+        except RecommenderUnavailable as unavailable:
             if deadline_s - self._monotonic_s() < _MIN_ATTEMPT_S:
                 raise
-            return await self._attempt(query, deadline_s, wait_for_ready=True)
+            try:
+                return await self._attempt(query, deadline_s, wait_for_ready=True)
+            except RecommenderTooSlow:
+                raise unavailable from None  # most likely there was no connection all the time: the cause, not the clock
 
     async def _attempt(self, query: Query, deadline_s: float, *, wait_for_ready: bool) -> Ranking:
         left_s = deadline_s - self._monotonic_s()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from services.common.events.chat import Passage, Usage
-from services.router.generation import AnswerCut, Generation, Header, Piece, Prompt
+from services.router.generation import AnswerCut, Generation, Header, OutOfTime, Piece, Prompt
 from services.router.question import Question
 
 
@@ -55,12 +55,13 @@ class Draft:
         self.finish_reason = piece.finish_reason or self.finish_reason
         self.usage = piece.usage or self.usage
 
-    def cut(self, cause: Exception) -> AnswerCut:
+    def cut(self, cause: Exception) -> AnswerCut | OutOfTime:
         """Return the error for a stream that broke after its first text.
 
         Its number of tokens is a lower bound: a piece holds one token, or more when the llm was ahead of its reader.
         """
-        return AnswerCut(f"the answer was cut after {len(self.texts)} tokens ({cause}); retry from the start")
+        kind = OutOfTime if isinstance(cause, OutOfTime) else AnswerCut
+        return kind(f"the answer was cut after {len(self.texts)} tokens ({cause}); retry from the start")
 
     def finished(self, now_ms: int) -> Generation | None:
         """Return the answer for the log; None when the caller has seen nothing of it."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from services.common.events.chat import Message, Passage, Sampling, Usage
-from services.common.platform.errors import NotFound, Unavailable
+from services.common.platform.errors import DeadlineExceeded, NotFound, Unavailable
 from services.router.question import Question
 
 
@@ -24,7 +24,11 @@ class TemplateNotFound(NotFound):
 
 
 class ModelUnavailable(Unavailable):
-    """The llm could not be reached, broke off, or ran out of the request's time. Retrying helps once it is back."""
+    """The llm could not be reached, or broke off. Retrying helps once it is back."""
+
+
+class OutOfTime(DeadlineExceeded):
+    """The request's deadline passed before the answer was whole. Retry with a longer one."""
 
 
 class ModelFailed(Exception):
@@ -138,7 +142,7 @@ class LanguageModel(Protocol):
         """Yield the answer. Closing the generator stops the model.
 
         Raises:
-            ModelUnavailable, AdapterNotLoaded, InvalidInput, Overloaded, ModelFailed.
+            ModelUnavailable, OutOfTime, AdapterNotLoaded, InvalidInput, Overloaded, ModelFailed.
         """
         ...
 

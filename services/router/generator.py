@@ -5,6 +5,7 @@
     control.v1         not read yet: the base model                        aliases_unknown
     live adapter       not loaded: the base model                          adapter_unavailable
     llm                lost: one more attempt before the first text, then Unavailable; after it, AnswerCut
+    deadline           over: OutOfTime, before the first text and after it
 
 Free of I/O, clock and randomness: they are passed in. Knows neither gRPC nor Kafka.
 """
@@ -27,6 +28,7 @@ from services.router.generation import (
     ModelFailed,
     ModelUnavailable,
     Order,
+    OutOfTime,
     Piece,
     Prompt,
     PromptAssembler,
@@ -104,7 +106,8 @@ class Generator:
         Raises:
             InvalidInput: names the field.
             AdapterNotLoaded: of a pinned adapter only.
-            Unavailable: no llm, or no time left.
+            OutOfTime: the deadline is over.
+            Unavailable: no llm.
             AnswerCut: after the first text.
             Overloaded: the llm sheds load.
         """
@@ -145,7 +148,7 @@ class Generator:
     def _left_s(self, draft: Draft) -> float:
         left_s = draft.deadline_s - self._monotonic_s()
         if left_s < _MIN_ATTEMPT_S:
-            raise ModelUnavailable("no time is left before the deadline; retry with a longer one")
+            raise OutOfTime("no time is left before the deadline; retry with a longer one")
         return left_s
 
     async def _find_passages(self, draft: Draft) -> None:

@@ -8,7 +8,7 @@ from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from services.common.events import topics
-from services.common.platform.settings import ArtifactSettings, BaseServiceSettings, FeatureSpecSettings, KafkaSettings
+from services.common.platform.settings import ArtifactSettings, ArtifactUrl, BaseServiceSettings, FeatureSpecSettings, KafkaSettings
 from services.trainer.plan import OnLineageChange
 from services.trainer.quality_gate import QualityLimits
 
@@ -20,7 +20,7 @@ class TrainerSettings(BaseServiceSettings, KafkaSettings, FeatureSpecSettings, A
 
     port: int = Field(50054, ge=0, le=65535)
     """Port of the control API; 0 takes a free one."""
-    initial_base: str = ""
+    initial_base: ArtifactUrl = ""
     """fsspec URL of a base that `python -m services.trainer.train` wrote: a trainer without checkpoints begins there. Empty: untrained."""
     on_lineage_change: OnLineageChange = "refuse"
     """When the newest checkpoint and the broker do not belong together: refuse to start, or adopt: keep the weights, forget the offsets."""

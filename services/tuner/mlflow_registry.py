@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from services.common.language.adapter_name import AdapterName
 from services.common.platform.errors import InvalidInput, NotFound, ServiceError, Unavailable
+from services.common.platform.secrets import without_credentials
 from services.tuner.mirror import Registry, RunRecord
 
 _EXPERIMENT = "tunemesh/tuner"
@@ -112,7 +113,8 @@ class MlflowRegistry(Registry):
             yield client
         except (MlflowException, OSError) as error:
             kind = _ERRORS.get(getattr(error, "error_code", ""), Unavailable)
-            raise kind(f"MLflow at {self._tracking_uri}: {' '.join(str(error).split())[:300]}") from error
+            address, reason = without_credentials(self._tracking_uri), without_credentials(" ".join(str(error).split()))
+            raise kind(f"MLflow at {address}: {reason[:300]}") from error
 
     def _connected(self) -> Any:
         with self._lock:

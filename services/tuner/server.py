@@ -127,7 +127,7 @@ def make_mirror(
     if not settings.mlflow_tracking_uri:
         _log.info("no MLflow is set: nothing is mirrored")
         return NoMirror()
-    registry = MlflowRegistry(settings.mlflow_tracking_uri)
+    registry = MlflowRegistry(settings.mlflow_tracking_uri.get_secret_value())
 
     def losses(name: AdapterName) -> list[jobs.Step]:
         return jobs.read_steps(training.folder(name))

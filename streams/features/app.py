@@ -15,7 +15,7 @@ from services.common.platform.clock import wall_ms
 from services.common.platform.errors import ConfigurationError, Unavailable
 from services.common.platform.grpc_server import GrpcServer
 from services.common.platform.partitioning import partition_of
-from services.common.platform.settings import variable_of
+from services.common.platform.settings import REDIS_URL_FORM, variable_of
 from services.common.platform.telemetry import Telemetry
 from services.common.ranker.feature_spec import FeatureSpec
 from streams import worker
@@ -118,9 +118,9 @@ class FeatureStream:
         self._settings = settings
         self._spec = FeatureSpec.load(settings.feature_spec_path)
         try:
-            self._store = FeatureStore(settings.redis_url, self._spec, settings.user_partitions)
+            self._store = FeatureStore(settings.redis_url.get_secret_value(), self._spec, settings.user_partitions)
         except ValueError as error:
-            raise ConfigurationError(f"{variable_of(settings, 'redis_url')}: {error}") from error
+            raise ConfigurationError(f"{variable_of(settings, 'redis_url')}={settings.redis_url}: {REDIS_URL_FORM}") from error
         self._catalog = CatalogFollower()
         self._reader = LogReader(settings.kafka_bootstrap_servers, APP_ID)
         self._app = worker.new_app(

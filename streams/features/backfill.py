@@ -18,7 +18,14 @@ from redis.exceptions import RedisError
 
 from services.common.platform.artifacts import read_artifact
 from services.common.platform.errors import ConfigurationError, CorruptArtifact, ServiceError, Unavailable
-from services.common.platform.settings import EXIT_BAD_CONFIGURATION, FeatureSpecSettings, RedisSettings, load_settings
+from services.common.platform.settings import (
+    EXIT_BAD_CONFIGURATION,
+    REDIS_URL_FORM,
+    FeatureSpecSettings,
+    RedisSettings,
+    load_settings,
+    process_redactor,
+)
 from services.common.ranker.feature_records import seen_key, unpack_records, user_key
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.recall_state import unpack_ids
@@ -76,9 +83,9 @@ def _run(base: str) -> str:
         raise CorruptArtifact(f"base {base} holds no feature states ({ARRAY_PREFIX}…): train it again")
     records = unpack_records({name.removeprefix(ARRAY_PREFIX): array for name, array in arrays.items()})
     try:
-        redis = Redis.from_url(settings.redis_url, socket_timeout=30.0, socket_connect_timeout=5.0)
+        redis = Redis.from_url(settings.redis_url.get_secret_value(), socket_timeout=30.0, socket_connect_timeout=5.0)
     except ValueError as error:
-        raise ConfigurationError(f"REDIS_URL: {error}") from error
+        raise ConfigurationError(f"REDIS_URL={settings.redis_url}: {REDIS_URL_FORM}") from error
     with redis:
         written, kept = backfill(redis, records)
     return f"backfill: {written} keys written, {kept} user states kept as they were"
@@ -92,10 +99,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         print(_run(base))
     except ConfigurationError as error:
-        print(f"configuration error: {error}", file=sys.stderr)
+        print(f"configuration error: {process_redactor()(str(error))}", file=sys.stderr)
         return EXIT_BAD_CONFIGURATION
     except (ServiceError, CorruptArtifact) as error:
-        print(f"backfill: {error}", file=sys.stderr)
+        print(f"backfill: {process_redactor()(str(error))}", file=sys.stderr)
         return 1
     return 0
 

@@ -58,6 +58,8 @@ UNITS: tuple[Unit, ...] = (
     Unit("kills of the trainer", "ml", ("tests/faults/test_trainer_kill.py",), 120),
     Unit("kills under client producers", "light", ("tests/integration/tunemesh_client/test_event_producer.py",), 60),
     Unit("fuzz", "light", ("tests/fuzz",), 120),
+    Unit("planted secrets", "light", ("tests/integration/test_secrets.py",), 120),
+    Unit("keepalive", "light", ("tests/integration/common/test_keepalive.py",), 60),
     Unit("tunes of the packaged model", "ml", ("tests/integration/tuner/test_gate_on_measured_slices.py",), 280),
 )
 

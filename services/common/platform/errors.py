@@ -26,6 +26,10 @@ class Unavailable(ServiceError):
     """Something that the answer needs cannot be reached. Retrying later helps. Maps to UNAVAILABLE."""
 
 
+class DeadlineExceeded(Unavailable):
+    """The request's time is over: the caller's, or the service's own limit. More time may help. Maps to DEADLINE_EXCEEDED."""
+
+
 class Overloaded(ServiceError):
     """A bound was reached. Retrying later, and slower, helps. Maps to RESOURCE_EXHAUSTED."""
 

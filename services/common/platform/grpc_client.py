@@ -8,13 +8,14 @@ from __future__ import annotations
 import grpc
 import grpc.aio
 
-from services.common.platform.errors import Conflict, InvalidInput, NotFound, Overloaded, ServiceError, Unavailable
+from services.common.platform.errors import Conflict, DeadlineExceeded, InvalidInput, NotFound, Overloaded, ServiceError, Unavailable
 
 _ERROR_OF: dict[grpc.StatusCode, type[ServiceError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidInput,
     grpc.StatusCode.NOT_FOUND: NotFound,
     grpc.StatusCode.FAILED_PRECONDITION: Conflict,
     grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
 }
 
 # gRPC's own pause between attempts to connect grows to two minutes: a server that came back would stay unseen for that long.

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import signal
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -23,7 +23,16 @@ from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 from opentelemetry.trace import SpanKind
 
-from services.common.platform.errors import ConfigurationError, Conflict, InvalidInput, NotFound, Overloaded, ServiceError, Unavailable
+from services.common.platform.errors import (
+    ConfigurationError,
+    Conflict,
+    DeadlineExceeded,
+    InvalidInput,
+    NotFound,
+    Overloaded,
+    ServiceError,
+    Unavailable,
+)
 from services.common.platform.settings import BaseServiceSettings, variable_of
 from services.common.platform.telemetry import Telemetry
 from services.common.platform.traceparent import traceparent_of
@@ -34,7 +43,18 @@ STATUS_OF: dict[type[ServiceError], grpc.StatusCode] = {
     Conflict: grpc.StatusCode.FAILED_PRECONDITION,
     Unavailable: grpc.StatusCode.UNAVAILABLE,
     Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
+
+# Clients send keepalive pings, every ten seconds at most in gRPC's own libraries, so that a silent stream outlives load balancers and a
+# dead server is noticed. By default gRPC takes one ping in five minutes while nothing is sent, and ends the connection at the third.
+KEEPALIVE_OPTIONS = (
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+
+# A call that ends so shortly before its deadline ended because of it: the caller's clock is ahead by the way of the request.
+_DEADLINE_SLACK_S = 0.1
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +86,7 @@ class EdgeInterceptor(grpc.aio.ServerInterceptor):
     """Around each RPC: a SERVER span that continues the caller's trace, a duration, and errors mapped to status codes.
 
     A ServiceError ends the call with its status and message. Anything else is INTERNAL: the traceback goes to the log, not to the caller.
-    Health and reflection calls pass through.
+    A call that its caller gives up counts as CANCELLED, one whose deadline passes as DEADLINE_EXCEEDED. Health and reflection pass through.
     """
 
     def __init__(self, telemetry: Telemetry) -> None:
@@ -102,45 +122,55 @@ class EdgeInterceptor(grpc.aio.ServerInterceptor):
 
     def _unary(self, span_name: str, method: str, inner: Any) -> Any:
         async def handle(request: Any, context: Any) -> Any:
-            started = time.perf_counter()
-            try:
-                with self._telemetry.span(span_name, parent=traceparent_of(context.invocation_metadata()), kind=SpanKind.SERVER):
-                    return await inner(request, context)
-            except Exception as error:  # noqa: BLE001 - the edge: everything becomes a status
-                await self._abort(method, context, error)
-            finally:
-                self._record(method, context, started)
+            async with self._call(span_name, method, context):
+                return await inner(request, context)
 
         return handle
 
     def _stream(self, span_name: str, method: str, inner: Any) -> Any:
         # Writes by itself: were this a generator, a call cancelled during a write would be cleaned up whenever it is collected.
         async def handle(request: Any, context: Any) -> None:
-            started = time.perf_counter()
-            try:
-                with self._telemetry.span(span_name, parent=traceparent_of(context.invocation_metadata()), kind=SpanKind.SERVER):
-                    async with contextlib.aclosing(inner(request, context)) as responses:
-                        async for response in responses:
-                            await context.write(response)
-            except Exception as error:  # noqa: BLE001 - the edge: everything becomes a status
-                await self._abort(method, context, error)
-            finally:
-                self._record(method, context, started)
+            async with self._call(span_name, method, context), contextlib.aclosing(inner(request, context)) as responses:
+                async for response in responses:
+                    await context.write(response)
 
         return handle
 
-    def _record(self, method: str, context: Any, started: float) -> None:
-        status = context.code() or 0
-        code = int(getattr(status, "value", (status,))[0])
-        self._duration.record((time.perf_counter() - started) * 1e3, {"rpc.method": method, "rpc.grpc.status_code": code})
+    @contextlib.asynccontextmanager
+    async def _call(self, span_name: str, method: str, context: Any) -> AsyncGenerator[None]:
+        """Around one call: its span, its errors as statuses, its duration with the status that the caller got or would have got."""
+        started, budget_s = time.perf_counter(), context.time_remaining()
+        ended: grpc.StatusCode | None = None
+        try:
+            with self._telemetry.span(span_name, parent=traceparent_of(context.invocation_metadata()), kind=SpanKind.SERVER):
+                yield
+        except asyncio.CancelledError:
+            ended = _reason_of_end(budget_s, context.time_remaining())
+            raise
+        except Exception as error:  # noqa: BLE001 - the edge: everything becomes a status
+            await self._abort(method, context, error)
+        finally:
+            self._record(method, started, context.code() if ended is None else ended)
+
+    def _record(self, method: str, started: float, code: Any) -> None:
+        """`code` is a StatusCode, or its number, or None for OK: gRPC's own context has all three."""
+        number = int(getattr(code or 0, "value", (code or 0,))[0])
+        self._duration.record((time.perf_counter() - started) * 1e3, {"rpc.method": method, "rpc.grpc.status_code": number})
 
     async def _abort(self, method: str, context: Any, error: Exception) -> None:
         if isinstance(error, grpc.aio.AbortError):
             raise error
         if isinstance(error, ServiceError):
-            await context.abort(status_of(error), str(error))
+            await context.abort(status_of(error), self._telemetry.redact(str(error)))
         _log.error("%s failed", method, exc_info=error)
         await context.abort(grpc.StatusCode.INTERNAL, f"internal error in {self._telemetry.service_name}; its log has the traceback")
+
+
+def _reason_of_end(budget_s: float | None, left_s: float | None) -> grpc.StatusCode:
+    """Return why gRPC cancelled a call that had `budget_s` seconds at its start and has `left_s` now (None: no deadline)."""
+    if budget_s is None or left_s is None:
+        return grpc.StatusCode.CANCELLED
+    return grpc.StatusCode.DEADLINE_EXCEEDED if left_s <= min(0.1 * budget_s, _DEADLINE_SLACK_S) else grpc.StatusCode.CANCELLED
 
 
 class GrpcServer:
@@ -171,7 +201,12 @@ class GrpcServer:
         self._loop = asyncio.get_running_loop()
         limit = self._settings.max_message_bytes
         # With so_reuseport a second process would bind the same port and take half of the calls.
-        options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", limit), ("grpc.max_send_message_length", limit)]
+        options = [
+            ("grpc.so_reuseport", 0),
+            ("grpc.max_receive_message_length", limit),
+            ("grpc.max_send_message_length", limit),
+            *KEEPALIVE_OPTIONS,
+        ]
         server = grpc.aio.server(interceptors=[EdgeInterceptor(self._telemetry)], options=options)
         for servicer in self._servicers:
             servicer.register(servicer.implementation, server)

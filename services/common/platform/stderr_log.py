@@ -6,6 +6,10 @@ import logging
 import sys
 import time
 
+from typing_extensions import override
+
+from services.common.platform.secrets import Redactor
+
 _DAMPED_S = 10.0
 
 
@@ -27,10 +31,23 @@ class Damper(logging.Filter):
         return True
 
 
-def configure_logging(service_name: str, level: int = logging.INFO) -> None:
-    """Log to stderr, one line a record: time (UTC), level, service, logger, message."""
-    formatter = logging.Formatter(f"%(asctime)s.%(msecs)03dZ %(levelname)s {service_name} %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
-    formatter.converter = time.gmtime
+class _RedactedFormatter(logging.Formatter):
+    """Formats a record, its traceback included, without secrets."""
+
+    converter = time.gmtime  # type: ignore[assignment]  # as its documentation says; the stub knows a narrower type
+
+    def __init__(self, service_name: str, redact: Redactor) -> None:
+        super().__init__(f"%(asctime)s.%(msecs)03dZ %(levelname)s {service_name} %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
+        self._redact = redact
+
+    @override
+    def format(self, record: logging.LogRecord) -> str:
+        return self._redact(super().format(record))
+
+
+def configure_logging(service_name: str, redact: Redactor, level: int = logging.INFO) -> None:
+    """Log to stderr, one line a record: time (UTC), level, service, logger, message; `redact` takes secrets out."""
+    formatter = _RedactedFormatter(service_name, redact)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     handler.addFilter(Damper())

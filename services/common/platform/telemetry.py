@@ -26,6 +26,8 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from opentelemetry.util.types import AttributeValue
 
+from services.common.platform.secrets import Redactor
+from services.common.platform.settings import process_redactor
 from services.common.platform.stderr_log import configure_logging
 from services.common.platform.telemetry_files import FileMetricExporter, FileSpanExporter, open_append
 from services.common.platform.traceparent import remote_span, sampled_link
@@ -54,19 +56,20 @@ def configure(service_name: str, settings: TelemetrySettings) -> Telemetry:
     Raises:
         ConfigurationError: the telemetry folder cannot be written.
     """
-    configure_logging(service_name)
+    redact = process_redactor()
+    configure_logging(service_name, redact)
     resource = Resource.create({"service.name": service_name, "process.pid": os.getpid()})
     tracer_provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     spans, metrics, metric_flush_ms = _exporters(service_name, settings)
     tracer_provider.add_span_processor(BatchSpanProcessor(spans, schedule_delay_millis=_SPAN_FLUSH_MS))
     reader = PeriodicExportingMetricReader(metrics, export_interval_millis=metric_flush_ms)
     meter_provider = MeterProvider([reader], resource=resource, shutdown_on_exit=False)
-    return Telemetry(service_name, tracer_provider, meter_provider, settings.telemetry_sample_ratio)
+    return Telemetry(service_name, tracer_provider, meter_provider, settings.telemetry_sample_ratio, redact)
 
 
 def disabled(service_name: str = "test") -> Telemetry:
     """Return telemetry that records nothing and starts no thread."""
-    return Telemetry(service_name, TracerProvider(shutdown_on_exit=False), MeterProvider(shutdown_on_exit=False), 0.0)
+    return Telemetry(service_name, TracerProvider(shutdown_on_exit=False), MeterProvider(shutdown_on_exit=False), 0.0, Redactor())
 
 
 def _exporters(service_name: str, settings: TelemetrySettings) -> tuple[SpanExporter, MetricExporter, int]:
@@ -93,10 +96,19 @@ class Telemetry:
     Attributes:
         service_name: the name under which spans and metrics are recorded.
         meter: makes counters and histograms (opentelemetry.metrics.Meter).
+        redact: returns a text without this process's secrets; for what is told to callers.
     """
 
-    def __init__(self, service_name: str, tracer_provider: TracerProvider, meter_provider: MeterProvider, sample_ratio: float) -> None:
+    def __init__(
+        self,
+        service_name: str,
+        tracer_provider: TracerProvider,
+        meter_provider: MeterProvider,
+        sample_ratio: float,
+        redact: Redactor,
+    ) -> None:
         self.service_name = service_name
+        self.redact = redact
         self.meter: Meter = meter_provider.get_meter("tunemesh")
         self._tracer = tracer_provider.get_tracer("tunemesh")
         self._tracer_provider = tracer_provider
@@ -134,11 +146,11 @@ class Telemetry:
         kept = [link for link in map(sampled_link, link_list[:_MAX_LINKS]) if link is not None] if link_list else []
         if parent_context.is_valid:
             if not parent_context.trace_flags & TraceFlags.SAMPLED:
-                return SpanScope(parent_span)
+                return SpanScope(parent_span, self.redact)
         elif not (kept if link_list else self._sample()):
-            return SpanScope(self._unsampled)
+            return SpanScope(self._unsampled, self.redact)
         base = trace.set_span_in_context(parent_span, Context()) if parent_context.is_valid else Context()
-        return SpanScope(self._tracer.start_span(name, base, kind, attributes, kept))
+        return SpanScope(self._tracer.start_span(name, base, kind, attributes, kept), self.redact)
 
     def _sample(self) -> bool:
         return self._sample_ratio >= 1.0 or random.random() < self._sample_ratio
@@ -157,10 +169,11 @@ class Telemetry:
 class SpanScope:
     """Makes a span current for a block, then ends it. A class, not a generator: half the cost of contextlib's."""
 
-    __slots__ = ("_span", "_token")
+    __slots__ = ("_redact", "_span", "_token")
 
-    def __init__(self, span: Span) -> None:
+    def __init__(self, span: Span, redact: Redactor) -> None:
         self._span = span
+        self._redact = redact
 
     def __enter__(self) -> Span:
         self._token = otel_context.attach(trace.set_span_in_context(self._span))
@@ -172,5 +185,5 @@ class SpanScope:
         if not span.is_recording():
             return
         if kind is not None:
-            span.set_status(Status(StatusCode.ERROR, f"{kind.__name__}: {error}"))
+            span.set_status(Status(StatusCode.ERROR, self._redact(f"{kind.__name__}: {error}")))
         span.end()

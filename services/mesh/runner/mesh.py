@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 
 from services.common.platform.errors import ConfigurationError
-from services.common.platform.settings import load_settings, variable_of
+from services.common.platform.settings import load_settings, variable_of, without_service_links
 from services.mesh.runner import embedded
 from services.mesh.runner.compose import selected
 from services.mesh.runner.compose_reader import load_compose
@@ -252,5 +252,6 @@ def planner_for(settings: MeshSettings, environ: Mapping[str, str], names: tuple
     Raises:
         ConfigurationError: the description or a port is wrong.
     """
+    environ = without_service_links(environ)
     compose = load_compose(settings.compose_file, environ)
     return Planner(compose, selected(compose, names), settings=settings, environ=environ, environments=Environments.of_repository())

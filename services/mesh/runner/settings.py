@@ -6,17 +6,15 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
-from services.common.platform.settings import KafkaSettings
+from services.common.platform.settings import KafkaSettings, Settings
 
 
-class MeshSettings(BaseSettings):
+class MeshSettings(Settings):
     """How the runner runs the mesh. Environment prefix TUNEMESH_MESH_."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="TUNEMESH_MESH_", frozen=True, populate_by_name=True, extra="forbid", use_attribute_docstrings=True
-    )
+    model_config = SettingsConfigDict(env_prefix="TUNEMESH_MESH_")
 
     compose_file: Path = Path("docker-compose.yml")
     """The description of the mesh."""

@@ -140,7 +140,7 @@ def start(**variables: str) -> subprocess.Popen[str]:
         ("TUNEMESH_FEATURE_SPEC", "no/such/spec.yaml", "feature spec no/such/spec.yaml: cannot be read"),
         ("TUNEMESH_RECOMMENDER_MAX_CANDIDATES", "many", "TUNEMESH_RECOMMENDER_MAX_CANDIDATES=many"),
         ("TUNEMESH_RECOMMENDER_MAX_CANDIDATE", "5", "did you mean TUNEMESH_RECOMMENDER_MAX_CANDIDATES?"),
-        ("REDIS_URL", "carrier-pigeon://x", "REDIS_URL=carrier-pigeon://x"),
+        ("REDIS_URL", "carrier-pigeon://x", "REDIS_URL=***: not of the form redis://host:port"),
     ],
 )
 def test_a_wrong_setting_is_one_line_and_exit_code_2(variable, value, said):

@@ -138,6 +138,12 @@ async def test_the_second_failure_is_told_to_the_caller():
     assert world.exposures.exposures == []
 
 
+async def test_a_recommender_that_stays_unreachable_until_the_deadline_is_unavailable():
+    world = World(RecommenderUnavailable("down"), RecommenderTooSlow("no connection"))
+    with pytest.raises(RecommenderUnavailable, match="down"):
+        await world.ask(QUERY)
+
+
 @pytest.mark.parametrize("error", [RecommenderTooSlow("slow"), Overloaded("full"), InvalidInput("odd")])
 def test_what_a_second_attempt_cannot_mend_is_not_tried_again(error):
     world = World(error)

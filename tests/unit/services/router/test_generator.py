@@ -14,6 +14,7 @@ from services.router.generation import (
     ModelFailed,
     ModelUnavailable,
     Order,
+    OutOfTime,
     Piece,
     Prompt,
     PromptAssemblerUnavailable,
@@ -147,7 +148,7 @@ async def test_no_helper_gets_more_time_than_the_caller_has():
 
 async def test_without_time_nobody_is_asked():
     world = World()
-    with pytest.raises(ModelUnavailable, match="no time is left"):
+    with pytest.raises(OutOfTime, match="no time is left"):
         await world.ask(remaining_s=0.001)
     assert world.orders == [] and world.timeouts_s == []
 
@@ -212,7 +213,7 @@ async def test_a_second_attempt_is_made_once_and_waits_no_longer_than_the_caller
     assert world.waited_s == [2.0] and world.log == []
 
 
-@pytest.mark.parametrize("error", [Overloaded("full"), InvalidInput("odd"), ModelFailed("defect")])
+@pytest.mark.parametrize("error", [Overloaded("full"), InvalidInput("odd"), ModelFailed("defect"), OutOfTime("slow")])
 async def test_what_a_second_attempt_cannot_mend_is_told_at_once(error):
     world = World(streams=[[error]])
     with pytest.raises(type(error)):
@@ -227,6 +228,13 @@ async def test_after_the_first_text_every_loss_is_a_cut_and_is_logged(error):
         await world.ask()
     (generation,) = world.log
     assert (generation.answer, generation.finish_reason, generation.usage.completion_tokens) == ("In 1995.", "error", 2)
+
+
+async def test_a_deadline_that_passes_after_the_first_text_is_one_and_is_logged_as_a_cut():
+    world = World(streams=[[*WHOLE[:3], OutOfTime("nothing in 10 ms")]])
+    with pytest.raises(OutOfTime, match="the answer was cut after 2 tokens"):
+        await world.ask()
+    assert [generation.finish_reason for generation in world.log] == ["error"]
 
 
 async def test_a_stream_that_ends_without_its_end_is_a_loss():

@@ -54,6 +54,7 @@ class RouterServiceServicer:
     def Recommend(self, request, context):
         """Ranks the given candidates, or recalls and ranks when there are none.
         INVALID_ARGUMENT: an id is empty or too long, or there are too many candidates. UNAVAILABLE: retry with the same idempotency_key.
+        DEADLINE_EXCEEDED: the caller's time, or the router's own limit, is over.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -63,6 +64,7 @@ class RouterServiceServicer:
         """Answers a question, streamed. The first message has the ids and no text; the last one has finish_reason and usage. Cancelling stops the model.
         A stream that is cut ends with UNAVAILABLE and "the answer was cut after N tokens"; retry from the start. INVALID_ARGUMENT: names the field.
         NOT_FOUND: the adapter that the request pins is not loaded. RESOURCE_EXHAUSTED: the model sheds load. UNAVAILABLE before any text: no model.
+        DEADLINE_EXCEEDED: the caller's time, or the router's own limit, is over, before the first text or after it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

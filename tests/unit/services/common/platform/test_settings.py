@@ -1,3 +1,4 @@
+import importlib
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,18 @@ from services.common.platform.settings import (
     FeatureSpecSettings,
     KafkaSettings,
     RedisSettings,
+    Settings,
     TritonSettings,
     declared_variables,
     load_settings,
     redacted,
     run_main,
     variable_of,
+    without_service_links,
 )
+from services.mesh.runner.settings import MeshSettings
+from services.retriever.settings import RetrieverSettings
+from services.router.settings import RouterSettings
 
 
 class ProbeSettings(KafkaSettings, RedisSettings, TritonSettings, FeatureSpecSettings, ArtifactSettings, BaseServiceSettings):
@@ -112,7 +118,7 @@ def test_another_error_is_not_taken_for_a_configuration_error():
     ("address", "shown"),
     [
         ("redis://:hunter2@cache:6379/0", "redis://***@cache:6379/0"),
-        ("https://user:hunter2@mlflow.example/", "https://***@mlflow.example/"),
+        ("rediss://user:hunter2@cache.example/", "rediss://***@cache.example/"),
         ("redis://user:hunt@er2@cache:6379/0", "redis://***@cache:6379/0"),
         ("redis://127.0.0.1:16379/0", "redis://127.0.0.1:16379/0"),
     ],
@@ -127,3 +133,110 @@ def test_a_refused_value_does_not_show_its_password(monkeypatch):
     with pytest.raises(ConfigurationError) as refused:
         load_settings(ProbeSettings)
     assert "hunter2" not in str(refused.value) and "tcp://***@host" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "address", ["redis://:hunter#2@cache:6379", "redis://:hunter2/x@cache", "user:hunter2@cache:6379", "http://:hunter2@cache"]
+)
+def test_a_redis_address_that_cannot_be_used_is_refused_without_a_piece_of_it(monkeypatch, address):
+    monkeypatch.setenv("REDIS_URL", address)
+    with pytest.raises(ConfigurationError, match=r"REDIS_URL=\*\*\*: not of the form redis://") as refused:
+        load_settings(ProbeSettings)
+    assert "hunter" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "instead"),
+    [
+        ("TUNEMESH_ARTIFACTS_URL", "ftp://user:hunter2@store/base", "FSSPEC_FTP_PASSWORD"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://user:hunter2@collector:4317", "OTEL_EXPORTER_OTLP_HEADERS"),
+    ],
+)
+def test_a_password_where_it_would_travel_on_is_refused_with_the_place_for_it(monkeypatch, name, value, instead):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError, match=f"{name}=.*{instead}") as refused:
+        load_settings(ProbeSettings)
+    assert "hunter2" not in str(refused.value)
+
+
+def test_an_empty_variable_is_an_unset_one_for_every_setting_of_every_service(monkeypatch):
+    for cls in all_settings():
+        unset = cls()
+        with monkeypatch.context() as patch:
+            for name in declared_variables(cls):
+                patch.setenv(name, "")
+            assert load_settings(cls) == unset, cls.__name__
+
+
+def test_empty_variables_name_no_folder(monkeypatch):
+    monkeypatch.setenv("TUNEMESH_RETRIEVER_DOCUMENTS_DIR", "")
+    monkeypatch.setenv("KAFKA_HOME", "")
+    assert load_settings(RetrieverSettings).documents_dir is None
+    assert load_settings(MeshSettings).kafka_home is None
+
+
+def all_settings() -> list[type[Settings]]:
+    """The settings classes of every program of the project that imports without torch."""
+    for path in sorted([*Path("services").rglob("settings.py"), *Path("streams").rglob("settings.py")]):
+        importlib.import_module(".".join(path.with_suffix("").parts))
+    found, todo = [], [Settings]
+    while todo:
+        cls = todo.pop()
+        todo += cls.__subclasses__()
+        if cls.__module__.startswith(("services.", "streams.")) and cls.model_config.get("env_prefix"):
+            found.append(cls)
+    assert len(found) > 15
+    return found
+
+
+# What Kubernetes puts into a container for a Service tunemesh-router with a named port, and for one whose name begins alike.
+SERVICE_LINKS = {
+    "TUNEMESH_ROUTER_SERVICE_HOST": "10.96.7.1",
+    "TUNEMESH_ROUTER_SERVICE_PORT": "50051",
+    "TUNEMESH_ROUTER_SERVICE_PORT_GRPC": "50051",
+    "TUNEMESH_ROUTER_PORT": "tcp://10.96.7.1:50051",
+    "TUNEMESH_ROUTER_PORT_50051_TCP": "tcp://10.96.7.1:50051",
+    "TUNEMESH_ROUTER_PORT_50051_TCP_PROTO": "tcp",
+    "TUNEMESH_ROUTER_PORT_50051_TCP_PORT": "50051",
+    "TUNEMESH_ROUTER_PORT_50051_TCP_ADDR": "10.96.7.1",
+    "TUNEMESH_ROUTER_CANARY_SERVICE_HOST": "fd00::1",
+    "TUNEMESH_ROUTER_CANARY_PORT": "tcp://[fd00::1]:50051",
+    "TUNEMESH_ROUTER_CANARY_PORT_50051_UDP_ADDR": "fd00::1",
+}
+
+
+def test_the_variables_of_kubernetes_services_are_ignored_with_one_line(monkeypatch, caplog):
+    for name, value in SERVICE_LINKS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("TUNEMESH_ROUTER_MAX_DEADLINE_MS", "1234")
+    settings = load_settings(RouterSettings)
+    assert (settings.port, settings.max_deadline_ms) == (50051, 1234)
+    [line] = [record.getMessage() for record in caplog.records]
+    assert "11 variables of Kubernetes service links are ignored" in line and "enableServiceLinks: false" in line
+
+
+@pytest.mark.parametrize(
+    "module", ["router", "recommender", "retriever", "trainer", "llm", "tuner", "feedback_collector", "prompt_assembler"]
+)
+def test_no_service_stumbles_over_the_service_links_of_any(monkeypatch, module):
+    for owner in ("ROUTER", "RECOMMENDER", "RETRIEVER", "TRAINER", "LLM", "LLM_ADMIN", "TUNER", "FEEDBACK_COLLECTOR", "PROMPT_ASSEMBLER"):
+        for name, value in SERVICE_LINKS.items():
+            monkeypatch.setenv(name.replace("ROUTER", owner), value)
+    module = importlib.import_module(f"services.{module}.settings")
+    for cls in all_settings():
+        if cls.__module__ == module.__name__:
+            unset = cls.model_fields["port"].default
+            assert load_settings(cls).port == unset
+
+
+def test_a_port_in_a_wrong_form_and_a_misspelt_name_are_still_refused_beside_service_links(monkeypatch):
+    monkeypatch.setenv("TUNEMESH_ROUTER_PORT", "tcp://router")
+    with pytest.raises(ConfigurationError, match="TUNEMESH_ROUTER_PORT=tcp://router"):
+        load_settings(RouterSettings)
+    monkeypatch.setenv("TUNEMESH_ROUTER_SERVICE_HOSTS", "x")
+    with pytest.raises(ConfigurationError, match="TUNEMESH_ROUTER_SERVICE_HOSTS names no setting"):
+        load_settings(RouterSettings)
+    assert without_service_links(SERVICE_LINKS | {"TUNEMESH_ROUTER_PORT": "50051", "PATH": "/bin"}) == {
+        "TUNEMESH_ROUTER_PORT": "50051",
+        "PATH": "/bin",
+    }
