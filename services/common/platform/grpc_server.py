@@ -49,7 +49,7 @@ STATUS_OF: dict[type[ServiceError], grpc.StatusCode] = {
 # Clients send keepalive pings, every ten seconds at most in gRPC's own libraries, so that a silent stream outlives load balancers and a
 # dead server is noticed. By default gRPC takes one ping in five minutes while nothing is sent, and ends the connection at the third.
 KEEPALIVE_OPTIONS = (
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
 )
 

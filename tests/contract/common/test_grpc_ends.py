@@ -149,10 +149,8 @@ async def outlives_pings(recorder: Recorder, *, every_ms: int, times: int) -> No
         call.cancel()
 
 
-async def test_a_silent_stream_outlives_the_pings_of_a_client_that_sends_twice_as_many_seconds_apart_as_the_server_takes(
-    monkeypatch,
-) -> None:
-    """Both intervals a hundredth of the real ones; tests/integration/common/test_keepalive.py has the real ones."""
-    scaled = tuple((name, value // 100 if name.endswith("_ms") else value) for name, value in grpc_server.KEEPALIVE_OPTIONS)
+async def test_a_silent_stream_outlives_the_keepalive_pings_of_its_client(monkeypatch) -> None:
+    """Both intervals a tenth of the real ones (gRPC's client pings no faster), which tests/integration/common/test_keepalive.py has."""
+    scaled = tuple((name, value // 10 if name.endswith("_ms") else value) for name, value in grpc_server.KEEPALIVE_OPTIONS)
     monkeypatch.setattr(grpc_server, "KEEPALIVE_OPTIONS", scaled)
-    await outlives_pings(Recorder(), every_ms=100, times=10)
+    await outlives_pings(Recorder(), every_ms=1_000, times=5)

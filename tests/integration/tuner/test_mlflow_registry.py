@@ -79,3 +79,9 @@ def test_what_the_server_will_not_take_is_no_outage(mlflow_url):
 def test_a_server_that_is_down_is_unavailable():
     with pytest.raises(Unavailable, match="MLflow at"):
         MlflowRegistry(f"http://127.0.0.1:{embedded.free_port()}").find_run(ONE, "")
+
+
+def test_a_server_that_is_down_is_told_without_its_password():
+    with pytest.raises(Unavailable, match=r"MLflow at http://\*\*\*@127") as down:
+        MlflowRegistry(f"http://user:p1anted@127.0.0.1:{embedded.free_port()}").find_run(ONE, "")
+    assert "p1anted" not in str(down.value)
