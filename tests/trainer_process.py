@@ -41,10 +41,11 @@ class Topics:
     deltas: str
     bases: str
     dead_letters: str
+    replicas: str
 
     @classmethod
     def create(cls, topics: Callable[..., str], samples: str) -> Topics:
-        return cls(samples, topics("control"), topics("deltas"), topics("bases"), topics("dlq"))
+        return cls(samples, topics("control"), topics("deltas"), topics("bases"), topics("dlq"), topics("replicas"))
 
 
 def environment(bootstrap: str, topics: Topics, folder: Path, num_partitions: int, **settings: object) -> dict[str, str]:
@@ -56,6 +57,7 @@ def environment(bootstrap: str, topics: Topics, folder: Path, num_partitions: in
         "deltas_topic": topics.deltas,
         "bases_topic": topics.bases,
         "dead_letters_topic": topics.dead_letters,
+        "replicas_topic": topics.replicas,
         **settings,
     }
     return {

@@ -9,10 +9,11 @@ from tunemesh.events.v1 import delta_pb2
 from tunemesh.events.v1.delta_pb2 import BasePointer, Delta, DeltaHeader
 
 from services.common.platform.errors import Unavailable
-from services.common.ranker.delta import DeltaBody, TableDelta, chunk, encode_body
+from services.common.ranker.delta import DeltaBody, TableDelta, encode_body
+from services.common.ranker.delta_chunks import chunk
 from services.common.ranker.tables.control_block import Applied
 from services.common.ranker.tables.writer import TableImage
-from services.recommender.updater.core import HistoryLost
+from services.recommender.updater.core import HistoryLost, Standing
 from services.recommender.updater.worker import Base, DeltaRecord
 
 DIM = 2
@@ -28,7 +29,7 @@ class FakeBroker:
         self.log: list[Delta | None] = []
         self.pointers: list[BasePointer] = []
         self.bases: dict[str, Base | Exception] = {}
-        self.reports: list[Applied] = []
+        self.reports: list[Standing] = []
         self.is_down = False
         self.says_shorter = False
         self.num_connections = 0
@@ -79,8 +80,8 @@ class FakeFeed:
     def seems_shorter(self) -> bool:
         return self._broker.says_shorter or self._broker.first_offset + len(self._broker.log) < self._offset
 
-    def report(self, applied: Applied) -> None:
-        self._broker.reports.append(applied)
+    def report(self, standing: Standing) -> None:
+        self._broker.reports.append(standing)
 
     def close(self) -> None:
         pass

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import logging
 import posixpath
+from collections.abc import Mapping
+from typing import Any
+
+from numpy.typing import NDArray
+from tunemesh.events.v1.delta_pb2 import RowDtype
 
 from services.common.platform.artifacts import Arrays, Artifact, Manifest, delete_artifact, list_artifacts, read_artifact, write_artifact
 from services.common.platform.errors import ConfigurationError, CorruptArtifact, NotFound
+from services.common.ranker.delta import rounded
 from services.trainer.checkpoints import Checkpoint, refuse_poison
 
 _log = logging.getLogger(__name__)
@@ -17,18 +23,20 @@ _REPLICA_PARTS = ("ids", "rows", "default_row")
 class BaseStore:
     """The folder `<artifacts>/bases`."""
 
-    def __init__(self, artifacts_url: str, *, model: str, schema_hash: str, keep: int) -> None:
+    def __init__(self, artifacts_url: str, *, model: str, schema_hash: str, row_dtype: RowDtype, keep: int) -> None:
         """Nothing is touched before the first call.
 
         Args:
             artifacts_url: fsspec URL.
             model: of the feature spec.
             schema_hash: of the feature spec; bases carry it.
+            row_dtype: of the deltas: a base holds rows just as a replica has them that got them by deltas.
             keep: how many `prune` leaves.
         """
         self.url = posixpath.join(artifacts_url, "bases")
         self._model = model
         self._schema_hash = schema_hash
+        self._row_dtype = row_dtype
         self._keep = keep
 
     def write(self, checkpoint: Checkpoint, *, epoch: int, seq: int, now_ms: int) -> Artifact:
@@ -51,7 +59,7 @@ class BaseStore:
             watermark_ms=cut.position.watermark_ms,
             created_at_ms=now_ms,
         )
-        arrays = {name: array for name, array in checkpoint.arrays.items() if _is_replicas(name)}
+        arrays = as_replicas_have_them(checkpoint.arrays, self._row_dtype)
         return write_artifact(posixpath.join(self.url, cut.base_id), manifest, arrays)
 
     def prune(self) -> None:
@@ -77,6 +85,15 @@ def read_initial_base(url: str, *, schema_hash: str, variable: str) -> Arrays:
 def base_name(epoch: int, number: int) -> str:
     """Return a name that sorts like `checkpoint_name`'s."""
     return f"base-{epoch:06d}-{number:06d}"
+
+
+def as_replicas_have_them(arrays: Mapping[str, NDArray[Any]], row_dtype: RowDtype) -> Arrays:
+    """Return those of a learner's arrays that replicas need, the rows as exact as deltas of this dtype bring them."""
+    return {
+        name: rounded(array, row_dtype) if name.startswith("table/") and name.endswith("/rows") else array
+        for name, array in arrays.items()
+        if _is_replicas(name)
+    }
 
 
 def _is_replicas(name: str) -> bool:

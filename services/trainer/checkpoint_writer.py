@@ -1,4 +1,4 @@
-"""Writes the checkpoints of the ranker worker: cut in the worker's thread, written by another one while learning goes on.
+"""Writes checkpoints and bases of the ranker worker: cut in the worker's thread, written by another one while learning goes on.
 
 One at a time. All methods run in the worker's thread.
 """
@@ -9,7 +9,9 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from services.common.platform.errors import CorruptArtifact, Unavailable
+from tunemesh.events.v1.delta_pb2 import BasePointer
+
+from services.common.platform.errors import CorruptArtifact, ServiceError
 from services.trainer.checkpoints import Checkpoint
 from services.trainer.epoch import Epoch
 
@@ -31,12 +33,12 @@ class CheckpointWriter:
         self.last_url = ""
         self._flush_dead_letters = flush_dead_letters
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
-        self._writing: Future[str] | None = None
+        self._writing: Future[tuple[str, BasePointer | None]] | None = None
         self._written_offsets: list[int] = []
 
     @property
     def is_writing(self) -> bool:
-        """Whether a checkpoint is under way."""
+        """Whether a checkpoint or a base is under way."""
         return self._writing is not None
 
     def start(self, epoch: Epoch) -> None:
@@ -44,25 +46,38 @@ class CheckpointWriter:
         offsets = epoch.merge.position.offsets
         if offsets == self._written_offsets or epoch.publisher.refusal:
             return
-        self._writing = self._thread.submit(self.write, epoch, epoch.cut())
+        self._writing = self._thread.submit(self._write, epoch, epoch.cut())
         self._written_offsets = offsets
 
-    def collect(self) -> None:
-        """Take note of the checkpoint under way, if it is written by now."""
+    def start_base(self, epoch: Epoch, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint that names a base, then that base, and announce it, in the other thread. Nothing else may be under way."""
+        self._writing = self._thread.submit(self._write_base, epoch, checkpoint)
+        self._written_offsets = checkpoint.cut.position.offsets
+
+    def collect(self) -> BasePointer | Exception | None:
+        """Take note of what was under way, if it is done by now; return the base that was announced, or why none could be."""
         if self._writing is None or not self._writing.done():
-            return
+            return None
         writing, self._writing = self._writing, None
         try:
-            self.last_url = writing.result()
-        except (Unavailable, CorruptArtifact) as error:
+            self.last_url, pointer = writing.result()
+        except (ServiceError, CorruptArtifact) as error:
             self._written_offsets = []
             _log.error("the checkpoint was not written, trying again at the next interval: %s", error)
+            return error
+        return pointer
 
-    def wait(self) -> None:
-        """Return when no checkpoint is under way."""
+    def wait(self) -> BasePointer | Exception | None:
+        """Return when nothing is under way; the result is that of `collect`."""
         if self._writing is not None:
             self._writing.exception()
-            self.collect()
+        return self.collect()
+
+    def _write(self, epoch: Epoch, checkpoint: Checkpoint) -> tuple[str, BasePointer | None]:
+        return self.write(epoch, checkpoint), None
+
+    def _write_base(self, epoch: Epoch, checkpoint: Checkpoint) -> tuple[str, BasePointer | None]:
+        return self.write(epoch, checkpoint), epoch.announce_base(checkpoint)
 
     def write(self, epoch: Epoch, checkpoint: Checkpoint) -> str:
         """Write a checkpoint in the calling thread and return its URL.
@@ -78,5 +93,5 @@ class CheckpointWriter:
         self.last_url, self._written_offsets = url, offsets
 
     def close(self) -> None:
-        """Return when no checkpoint is under way; none can be started afterwards."""
+        """Return when nothing is under way; nothing can be started afterwards."""
         self._thread.shutdown()

@@ -44,15 +44,34 @@ class Counters:
     unusable_skipped: int = 0
 
 
+class Version(NamedTuple):
+    """A version of the weights as answers name it: "epoch.seq"."""
+
+    epoch: int
+    seq: int
+
+    def __str__(self) -> str:
+        return f"{self.epoch}.{self.seq}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """The state at a cut; `arrays` are the learner's."""
+    """The state at a cut; `arrays` are the learner's.
+
+    `seq` is that of the last delta whose content is in the weights, `within_seq` that of the delta that has, or would have, all of them.
+    """
 
     cut: Cut
     seq: int
+    within_seq: int
     counters: Counters
     arrays: Mapping[str, NDArray[Any]]
     dedup_ids: NDArray[np.uint64]
+
+    @property
+    def version(self) -> Version:
+        """The last delta whose content is in the weights."""
+        return Version(self.cut.restored.epoch if self.cut.restored is not None else self.cut.epoch, self.seq)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,20 +163,42 @@ class CheckpointStore:
             NotFound: there is none; says what is kept.
             Unavailable: the store cannot be read.
         """
-        kept = [
+        kept = self._kept(lineage_id)
+        found = self._first_sound([url for url, manifest in reversed(kept) if manifest.created_at_ms <= time_ms], lineage_id)
+        if found is None:
+            raise nothing_so_old(time_ms, [manifest.created_at_ms for _, manifest in kept])
+        return found
+
+    def at_or_before_version(self, version: Version, *, lineage_id: str) -> Dated:
+        """Return the sound checkpoint of the newest weights up to a version, in this history of the broker.
+
+        Raises:
+            NotFound: there is none; says what is kept.
+            Unavailable: the store cannot be read.
+        """
+        kept = [(_version_of(manifest), url) for url, manifest in self._kept(lineage_id)]
+        found = self._first_sound([url for held, url in sorted(kept, reverse=True) if held <= version], lineage_id)
+        if found is None:
+            raise no_such_version(version, [held for held, _ in kept])
+        return found
+
+    def _kept(self, lineage_id: str) -> list[tuple[str, Manifest]]:
+        """Return those of this history and feature spec, by name."""
+        return [
             (url, manifest)
             for url in list_artifacts(self.url)
             if (manifest := self._manifest(url)) is not None
             and (manifest.lineage_id, manifest.schema_hash) == (lineage_id, self._schema_hash)
         ]
-        for url, manifest in reversed(kept):
-            if manifest.created_at_ms <= time_ms:
-                try:
-                    manifest, arrays = read_artifact(url, expect_schema_hash=self._schema_hash, expect_lineage=lineage_id)
-                    return Dated(_parse(posixpath.basename(url), manifest, arrays), url, manifest.created_at_ms)
-                except (CorruptArtifact, NotFound) as error:
-                    _log.warning("checkpoint refused, trying an older one: %s", error)
-        raise nothing_so_old(time_ms, [manifest.created_at_ms for _, manifest in kept])
+
+    def _first_sound(self, urls: Sequence[str], lineage_id: str) -> Dated | None:
+        for url in urls:
+            try:
+                manifest, arrays = read_artifact(url, expect_schema_hash=self._schema_hash, expect_lineage=lineage_id)
+                return Dated(_parse(posixpath.basename(url), manifest, arrays), url, manifest.created_at_ms)
+            except (CorruptArtifact, NotFound) as error:
+                _log.warning("checkpoint refused, trying an older one: %s", error)
+        return None
 
     def write(self, checkpoint: Checkpoint, *, now_ms: int) -> str:
         """Write it durably, delete those that the retention gives up, and return its URL.
@@ -180,6 +221,8 @@ class CheckpointStore:
             created_at_ms=now_ms,
             metadata={
                 "base_id": cut.base_id,
+                "row_dtype": cut.row_dtype,
+                "within_seq": checkpoint.within_seq,
                 "delta_offset": cut.delta_offset,
                 "partitions": [[part.next_offset, part.last_tick, part.watermark_ms] for part in cut.position.partitions],
                 "samples_trained": checkpoint.counters.samples_trained,
@@ -221,6 +264,25 @@ def nothing_so_old(time_ms: int, kept_ms: Sequence[int]) -> NotFound:
     )
 
 
+def no_such_version(version: Version, kept: Sequence[Version]) -> NotFound:
+    """Return the error that says which versions there are instead."""
+    if not kept:
+        return NotFound("no checkpoint of this broker's history is kept")
+    held = sorted(set(kept))
+    return NotFound(f"no checkpoint holds version {version} or one before it; the {len(kept)} that are kept hold {held[0]} to {held[-1]}")
+
+
+def _version_of(manifest: Manifest) -> Version:
+    """Return the oldest version that has all that a checkpoint holds.
+
+    The copy that a restore writes holds old weights, and stands for the first version of the epoch that begins with it.
+    """
+    if manifest.metadata.get("restored") is not None:
+        return Version(manifest.epoch + 1, -1)
+    within_seq = manifest.metadata.get("within_seq")
+    return Version(manifest.epoch, within_seq if isinstance(within_seq, int) else manifest.seq + 1)
+
+
 def _clock(time_ms: int) -> str:
     """Return the time in words; a request may carry any number."""
     try:
@@ -246,25 +308,29 @@ def _parse(name: str, manifest: Manifest, arrays: Arrays) -> Checkpoint:
             position=position,
             delta_offset=int(metadata["delta_offset"]),
             restored=_parse_restored(metadata.get("restored")),
+            row_dtype=int(metadata.get("row_dtype", 0)),
         )
         counters = Counters(
             samples_trained=int(metadata["samples_trained"]),
             duplicates_skipped=int(metadata["duplicates_skipped"]),
             unusable_skipped=int(metadata["unusable_skipped"]),
         )
+        within_seq = int(metadata.get("within_seq", manifest.seq + 1))
         dedup_ids = arrays.pop(_DEDUP_ARRAY)
         if dedup_ids.dtype != np.uint64 or dedup_ids.ndim != 1:
             raise ValueError(f"{_DEDUP_ARRAY} is {dedup_ids.dtype} {dedup_ids.shape}, not uint64 [N]")
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise CorruptArtifact(f"checkpoint {name}: its manifest lacks a field, or one cannot be understood: {error}") from error
-    return Checkpoint(cut=cut, seq=manifest.seq, counters=counters, arrays=arrays, dedup_ids=dedup_ids)
+    if any(part.next_offset < 0 for part in position.partitions):
+        raise CorruptArtifact(f"checkpoint {name}: it continues at offsets {position.offsets}")
+    return Checkpoint(cut=cut, seq=manifest.seq, within_seq=within_seq, counters=counters, arrays=arrays, dedup_ids=dedup_ids)
 
 
 def _parse_restored(fields: Mapping[str, Any] | None) -> Restored | None:
     if fields is None:
         return None
     skipped = tuple(int(number) for number in fields["skipped"])
-    return Restored(checkpoint=str(fields["checkpoint"]), skipped=skipped, actor=str(fields["actor"]))
+    return Restored(checkpoint=str(fields["checkpoint"]), skipped=skipped, actor=str(fields["actor"]), epoch=int(fields.get("epoch", 0)))
 
 
 def refuse_poison(arrays: Mapping[str, NDArray[Any]]) -> None:

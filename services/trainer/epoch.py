@@ -50,7 +50,11 @@ class EpochConfig:
 
 @dataclass(slots=True, kw_only=True)
 class Epoch:
-    """One running epoch; everything in it belongs to the worker's thread. `number`: of the epoch, as it was claimed."""
+    """One running epoch; everything in it belongs to the worker's thread, but for `announce_base`.
+
+    `number` is the epoch's, as it was claimed; `base_created_at_ms` is when the newest base was made, Unix milliseconds; `steps_in_base` is
+    what the learner had learned by then, -1 when that is not known.
+    """
 
     learner: Learner
     logs: Logs
@@ -67,6 +71,8 @@ class Epoch:
     now_ms: Callable[[], int]
     num_checkpoints: int = 0
     num_bases: int = 0
+    base_created_at_ms: int = 0
+    steps_in_base: int = -1
     accepted_at_ms: list[int] = field(default_factory=list)
 
     def learn(self, batch: Sequence[Learnable]) -> int:
@@ -117,10 +123,12 @@ class Epoch:
             base_id=self.publisher.base_id,
             position=self.merge.position,
             delta_offset=self.publisher.next_offset,
+            row_dtype=self.config.dtype,
         )
         return Checkpoint(
             cut=cut,
             seq=self.publisher.seq,
+            within_seq=self.publisher.within_seq(self.learner.steps),
             counters=self.counters,
             arrays={**self.learner.state_arrays(), **self.quality.state_arrays()},
             dedup_ids=self.dedup.to_array(),
@@ -129,12 +137,15 @@ class Epoch:
     def publish_base(self) -> BasePointer:
         """Publish a base of what is learned so far. Replicas that follow already need not load it.
 
-        The checkpoint comes first: a restart must not fall behind what a replica may have loaded.
+        A delta goes before it, so that a replica that follows has the same rows as one that loads it. The checkpoint comes first: a restart
+        must not fall behind what a replica may have loaded.
 
         Raises:
             CorruptArtifact: the publish gate refuses it.
             Unavailable: the broker or the store did not answer. The base may be half there; publish another.
         """
+        self.publisher.flush(self.learner, ACKNOWLEDGE_TIMEOUT_MS)
+        self.publisher.publish(self.learner, self.merge.position, now_ms=self.now_ms(), traceparent="")
         self.publisher.flush(self.learner, ACKNOWLEDGE_TIMEOUT_MS)
         checkpoint = self.cut_for_base()
         self.stores.checkpoints.write(checkpoint, now_ms=self.now_ms())
@@ -159,8 +170,18 @@ class Epoch:
         Raises:
             Unavailable: the broker or the store did not answer.
         """
+        pointer = self.announce_base(checkpoint)
+        self.note_base(pointer)
+        return pointer
+
+    def announce_base(self, checkpoint: Checkpoint) -> BasePointer:
+        """Do what `write_base` does, in any thread; `note_base` follows in the worker's.
+
+        Raises:
+            Unavailable: the broker or the store did not answer.
+        """
         cut = checkpoint.cut
-        artifact = self.stores.bases.write(checkpoint, epoch=self.number, seq=self.publisher.seq, now_ms=self.now_ms())
+        artifact = self.stores.bases.write(checkpoint, epoch=self.number, seq=checkpoint.seq, now_ms=self.now_ms())
         pointer = BasePointer(
             model=self.config.model,
             base_id=cut.base_id,
@@ -168,16 +189,19 @@ class Epoch:
             schema_hash=self.config.schema_hash,
             lineage_id=self.lineage_id,
             epoch=self.number,
-            seq=self.publisher.seq,
+            seq=checkpoint.seq,
             delta_offsets=[cut.delta_offset],
             manifest_crc32c=artifact.manifest_crc32c,
             created_at_ms=self.now_ms(),
         )
         self.logs.bases.append(pointer)
         self.stores.bases.prune()
-        self.publisher.base_id = cut.base_id
-        _log.info("published %s (%s), deltas continue behind %d.%d", cut.base_id, artifact.url, self.number, self.publisher.seq)
         return pointer
+
+    def note_base(self, pointer: BasePointer) -> None:
+        """Let deltas and checkpoints name this base from now on."""
+        self.publisher.base_id, self.base_created_at_ms = pointer.base_id, pointer.created_at_ms
+        _log.info("published %s (%s), deltas continue behind %d.%d", pointer.base_id, pointer.uri, pointer.epoch, pointer.seq)
 
     def check_ownership(self) -> None:
         """Look whether this epoch still owns the model, in this broker's history.

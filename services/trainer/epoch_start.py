@@ -12,17 +12,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tunemesh.events.v1.control_pb2 import ControlRecord, EpochClaim
-from tunemesh.events.v1.delta_pb2 import Delta
+from tunemesh.events.v1.delta_pb2 import BasePointer, Delta
 
 from services.common.platform.control import ControlState
 from services.common.platform.errors import CorruptArtifact, Unavailable
-from services.common.ranker.delta import Reassembler
+from services.common.ranker.delta_chunks import CompleteDelta, Reassembler
 from services.common.ranker.tables.index import Int64s
 from services.trainer.checkpoints import Checkpoint, Counters
 from services.trainer.dedup import DedupWindow
@@ -63,7 +63,8 @@ def open_epoch(
     """
     checkpoint = stores.checkpoints.newest()
     logs.owner.sync()
-    plan = _plan(checkpoint, logs, stores, config, new_lineage_id)
+    newest_base = logs.bases.newest(config.model)
+    plan = _plan(checkpoint, newest_base, logs, stores, config, new_lineage_id)
     _log.info("%s", plan.note)
     learner = make_learner()
     dedup, quality = DedupWindow(config.dedup_window_samples), QualityGate(config.quality)
@@ -89,6 +90,7 @@ def open_epoch(
         quality=quality,
         counters=checkpoint.counters if checkpoint is not None else Counters(),
         now_ms=now_ms,
+        base_created_at_ms=newest_base.created_at_ms if newest_base is not None else 0,
     )
     _claim(epoch, plan, checkpoint)
     _begin(epoch, plan, checkpoint)
@@ -96,8 +98,9 @@ def open_epoch(
     return epoch
 
 
-def _plan(checkpoint: Checkpoint | None, logs: Logs, stores: Stores, config: EpochConfig, new_lineage_id: str) -> Plan:
-    newest_base = logs.bases.newest(config.model)
+def _plan(
+    checkpoint: Checkpoint | None, newest_base: BasePointer | None, logs: Logs, stores: Stores, config: EpochConfig, new_lineage_id: str
+) -> Plan:
     found = Found(
         control=logs.owner.state,
         newest_base_id=newest_base.base_id if newest_base is not None else "",
@@ -109,6 +112,7 @@ def _plan(checkpoint: Checkpoint | None, logs: Logs, stores: Stores, config: Epo
         checkpoint.cut if checkpoint is not None else None,
         found,
         new_lineage_id=new_lineage_id,
+        row_dtype=config.dtype,
         on_lineage_change=config.on_lineage_change,
         variable=config.on_lineage_change_variable,
         where=stores.checkpoints.url,
@@ -125,6 +129,7 @@ def _publisher(checkpoint: Checkpoint | None, plan: Plan, logs: Logs, config: Ep
         base_id=checkpoint.cut.base_id if checkpoint is not None and not plan.publish_base else "",
         next_offset=logs.deltas.range()[1],
         published_position=plan.position,
+        continues=checkpoint.version if checkpoint is not None and not plan.publish_base else (0, 0),
     )
 
 
@@ -167,11 +172,15 @@ def _begin(epoch: Epoch, plan: Plan, checkpoint: Checkpoint | None) -> None:
         _begin_with_base(epoch)
         return
     first, end = checkpoint.cut.delta_offset, epoch.logs.deltas.range()[1]
-    published: dict[str, set[int]] = {}
+    published = _PublishedIds()
     try:
-        _collect_ids(epoch.logs.deltas.read(first, end), published)
-    except (CorruptArtifact, HistoryLost) as error:
+        published.read(epoch.logs.deltas.read(first, end))
+    except HistoryLost as error:
         _log.warning("what older epochs published cannot be read back, so replicas get a new base: %s", error)
+        _begin_with_base(epoch)
+        return
+    if published.damage:
+        _log.warning("what older epochs published is damaged, so replicas get a new base: %s", published.damage[0])
         _begin_with_base(epoch)
         return
     epoch.publisher.next_offset = end
@@ -182,46 +191,60 @@ def _begin_with_base(epoch: Epoch) -> None:
     """Publish the base that the epoch begins with; nothing that was to be published before matters any more."""
     epoch.publisher.next_offset = epoch.logs.deltas.range()[1]
     epoch.write_base(epoch.cut_for_base())
+    epoch.steps_in_base = epoch.learner.steps
     for table in epoch.learner.tables.values():
         table.ack_touched(table.take_touched().token)
     # A restart from an older checkpoint would find a base that it does not know, and begin with yet another one.
     epoch.stores.checkpoints.write(epoch.cut(), now_ms=epoch.now_ms())
 
 
-def _begin_with_deltas(epoch: Epoch, cut_offset: int, published: dict[str, set[int]]) -> None:
+def _begin_with_deltas(epoch: Epoch, cut_offset: int, published: _PublishedIds) -> None:
     """Shut older epochs out with an empty delta, then publish again what they published from `cut_offset` on.
 
     Args:
         epoch: that begins.
         cut_offset: where the deltas behind the checkpoint begin.
-        published: ids by table that have been found there already.
+        published: has read from there to the epoch's `next_offset`.
     """
     read_to = epoch.publisher.next_offset
     epoch.publisher.fence(epoch.merge.position, now_ms=epoch.now_ms())
     epoch.publisher.flush(epoch.learner, ACKNOWLEDGE_TIMEOUT_MS)
-    # What an older trainer wrote while this one read and claimed; what it writes from here on is refused by its epoch.
-    try:
-        _collect_ids(epoch.logs.deltas.read(read_to, epoch.publisher.next_offset), published)
-    except CorruptArtifact as error:
-        _log.warning("a delta that replicas refuse as well is left out: %s", error)
-    epoch.publisher.republish({name: np.array(sorted(ids), np.int64) for name, ids in published.items()})
+    # What an older trainer wrote while this one read and claimed; what it completes from here on is refused by its epoch.
+    published.read(epoch.logs.deltas.read(read_to, epoch.publisher.next_offset))
+    for reason in published.damage:
+        _log.warning("a delta that replicas refuse as well is left out: %s", reason)
+    epoch.publisher.republish({name: np.array(sorted(ids), np.int64) for name, ids in published.by_table.items()})
     epoch.publisher.publish(epoch.learner, epoch.merge.position, now_ms=epoch.now_ms(), traceparent="")
     epoch.publisher.flush(epoch.learner, ACKNOWLEDGE_TIMEOUT_MS)
-    num_ids = sum(len(ids) for ids in published.values())
+    num_ids = sum(len(ids) for ids in published.by_table.values())
     _log.info("published %d ids again that older epochs published behind delta offset %d", num_ids, cut_offset)
 
 
-def _collect_ids(records: Iterable[Delta], ids_by_table: dict[str, set[int]]) -> None:
-    """Add the ids, of rows and of tombstones, that the records hold.
+@dataclass(slots=True)
+class _PublishedIds:
+    """The ids, of rows and of tombstones, that older epochs published: one reader for the whole range, though it is read in parts.
 
-    Raises:
-        CorruptArtifact: a delta is damaged.
+    A delta may lie across two parts, and replicas apply it all the same. A damaged one is left out, as replicas do; those behind it count.
     """
-    reassembler = Reassembler()
-    for record in records:
-        complete = reassembler.add(record)
-        if complete is None:
-            continue
+
+    by_table: dict[str, set[int]] = field(default_factory=dict)
+    damage: list[str] = field(default_factory=list)
+    _reassembler: Reassembler = field(default_factory=Reassembler)
+
+    def read(self, records: Iterable[Delta | None]) -> None:
+        """Go on where the last part ended."""
+        for record in records:
+            if record is None:
+                self.damage.append("a record is no delta")
+                continue
+            try:
+                complete = self._reassembler.add(record)
+                if complete is not None:
+                    self._add(complete)
+            except CorruptArtifact as error:
+                self.damage.append(str(error))
+
+    def _add(self, complete: CompleteDelta) -> None:
         for name, table in complete.decode().tables.items():
             both: list[Int64s] = [table.ids, table.tombstones]
-            ids_by_table.setdefault(name, set()).update(np.concatenate(both).tolist())
+            self.by_table.setdefault(name, set()).update(np.concatenate(both).tolist())

@@ -5,6 +5,7 @@ Assigned partitions, offsets kept by the caller; an offset out of range is an er
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,10 +15,11 @@ from kafka import KafkaConsumer, TopicPartition
 from tunemesh.events.v1.control_pb2 import ControlRecord
 from tunemesh.events.v1.delta_pb2 import BasePointer, Delta
 
-from services.common.events.envelope import headers_for
-from services.common.platform.errors import Unavailable
+from services.common.events.envelope import MalformedRecord, headers_for, parse_value
+from services.common.platform.errors import CorruptArtifact, Unavailable
 from services.common.platform.kafka import assigned_consumer, drain_to_end, end_offsets
 from services.common.platform.kafka_producer import RenewedProducer
+from services.common.ranker.delta_chunks import parse_chunk
 from services.trainer.kafka_calls import (
     CLIENT_ID,
     DELIVERY_TIMEOUT_MS,
@@ -30,6 +32,8 @@ from services.trainer.kafka_calls import (
 )
 from services.trainer.neighbours import HistoryLost
 from services.trainer.publisher import PendingAppend
+
+_log = logging.getLogger(__name__)
 
 _APPEND_PAUSE_S = 1.0
 _READ_BACK_POLL_MS = 200
@@ -57,7 +61,7 @@ class KafkaControlLog:
             return position_of(self._consumer, self._partition)
 
     def read(self) -> list[tuple[int, ControlRecord]]:
-        """Return the records from `position` to the present end.
+        """Return the records from `position` to the present end; one without a readable value is an empty record, which nobody believes.
 
         Raises:
             HistoryLost: the log is shorter than it was.
@@ -70,7 +74,7 @@ class KafkaControlLog:
                 raise HistoryLost(f"{self._topic} ends at offset {end}, but the trainer had read to {position}: the broker lost records")
             # The first time it is the whole topic.
             records = drain_to_end(self._consumer, LOOK_TIMEOUT_MS if position else FIRST_READ_TIMEOUT_MS)
-        return [(record.offset, ControlRecord.FromString(record.value)) for record in records if record.value is not None]
+        return [(record.offset, _parse_control(record)) for record in records]
 
     def append(self, record: ControlRecord) -> int:
         """Write the record and return its offset, acknowledged."""
@@ -112,8 +116,8 @@ class KafkaDeltaLog:
         with self._reader() as (consumer, partition):
             return ranges_of(consumer, [partition])[0]
 
-    def read(self, first: int, end: int) -> Iterator[Delta]:
-        """Go through the chunks at offsets [first, end), a poll's worth of them in memory.
+    def read(self, first: int, end: int) -> Iterator[Delta | None]:
+        """Go through the chunks at offsets [first, end), a poll's worth of them in memory; None for a record that is none.
 
         Raises, when the first one is asked for or later:
             HistoryLost: they are no longer there.
@@ -127,7 +131,7 @@ class KafkaDeltaLog:
             heard_at = time.monotonic()
             while (position := position_of(consumer, partition)) < end:
                 records = consumer.poll(timeout_ms=_READ_BACK_POLL_MS).get(partition, [])
-                yield from (Delta.FromString(record.value) for record in records if record.offset < end)
+                yield from (_parse_delta(record) for record in records if record.offset < end)
                 if records:
                     heard_at = time.monotonic()
                 elif time.monotonic() - heard_at > _READ_BACK_QUIET_S:
@@ -190,8 +194,7 @@ class KafkaBaseLog:
                 records = drain_to_end(consumer)
             finally:
                 consumer.close()
-        pointers = [BasePointer.FromString(record.value) for record in records if record.value is not None]
-        mine = [pointer for pointer in pointers if pointer.model == model]
+        mine = [pointer for record in records if (pointer := _parse_pointer(record)) is not None and pointer.model == model]
         return max(reversed(mine), key=lambda pointer: pointer.epoch, default=None)
 
     def append(self, pointer: BasePointer) -> None:
@@ -200,3 +203,27 @@ class KafkaBaseLog:
         with translated(f"writing {self._topic}"):
             sent = self._producer.send(self._topic, pointer.SerializeToString(), pointer.model.encode(), headers, partition=0)
             sent.get(timeout=2 * DELIVERY_TIMEOUT_MS / 1e3)
+
+
+def _parse_control(record: Any) -> ControlRecord:
+    try:
+        return parse_value(record.value, record.headers, ControlRecord) if record.value is not None else ControlRecord()
+    except MalformedRecord as error:
+        _log.error("%s: the record at offset %d is left out: %s", record.topic, record.offset, error)
+        return ControlRecord()
+
+
+def _parse_pointer(record: Any) -> BasePointer | None:
+    try:
+        return parse_value(record.value, record.headers, BasePointer) if record.value is not None else None
+    except MalformedRecord as error:
+        _log.error("%s: the record at offset %d is left out: %s", record.topic, record.offset, error)
+        return None
+
+
+def _parse_delta(record: Any) -> Delta | None:
+    try:
+        return parse_chunk(record.value)
+    except CorruptArtifact as error:
+        _log.error("%s: the record at offset %d is left out: %s", record.topic, record.offset, error)
+        return None

@@ -70,8 +70,8 @@ class ReadableDeltaLog(DeltaLog, Protocol):
     def range(self) -> tuple[int, int]:
         """Return [first offset, next offset)."""
 
-    def read(self, first: int, end: int) -> Iterable[Delta]:
-        """Go through the records at offsets [first, end); they need not fit into memory together.
+    def read(self, first: int, end: int) -> Iterable[Delta | None]:
+        """Go through the records at offsets [first, end), None for one that is no delta; they need not fit into memory together.
 
         Raises, when the first one is asked for or later:
             HistoryLost: they are no longer there.

@@ -14,11 +14,14 @@ from typing import Literal
 
 from services.common.platform.control import ControlState
 from services.common.platform.errors import ConfigurationError
-from services.trainer.merge import Position, start_position
+from services.trainer.merge import PartitionPosition, Position, start_position
 
 OnLineageChange = Literal["refuse", "adopt"]
 
-_ADOPT = "to keep the weights and learn on from the oldest samples of this broker, start once with {variable}=adopt"
+_ADOPT = (
+    "to keep the weights and learn on from the oldest samples that this broker holds of each partition that does not fit, "
+    "start once with {variable}=adopt"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,11 +32,13 @@ class Restored:
         checkpoint: name of the checkpoint whose weights these are.
         skipped: offsets of samples.v1 that are passed over, per partition.
         actor: who asked.
+        epoch: that wrote that checkpoint, whose deltas its seq counts; 0 when that is not known.
     """
 
     checkpoint: str
     skipped: tuple[int, ...]
     actor: str
+    epoch: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +53,7 @@ class Cut:
         position: what the weights contain.
         delta_offset: offset in ranker.deltas.v1 behind the last delta whose content is in the weights and was acknowledged.
         restored: not None when it was not cut from a running learner, but copied from an older checkpoint.
+        row_dtype: how exact the rows are that replicas have (delta_pb2.RowDtype); 0 when that is not known.
     """
 
     name: str
@@ -57,6 +63,7 @@ class Cut:
     position: Position
     delta_offset: int
     restored: Restored | None = None
+    row_dtype: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +99,15 @@ class Plan:
 
 
 def plan_start(
-    model: str, cut: Cut | None, found: Found, *, new_lineage_id: str, on_lineage_change: OnLineageChange, variable: str, where: str
+    model: str,
+    cut: Cut | None,
+    found: Found,
+    *,
+    new_lineage_id: str,
+    row_dtype: int,
+    on_lineage_change: OnLineageChange,
+    variable: str,
+    where: str,
 ) -> Plan:
     """Decide what a starting trainer does with what it finds.
 
@@ -101,6 +116,7 @@ def plan_start(
         cut: of the newest sound checkpoint; None when there is none.
         found: the broker's side.
         new_lineage_id: used when the broker's history has no id yet.
+        row_dtype: how exact rows will be that replicas get; rows of two kinds side by side would differ with the way there.
         on_lineage_change: what the operator wants when things do not belong together.
         variable: name of the setting above, for messages.
         where: folder of the checkpoints, for messages.
@@ -121,17 +137,41 @@ def plan_start(
     if broken:
         if on_lineage_change == "refuse":
             raise ConfigurationError(f"{broken}; {_ADOPT.format(variable=variable)}")
-        return replace(anew, note=f"adopting: {broken}; offsets are forgotten, weights and de-duplication window are kept")
+        position, kept = _adopted(cut, found)
+        offsets = f"the offsets of {kept} of {len(found.sample_ranges)} partitions"
+        note = f"adopting: {broken}; weights and de-duplication window are kept, and {offsets}"
+        return replace(anew, position=position, note=note)
     if cut is None:
         return anew
     deltas_are_there = found.delta_range[0] <= cut.delta_offset <= found.delta_range[1]
     return replace(
         anew,
         position=cut.position,
-        publish_base=not cut.base_id or found.newest_base_id != cut.base_id or not deltas_are_there,
+        publish_base=not cut.base_id or found.newest_base_id != cut.base_id or not deltas_are_there or cut.row_dtype != row_dtype,
         write_checkpoint=False,
         note=f"continuing {cut.name}" + (f", the restored {cut.restored.checkpoint}" if cut.restored else ""),
     )
+
+
+def _adopted(cut: Cut | None, found: Found) -> tuple[Position, int]:
+    """Return where an adopting trainer goes on, and in how many partitions that is where the cut left off: each is looked at by itself.
+
+    Offsets of another lineage, or of a topic that has fewer partitions now and so was made anew, mean nothing.
+    """
+    known: tuple[PartitionPosition, ...] = ()
+    if cut is not None and cut.lineage_id == found.control.lineage_id and len(found.sample_ranges) >= len(cut.position.partitions):
+        known = cut.position.partitions
+    partitions, num_kept = [], 0
+    for partition, (first, end) in enumerate(found.sample_ranges):
+        if partition < len(known) and first <= known[partition].next_offset <= end:
+            partitions.append(known[partition])
+            num_kept += 1
+        elif partition < len(known) and known[partition].next_offset < first:
+            # What lay between is gone. Ticks and watermark go on: they do not go back.
+            partitions.append(replace(known[partition], next_offset=first))
+        else:
+            partitions.append(PartitionPosition(first))
+    return Position(tuple(partitions)), num_kept
 
 
 def _what_does_not_fit(model: str, cut: Cut | None, found: Found, where: str) -> str:

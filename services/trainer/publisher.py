@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from tunemesh.events.v1.delta_pb2 import Delta, DeltaHeader, RowDtype
 
 from services.common.platform.errors import Unavailable
-from services.common.ranker.delta import DeltaBody, TableDelta, chunk, encode_body
+from services.common.ranker.delta import DeltaBody, TableDelta, encode_body
+from services.common.ranker.delta_chunks import chunk
 from services.trainer.merge import Position
 from services.trainer.publish_gate import Float32s, PublishGateLimits, refusal
 from services.trainer.trainer_table import TrainerTable
@@ -98,6 +99,7 @@ class DeltaPublisher:
         published_position: what the replicas' weights contain.
         refusal: why the publish gate refused the last delta; empty while deltas pass.
         quality_refusal: why the gate refuses all that comes (services/trainer/quality_gate.py); the epoch sets it.
+        continues: epoch and seq of the last delta of an older epoch that the weights contain; the epoch's first delta says so.
     """
 
     log: DeltaLog
@@ -110,6 +112,7 @@ class DeltaPublisher:
     seq: int = NONE_YET
     refusal: str = ""
     quality_refusal: str = ""
+    continues: tuple[int, int] = (0, 0)
     _in_flight: _InFlight | None = None
     _published_steps: int = NONE_YET
     # Of what was learned since the last delta that carried weights.
@@ -122,6 +125,12 @@ class DeltaPublisher:
     def is_idle(self) -> bool:
         """True when nothing waits for the broker."""
         return self._in_flight is None
+
+    def within_seq(self, steps: int) -> int:
+        """Return the seq of the delta that holds, or will hold, weights of so many steps: they are in no earlier one."""
+        flight = self._in_flight
+        last_seq, last_steps = (self.seq, self._published_steps) if flight is None else (flight.seq, flight.steps)
+        return last_seq if steps == last_steps else last_seq + 1
 
     def republish(self, ids_by_table: Mapping[str, Int64s]) -> None:
         """Let the next delta carry these ids as they are now: with their row, or as a tombstone when they have none."""
@@ -245,6 +254,8 @@ class DeltaPublisher:
             dtype=self.dtype,
             heartbeat=heartbeat,
             created_at_ms=now_ms,
+            continues_epoch=self.continues[0] if self.seq == NONE_YET else 0,
+            continues_seq=self.continues[1] if self.seq == NONE_YET else 0,
         )
 
     def _note_gate(self, reason: str) -> None:

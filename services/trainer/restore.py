@@ -1,6 +1,6 @@
 """Going back: decides which checkpoint to restore, from which samples to go on, and makes the checkpoint that the next epoch begins with.
 
-    newest checkpoint at or before the time -> [pass over the later samples] -> a copy of it, named as the running epoch's next checkpoint
+    newest checkpoint up to a time or version -> [pass over the later samples] -> a copy of it, named as the running epoch's next one
 
 Writing that copy decides the restore: whichever way this process ends then, the next start continues from it. What follows is an ordinary
 start (epoch_start.open_epoch): a new epoch, a fence, and every id that was published behind the checkpoint's cut published again, as it was
@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from services.common.events.envelope import Headers
-from services.common.platform.errors import Conflict, Unavailable
+from services.common.platform.errors import Conflict, NotFound, Unavailable
 from services.common.ranker.feature_spec import FeatureSpec
-from services.trainer.checkpoints import Checkpoint, Dated
+from services.trainer.checkpoints import Checkpoint, Dated, Version
 from services.trainer.dedup import DedupWindow
 from services.trainer.epoch import Epoch
 from services.trainer.merge import Position, TickMerge, UnusableRecord
@@ -66,12 +66,13 @@ class RestoreRequest:
     """What an operator wants.
 
     Attributes:
-        not_after_ms: go back to the newest checkpoint written at or before this, Unix milliseconds.
+        not_after: go back to the newest checkpoint written at or before this, Unix milliseconds, or to that of the newest weights up to
+            this version.
         skip_later_samples: never learn what lies between that checkpoint and the present end of the log; else learn it again.
         actor: who asks.
     """
 
-    not_after_ms: int
+    not_after: int | Version
     skip_later_samples: bool
     actor: str
 
@@ -95,11 +96,11 @@ def decide(epoch: Epoch, source: SampleSource, spec: FeatureSpec, request: Resto
     """Return what to write. Nothing is changed but what `source` will return next: `epoch.rewind` before the epoch goes on.
 
     Raises:
-        NotFound: no checkpoint is that old; says what is kept.
+        NotFound: no checkpoint is that old, or no such version was published yet; says what is there.
         Conflict: the samples behind the checkpoint are gone, so they cannot be learned again.
         Unavailable: broker or store do not answer.
     """
-    target = epoch.stores.checkpoints.at_or_before(request.not_after_ms, lineage_id=epoch.lineage_id)
+    target = _target(epoch, request.not_after)
     old = target.checkpoint
     position, dedup_ids = old.cut.position, old.dedup_ids
     ranges = epoch.logs.samples.ranges()
@@ -112,10 +113,19 @@ def decide(epoch: Epoch, source: SampleSource, spec: FeatureSpec, request: Resto
         _require_samples(old.cut.name, position, ranges)
     # A target that lies ahead of what is learned now (a restore of a restore) has nothing to pass over.
     skipped = tuple(max(to - since, 0) for to, since in zip(position.offsets, old.cut.position.offsets, strict=True))
-    restored = Restored(checkpoint=old.cut.name, skipped=skipped, actor=request.actor)
+    restored = Restored(checkpoint=old.cut.name, skipped=skipped, actor=request.actor, epoch=old.version.epoch)
     cut = replace(old.cut, name=epoch.next_checkpoint_name(), epoch=epoch.number, position=position, restored=restored)
     _log.info("restoring %s, written at %d, for %s: %s samples passed over", old.cut.name, target.created_at_ms, request.actor, skipped)
     return Decision(target=target, checkpoint=replace(old, cut=cut, dedup_ids=dedup_ids), skipped=skipped)
+
+
+def _target(epoch: Epoch, not_after: int | Version) -> Dated:
+    if not isinstance(not_after, Version):
+        return epoch.stores.checkpoints.at_or_before(not_after, lineage_id=epoch.lineage_id)
+    newest = Version(epoch.number, epoch.publisher.seq)
+    if not_after > newest:
+        raise NotFound(f"version {not_after} was not published yet: the newest is {newest}")
+    return epoch.stores.checkpoints.at_or_before_version(not_after, lineage_id=epoch.lineage_id)
 
 
 def _require_samples(name: str, position: Position, ranges: Sequence[tuple[int, int]]) -> None:

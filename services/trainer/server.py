@@ -18,19 +18,21 @@ from tunemesh.trainer.v1 import trainer_service_pb2, trainer_service_pb2_grpc
 from services.common.language.lora_store import AdapterStore
 from services.common.platform.artifacts import Arrays
 from services.common.platform.clock import wall_ms
-from services.common.platform.errors import CorruptArtifact, Unavailable
+from services.common.platform.errors import CorruptArtifact, ServiceError
 from services.common.platform.grpc_server import GrpcServer, Servicer, serve
 from services.common.platform.ids import uuid7
 from services.common.platform.kafka_producer import RenewedProducer
 from services.common.platform.settings import redacted, variable_of
 from services.common.platform.telemetry import Telemetry, configure
 from services.common.ranker.feature_spec import FeatureSpec
+from services.trainer.base_schedule import BasePace
 from services.trainer.bases import BaseStore, read_initial_base
 from services.trainer.checkpoints import CheckpointStore, Retention
 from services.trainer.epoch import Epoch, EpochConfig
 from services.trainer.epoch_start import open_epoch
 from services.trainer.kafka_calls import make_producer
 from services.trainer.kafka_logs import KafkaBaseLog, KafkaControlLog, KafkaDeltaLog
+from services.trainer.kafka_replicas import KafkaReplicaReports
 from services.trainer.kafka_samples import KafkaDeadLetters, KafkaSamples
 from services.trainer.neighbours import Fenced, HistoryLost, Learner, Logs, Stores
 from services.trainer.owner import ControlOwner
@@ -106,6 +108,7 @@ class WorkerThread:
         actor = f"trainer/{os.uname().nodename}/{os.getpid()}"
         control_log = KafkaControlLog(settings.kafka_bootstrap_servers, settings.control_topic, producer)
         owner = ControlOwner(control_log, actor=actor, now_ms=wall_ms)
+        reports = KafkaReplicaReports(settings.kafka_bootstrap_servers, settings.replicas_topic)
         try:
             logs, stores = make_logs(settings, samples, owner, producer), make_stores(settings, spec)
 
@@ -121,13 +124,15 @@ class WorkerThread:
                 )
 
             dead_letters = KafkaDeadLetters(settings.dead_letters_topic, producer)
-            worker = RankerWorker(begin_epoch, spec, samples, dead_letters, worker_config(settings), self._telemetry)
+            worker = RankerWorker(begin_epoch, spec, samples, dead_letters, reports, worker_config(settings), self._telemetry)
             self._worker = worker
             if self._stopping.is_set():
                 return
             self._on_ready(worker, owner)
+            reports.start()
             worker.run()
         finally:
+            reports.stop()
             samples.close()
             control_log.close()
             producer.close()
@@ -163,7 +168,7 @@ def make_stores(settings: TrainerSettings, spec: FeatureSpec) -> Stores:
     )
     return Stores(
         checkpoints=CheckpointStore(url, model=model, schema_hash=schema_hash, retention=retention),
-        bases=BaseStore(url, model=model, schema_hash=schema_hash, keep=settings.keep_bases),
+        bases=BaseStore(url, model=model, schema_hash=schema_hash, row_dtype=_DTYPES[settings.delta_dtype], keep=settings.keep_bases),
     )
 
 
@@ -191,6 +196,7 @@ def worker_config(settings: TrainerSettings) -> WorkerConfig:
         samples_topic=settings.samples_topic,
         publish_interval_ms=settings.publish_interval_ms,
         checkpoint_interval_ms=settings.checkpoint_interval_ms,
+        base_pace=BasePace(interval_s=settings.base_interval_ms / 1e3),
     )
 
 
@@ -246,6 +252,6 @@ async def run(settings: TrainerSettings) -> None:
 
     try:
         await serve([servicer_of(servicer)], settings, telemetry, on_drain=stop, main=work, serving=False)
-    except (CorruptArtifact, Fenced, HistoryLost, Unavailable) as error:
+    except (CorruptArtifact, Fenced, HistoryLost, ServiceError) as error:
         _log.error("the trainer stops: %s", error)
         raise SystemExit(1) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -15,12 +16,14 @@ from services.common.platform.clock import wall_ms
 from services.common.platform.control import ControlState
 from services.common.platform.errors import Conflict, CorruptArtifact, InvalidInput, NotFound, ServiceError, Unavailable
 from services.trainer.accepted import Adapters, check_target
+from services.trainer.checkpoints import Version
 from services.trainer.neighbours import Fenced, HistoryLost
 from services.trainer.owner import ControlOwner
 from services.trainer.restore import RestoreRequest
 from services.trainer.worker import RankerWorker
 
 _MAX_NAME_BYTES = 256
+_VERSION = re.compile(r"(\d{1,18})\.(-1|\d{1,18})", re.ASCII)
 
 Result = TypeVar("Result")
 
@@ -86,9 +89,8 @@ class TrainerServicer(trainer_service_pb2_grpc.TrainerServiceServicer):
     async def RestoreCheckpoint(self, request: pb.RestoreCheckpointRequest, context: Any) -> pb.RestoreCheckpointResponse:  # noqa: ARG002
         """Go back to an older checkpoint."""
         check_text("actor", request.actor, _MAX_NAME_BYTES, InvalidInput)
-        if request.not_after_ms <= 0:
-            raise InvalidInput(f"not_after_ms is {request.not_after_ms}, Unix milliseconds above 0 are wanted")
-        wanted = RestoreRequest(not_after_ms=request.not_after_ms, skip_later_samples=request.skip_later_samples, actor=request.actor)
+        not_after = _not_after(request)
+        wanted = RestoreRequest(not_after=not_after, skip_later_samples=request.skip_later_samples, actor=request.actor)
         worker = self._running()
         done = await self._run(lambda: worker.restore(wanted))
         return pb.RestoreCheckpointResponse(
@@ -97,6 +99,7 @@ class TrainerServicer(trainer_service_pb2_grpc.TrainerServiceServicer):
             epoch=done.epoch,
             source_offsets=done.source_offsets,
             skipped=done.skipped,
+            checkpoint_version=str(done.version),
         )
 
     async def SetAlias(self, request: pb.SetAliasRequest, context: Any) -> pb.SetAliasResponse:  # noqa: ARG002
@@ -170,3 +173,16 @@ class TrainerServicer(trainer_service_pb2_grpc.TrainerServiceServicer):
         self._running()
         assert self._owner is not None
         return self._owner
+
+
+def _not_after(request: pb.RestoreCheckpointRequest) -> int | Version:
+    if bool(request.not_after_ms) == bool(request.not_after_version):
+        raise InvalidInput("not_after_ms or not_after_version is wanted, one of them")
+    if request.not_after_version:
+        match = _VERSION.fullmatch(request.not_after_version)
+        if match is None:
+            raise InvalidInput(f"not_after_version is {request.not_after_version[:40]!r}, EPOCH.SEQ is wanted, e.g. 3.1207")
+        return Version(int(match[1]), int(match[2]))
+    if request.not_after_ms < 0:
+        raise InvalidInput(f"not_after_ms is {request.not_after_ms}, Unix milliseconds above 0 are wanted")
+    return request.not_after_ms

@@ -40,6 +40,8 @@ class TrainerSettings(BaseServiceSettings, KafkaSettings, FeatureSpecSettings, A
     """Of older checkpoints, the first in each interval of this length is kept: what RestoreCheckpoint can go back to."""
     history_keep: int = Field(36, ge=0)
     """So many of those: by default 3 hours of learning. Each is as large as all tables with their optimizer state."""
+    base_interval_ms: int = Field(600_000, ge=10)
+    """A base this often, when something was learned. A replica that cannot go on by deltas gets one at once, whatever this says."""
     keep_bases: int = Field(3, ge=1)
     """Older bases are deleted; a replica that starts needs the newest."""
     max_row_norm: float = Field(100.0, gt=0)
@@ -58,6 +60,8 @@ class TrainerSettings(BaseServiceSettings, KafkaSettings, FeatureSpecSettings, A
     """Where deltas are published."""
     bases_topic: str = topics.RANKER_BASES.name
     """Where pointers to bases are published."""
+    replicas_topic: str = topics.REPLICAS.name
+    """Where replicas say how far they are, and ask for a base."""
     control_topic: str = topics.CONTROL.name
     """Where lineage, epochs and aliases are kept."""
     dead_letters_topic: str = topics.SAMPLES.dlq

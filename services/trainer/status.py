@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from services.trainer.checkpoints import Counters
+from services.trainer.checkpoints import Counters, Version
 from services.trainer.epoch import Epoch
 from services.trainer.prequential import TaskQuality
 
@@ -67,9 +67,10 @@ class Written:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restoration:
-    """A restore that has been done: which checkpoint, and where the new epoch goes on."""
+    """A restore that has been done: which checkpoint, the version of its weights, and where the new epoch goes on."""
 
     url: str
+    version: Version
     created_at_ms: int
     epoch: int
     source_offsets: tuple[int, ...]

@@ -19,6 +19,8 @@ from services.common.platform.errors import Conflict, CorruptArtifact, Unavailab
 from services.common.platform.telemetry import Telemetry
 from services.common.platform.traceparent import current_traceparent
 from services.common.ranker.feature_spec import FeatureSpec
+from services.trainer.base_publisher import BasePublisher, ReplicaReports
+from services.trainer.base_schedule import BasePace, BaseSchedule
 from services.trainer.checkpoint_writer import CheckpointWriter
 from services.trainer.epoch import Epoch
 from services.trainer.outage import Outage
@@ -45,6 +47,7 @@ class WorkerConfig:
     samples_topic: str
     publish_interval_ms: int
     checkpoint_interval_ms: int
+    base_pace: BasePace
 
 
 class RankerWorker:
@@ -56,6 +59,7 @@ class RankerWorker:
         spec: FeatureSpec,
         source: SampleSource,
         dead_letters: DeadLetters,
+        reports: ReplicaReports,
         config: WorkerConfig,
         telemetry: Telemetry,
     ) -> None:
@@ -67,6 +71,7 @@ class RankerWorker:
             spec: what samples must fit.
             source: positioned by the epoch.
             dead_letters: where unusable samples go.
+            reports: what replicas say; one that asks for a base gets one.
             config: the pace.
             telemetry: of this process.
         Raises:
@@ -78,6 +83,9 @@ class RankerWorker:
         self._source = source
         self._intake = SampleIntake(source, spec, dead_letters, config.samples_topic, telemetry)
         self._checkpoints = CheckpointWriter(dead_letters.flush)
+        schedule = BaseSchedule(config.base_pace, model=spec.model, schema_hash=spec.schema_hash)
+        self._bases = BasePublisher(schedule, reports, self._checkpoints, time.monotonic)
+        self._bases.begin(self._epoch)
         self._config = config
         self._telemetry = telemetry
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -144,7 +152,7 @@ class RankerWorker:
         """
         if self._epoch.publisher.refusal:
             raise Conflict(f"the publish gate refuses what was learned, so no checkpoint of it is written: {self._epoch.publisher.refusal}")
-        self._checkpoints.wait()
+        self._wait_for_writer()
         checkpoint, state_hash = self._epoch.cut(), self._epoch.learner.state_hash()
         url = self._checkpoints.write(self._epoch, checkpoint)
         offsets = checkpoint.cut.position.offsets
@@ -156,8 +164,9 @@ class RankerWorker:
         """Publish a base and return its id and URL."""
         # A broker that is down is noticed here, sooner than by a delta that waits for it.
         self._epoch.check_ownership()
-        self._checkpoints.wait()
+        self._wait_for_writer()
         pointer = self._epoch.publish_base()
+        self._bases.note(self._epoch)
         self._refresh()
         return pointer.base_id, pointer.uri
 
@@ -172,7 +181,7 @@ class RankerWorker:
                 ends, and the next start completes it.
         """
         self._epoch.check_ownership()
-        self._checkpoints.wait()
+        self._wait_for_writer()
         try:
             decision = decide(self._epoch, self._source, self._spec, request)
             url = self._checkpoints.write(self._epoch, decision.checkpoint)
@@ -190,6 +199,7 @@ class RankerWorker:
         self._take_over(epoch, url)
         return Restoration(
             url=decision.target.url,
+            version=decision.target.checkpoint.version,
             created_at_ms=decision.target.created_at_ms,
             epoch=epoch.number,
             source_offsets=tuple(epoch.merge.position.offsets),
@@ -204,6 +214,7 @@ class RankerWorker:
         self._step_traces.clear()
         self._unpublished_ms.clear()
         self._checkpoints.note(checkpoint_url, epoch.merge.position.offsets)
+        self._bases.begin(epoch)
         self._refresh({})
 
     def run(self) -> None:
@@ -248,14 +259,15 @@ class RankerWorker:
             if self._failure is not None:
                 raise self._failure
         self._poll_publisher()
+        self._bases.advance(self._epoch)
         now = time.monotonic()
         if now >= self._next_publish:
             self._next_publish = max(self._next_publish + self._config.publish_interval_ms / 1e3, now)
             self._watch_control()
             self._publish()
             self._refresh(self._epoch.learner.prequential())
-        self._checkpoints.collect()
-        if now >= self._next_checkpoint and not self._checkpoints.is_writing:
+        self._bases.collect(self._epoch, self._checkpoints.collect())
+        if now >= self._next_checkpoint and not self._checkpoints.is_writing and not self._bases.is_waiting:
             self._next_checkpoint = now + self._config.checkpoint_interval_ms / 1e3
             self._checkpoints.start(self._epoch)
         self._refresh()
@@ -269,6 +281,8 @@ class RankerWorker:
             # A heartbeat belongs to no trace.
             traceparent = current_traceparent() if self._step_traces else ""
             epoch.publisher.publish(epoch.learner, epoch.merge.position, now_ms=epoch.now_ms(), traceparent=traceparent)
+        if not self._stopping.is_set():
+            self._bases.cut_if_due(epoch)
         self._step_traces.clear()
         if epoch.publisher.refusal and not self._paused:
             _log.error("learning is paused: repair the cause, then resume (TrainerService.ResumeLearning), or restart from a checkpoint")
@@ -299,7 +313,7 @@ class RankerWorker:
     def _finish(self) -> None:
         """Publish what was learned and leave a checkpoint, so that the next start repeats nothing. Never hangs on an absent broker."""
         epoch = self._epoch
-        self._checkpoints.wait()
+        self._wait_for_writer()
         try:
             epoch.check_ownership()
             epoch.publisher.flush(epoch.learner, _FINAL_FLUSH_MS)
@@ -309,6 +323,9 @@ class RankerWorker:
                 self._checkpoints.write(epoch, epoch.cut())
         except (Unavailable, CorruptArtifact) as error:
             _log.warning("stopped without a last checkpoint; the next start repeats what came after the one before: %s", error)
+
+    def _wait_for_writer(self) -> None:
+        self._bases.collect(self._epoch, self._checkpoints.wait())
 
     def _refresh(self, prequential: Mapping[str, TaskQuality] | None = None) -> None:
         self._status = self._snapshot(self._status.prequential if prequential is None else prequential)

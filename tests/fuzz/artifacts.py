@@ -17,7 +17,7 @@ from typing import Any
 import crc32c
 import fsspec
 import numpy as np
-from tunemesh.events.v1.delta_pb2 import BasePointer
+from tunemesh.events.v1.delta_pb2 import ROW_DTYPE_FP32, BasePointer
 
 from services.common.platform.errors import ConfigurationError, CorruptArtifact, NotFound
 from services.recommender.updater.base_artifact import load_base
@@ -45,7 +45,7 @@ def small_checkpoint() -> Checkpoint:
     cut = Cut(name=checkpoint_name(2, 1), lineage_id=_LINEAGE, epoch=2, base_id=base_name(2, 1), position=position, delta_offset=17)
     dedup_ids = np.array([1, 2**64 - 1], np.uint64)
     arrays = {"dense/w": np.arange(6, dtype=np.float32).reshape(2, 3), **table.state_arrays()}
-    return Checkpoint(cut=cut, seq=8, counters=Counters(samples_trained=100), arrays=arrays, dedup_ids=dedup_ids)
+    return Checkpoint(cut=cut, seq=8, within_seq=9, counters=Counters(samples_trained=100), arrays=arrays, dedup_ids=dedup_ids)
 
 
 def _table() -> TrainerTable:
@@ -173,7 +173,7 @@ def fuzz_checkpoints(inputs: int, seed: int) -> Counter[str]:
 
 def fuzz_bases(inputs: int, seed: int) -> Counter[str]:
     """Damaged bases, read as a replica loads them, and as a trainer begins with one."""
-    store = BaseStore(f"memory://fuzz-bases-{seed}", model="ranker", schema_hash=_SCHEMA, keep=2)
+    store = BaseStore(f"memory://fuzz-bases-{seed}", model="ranker", schema_hash=_SCHEMA, row_dtype=ROW_DTYPE_FP32, keep=2)
     written = store.write(small_checkpoint(), epoch=2, seq=8, now_ms=5)
     artifact = DamagedArtifact(written.url)
 

@@ -57,9 +57,10 @@ UNITS: tuple[Unit, ...] = (
     Unit("rates of the quality gate", "light", ("tests/integration/trainer/test_quality_gate_rates.py",), 110),
     Unit("kills of the trainer", "ml", ("tests/faults/test_trainer_kill.py",), 120),
     Unit("kills under client producers", "light", ("tests/integration/tunemesh_client/test_event_producer.py",), 60),
-    Unit("fuzz", "light", ("tests/fuzz",), 120),
+    Unit("fuzz", "light", ("tests/fuzz",), 145),
     Unit("planted secrets", "light", ("tests/integration/test_secrets.py",), 120),
     Unit("keepalive", "light", ("tests/integration/common/test_keepalive.py",), 60),
+    Unit("healing of replicas", "light", ("tests/faults/test_healing_of_replicas.py",), 20),
     Unit("tunes of the packaged model", "ml", ("tests/integration/tuner/test_gate_on_measured_slices.py",), 280),
 )
 

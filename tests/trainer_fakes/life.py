@@ -80,7 +80,7 @@ def start(
         return open_epoch(
             FakeLearner,
             Logs(samples=samples, deltas=FakeDeltaLog(broker, faults, source), bases=FakeBaseLog(broker, faults), owner=owner),
-            Stores(checkpoints=FakeCheckpoints(broker.disk, faults), bases=FakeBases(broker.disk, faults)),
+            Stores(checkpoints=FakeCheckpoints(broker.disk, faults), bases=FakeBases(broker.disk, faults, fields["dtype"])),
             EpochConfig(**fields),
             now_ms=now_ms,
             new_lineage_id=f"lineage-{uuid.uuid4().hex[:6]}",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tunemesh.events.v1.control_pb2 import ControlRecord
 from tunemesh.events.v1.dead_letter_pb2 import DeadLetter
-from tunemesh.events.v1.delta_pb2 import BasePointer, Delta
+from tunemesh.events.v1.delta_pb2 import BasePointer, Delta, ReplicaStatus
 
 from services.trainer.neighbours import HistoryLost
 from tests.trainer_fakes.broker import FakeBroker, FakeRecord
@@ -121,3 +121,14 @@ class FakeDeadLetters:
 
     def flush(self) -> None:
         pass
+
+
+class FakeReports:
+    """replicas.v1 as the trainer hears it."""
+
+    def __init__(self) -> None:
+        self.untaken: list[ReplicaStatus] = []
+
+    def take(self) -> list[ReplicaStatus]:
+        taken, self.untaken = self.untaken, []
+        return taken

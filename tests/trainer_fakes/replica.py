@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tunemesh.events.v1.delta_pb2 import BasePointer, Delta
 
-from services.common.ranker.delta import DeltaBody, Reassembler
+from services.common.ranker.delta import DeltaBody
+from services.common.ranker.delta_chunks import Reassembler
 from tests.trainer_fakes.sample_logs import SPEC
 
 
@@ -52,6 +54,7 @@ class Follower:
         if header.epoch > self.epoch:
             assert header.base_id == self.base_id, f"epoch {header.epoch} continues {header.base_id}, this replica has {self.base_id}"
             assert header.prev_seq == -1
+            assert header.continues_epoch < self.epoch or header.continues_seq <= self.seq
         else:
             assert header.prev_seq == self.seq, f"gap: {header.epoch}.{header.seq} follows {header.prev_seq}, this replica has {self.seq}"
         self.epoch, self.seq, self.watermark_ms = header.epoch, header.seq, header.watermark_ms
@@ -65,6 +68,16 @@ class Follower:
                 mine.pop(id_, None)
         if body.dense is not None:
             self.dense = dict(body.dense)
+
+    def content_hash(self) -> str:
+        """The same for equal rows and weights, whatever the way there."""
+        digest = hashlib.sha256()
+        for name in sorted(self.rows):
+            for id_ in sorted(self.rows[name]):
+                digest.update(name.encode() + id_.to_bytes(8, "big", signed=True) + self.rows[name][id_].tobytes())
+        for name in sorted(self.dense):
+            digest.update(name.encode() + self.dense[name].tobytes())
+        return digest.hexdigest()
 
     def equals(self, arrays: Mapping[str, NDArray[Any]]) -> bool:
         """Return whether rows and dense weights are those of a learner's state, bit for bit."""

@@ -12,6 +12,7 @@ Knows nothing of tables, networks or Kafka; the names of arrays mean something t
 from __future__ import annotations
 
 import dataclasses
+import errno
 import io
 import json
 import math
@@ -22,7 +23,8 @@ import shutil
 import tempfile
 import time
 import tokenize
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,7 +34,7 @@ import fsspec
 import numpy as np
 from numpy.typing import NDArray
 
-from services.common.platform.errors import Conflict, CorruptArtifact, NotFound, Unavailable
+from services.common.platform.errors import ConfigurationError, Conflict, CorruptArtifact, NotFound, ServiceError, Unavailable
 
 Array = NDArray[Any]
 Arrays = dict[str, Array]
@@ -47,6 +49,9 @@ _READ_HEADER = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.form
 # What JSON must hold for a field that is neither a number nor a text.
 _JSON_TYPES: Mapping[str, type] = {"source_offsets": tuple, "metadata": dict, "files": dict}
 Parsed = TypeVar("Parsed", "Manifest", "FileStamp")
+# What a path that no file can have is answered with; which of them differs between stores. Trying again does not help.
+_NO_SUCH_PATH = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL})
+_NOT_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,10 +109,10 @@ def write_artifact(url: str | Path, manifest: Manifest, arrays: Mapping[str, Arr
     Raises:
         Conflict: there is an artifact at `url` already.
         ValueError: a name is not allowed, or an array holds objects.
-        Unavailable: the store cannot be written.
+        Unavailable: the store cannot be written, e.g. it is full.
+        ConfigurationError: the URL is of no store that this program knows.
     """
-    filesystem, path = _resolve(url)
-    try:
+    with _own_store(url, "written") as (filesystem, path):
         if filesystem.exists(posixpath.join(path, _MANIFEST)):
             raise Conflict(f"artifact {url} exists already and artifacts do not change; choose another name")
         if _is_local(filesystem):
@@ -115,15 +120,13 @@ def write_artifact(url: str | Path, manifest: Manifest, arrays: Mapping[str, Arr
         if filesystem.exists(path):
             filesystem.rm(path, recursive=True)
         return _write_files(str(url), filesystem, path, manifest, arrays)
-    except OSError as error:
-        raise Unavailable(f"artifact {url} cannot be written: {error}") from error
 
 
 def read_manifest(url: str | Path, *, expect_manifest_crc32c: int | None = None) -> Artifact:
     """Return the artifact's manifest; reads no array.
 
     Raises:
-        NotFound: no READY artifact is there.
+        NotFound: no READY artifact is there, or the URL is of no store that this program knows.
         CorruptArtifact: the manifest is damaged, of an unknown format, or not the one that was meant.
         Unavailable: the store cannot be read.
     """
@@ -154,7 +157,7 @@ def read_artifact(
         expect_manifest_crc32c: from a BasePointer; None takes any.
         only: tells by name which arrays to read; None reads all.
     Raises:
-        NotFound: no READY artifact is there.
+        NotFound: no READY artifact is there, or the URL is of no store that this program knows.
         CorruptArtifact: foreign schema or lineage, unknown format, missing, truncated or damaged file. The message says which.
         Unavailable: the store cannot be read.
     """
@@ -174,34 +177,57 @@ def read_artifact(
 
 
 def list_artifacts(url: str | Path) -> list[str]:
-    """Return the URLs of the READY artifacts directly inside the folder `url`, by name. An absent folder has none."""
-    filesystem, path = _resolve(url)
-    try:
+    """Return the URLs of the READY artifacts directly inside the folder `url`, by name. An absent folder has none.
+
+    Raises:
+        Unavailable: the store cannot be read.
+        ConfigurationError: the URL is of no store that this program knows.
+    """
+    with _own_store(url, "listed") as (filesystem, path):
         if not filesystem.isdir(path):
             return []
         folders = [entry["name"] for entry in filesystem.ls(path, detail=True) if entry["type"] == "directory"]
         names = [posixpath.basename(folder) for folder in folders if filesystem.exists(posixpath.join(folder, _MANIFEST))]
-    except OSError as error:
-        raise Unavailable(f"artifacts in {url} cannot be listed: {error}") from error
     return [posixpath.join(str(url), name) for name in sorted(names) if not name.startswith(_TEMPORARY_PREFIX)]
 
 
 def delete_artifact(url: str | Path) -> None:
-    """Delete an artifact, its manifest first, so that nobody takes a half-deleted folder for READY. An absent one is no error."""
-    filesystem, path = _resolve(url)
-    try:
+    """Delete an artifact, its manifest first, so that nobody takes a half-deleted folder for READY. An absent one is no error.
+
+    Raises:
+        Unavailable: the store cannot be written.
+        ConfigurationError: the URL is of no store that this program knows.
+    """
+    with _own_store(url, "deleted") as (filesystem, path):
         manifest = posixpath.join(path, _MANIFEST)
         if filesystem.exists(manifest):
             filesystem.rm(manifest)
         if filesystem.exists(path):
             filesystem.rm(path, recursive=True)
-    except OSError as error:
-        raise Unavailable(f"artifact {url} cannot be deleted: {error}") from error
 
 
 def _resolve(url: str | Path) -> tuple[Any, str]:
-    filesystem, path = fsspec.url_to_fs(str(url))
+    """Return the store and the path in it. Raises NotFound: there is no such store."""
+    try:
+        filesystem, path = fsspec.url_to_fs(str(url))
+    except Exception as error:
+        raise NotFound(f"{url} is in no store that this program knows: {error}") from error
     return filesystem, str(path)
+
+
+@contextmanager
+def _own_store(url: str | Path, done: str) -> Iterator[tuple[Any, str]]:
+    """Give the store of a URL that a setting names, and its path in it; turn the store's errors into the two that callers know."""
+    try:
+        at = _resolve(url)
+    except NotFound as error:
+        raise ConfigurationError(f"{error}; set TUNEMESH_ARTIFACTS_URL to a folder, or install the store's package") from error
+    try:
+        yield at
+    except (ServiceError, CorruptArtifact, ValueError):
+        raise
+    except Exception as error:  # an OSError, or whatever the store's own client raises
+        raise Unavailable(f"artifacts at {url} cannot be {done}: {error}") from error
 
 
 def _is_local(filesystem: Any) -> bool:
@@ -269,15 +295,19 @@ def _write_file(filesystem: Any, path: str, content: bytes) -> FileStamp:
 
 
 def _read_file(filesystem: Any, path: str) -> bytes | None:
-    """Return the file's bytes, None when it is not there."""
+    """Return the file's bytes, None when it is not there, or no file can be there."""
     try:
         with filesystem.open(path, "rb") as file:
             return bytes(file.read())
-    # Which of them it is when a path leads through a file differs between stores.
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError):
-        return None
     except OSError as error:
+        if isinstance(error, _NOT_THERE) or error.errno in _NO_SUCH_PATH:
+            return None
         raise Unavailable(f"{path} cannot be read: {error}") from error
+    except ValueError:
+        # A path with a zero byte in it.
+        return None
+    except Exception as error:
+        raise Unavailable(f"{path} cannot be read: {error!r}") from error
 
 
 def _parse_manifest(url: str, raw: bytes) -> Manifest:

@@ -1,4 +1,4 @@
-"""The body of a delta: absolute rows, tombstones and dense weights as bytes; cut into chunks and put together again. Pure.
+"""The body of a delta: absolute rows, tombstones and dense weights as bytes. Pure; `delta_chunks` cuts it into records.
 
 Body, version 1 (integers are LEB128 varints, texts are length + UTF-8, numbers little-endian):
 
@@ -20,12 +20,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import crc32c
 import numpy as np
 from numpy.typing import NDArray
 from tunemesh.events.v1 import delta_pb2
 
-from services.common.events.limits import MAX_RECORD_BYTES
 from services.common.platform.errors import CorruptArtifact
 from services.common.ranker.atomics import kernel
 
@@ -36,7 +34,11 @@ Bytes = NDArray[np.uint8]
 _VERSION = 1
 _MAX_VARINT_BYTES = 10
 _MAX_AXES = 8
+# What a size may be at most, so that no product of sizes leaves the range that numpy can shape. The body's length bounds what is there.
+_MAX_SIZE = 1 << 40
+_MAX_DIM = 1 << 16
 _INT8_MAX = 127
+_ROUND_ROWS_AT_ONCE = 65_536
 _UINT64_MAX = (1 << 64) - 1
 
 _SEVEN = np.uint64(7)
@@ -76,11 +78,11 @@ def encode_body(body: DeltaBody, dtype: delta_pb2.RowDtype) -> bytes:
     """Return the bytes of `body`, the same for equal bodies.
 
     Raises:
-        ValueError: ids are not strictly ascending, shapes do not match, a row for int8 is not finite, or the dtype is unknown.
+        ValueError: ids do not strictly ascend, shapes do not match or are too large, a row for int8 is not finite, or the dtype is unknown.
     """
     parts = [bytes([_VERSION]), _uvarint(len(body.tables))]
     for name, table in sorted(body.tables.items()):
-        if table.rows.ndim != 2 or table.rows.shape[0] != table.ids.size:
+        if table.rows.ndim != 2 or table.rows.shape[0] != table.ids.size or table.rows.shape[1] > _MAX_DIM:
             raise ValueError(f"table {name!r}: {table.ids.size} ids, but rows of shape {table.rows.shape}")
         parts += [_text(name), _uvarint(table.rows.shape[1]), _uvarint(table.ids.size), _uvarint(table.tombstones.size)]
         parts += [_encode_ids(name, table.ids), _encode_ids(name, table.tombstones), _encode_rows(name, table.rows, dtype)]
@@ -104,92 +106,42 @@ def decode_body(encoded: bytes, dtype: delta_pb2.RowDtype) -> DeltaBody:
     version = cursor.uvarint("version")
     if version != _VERSION:
         raise CorruptArtifact(f"delta body: format version {version}, this program reads {_VERSION}")
-    tables = {}
+    tables: dict[str, TableDelta] = {}
+    last = None
     for _ in range(cursor.uvarint("number of tables")):
-        name = cursor.text("table name")
+        name = last = cursor.name("table name", after=last)
         dim, num_ids, num_tombstones = (cursor.uvarint(f"sizes of table {name!r}") for _ in range(3))
+        if dim > _MAX_DIM:
+            raise CorruptArtifact(f"delta body: the rows of table {name!r} have {dim} numbers each")
         ids, tombstones = cursor.ids(num_ids, name), cursor.ids(num_tombstones, name)
         tables[name] = TableDelta(ids, _decode_rows(cursor, num_ids, dim, dtype, name), tombstones)
-    dense = {}
+    dense: dict[str, Float32s] = {}
+    last = None
     for _ in range(cursor.uvarint("number of dense tensors")):
-        name = cursor.text("tensor name")
-        num_axes = cursor.uvarint(f"axes of {name!r}")
-        if num_axes > _MAX_AXES:
-            raise CorruptArtifact(f"delta body: tensor {name!r} has {num_axes} axes")
-        shape = tuple(cursor.uvarint(f"axes of {name!r}") for _ in range(num_axes))
+        name = last = cursor.name("tensor name", after=last)
+        shape = cursor.shape(name)
         dense[name] = cursor.array(np.dtype("<f4"), math.prod(shape), f"tensor {name!r}").reshape(shape).astype(np.float32)
     cursor.expect_end()
     return DeltaBody(tables, dense or None)
 
 
-def chunk(header: delta_pb2.DeltaHeader, body: bytes, max_bytes: int = MAX_RECORD_BYTES) -> list[delta_pb2.Delta]:
-    """Return the records of one delta, in order; sets the body's CRC in (a copy of) the header. An empty body makes one record."""
-    complete = delta_pb2.DeltaHeader()
-    complete.CopyFrom(header)
-    complete.body_crc32c = crc32c.crc32c(body)
-    pieces = [body[start : start + max_bytes] for start in range(0, len(body), max_bytes)] or [b""]
-    return [delta_pb2.Delta(header=complete, chunk_index=index, chunk_count=len(pieces), body=piece) for index, piece in enumerate(pieces)]
+def rounded(rows: Float32s, dtype: delta_pb2.RowDtype) -> Float32s:
+    """Return the rows as replicas have them that got them by deltas of this dtype: a base must hold just these.
 
-
-@dataclass(frozen=True, slots=True)
-class CompleteDelta:
-    """A delta whose chunks have all arrived and whose CRC is right; `body` is still encoded (b"" when there is none)."""
-
-    header: delta_pb2.DeltaHeader
-    body: bytes
-
-    def decode(self) -> DeltaBody:
-        """Return the decoded body. Raises CorruptArtifact."""
-        return decode_body(self.body, self.header.dtype) if self.body else DeltaBody()
-
-
-class Reassembler:
-    """Puts the chunks of one shard's partition together, in the order of the log.
-
-    A writer that died between two chunks leaves a head without its tail; the head is dropped when the next delta begins, and the gap in seq
-    tells the follower. A chunk repeated by a producer's retry is ignored.
+    Args:
+        rows: float32 [N, dim], finite for int8.
+        dtype: of the deltas.
+    Returns:
+        float32 [N, dim]; `rows` itself for fp32.
     """
-
-    def __init__(self) -> None:
-        """Start between two deltas."""
-        self._header: delta_pb2.DeltaHeader | None = None
-        self._pieces: list[bytes] = []
-
-    @property
-    def is_empty(self) -> bool:
-        """True between two deltas: reading may start again here."""
-        return self._header is None
-
-    def add(self, record: delta_pb2.Delta) -> CompleteDelta | None:
-        """Take the next record; return the delta that it completes, if it does.
-
-        Raises:
-            CorruptArtifact: a chunk is missing or the CRC is wrong. What was collected is dropped.
-        """
-        header = record.header
-        if not 0 <= record.chunk_index < record.chunk_count:
-            self._drop()
-            raise CorruptArtifact(f"delta {header.epoch}.{header.seq}: chunk {record.chunk_index} of {record.chunk_count}")
-        if header != self._header:
-            self._drop()
-            self._header = header
-        if record.chunk_index < len(self._pieces):
-            return None
-        if record.chunk_index > len(self._pieces):
-            num_pieces = len(self._pieces)
-            self._drop()
-            raise CorruptArtifact(f"delta {header.epoch}.{header.seq}: chunk {record.chunk_index} came after {num_pieces} chunks")
-        self._pieces.append(record.body)
-        if len(self._pieces) < record.chunk_count:
-            return None
-        body = b"".join(self._pieces)
-        self._drop()
-        if crc32c.crc32c(body) != header.body_crc32c:
-            raise CorruptArtifact(f"delta {header.epoch}.{header.seq}: the body's CRC32C is not that of the header")
-        return CompleteDelta(header, body)
-
-    def _drop(self) -> None:
-        self._header, self._pieces = None, []
+    if dtype == delta_pb2.ROW_DTYPE_FP32:
+        return rows
+    result = np.empty_like(rows)
+    for start in range(0, rows.shape[0], _ROUND_ROWS_AT_ONCE):
+        some = rows[start : start + _ROUND_ROWS_AT_ONCE]
+        cursor = _Cursor(_encode_rows("rows", some, dtype))
+        result[start : start + some.shape[0]] = _decode_rows(cursor, some.shape[0], some.shape[1], dtype, "rows")
+    return result
 
 
 @kernel
@@ -280,7 +232,11 @@ def _decode_rows(cursor: _Cursor, num_rows: int, dim: int, dtype: delta_pb2.RowD
     if dtype == delta_pb2.ROW_DTYPE_INT8_ROWWISE:
         scales = cursor.array(np.dtype("<f4"), num_rows, what)
         steps = cursor.array(_ROW_DTYPES[dtype], num_rows * dim, what).reshape(num_rows, dim)
-        return steps.astype(np.float32) * scales.astype(np.float32)[:, None]
+        with np.errstate(over="ignore", invalid="ignore"):
+            rows: Float32s = steps.astype(np.float32) * scales.astype(np.float32)[:, None]
+        if not np.isfinite(rows).all():
+            raise CorruptArtifact(f"delta body: a scale of {what} is none of a finite row")
+        return rows
     stored = cursor.array(_ROW_DTYPES[dtype], num_rows * dim, what).reshape(num_rows, dim)
     if dtype == delta_pb2.ROW_DTYPE_BF16:
         return (stored.astype(np.uint32) << 16).view(np.float32)
@@ -303,6 +259,8 @@ class _Cursor:
             self._position += 1
             value |= (byte & 0x7F) << shift
             if byte < 0x80:
+                if value > _MAX_SIZE:
+                    raise CorruptArtifact(f"delta body: {value} is no size ({what})")
                 return value
         raise CorruptArtifact(f"delta body: no end of the number at {what}")
 
@@ -312,6 +270,23 @@ class _Cursor:
             return raw.decode()
         except UnicodeDecodeError as error:
             raise CorruptArtifact(f"delta body: {what} is not UTF-8") from error
+
+    def name(self, what: str, *, after: str | None) -> str:
+        """Return a name; names ascend."""
+        name = self.text(what)
+        if after is not None and name <= after:
+            raise CorruptArtifact(f"delta body: {what} {name!r} does not come behind the one before")
+        return name
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        num_axes = self.uvarint(f"axes of {name!r}")
+        if num_axes > _MAX_AXES:
+            raise CorruptArtifact(f"delta body: tensor {name!r} has {num_axes} axes")
+        shape = tuple(self.uvarint(f"axes of {name!r}") for _ in range(num_axes))
+        # numpy refuses a shape whose axes, taken without the zeros among them, are too many numbers.
+        if math.prod(axis or 1 for axis in shape) > _MAX_SIZE:
+            raise CorruptArtifact(f"delta body: tensor {name!r} has shape {shape}")
+        return shape
 
     def ids(self, count: int, table: str) -> Int64s:
         rest = self._bytes[self._position :]

@@ -2,8 +2,8 @@
 
     tunemesh why REQUEST_ID                       what the logs say about a recommendation or an answer
     tunemesh rollback llm/TASK|prompt/NAME        one step back (or --to TARGET), and wait until the mesh answers with it
-    tunemesh rollback ranker --to TIME            back to a checkpoint; later samples are passed over
-    tunemesh retrain --from TIME                  back to a checkpoint; later samples are learned again
+    tunemesh rollback ranker --to TIME|EPOCH.SEQ  back to a checkpoint; later samples are passed over
+    tunemesh retrain --from TIME|EPOCH.SEQ        back to a checkpoint; later samples are learned again
     tunemesh pause|resume learning
     tunemesh dlq list [TOPIC] | redrive TOPIC
 
@@ -31,12 +31,12 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
 
     rollback = commands.add_parser("rollback", parents=parents, help="take an alias or the ranker back")
     rollback.add_argument("alias", metavar="ALIAS", help="llm/TASK, prompt/NAME, prompt/NAME/LABEL, or ranker")
-    rollback.add_argument("--to", default="", metavar="TARGET", help="an adapter, base, vN; of the ranker a time: 10m, 2026-11-22T09:30")
+    rollback.add_argument("--to", default="", metavar="TARGET", help="an adapter, base, vN; of the ranker a time or version: 10m, 3.1207")
     rollback.add_argument("--allow-unjudged", action="store_true", help="even to one that the adapter gate refused or has not judged")
     _set(rollback, "rollback")
 
     retrain = commands.add_parser("retrain", parents=parents, help="go back to a checkpoint and learn the later samples again")
-    retrain.add_argument("--from", dest="since", required=True, metavar="TIME", help="10m (ago), 2026-11-22T09:30, @UNIX_MS")
+    retrain.add_argument("--from", dest="since", required=True, metavar="TIME", help="10m (ago), 2026-11-22T09:30, @UNIX_MS, EPOCH.SEQ")
     _set(retrain, "retrain")
 
     for name, paused in (("pause", True), ("resume", False)):

@@ -21,7 +21,7 @@ from services.mesh.operate.log_scan import LogScanner
 from services.mesh.operate.redrive import Redrive, read_book
 from services.mesh.operate.rpc import Client, connect
 from services.mesh.operate.settings import OperateSettings
-from services.mesh.operate.times import iso, parse_time
+from services.mesh.operate.times import iso, parse_moment
 from services.mesh.operate.why import explain
 from services.mesh.operate.why_report import Learned
 from services.mesh.runner.settings import MeshSettings
@@ -116,7 +116,7 @@ def _learned(operator: Operator) -> Learned | None:
 def _rollback(operator: Operator, arguments: argparse.Namespace) -> int:
     if arguments.alias == "ranker":
         if not arguments.to:
-            raise InvalidInput("rollback ranker needs --to TIME: which checkpoint to go back to, e.g. --to 10m")
+            raise InvalidInput("rollback ranker needs --to TIME or --to EPOCH.SEQ: what to go back to, e.g. --to 10m or --to 3.1207")
         return _restore(operator, arguments, arguments.to, skip_later=True)
     settings = operator.settings
     alias = aliases.parse_alias(arguments.alias)
@@ -141,13 +141,14 @@ def _retrain(operator: Operator, arguments: argparse.Namespace) -> int:
 
 def _restore(operator: Operator, arguments: argparse.Namespace, moment: str, *, skip_later: bool) -> int:
     settings = operator.settings
-    not_after_ms = parse_time(moment, now_ms=wall_ms())
+    not_after = parse_moment(moment, now_ms=wall_ms())
     actor = "tunemesh rollback" if skip_later else "tunemesh retrain"
     trainer = operator.client("trainer")
-    done = ranker.restore(trainer, not_after_ms, skip_later=skip_later, actor=actor, timeout_ms=settings.restore_timeout_ms)
+    done = ranker.restore(trainer, not_after, skip_later=skip_later, actor=actor, timeout_ms=settings.restore_timeout_ms)
     live_s, replicas = ranker.wait_for_replicas(operator.scanner(), done.epoch, done.restored_at_s, wait_ms=settings.wait_ms)
     document = {
         "checkpoint": done.checkpoint,
+        "version": done.version,
         "written_at": iso(done.created_at_ms),
         "epoch": done.epoch,
         "source_offsets": list(done.source_offsets),
@@ -156,7 +157,8 @@ def _restore(operator: Operator, arguments: argparse.Namespace, moment: str, *, 
         "live_after_s": round(live_s, 3),
     }
     later = f"{sum(done.skipped)} later samples are passed over" if skip_later else "the later samples are learned again"
-    text = f"the ranker is back at {done.checkpoint}, written {iso(done.created_at_ms)}, as epoch {done.epoch}; {later}; {len(replicas)} "
+    back = f"{done.checkpoint}, version {done.version}, written {iso(done.created_at_ms)}"
+    text = f"the ranker is back at {back}, as epoch {done.epoch}; {later}; {len(replicas)} "
     _print(arguments, document, f"{text}replica(s) live after {live_s:.2f} s")
     return 0
 

@@ -41,9 +41,10 @@ class Tuning:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What the learner went back to: the checkpoint, when that was written, the new epoch, and samples passed over, by partition."""
+    """What the learner went back to: checkpoint, its version, when it was written, the new epoch, and samples passed over, by partition."""
 
     checkpoint: str
+    version: str
     created_at_ms: int
     epoch: int
     source_offsets: tuple[int, ...]
@@ -77,18 +78,30 @@ def tuning(tuner: Client, *, timeout_ms: int) -> Tuning:
     return Tuning(now.paused, now.running_tune_id)
 
 
-def restore(trainer: Client, not_after_ms: int, *, skip_later: bool, actor: str, timeout_ms: int) -> Restored:
-    """Go back to the newest checkpoint written at or before a moment; then pass over the later samples, or learn them again.
+def restore(trainer: Client, not_after: int | str, *, skip_later: bool, actor: str, timeout_ms: int) -> Restored:
+    """Go back to a checkpoint; then pass over the later samples, or learn them again.
 
+    Args:
+        trainer: the control API.
+        not_after: the newest checkpoint written at or before this moment, Unix milliseconds, or holding nothing newer than this version,
+            "EPOCH.SEQ".
+        skip_later: pass over them.
+        actor: who asks.
+        timeout_ms: of the call.
     Raises:
         NotFound: nothing that old is kept; the message says what is.
         Unavailable: the trainer does not answer.
     """
     stub = trainer_service_pb2_grpc.TrainerServiceStub(trainer.channel)  # type: ignore[no-untyped-call]
-    request = trainer_service_pb2.RestoreCheckpointRequest(not_after_ms=not_after_ms, skip_later_samples=skip_later, actor=actor)
+    request = trainer_service_pb2.RestoreCheckpointRequest(skip_later_samples=skip_later, actor=actor)
+    if isinstance(not_after, str):
+        request.not_after_version = not_after
+    else:
+        request.not_after_ms = not_after
     answer = trainer.call(stub.RestoreCheckpoint, request, timeout_ms=timeout_ms)
     return Restored(
         answer.checkpoint,
+        answer.checkpoint_version,
         answer.checkpoint_created_at_ms,
         answer.epoch,
         tuple(answer.source_offsets),

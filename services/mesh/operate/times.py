@@ -10,7 +10,13 @@ from services.common.platform.errors import InvalidInput
 
 _AGO = re.compile(r"(\d{1,9})(s|m|h|d)")
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+_VERSION = re.compile(r"\d{1,18}\.\d{1,18}", re.ASCII)
 _UNIX = re.compile(r"@(\d{1,15})")
+
+
+def parse_moment(text: str, *, now_ms: int) -> int | str:
+    """Return a version of the ranker, "EPOCH.SEQ", as it is, or else what `parse_time` makes of the text. Raises InvalidInput."""
+    return text.strip() if _VERSION.fullmatch(text.strip()) else parse_time(text, now_ms=now_ms)
 
 
 def parse_time(text: str, *, now_ms: int) -> int:

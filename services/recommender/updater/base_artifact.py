@@ -19,7 +19,7 @@ def load_base(pointer: BasePointer, *, shard: int = 0) -> Base:
 
     Raises:
         CorruptArtifact: it is damaged or foreign, or not what the pointer says.
-        NotFound: it is not there.
+        NotFound: it is not there, or the pointer's URI is of no store that this program knows.
         Unavailable: the store does not answer.
     """
     manifest, arrays = read_artifact(
@@ -69,4 +69,6 @@ def _tables(uri: str, arrays: Arrays) -> dict[str, TableImage]:
         if np.unique(ids).size != ids.size:
             raise CorruptArtifact(f"artifact {uri}: table {name!r} has an id twice")
         images[name] = TableImage(ids, rows, default_row)
+    if not images:
+        raise CorruptArtifact(f"artifact {uri} holds no table")
     return images

@@ -6,8 +6,9 @@ The rules:
   missing, following stops until a base brings what is missing.
 - A delta of an older epoch comes from a trainer that was superseded: refused.
 - A newer epoch begins with its first delta (prev_seq -1), and only on top of the base that it names; if this replica does not contain that
-  base, it loads it.
+  base, it loads it. Nor may it lack what the new epoch continues from: the last delta of the epoch before may be the one that is missing.
 - A base that does not bring what is missing is not loaded, nor one from which following got stuck before: the log does not change.
+- A replica that can neither follow nor load a base asks for one (`Standing.blocked`); the trainer hears it through replicas.v1.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from typing import Protocol
 from services.common.ranker.tables.control_block import Applied
 
 NO_SEQ = -1
+# Longer ids would not fit the control block of the tables.
+_MAX_BASE_ID_BYTES = 128
 
 
 class DeltaHeader(Protocol):
@@ -41,6 +44,10 @@ class DeltaHeader(Protocol):
     def prev_seq(self) -> int: ...  # noqa: D102
     @property
     def base_id(self) -> str: ...  # noqa: D102
+    @property
+    def continues_epoch(self) -> int: ...  # noqa: D102
+    @property
+    def continues_seq(self) -> int: ...  # noqa: D102
 
 
 class BasePointer(Protocol):
@@ -110,6 +117,21 @@ class Identity:
     shard: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """What replicas.v1 is told.
+
+    Attributes:
+        applied: what the tables contain; None: nothing yet.
+        blocked: why this replica needs a base that has not been announced yet; empty while it needs none.
+        newest_base_id: of the base announced last that it knows of; "" when it knows of none.
+    """
+
+    applied: Applied | None
+    blocked: str
+    newest_base_id: str
+
+
 class Follower:
     """What a replica contains and what it waits for.
 
@@ -137,6 +159,12 @@ class Follower:
         """True when the next delta is wanted."""
         return self.applied is not None and not self.blocked
 
+    @property
+    def standing(self) -> Standing:
+        """What to report."""
+        blocked = "" if self.is_following or self.base_to_load() is not None else self.blocked or "no base that it can use was announced"
+        return Standing(applied=self.applied, blocked=blocked, newest_base_id=next(reversed(self._bases), ""))
+
     def begin(self, lineage_id: str, applied: Applied | None) -> None:
         """Follow this history of the broker, from what the tables contain of it, or from the next base."""
         self.lineage_id = lineage_id
@@ -156,8 +184,10 @@ class Follower:
             return f"{who} has schema {pointer.schema_hash!r}, this replica has {self._identity.schema_hash!r}"
         if pointer.lineage_id != self.lineage_id:
             return f"{who} is of lineage {pointer.lineage_id!r}, this broker's is {self.lineage_id!r}"
-        if len(pointer.delta_offsets) <= self._identity.shard:
+        if len(pointer.delta_offsets) <= self._identity.shard or pointer.delta_offsets[self._identity.shard] < 0:
             return f"{who} does not say where the deltas of shard {self._identity.shard} continue"
+        if pointer.epoch < 1 or pointer.seq < NO_SEQ or not 0 < len(pointer.base_id.encode()) <= _MAX_BASE_ID_BYTES:
+            return f"base {pointer.base_id[:_MAX_BASE_ID_BYTES]!r} at {pointer.epoch}.{pointer.seq} cannot be one"
         # A base announced again is the newest again.
         self._bases.pop(pointer.base_id, None)
         self._bases[pointer.base_id] = pointer
@@ -230,6 +260,8 @@ class Follower:
         ):
             if theirs != ours:
                 return f"its {what} is {theirs!r}, this replica has {ours!r}"
+        if len(header.base_id.encode()) > _MAX_BASE_ID_BYTES:
+            return f"its base_id has {len(header.base_id.encode())} bytes"
         return ""
 
     def _judge_first(self, header: DeltaHeader) -> Decision:
@@ -240,6 +272,13 @@ class Follower:
         if not self._contains(header.base_id):
             reason = f"epoch {header.epoch} continues base {header.base_id!r}, which is not applied here"
             return Decision(Outcome.BLOCK, reason, Need(epoch=header.epoch, seq=NO_SEQ, base_id=header.base_id))
+        assert self.applied is not None
+        if header.continues_epoch == self.applied.epoch and header.continues_seq > self.applied.seq:
+            reason = f"epoch {header.epoch} continues {header.continues_epoch}.{header.continues_seq}, only {self.applied.seq} is applied"
+            return Decision(Outcome.BLOCK, f"{reason}: a delta is missing", Need(epoch=header.epoch, seq=NO_SEQ))
+        if header.continues_epoch > self.applied.epoch:
+            reason = f"epoch {header.epoch} continues epoch {header.continues_epoch}, of which nothing is applied here"
+            return Decision(Outcome.BLOCK, reason, Need(epoch=header.epoch, seq=NO_SEQ))
         return Decision(Outcome.APPLY)
 
     def _contains(self, base_id: str) -> bool:

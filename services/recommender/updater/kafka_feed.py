@@ -7,44 +7,45 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from google.protobuf.message import DecodeError
 from kafka import TopicPartition
-from kafka.errors import KafkaError, OffsetOutOfRangeError
+from kafka.errors import CorruptRecordError, KafkaError, OffsetOutOfRangeError, UnsupportedCodecError
 from tunemesh.events.v1 import delta_pb2
 from tunemesh.events.v1.control_pb2 import ControlRecord
 from tunemesh.events.v1.delta_pb2 import Delta, ReplicaStatus
 from typing_extensions import override
 
-from services.common.events.envelope import headers_for
+from services.common.events.envelope import MalformedRecord, headers_for, parse_value
 from services.common.events.topics import CONTROL, RANKER_BASES, RANKER_DELTAS, REPLICAS
 from services.common.platform.clock import wall_ms
-from services.common.platform.errors import Unavailable
-from services.common.platform.kafka import assigned_consumer, drain_to_end, read_compacted
+from services.common.platform.control import ControlState
+from services.common.platform.errors import CorruptArtifact, Unavailable
+from services.common.platform.kafka import assigned_consumer, drain_to_end
 from services.common.platform.kafka_producer import RenewedProducer
 from services.common.platform.traceparent import traceparent_of
-from services.common.ranker.tables.control_block import Applied
-from services.recommender.updater.core import HistoryLost
+from services.common.ranker.delta_chunks import parse_chunk
+from services.recommender.updater.core import HistoryLost, Standing
 from services.recommender.updater.worker import DeltaRecord, Feed
 
 _log = logging.getLogger(__name__)
 
 SOURCE = "/tunemesh/updater"
 _CLIENT_ID = "tunemesh-updater"
-_LINEAGE_SUBJECT = b"lineage"
+# What the client raises at a batch that it cannot read; it stays before that batch. Only a base that continues behind it helps.
+_UNREADABLE = (CorruptRecordError, UnsupportedCodecError)
 _CONNECT_TIMEOUT_MS = 5_000
 
 
 class KafkaFeed(Feed):
     """Meets `worker.Feed`: one shard's partition of the deltas, and the announcements."""
 
-    def __init__(self, bootstrap_servers: str, *, model: str, replica_id: str, shard: int = 0) -> None:
+    def __init__(self, bootstrap_servers: str, *, model: str, schema_hash: str, replica_id: str, shard: int = 0) -> None:
         """Connect.
 
         Raises:
             Unavailable: no broker, or a topic is missing.
         """
         self._bootstrap_servers = bootstrap_servers
-        self._model, self._replica_id = model, replica_id
+        self._model, self._schema_hash, self._replica_id = model, schema_hash, replica_id
         self._partition = TopicPartition(RANKER_DELTAS.name, shard)
         self._position = 0
         self._has_read_bases = False
@@ -65,26 +66,47 @@ class KafkaFeed(Feed):
 
     @override
     def lineage_id(self) -> str:
-        newest = read_compacted(self._bootstrap_servers, CONTROL.name, client_id=_CLIENT_ID, timeout_ms=_CONNECT_TIMEOUT_MS)
-        record = newest.get(_LINEAGE_SUBJECT)
-        return ControlRecord.FromString(record.value).lineage.lineage_id if record is not None else ""
+        state = ControlState()
+        consumer = self._consumer(CONTROL.name, 0, fetch_wait_ms=100)
+        try:
+            with _translated(CONTROL.name):
+                records = drain_to_end(consumer, _CONNECT_TIMEOUT_MS)
+        finally:
+            consumer.close()
+        for record in records:
+            if record.value is not None:
+                try:
+                    state.apply(parse_value(record.value, record.headers, ControlRecord))
+                except MalformedRecord as error:
+                    _log.error("%s: the record at offset %d is left out: %s", CONTROL.name, record.offset, error)
+        return state.lineage_id
 
     @override
     def new_bases(self) -> list[delta_pb2.BasePointer]:
-        """Return the pointers written since the last call, at first all of them. What cannot be parsed is logged and left out."""
+        """Return the pointers written since the last call, at first all of them. What cannot be read is logged and left out."""
         with _translated(RANKER_BASES.name):
-            if self._has_read_bases:
-                records = [record for batch in self._bases.poll(timeout_ms=0).values() for record in batch]
-            else:
-                records = drain_to_end(self._bases)
-                self._has_read_bases = True
+            records = self._poll_bases()
         pointers = []
         for record in records:
             try:
-                pointers.append(delta_pb2.BasePointer.FromString(record.value or b""))
-            except DecodeError as error:
-                _log.error("%s: the record at offset %d cannot be parsed: %s", RANKER_BASES.name, record.offset, error)
+                pointers.append(parse_value(record.value, record.headers, delta_pb2.BasePointer))
+            except MalformedRecord as error:
+                _log.error("%s: the record at offset %d is left out: %s", RANKER_BASES.name, record.offset, error)
         return pointers
+
+    def _poll_bases(self) -> list[Any]:
+        try:
+            if self._has_read_bases:
+                return [record for batch in self._bases.poll(timeout_ms=0).values() for record in batch]
+            records = drain_to_end(self._bases)
+        except _UNREADABLE as error:
+            partition = TopicPartition(RANKER_BASES.name, 0)
+            position = self._bases.position(partition, timeout_ms=_CONNECT_TIMEOUT_MS)
+            _log.error("%s: the batch at offset %d is left out: %r", RANKER_BASES.name, position, error)
+            self._bases.seek(partition, position + 1)
+            return []
+        self._has_read_bases = True
+        return records
 
     @override
     def seek(self, offset: int) -> None:
@@ -93,8 +115,14 @@ class KafkaFeed(Feed):
 
     @override
     def deltas(self, timeout_ms: int) -> Sequence[DeltaRecord]:
-        with _translated(RANKER_DELTAS.name):
+        try:
             records = self._deltas.poll(timeout_ms=timeout_ms).get(self._partition, [])
+        except OffsetOutOfRangeError as error:
+            raise HistoryLost(f"{RANKER_DELTAS.name}: {error}") from error
+        except _UNREADABLE as error:
+            raise HistoryLost(f"{RANKER_DELTAS.name}: what is stored at offset {self._position} cannot be read: {error!r}") from error
+        except KafkaError as error:
+            raise Unavailable(f"{RANKER_DELTAS.name}: {error!r}") from error
         if records:
             self._position = records[-1].offset + 1
         return [DeltaRecord(record.offset, _parse_delta(record.value), traceparent_of(record.headers)) for record in records]
@@ -110,17 +138,20 @@ class KafkaFeed(Feed):
         return bool(end < self._position)
 
     @override
-    def report(self, applied: Applied) -> None:
+    def report(self, standing: Standing) -> None:
+        applied = standing.applied
         status = ReplicaStatus(
             replica_id=self._replica_id,
             model=self._model,
-            base_id=applied.base_id,
-            epoch=applied.epoch,
-            seq=applied.seq,
-            watermark_ms=applied.watermark_ms,
+            schema_hash=self._schema_hash,
             reported_at_ms=wall_ms(),
-            delta_offsets=[applied.delta_offset],
+            blocked=standing.blocked,
+            newest_base_id=standing.newest_base_id,
         )
+        if applied is not None:
+            status.base_id, status.epoch, status.seq = applied.base_id, applied.epoch, applied.seq
+            status.watermark_ms = applied.watermark_ms
+            status.delta_offsets.append(applied.delta_offset)
         headers = headers_for("tunemesh.events.v1.ReplicaStatus", SOURCE)
         with _translated(REPLICAS.name):
             sent = self._producer.send(REPLICAS.name, status.SerializeToString(), self._replica_id.encode(), headers)
@@ -136,8 +167,8 @@ class KafkaFeed(Feed):
 
 def _parse_delta(value: bytes | None) -> Delta | None:
     try:
-        return Delta.FromString(value or b"")
-    except DecodeError:
+        return parse_chunk(value)
+    except CorruptArtifact:
         return None
 
 
@@ -145,7 +176,5 @@ def _parse_delta(value: bytes | None) -> Delta | None:
 def _translated(topic: str) -> Iterator[None]:
     try:
         yield
-    except OffsetOutOfRangeError as error:
-        raise HistoryLost(f"{topic}: {error}") from error
     except KafkaError as error:
         raise Unavailable(f"{topic}: {error!r}") from error

@@ -19,12 +19,16 @@ from tunemesh.events.v1.delta_pb2 import Delta
 from services.common.platform.clock import wall_ms
 from services.common.platform.errors import CorruptArtifact, NotFound, Unavailable
 from services.common.platform.telemetry import Telemetry
-from services.common.ranker.delta import CompleteDelta, DeltaBody, Reassembler
+from services.common.ranker.delta import DeltaBody
+from services.common.ranker.delta_chunks import CompleteDelta, Reassembler
 from services.common.ranker.tables.control_block import Applied
 from services.common.ranker.tables.writer import ModelWriter, TableImage
-from services.recommender.updater.core import BasePointer, Follower, HistoryLost, Outcome
+from services.recommender.updater.core import BasePointer, Follower, HistoryLost, Outcome, Standing
 
 _log = logging.getLogger(__name__)
+
+# A base that cannot be read or written is tried again ever less often: each try may read and write as much as all tables hold.
+_MAX_RETRY_FACTOR = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +73,7 @@ class Feed(Protocol):
     def seems_shorter(self) -> bool:
         """Return whether the log ends before the position: perhaps the broker lost its data."""
 
-    def report(self, applied: Applied) -> None:
+    def report(self, standing: Standing) -> None:
         """Tell replicas.v1, without waiting."""
 
     def close(self) -> None:
@@ -117,6 +121,7 @@ class Updater:
         self._refused_bases: set[str] = set()
         self._report_at = 0.0
         self._met_other_lineage = False
+        self._num_failures = 0
         meter = telemetry.meter
         self._deltas = meter.create_counter("updater.deltas", description="Deltas by outcome.")
         self._bases = meter.create_counter("updater.bases", description="Bases by outcome.")
@@ -135,15 +140,21 @@ class Updater:
             except HistoryLost as error:
                 _log.error("the deltas cannot be followed any further, waiting for a base: %s", error)
                 self._follower.block(str(error))
+                self._report_at = 0.0
             except Unavailable as error:
-                _log.warning("trying again in %.1f s: %s", self._timing.retry_s, error)
-                stop.wait(self._timing.retry_s)
+                pause_s = self._timing.retry_s * min(2 ** max(self._num_failures - 1, 0), _MAX_RETRY_FACTOR)
+                _log.warning("trying again in %.1f s: %s", pause_s, error)
+                stop.wait(pause_s)
 
     def _follow(self, feed: Feed, stop: threading.Event) -> None:
         self._begin(feed)
         while not stop.is_set():
             for pointer in feed.new_bases():
                 self._announce(pointer)
+            if time.monotonic() >= self._report_at:
+                self._report_at = time.monotonic() + self._timing.report_s
+                if not self._every_interval(feed):
+                    return
             pointer_to_load = self._follower.base_to_load()
             if pointer_to_load is not None:
                 self._load(pointer_to_load, feed)
@@ -151,10 +162,6 @@ class Updater:
                 self._take(feed.deltas(int(self._timing.poll_s * 1e3)))
             else:
                 stop.wait(self._timing.poll_s)
-            if time.monotonic() >= self._report_at:
-                self._report_at = time.monotonic() + self._timing.report_s
-                if not self._every_interval(feed):
-                    return
 
     def _begin(self, feed: Feed) -> None:
         """Go on from the tables if they are of this broker's history."""
@@ -171,14 +178,12 @@ class Updater:
 
     def _every_interval(self, feed: Feed) -> bool:
         """Report, and look after the broker's history; return whether it is still the same one."""
-        applied = self._follower.applied
         if self._met_other_lineage or not self._follower.is_following or feed.seems_shorter():
             self._met_other_lineage = False
             if feed.lineage_id() != self._follower.lineage_id:
                 _log.warning("the broker's lineage changed: waiting for a base of the new history")
                 return False
-        if applied is not None:
-            feed.report(applied)
+        feed.report(self._follower.standing)
         return True
 
     def _announce(self, pointer: BasePointer) -> None:
@@ -198,11 +203,15 @@ class Updater:
         with self._telemetry.span("base.load", attributes={"base_id": pointer.base_id}):
             try:
                 base = self._load_base(pointer)
+                self._build(base, pointer.lineage_id)
             except (CorruptArtifact, NotFound) as error:
                 self._follower.discard(pointer.base_id, str(error))
                 self._refuse_base(pointer.base_id, str(error))
                 return
-            self._writer.build(base.tables, base.dense, base.applied, lineage_id=pointer.lineage_id)
+            except Unavailable:
+                self._num_failures += 1
+                raise
+        self._num_failures = 0
         self._follower.loaded(pointer, base.applied)
         self._reassembler = Reassembler()
         feed.seek(base.applied.delta_offset)
@@ -210,6 +219,20 @@ class Updater:
         at, elapsed_s = base.applied, time.monotonic() - started
         _log.info("base %s loaded in %.1f s: %s rows, at %d.%d", at.base_id, elapsed_s, self._writer.num_rows(), at.epoch, at.seq)
         self._on_ready()
+
+    def _build(self, base: Base, lineage_id: str) -> None:
+        """Make the tables of a base.
+
+        Raises:
+            CorruptArtifact: no tables can be made of it.
+            Unavailable: they cannot be written; those that there are stay as they are.
+        """
+        try:
+            self._writer.build(base.tables, base.dense, base.applied, lineage_id=lineage_id)
+        except OSError as error:
+            raise Unavailable(f"the tables of base {base.applied.base_id} cannot be written, the present ones stay: {error}") from error
+        except ValueError as error:
+            raise CorruptArtifact(f"no tables can be made of base {base.applied.base_id}: {error}") from error
 
     def _take(self, records: Sequence[DeltaRecord]) -> None:
         for record in records:
@@ -244,6 +267,8 @@ class Updater:
         elif decision.outcome is Outcome.BLOCK:
             _log.error("%s cannot be applied, waiting for a base: %s", who, decision.reason)
             self._follower.block(decision.reason, decision.need)
+            # The trainer hears at once that a base is needed.
+            self._report_at = 0.0
         self._deltas.add(1, {"outcome": decision.outcome.value})
 
     def _apply(self, complete: CompleteDelta, record: DeltaRecord) -> None:
@@ -258,7 +283,13 @@ class Updater:
                 base_id=header.base_id,
                 delta_offset=record.offset + 1,
             )
-            self._writer.apply(body, applied)
+            try:
+                self._writer.apply(body, applied)
+            except OSError as error:
+                # The tables had to grow and could not; nothing was changed, and the delta is read again.
+                self._num_failures += 1
+                raise Unavailable(f"there is no room for delta {header.epoch}.{header.seq}: {error}") from error
+        self._num_failures = 0
         self._follower.advanced(applied)
         self._rows.add(_num_changed(body))
         self._age.record(max(0, wall_ms() - header.created_at_ms))

@@ -20,6 +20,7 @@ from services.common.language.lora_store import AdapterNotFound
 from services.common.platform import telemetry
 from services.common.platform.errors import CorruptArtifact, Unavailable
 from services.common.platform.grpc_server import GrpcServer
+from services.trainer.base_schedule import BasePace
 from services.trainer.server import servicer_of
 from services.trainer.servicer import TrainerServicer
 from services.trainer.settings import TrainerSettings
@@ -28,7 +29,7 @@ from tests.limits import seconds
 from tests.trainer_fakes.broker import FakeBroker, broker_with
 from tests.trainer_fakes.learner import FakeLearner
 from tests.trainer_fakes.life import start
-from tests.trainer_fakes.logs import FakeDeadLetters
+from tests.trainer_fakes.logs import FakeDeadLetters, FakeReports
 from tests.trainer_fakes.sample_logs import SPEC, sample_log
 
 
@@ -76,7 +77,8 @@ async def service() -> AsyncIterator[Service]:
         SPEC,
         life.samples,
         FakeDeadLetters(broker),
-        WorkerConfig(samples_topic="samples.v1", publish_interval_ms=20, checkpoint_interval_ms=10**9),
+        FakeReports(),
+        WorkerConfig(samples_topic="samples.v1", publish_interval_ms=20, checkpoint_interval_ms=10**9, base_pace=BasePace(interval_s=1e9)),
         telemetry.disabled("trainer"),
     )
     adapters = FakeAdapters()
@@ -258,6 +260,11 @@ async def test_a_restore_answers_with_the_new_epoch_and_status_follows(service: 
     [
         (pb.RestoreCheckpointRequest(not_after_ms=5, actor="ann"), grpc.StatusCode.NOT_FOUND, "that are kept were written from"),
         (pb.RestoreCheckpointRequest(not_after_ms=0, actor="ann"), grpc.StatusCode.INVALID_ARGUMENT, "not_after_ms"),
+        (pb.RestoreCheckpointRequest(not_after_ms=-1, actor="ann"), grpc.StatusCode.INVALID_ARGUMENT, "above 0"),
+        (pb.RestoreCheckpointRequest(not_after_version="1.x", actor="ann"), grpc.StatusCode.INVALID_ARGUMENT, "EPOCH.SEQ is wanted"),
+        (pb.RestoreCheckpointRequest(not_after_version="1.2", not_after_ms=3, actor="a"), grpc.StatusCode.INVALID_ARGUMENT, "one of them"),
+        (pb.RestoreCheckpointRequest(not_after_version="9.9", actor="ann"), grpc.StatusCode.NOT_FOUND, "9.9 was not published yet"),
+        (pb.RestoreCheckpointRequest(not_after_version="0.9", actor="ann"), grpc.StatusCode.NOT_FOUND, "no checkpoint holds version 0.9"),
         (pb.RestoreCheckpointRequest(not_after_ms=5), grpc.StatusCode.INVALID_ARGUMENT, "actor"),
     ],
 )

@@ -120,7 +120,12 @@ class FakeParts(
         self.restores.append(request)
         skipped = [40, 2] if request.skip_later_samples else [0, 0]
         return trainer_pb.RestoreCheckpointResponse(
-            checkpoint="checkpoint-7", checkpoint_created_at_ms=request.not_after_ms - 5, epoch=4, source_offsets=[1, 2], skipped=skipped
+            checkpoint="checkpoint-7",
+            checkpoint_created_at_ms=request.not_after_ms - 5,
+            checkpoint_version="3.1100",
+            epoch=4,
+            source_offsets=[1, 2],
+            skipped=skipped,
         )
 
     def Generate(self, request, context):

@@ -252,6 +252,8 @@ def test_the_ranker_goes_back_to_a_checkpoint_and_its_replicas_follow(tunemesh: 
     assert now_ms - 600_000 <= first.not_after_ms <= after_ms - 600_000 and second.not_after_ms == now_ms - 5_000
     code, _, said = tunemesh("retrain", "--from", "tomorrow")
     assert code == 2 and "is no time" in said
+    back = document(tunemesh, "rollback", "ranker", "--to", "3.1207")
+    assert (parts.restores[-1].not_after_version, parts.restores[-1].not_after_ms, back["version"]) == ("3.1207", 0, "3.1100")
 
 
 def test_learning_is_paused_and_resumed(tunemesh: Run, parts: FakeParts) -> None:

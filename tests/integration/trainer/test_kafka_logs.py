@@ -13,7 +13,7 @@ from services.common.platform.control import ControlState
 from services.common.platform.errors import Unavailable
 from services.common.platform.kafka import assigned_consumer, drain_to_end
 from services.common.platform.kafka_producer import RenewedProducer
-from services.common.ranker.delta import Reassembler, chunk
+from services.common.ranker.delta_chunks import Reassembler, chunk
 from services.trainer.kafka_calls import make_producer
 from services.trainer.kafka_logs import KafkaBaseLog, KafkaControlLog, KafkaDeltaLog
 from services.trainer.kafka_samples import KafkaDeadLetters, KafkaSamples

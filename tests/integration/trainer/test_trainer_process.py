@@ -163,7 +163,7 @@ def test_a_wrong_start_is_one_line_and_exit_code_2(kafka_bootstrap: str, topics:
 
 
 def test_a_broker_that_lost_its_data_stops_the_trainer_and_is_refused_by_the_next(fresh_broker: Broker, tmp_path: Path) -> None:
-    mine = Topics("samples", "control", "deltas", "bases", "dlq")
+    mine = Topics("samples", "control", "deltas", "bases", "dlq", "replicas")
     partitions = {"samples": 2, "control": 1, "deltas": 1, "bases": 1, "dlq": 1}
     create_topics(fresh_broker.bootstrap, partitions)
     ends = produce(fresh_broker.bootstrap, "samples", sample_log(3))
@@ -185,7 +185,7 @@ def test_a_broker_that_lost_its_data_stops_the_trainer_and_is_refused_by_the_nex
 
 
 def test_without_a_broker_the_trainer_ends_with_one_line_and_code_1(tmp_path: Path) -> None:
-    nowhere = Topics("samples", "control", "deltas", "bases", "dlq")
+    nowhere = Topics("samples", "control", "deltas", "bases", "dlq", "replicas")
     with TrainerProcess(environment("127.0.0.1:1", nowhere, tmp_path, 2)) as trainer:
         assert trainer.wait(90) == 1, trainer.log
         assert "Traceback" not in trainer.log

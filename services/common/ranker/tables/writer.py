@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,6 +160,26 @@ class ModelWriter:
         if not all(TABLE_NAME.fullmatch(name) for name in tables):
             raise ValueError(f"table names {sorted(tables)} are not all made of letters, digits, '_' and '-'")
         number, folder = new_edition(self._directory)
+        try:
+            edition = self._fill(number, folder, tables, dense, applied, lineage_id, room)
+            make_current(self._directory, folder)
+        except BaseException:
+            # What a full disk left half-made must not keep it full.
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        self._edition = edition
+        remove_other_editions(self._directory)
+
+    def _fill(
+        self,
+        number: int,
+        folder: Path,
+        tables: Mapping[str, TableImage],
+        dense: DenseView,
+        applied: Applied,
+        lineage_id: str,
+        room: Mapping[str, int],
+    ) -> _Edition:
         writers = {}
         for name, image in tables.items():
             writers[name] = MappedTableWriter.create(
@@ -172,9 +193,7 @@ class ModelWriter:
         epoch, seq = dense.version
         dense_writer = DenseWriter.create(folder, dense.tensors, epoch=epoch, seq=seq)
         control = ControlBlock.create(folder, schema_hash=self._schema_hash, lineage_id=lineage_id, applied=applied)
-        make_current(self._directory, folder)
-        self._edition = _Edition(folder, control, writers, dense_writer)
-        remove_other_editions(self._directory)
+        return _Edition(folder, control, writers, dense_writer)
 
     def _grow(self, edition: _Edition, room: Mapping[str, int]) -> None:
         """Copy `edition` to a new one with room for `room` more rows per table."""

@@ -24,7 +24,8 @@ from services.common.platform.artifacts import Manifest, write_artifact
 from services.common.platform.kafka import read_compacted
 from services.common.platform.kafka_producer import durable_producer
 from services.common.platform.telemetry_files import read_spans
-from services.common.ranker.delta import DeltaBody, TableDelta, chunk, encode_body
+from services.common.ranker.delta import DeltaBody, TableDelta, encode_body
+from services.common.ranker.delta_chunks import chunk
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.tables.reader import ModelReader, TableNotReady
 from services.mesh.runner.topics import mesh_topic_partitions

@@ -1,13 +1,18 @@
+import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from tunemesh.events.v1.delta_pb2 import ROW_DTYPE_FP32, ROW_DTYPE_INT8_ROWWISE
 
 from services.common.platform.artifacts import list_artifacts, read_artifact, read_manifest
 from services.common.platform.errors import ConfigurationError, CorruptArtifact, NotFound
+from services.common.ranker.delta import rounded
 from services.trainer.bases import BaseStore, base_name, read_initial_base
-from services.trainer.checkpoints import Checkpoint, CheckpointStore, Counters, Retention, checkpoint_name
+from services.trainer.checkpoints import Checkpoint, CheckpointStore, Counters, Retention, Version, checkpoint_name
 from services.trainer.merge import PartitionPosition, Position
 from services.trainer.plan import Cut, Restored
 from tests.trainer_fakes.learner import FakeLearner
@@ -26,6 +31,7 @@ def checkpoint(number: int = 1, epoch: int = 2) -> Checkpoint:
             delta_offset=17,
         ),
         seq=8,
+        within_seq=9,
         counters=Counters(samples_trained=100, duplicates_skipped=2, unusable_skipped=1),
         arrays=learner.state_arrays(),
         dedup_ids=np.array([1, 2**64 - 1], np.uint64),
@@ -92,12 +98,12 @@ def test_nan_reaches_neither_checkpoint_nor_base(tmp_path: Path, poison: float) 
     with pytest.raises(CorruptArtifact, match="dense/w holds NaN or infinity"):
         store(tmp_path).write(sick, now_ms=5)
     with pytest.raises(CorruptArtifact, match="dense/w holds NaN or infinity"):
-        BaseStore(str(tmp_path), model="ranker", schema_hash="s", keep=3).write(sick, epoch=2, seq=1, now_ms=5)
+        BaseStore(str(tmp_path), model="ranker", schema_hash="s", row_dtype=ROW_DTYPE_FP32, keep=3).write(sick, epoch=2, seq=1, now_ms=5)
     assert store(tmp_path).newest() is None
 
 
 def test_a_base_holds_what_replicas_need_and_nothing_else(tmp_path: Path) -> None:
-    bases = BaseStore(str(tmp_path), model="ranker", schema_hash="s", keep=2)
+    bases = BaseStore(str(tmp_path), model="ranker", schema_hash="s", row_dtype=ROW_DTYPE_FP32, keep=2)
     artifact = bases.write(checkpoint(), epoch=3, seq=-1, now_ms=5)
     manifest, arrays = read_artifact(artifact.url, expect_schema_hash="s", expect_lineage="L")
     assert (manifest.kind, manifest.epoch, manifest.seq) == ("base", 3, -1)
@@ -106,8 +112,18 @@ def test_a_base_holds_what_replicas_need_and_nothing_else(tmp_path: Path) -> Non
     )
 
 
+def test_the_rows_of_a_base_are_as_exact_as_those_of_deltas(tmp_path: Path) -> None:
+    written = checkpoint()
+    rows = written.arrays["table/user/rows"]
+    rows[:] = np.random.default_rng(1).normal(size=rows.shape)
+    bases = BaseStore(str(tmp_path), model="ranker", schema_hash="s", row_dtype=ROW_DTYPE_INT8_ROWWISE, keep=2)
+    held = read_artifact(bases.write(written, epoch=2, seq=1, now_ms=5).url, expect_schema_hash="s")[1]["table/user/rows"]
+    np.testing.assert_array_equal(held, rounded(rows, ROW_DTYPE_INT8_ROWWISE))
+    assert (held != rows).any()
+
+
 def test_bases_are_deleted_only_when_asked(tmp_path: Path) -> None:
-    bases = BaseStore(str(tmp_path), model="ranker", schema_hash="s", keep=2)
+    bases = BaseStore(str(tmp_path), model="ranker", schema_hash="s", row_dtype=ROW_DTYPE_FP32, keep=2)
     for number in range(1, 5):
         written = checkpoint()
         bases.write(replace(written, cut=replace(written.cut, base_id=base_name(1, number))), epoch=1, seq=0, now_ms=5)
@@ -119,7 +135,9 @@ def test_bases_are_deleted_only_when_asked(tmp_path: Path) -> None:
 def test_an_initial_base_that_is_missing_or_foreign_names_the_variable(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"^TUNEMESH_X=.*no READY artifact"):
         read_initial_base(str(tmp_path / "nowhere"), schema_hash="s", variable="TUNEMESH_X")
-    artifact = BaseStore(str(tmp_path), model="ranker", schema_hash="foreign", keep=2).write(checkpoint(), epoch=0, seq=-1, now_ms=5)
+    artifact = BaseStore(str(tmp_path), model="ranker", schema_hash="foreign", row_dtype=ROW_DTYPE_FP32, keep=2).write(
+        checkpoint(), epoch=0, seq=-1, now_ms=5
+    )
     with pytest.raises(ConfigurationError, match=r"^TUNEMESH_X=.*schema 'foreign' is foreign"):
         read_initial_base(artifact.url, schema_hash="s", variable="TUNEMESH_X")
 
@@ -158,3 +176,57 @@ def test_old_checkpoints_are_thinned_out(tmp_path: Path) -> None:
     kept = [int(url.rsplit("-", 1)[1]) for url in list_artifacts(checkpoints.url)]
     assert kept == [8, 9, 10]
     assert [400 * number // 1_000 for number in kept] == [3, 3, 4]
+
+
+def test_the_checkpoint_of_the_newest_weights_up_to_a_version_is_found(tmp_path: Path) -> None:
+    kept = store(tmp_path, keep=9)
+    for number, within_seq in ((1, 4), (2, 8), (3, 8), (4, 12)):
+        kept.write(replace(checkpoint(number), seq=within_seq - 1, within_seq=within_seq), now_ms=100 * number)
+    copy = checkpoint(5)
+    kept.write(replace(copy, cut=replace(copy.cut, restored=Restored(checkpoint="c", skipped=(0, 0), actor="ann", epoch=2))), now_ms=500)
+
+    def found(epoch: int, seq: int) -> str:
+        return kept.at_or_before_version(Version(epoch, seq), lineage_id="L").checkpoint.cut.name
+
+    assert [found(2, seq) for seq in (4, 7, 8, 11, 12, 99)] == [checkpoint_name(2, number) for number in (1, 1, 3, 3, 4, 4)]
+    assert found(3, -1) == found(3, 7) == checkpoint_name(2, 5)
+    with pytest.raises(NotFound, match=r"no checkpoint holds version 2\.3 or one before it; the 5 that are kept hold 2\.4 to 3\.-1"):
+        found(2, 3)
+    with pytest.raises(NotFound, match="no checkpoint of this broker's history is kept"):
+        kept.at_or_before_version(Version(2, 8), lineage_id="OTHER")
+
+
+def test_a_checkpoint_written_before_it_said_how_new_its_weights_are_stands_for_the_next_version(tmp_path: Path) -> None:
+    url = store(tmp_path).write(checkpoint(), now_ms=100)
+    path = Path(url) / "manifest.json"
+    fields = json.loads(path.read_text())
+    del fields["metadata"]["within_seq"], fields["metadata"]["row_dtype"]
+    path.write_text(json.dumps(fields))
+    newest = store(tmp_path).newest()
+    assert newest is not None and (newest.within_seq, newest.cut.row_dtype) == (9, 0)
+    assert store(tmp_path).at_or_before_version(Version(2, 9), lineage_id="L").url == url
+    with pytest.raises(NotFound):
+        store(tmp_path).at_or_before_version(Version(2, 8), lineage_id="L")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda fields: fields.update(epoch="2"),
+        lambda fields: fields.update(epoch=2**70),
+        lambda fields: fields.update(model=None),
+        lambda fields: fields["metadata"].update(delta_offset=1e400),
+        lambda fields: fields["metadata"].update(partitions=[[-5, 0, 0]]),
+        lambda fields: fields["metadata"].update(partitions=7),
+        lambda fields: fields["metadata"].update(restored=[1]),
+        lambda fields: fields.update(metadata=[]),
+        lambda fields: fields["files"].update({"arrays/dedup/sample_ids.npy": {"size_bytes": "a", "crc32c": 1}}),
+    ],
+)
+def test_a_manifest_that_holds_other_things_is_refused(tmp_path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    path = Path(store(tmp_path).write(checkpoint(), now_ms=100)) / "manifest.json"
+    fields = json.loads(path.read_text())
+    change(fields)
+    path.write_text(json.dumps(fields))
+    with pytest.raises(ConfigurationError, match="none of the 1 checkpoints"):
+        store(tmp_path).newest()

@@ -3,10 +3,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from tunemesh.events.v1.delta_pb2 import ROW_DTYPE_BF16, ROW_DTYPE_FP32, ROW_DTYPE_INT8_ROWWISE, Delta, RowDtype
 
 from services.common.platform.control import ControlState
 from services.common.platform.errors import ConfigurationError
-from services.common.ranker.delta import Reassembler
+from services.common.ranker.delta_chunks import Reassembler
 from services.trainer.neighbours import Fenced, HistoryLost
 from services.trainer.samples import parse_record
 from tests.trainer_fakes.broker import FakeBroker, bootstrapped_now, broker_with
@@ -14,7 +15,9 @@ from tests.trainer_fakes.faults import Crash, Faults
 from tests.trainer_fakes.learner import FakeLearner
 from tests.trainer_fakes.life import Life, start
 from tests.trainer_fakes.logs import FakeControlLog, FakeDeltaLog
+from tests.trainer_fakes.replica import Follower
 from tests.trainer_fakes.sample_logs import SPEC, sample_log
+from tests.trainer_fakes.stores import FakeBases
 
 
 def publish(life: Life) -> None:
@@ -153,7 +156,7 @@ def test_a_zombie_that_publishes_while_its_successor_begins_is_taken_back(moment
 def user_ids_published_before(broker: FakeBroker, epoch: int) -> set[int]:
     reassembler, ids = Reassembler(), set()
     for record in broker.deltas:
-        complete = reassembler.add(record)
+        complete = reassembler.add(record) if record is not None else None
         if complete is not None and complete.header.epoch < epoch and complete.body:
             ids.update(complete.decode().tables["user"].ids.tolist())
     return ids
@@ -277,6 +280,104 @@ def test_a_base_in_the_middle_serves_new_replicas_and_is_not_needed_by_old_ones(
     learn(life, random.Random(2))
     assert broker.replica.equals(life.learner.state_arrays())
     assert bootstrapped_now(broker).equals(life.learner.state_arrays())
+
+
+def keep_all_bases(life: Life) -> None:
+    assert isinstance(life.epoch.stores.bases, FakeBases)
+    life.epoch.stores.bases.keep = 99
+
+
+@pytest.mark.parametrize("dtype", [ROW_DTYPE_FP32, ROW_DTYPE_BF16, ROW_DTYPE_INT8_ROWWISE])
+def test_replicas_at_one_version_are_equal_whatever_the_way_there(dtype: RowDtype) -> None:
+    """Each loads another base and follows from there; at every version that two of them pass they have one hash."""
+    source = random.Random(4)
+    broker = broker_with(sample_log(4, num_ticks=24))
+    life = start(broker, config={"dtype": dtype})
+    keep_all_bases(life)
+    for round_ in range(12):
+        learn(life, source, max_batches=3)
+        if round_ in (3, 7, 10):
+            life.epoch.publish_base()
+        if round_ == 5:
+            life = start(broker, config={"dtype": dtype})
+            keep_all_bases(life)
+    publish_all(life)
+    hashes: dict[tuple[int, int], set[str]] = {}
+    ways = 0
+    for pointer in broker.bases:
+        if pointer.uri in broker.disk.bases:
+            ways += 1
+            follower = Follower(broker.read_base)
+            follower.load(pointer)
+            hashes.setdefault((follower.epoch, follower.seq), set()).add(follower.content_hash())
+            for record in broker.deltas[pointer.delta_offsets[0] :]:
+                # It has seen the announcements of the bases that it passes.
+                follower.base_id = record.header.base_id
+                follower.see_delta(record)
+                hashes.setdefault((follower.epoch, follower.seq), set()).add(follower.content_hash())
+            assert follower.content_hash() == broker.replica.content_hash()
+    assert ways >= 3 and len(hashes) > 10
+    assert {version for version, found in hashes.items() if len(found) > 1} == set()
+
+
+def test_other_row_dtypes_begin_with_a_base() -> None:
+    broker = broker_with(sample_log(1))
+    learn(start(broker), random.Random(1), max_batches=10)
+    life = start(broker, config={"dtype": ROW_DTYPE_INT8_ROWWISE})
+    assert [pointer.epoch for pointer in broker.bases] == [1, 2]
+    learn(life, random.Random(2))
+    assert bootstrapped_now(broker).content_hash() == broker.replica.content_hash()
+
+
+@pytest.mark.parametrize("straddles", [True, False])
+def test_a_zombies_delta_that_lies_across_the_look_is_taken_back_and_so_are_those_behind_it(straddles: bool) -> None:
+    broker = broker_with(sample_log(2))
+    zombie = start(broker)
+    learn(zombie, random.Random(9), max_batches=20)
+    zombie.epoch.publisher.flush(zombie.learner, 1_000)
+    for key in (-5, -6):
+        zombie.learner.tables["user"].slots_for_update(np.array([key], np.int64))
+        publish_all(zombie)
+    last, behind = broker.deltas[-2], broker.deltas.pop()
+    broker.deltas.pop()
+    (body,) = [last.body]
+    halves = [Delta(header=last.header, chunk_index=at, chunk_count=2, body=piece) for at, piece in enumerate((body[:20], body[20:]))]
+    broker.deltas.append(halves[0])
+    late = [halves[1], behind]
+    if not straddles:
+        broker.deltas.append(late.pop(0))
+    original = FakeControlLog.append
+
+    def then_the_rest_arrives(*arguments: object) -> object:
+        broker.deltas.extend(late)
+        late.clear()
+        return original(*arguments)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FakeControlLog, "append", then_the_rest_arrives)
+        successor = start(broker)
+    assert {-5, -6} <= broker.replica.rows["user"].keys() | user_ids_published_before(broker, successor.epoch.number)
+    assert broker.replica.equals(successor.learner.state_arrays())
+
+
+def test_a_record_that_is_no_delta_makes_a_new_base() -> None:
+    broker = broker_with(sample_log(1))
+    learn(start(broker), random.Random(1), max_batches=20)
+    broker.deltas.append(None)  # type: ignore[arg-type]
+    start(broker)
+    assert broker.bases[-1].epoch == 2
+
+
+def test_the_first_delta_of_an_epoch_says_which_one_it_continues() -> None:
+    broker = broker_with(sample_log(1))
+    life = start(broker)
+    learn(life, random.Random(1), max_batches=20)
+    publish_all(life)
+    life.epoch.stores.checkpoints.write(life.epoch.cut(), now_ms=7)
+    seq = life.epoch.publisher.seq
+    start(broker)
+    said = [(record.header.continues_epoch, record.header.continues_seq) for record in broker.deltas if record.header.epoch == 2]
+    assert said[0] == (1, seq) and set(said[1:]) == {(0, 0)}
 
 
 def test_the_window_of_ids_survives_a_restart() -> None:

@@ -9,7 +9,7 @@ from services.trainer.merge import PartitionPosition, Position
 from services.trainer.plan import Cut, Found, OnLineageChange, Plan, plan_start
 
 POSITION = Position((PartitionPosition(40, 9, 90), PartitionPosition(30, 9, 80)))
-CUT = Cut(name="checkpoint-3", lineage_id="L", epoch=3, base_id="base-1", position=POSITION, delta_offset=17)
+CUT = Cut(name="checkpoint-3", lineage_id="L", epoch=3, base_id="base-1", position=POSITION, delta_offset=17, row_dtype=1)
 
 
 def control(lineage_id: str = "", epoch: int = 0) -> ControlState:
@@ -27,7 +27,14 @@ def found(state: ControlState) -> Found:
 
 def plan(cut: Cut | None, broker: Found, on_lineage_change: OnLineageChange = "refuse") -> Plan:
     return plan_start(
-        "ranker", cut, broker, new_lineage_id="NEW", on_lineage_change=on_lineage_change, variable="TUNEMESH_X", where="build/checkpoints"
+        "ranker",
+        cut,
+        broker,
+        new_lineage_id="NEW",
+        row_dtype=1,
+        on_lineage_change=on_lineage_change,
+        variable="TUNEMESH_X",
+        where="build/checkpoints",
     )
 
 
@@ -74,25 +81,35 @@ def test_a_newer_base_than_the_checkpoint_knows_makes_a_new_base() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cut", "broker", "says"),
+    ("cut", "broker", "says", "offsets"),
     [
-        (CUT, found(control()), "the broker has no lineage, but checkpoint-3"),
-        (CUT, found(control("OTHER", 1)), "the broker's lineage is OTHER, but checkpoint-3"),
-        (None, found(control("L", 2)), "epoch 2 of ranker continued 'c', but build/checkpoints holds no checkpoint"),
+        (CUT, found(control()), "the broker has no lineage, but checkpoint-3", [0, 5]),
+        (CUT, found(control("OTHER", 1)), "the broker's lineage is OTHER, but checkpoint-3", [0, 5]),
+        (None, found(control("L", 2)), "epoch 2 of ranker continued 'c', but build/checkpoints holds no checkpoint", [0, 5]),
+        (CUT, replace(found(control("L", 3)), sample_ranges=[(0, 100)]), "has 1 partitions, but checkpoint-3", [0]),
         (
             CUT,
-            replace(found(control("L", 3)), sample_ranges=[(0, 100)]),
-            "has 1 partitions, but checkpoint-3",
+            replace(found(control("L", 3)), sample_ranges=[(0, 100), (0, 100), (7, 9)]),
+            "has 3 partitions, but checkpoint-3",
+            [40, 30, 7],
         ),
         (
             CUT,
             replace(found(control("L", 3)), sample_ranges=[(0, 100), (31, 100)]),
             "begins at offset 31, but checkpoint-3 continues at 30",
+            [40, 31],
         ),
-        (CUT, replace(found(control("L", 3)), sample_ranges=[(0, 39), (0, 100)]), "ends at offset 39, but checkpoint-3 continues at 40"),
+        (
+            CUT,
+            replace(found(control("L", 3)), sample_ranges=[(5, 39), (0, 100)]),
+            "ends at offset 39, but checkpoint-3 continues at 40",
+            [5, 30],
+        ),
     ],
 )
-def test_what_does_not_belong_together_is_refused_with_what_to_do_and_can_be_adopted(cut: Cut | None, broker: Found, says: str) -> None:
+def test_what_does_not_belong_together_is_refused_with_what_to_do_and_can_be_adopted(
+    cut: Cut | None, broker: Found, says: str, offsets: list[int]
+) -> None:
     with pytest.raises(ConfigurationError) as refused:
         plan(cut, broker)
     assert says in str(refused.value)
@@ -100,7 +117,19 @@ def test_what_does_not_belong_together_is_refused_with_what_to_do_and_can_be_ado
     assert "\n" not in str(refused.value)
 
     adopted = plan(cut, broker, "adopt")
-    assert adopted.position.offsets == [first for first, _ in broker.sample_ranges]
+    assert adopted.position.offsets == offsets
     assert adopted.publish_base and adopted.write_checkpoint
     assert adopted.epoch > max(cut.epoch if cut else 0, broker.control.epoch("ranker"))
     assert adopted.lineage_id == (broker.control.lineage_id or "NEW")
+
+
+def test_adopting_moves_the_trimmed_partition_alone_and_no_tick_goes_back() -> None:
+    position = Position((PartitionPosition(900, 9, 90), PartitionPosition(50_000_000, 9, 80)))
+    broker = replace(found(control("L", 3)), sample_ranges=[(1000, 2000), (0, 60_000_000)])
+    adopted = plan(replace(CUT, position=position), broker, "adopt")
+    assert adopted.position == Position((PartitionPosition(1000, 9, 90), PartitionPosition(50_000_000, 9, 80)))
+    assert "the offsets of 1 of 2 partitions" in adopted.note
+
+
+def test_rows_of_another_dtype_make_a_new_base() -> None:
+    assert plan(replace(CUT, row_dtype=3), found(control("L", 3))).publish_base

@@ -6,7 +6,8 @@ import pytest
 from tunemesh.events.v1.delta_pb2 import ROW_DTYPE_FP32, Delta
 
 from services.common.platform.errors import Unavailable
-from services.common.ranker.delta import DeltaBody, Reassembler
+from services.common.ranker.delta import DeltaBody
+from services.common.ranker.delta_chunks import Reassembler
 from services.trainer.merge import PartitionPosition, Position
 from services.trainer.publish_gate import PublishGateLimits
 from services.trainer.publisher import DeltaPublisher, Identity

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from services.common.platform.errors import Conflict, NotFound, Unavailable
-from services.trainer.checkpoints import Retention
+from services.trainer.checkpoints import Retention, Version
 from services.trainer.restore import Decision, RestoreRequest, decide
 from services.trainer.samples import parse_record
 from tests.trainer_fakes.broker import FakeBroker, bootstrapped_now, broker_with
@@ -67,12 +67,12 @@ class Mesh:
         epoch.publisher.publish(epoch.learner, epoch.merge.position, now_ms=self.clock(), traceparent="")
         epoch.publisher.flush(epoch.learner, 1_000)
 
-    def decide(self, not_after_ms: int, *, skip: bool) -> Decision:
-        request = RestoreRequest(not_after_ms=not_after_ms, skip_later_samples=skip, actor="ann")
+    def decide(self, not_after: int | Version, *, skip: bool) -> Decision:
+        request = RestoreRequest(not_after=not_after, skip_later_samples=skip, actor="ann")
         return decide(self.life.epoch, self.life.samples, SPEC, request)
 
-    def restore(self, not_after_ms: int, *, skip: bool) -> Decision:
-        decision = self.decide(not_after_ms, skip=skip)
+    def restore(self, not_after: int | Version, *, skip: bool) -> Decision:
+        decision = self.decide(not_after, skip=skip)
         self.life.epoch.stores.checkpoints.write(decision.checkpoint, now_ms=self.clock())
         self.life.epoch = self.life.open()
         return decision
@@ -300,3 +300,26 @@ def test_what_the_history_keeps_stays_kept_while_time_goes_on() -> None:
     assert all(time % 300 < 60 for time in kept[:5]), "the first of its interval"
     # The oldest of the newest three happens to be the first of its interval.
     assert len(kept) == 7 and kept[-3] > 3_900
+
+
+def test_a_version_leads_to_the_checkpoint_that_holds_nothing_newer() -> None:
+    one = mesh()
+    one.learn(8)
+    seq = one.life.epoch.publisher.seq
+    one.learn(8)
+    later = one.life.epoch.publisher.seq
+    one.restore(Version(1, later - 1), skip=True)
+    assert one.life.learner.state_hash() == one.hashes[0]
+    # The restored weights are the first of the next epoch; what lay between can be gone to as well.
+    assert one.decide(Version(2, 0), skip=True).target.checkpoint.version == Version(1, seq)
+    one.life.epoch.rewind()
+    one.restore(Version(1, later), skip=True)
+    assert one.life.learner.state_hash() == one.hashes[1]
+    assert one.broker.replica.equals(one.life.learner.state_arrays())
+
+
+def test_a_version_that_was_not_published_yet_is_not_found() -> None:
+    one = mesh()
+    one.learn(8)
+    with pytest.raises(NotFound, match=r"version 1\.999 was not published yet: the newest is 1\."):
+        one.decide(Version(1, 999), skip=True)

@@ -10,18 +10,20 @@ from tunemesh.samples.v1.sample_pb2 import SampleRecord, Tick
 
 from services.common.platform import telemetry
 from services.common.platform.errors import Conflict, CorruptArtifact, Unavailable
+from services.trainer.base_schedule import BasePace
 from services.trainer.neighbours import Fenced
 from services.trainer.restore import RestoreRequest
 from services.trainer.worker import RankerWorker, WorkerConfig
 from tests.limits import seconds
 from tests.trainer_fakes.broker import FakeBroker, FakeRecord, broker_with
 from tests.trainer_fakes.life import Life, start
-from tests.trainer_fakes.logs import FakeDeadLetters
+from tests.trainer_fakes.logs import FakeDeadLetters, FakeReports
 from tests.trainer_fakes.sample_logs import SPEC, group, sample_log
 
-QUICK = WorkerConfig(samples_topic="samples.v1", publish_interval_ms=20, checkpoint_interval_ms=30)
-GO_BACK = RestoreRequest(not_after_ms=10**15, skip_later_samples=False, actor="ann")
-SELDOM = WorkerConfig(samples_topic="samples.v1", publish_interval_ms=20, checkpoint_interval_ms=10**9)
+NO_BASES = BasePace(interval_s=1e9)
+QUICK = WorkerConfig(samples_topic="samples.v1", publish_interval_ms=20, checkpoint_interval_ms=30, base_pace=NO_BASES)
+GO_BACK = RestoreRequest(not_after=10**15, skip_later_samples=False, actor="ann")
+SELDOM = WorkerConfig(samples_topic="samples.v1", publish_interval_ms=20, checkpoint_interval_ms=10**9, base_pace=NO_BASES)
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -50,9 +52,13 @@ class Running:
 
 
 @contextmanager
-def running(broker: FakeBroker, config: WorkerConfig = QUICK, **start_arguments: Any) -> Iterator[Running]:
+def running(
+    broker: FakeBroker, config: WorkerConfig = QUICK, reports: FakeReports | None = None, **start_arguments: Any
+) -> Iterator[Running]:
     life = start(broker, **start_arguments)
-    worker = RankerWorker(life.begin_epoch, SPEC, life.samples, FakeDeadLetters(broker), config, telemetry.disabled("trainer"))
+    worker = RankerWorker(
+        life.begin_epoch, SPEC, life.samples, FakeDeadLetters(broker), reports or FakeReports(), config, telemetry.disabled("trainer")
+    )
     run = Running(life, worker)
     yield run
     worker.stop()
@@ -238,7 +244,9 @@ def test_an_error_of_the_learner_ends_the_worker() -> None:
     broker = broker_with(sample_log(1))
     life = start(broker)
     life.learner.step = lambda groups: 1 / 0  # type: ignore[method-assign,assignment]
-    worker = RankerWorker(life.begin_epoch, SPEC, life.samples, FakeDeadLetters(broker), QUICK, telemetry.disabled("trainer"))
+    worker = RankerWorker(
+        life.begin_epoch, SPEC, life.samples, FakeDeadLetters(broker), FakeReports(), QUICK, telemetry.disabled("trainer")
+    )
     run = Running(life, worker)
     run.join()
     assert isinstance(run.error, ZeroDivisionError)

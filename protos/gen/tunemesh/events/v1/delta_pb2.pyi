@@ -31,7 +31,7 @@ class Delta(_message.Message):
     def __init__(self, header: _Optional[_Union[DeltaHeader, _Mapping]] = ..., chunk_index: _Optional[int] = ..., chunk_count: _Optional[int] = ..., body: _Optional[bytes] = ...) -> None: ...
 
 class DeltaHeader(_message.Message):
-    __slots__ = ("model", "schema_hash", "lineage_id", "epoch", "shard", "seq", "prev_seq", "base_id", "source_offsets", "watermark_ms", "dtype", "body_crc32c", "heartbeat", "created_at_ms", "gradient_norm", "samples_trained")
+    __slots__ = ("model", "schema_hash", "lineage_id", "epoch", "shard", "seq", "prev_seq", "base_id", "source_offsets", "watermark_ms", "dtype", "body_crc32c", "heartbeat", "created_at_ms", "gradient_norm", "samples_trained", "continues_epoch", "continues_seq")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     SCHEMA_HASH_FIELD_NUMBER: _ClassVar[int]
     LINEAGE_ID_FIELD_NUMBER: _ClassVar[int]
@@ -48,6 +48,8 @@ class DeltaHeader(_message.Message):
     CREATED_AT_MS_FIELD_NUMBER: _ClassVar[int]
     GRADIENT_NORM_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_TRAINED_FIELD_NUMBER: _ClassVar[int]
+    CONTINUES_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    CONTINUES_SEQ_FIELD_NUMBER: _ClassVar[int]
     model: str
     schema_hash: str
     lineage_id: str
@@ -64,7 +66,9 @@ class DeltaHeader(_message.Message):
     created_at_ms: int
     gradient_norm: float
     samples_trained: int
-    def __init__(self, model: _Optional[str] = ..., schema_hash: _Optional[str] = ..., lineage_id: _Optional[str] = ..., epoch: _Optional[int] = ..., shard: _Optional[int] = ..., seq: _Optional[int] = ..., prev_seq: _Optional[int] = ..., base_id: _Optional[str] = ..., source_offsets: _Optional[_Iterable[int]] = ..., watermark_ms: _Optional[int] = ..., dtype: _Optional[_Union[RowDtype, str]] = ..., body_crc32c: _Optional[int] = ..., heartbeat: _Optional[bool] = ..., created_at_ms: _Optional[int] = ..., gradient_norm: _Optional[float] = ..., samples_trained: _Optional[int] = ...) -> None: ...
+    continues_epoch: int
+    continues_seq: int
+    def __init__(self, model: _Optional[str] = ..., schema_hash: _Optional[str] = ..., lineage_id: _Optional[str] = ..., epoch: _Optional[int] = ..., shard: _Optional[int] = ..., seq: _Optional[int] = ..., prev_seq: _Optional[int] = ..., base_id: _Optional[str] = ..., source_offsets: _Optional[_Iterable[int]] = ..., watermark_ms: _Optional[int] = ..., dtype: _Optional[_Union[RowDtype, str]] = ..., body_crc32c: _Optional[int] = ..., heartbeat: _Optional[bool] = ..., created_at_ms: _Optional[int] = ..., gradient_norm: _Optional[float] = ..., samples_trained: _Optional[int] = ..., continues_epoch: _Optional[int] = ..., continues_seq: _Optional[int] = ...) -> None: ...
 
 class BasePointer(_message.Message):
     __slots__ = ("model", "base_id", "uri", "schema_hash", "lineage_id", "epoch", "seq", "delta_offsets", "manifest_crc32c", "created_at_ms")
@@ -91,7 +95,7 @@ class BasePointer(_message.Message):
     def __init__(self, model: _Optional[str] = ..., base_id: _Optional[str] = ..., uri: _Optional[str] = ..., schema_hash: _Optional[str] = ..., lineage_id: _Optional[str] = ..., epoch: _Optional[int] = ..., seq: _Optional[int] = ..., delta_offsets: _Optional[_Iterable[int]] = ..., manifest_crc32c: _Optional[int] = ..., created_at_ms: _Optional[int] = ...) -> None: ...
 
 class ReplicaStatus(_message.Message):
-    __slots__ = ("replica_id", "model", "base_id", "epoch", "seq", "watermark_ms", "reported_at_ms", "delta_offsets")
+    __slots__ = ("replica_id", "model", "base_id", "epoch", "seq", "watermark_ms", "reported_at_ms", "delta_offsets", "blocked", "newest_base_id", "schema_hash")
     REPLICA_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     BASE_ID_FIELD_NUMBER: _ClassVar[int]
@@ -100,6 +104,9 @@ class ReplicaStatus(_message.Message):
     WATERMARK_MS_FIELD_NUMBER: _ClassVar[int]
     REPORTED_AT_MS_FIELD_NUMBER: _ClassVar[int]
     DELTA_OFFSETS_FIELD_NUMBER: _ClassVar[int]
+    BLOCKED_FIELD_NUMBER: _ClassVar[int]
+    NEWEST_BASE_ID_FIELD_NUMBER: _ClassVar[int]
+    SCHEMA_HASH_FIELD_NUMBER: _ClassVar[int]
     replica_id: str
     model: str
     base_id: str
@@ -108,4 +115,7 @@ class ReplicaStatus(_message.Message):
     watermark_ms: int
     reported_at_ms: int
     delta_offsets: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, replica_id: _Optional[str] = ..., model: _Optional[str] = ..., base_id: _Optional[str] = ..., epoch: _Optional[int] = ..., seq: _Optional[int] = ..., watermark_ms: _Optional[int] = ..., reported_at_ms: _Optional[int] = ..., delta_offsets: _Optional[_Iterable[int]] = ...) -> None: ...
+    blocked: str
+    newest_base_id: str
+    schema_hash: str
+    def __init__(self, replica_id: _Optional[str] = ..., model: _Optional[str] = ..., base_id: _Optional[str] = ..., epoch: _Optional[int] = ..., seq: _Optional[int] = ..., watermark_ms: _Optional[int] = ..., reported_at_ms: _Optional[int] = ..., delta_offsets: _Optional[_Iterable[int]] = ..., blocked: _Optional[str] = ..., newest_base_id: _Optional[str] = ..., schema_hash: _Optional[str] = ...) -> None: ...

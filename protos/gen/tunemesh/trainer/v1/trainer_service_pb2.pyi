@@ -150,25 +150,29 @@ class GetAliasResponse(_message.Message):
     def __init__(self, target: _Optional[str] = ..., version: _Optional[int] = ..., previous_target: _Optional[str] = ...) -> None: ...
 
 class RestoreCheckpointRequest(_message.Message):
-    __slots__ = ("not_after_ms", "skip_later_samples", "actor")
+    __slots__ = ("not_after_ms", "skip_later_samples", "actor", "not_after_version")
     NOT_AFTER_MS_FIELD_NUMBER: _ClassVar[int]
     SKIP_LATER_SAMPLES_FIELD_NUMBER: _ClassVar[int]
     ACTOR_FIELD_NUMBER: _ClassVar[int]
+    NOT_AFTER_VERSION_FIELD_NUMBER: _ClassVar[int]
     not_after_ms: int
     skip_later_samples: bool
     actor: str
-    def __init__(self, not_after_ms: _Optional[int] = ..., skip_later_samples: _Optional[bool] = ..., actor: _Optional[str] = ...) -> None: ...
+    not_after_version: str
+    def __init__(self, not_after_ms: _Optional[int] = ..., skip_later_samples: _Optional[bool] = ..., actor: _Optional[str] = ..., not_after_version: _Optional[str] = ...) -> None: ...
 
 class RestoreCheckpointResponse(_message.Message):
-    __slots__ = ("checkpoint", "checkpoint_created_at_ms", "epoch", "source_offsets", "skipped")
+    __slots__ = ("checkpoint", "checkpoint_created_at_ms", "epoch", "source_offsets", "skipped", "checkpoint_version")
     CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_CREATED_AT_MS_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     SOURCE_OFFSETS_FIELD_NUMBER: _ClassVar[int]
     SKIPPED_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_VERSION_FIELD_NUMBER: _ClassVar[int]
     checkpoint: str
     checkpoint_created_at_ms: int
     epoch: int
     source_offsets: _containers.RepeatedScalarFieldContainer[int]
     skipped: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, checkpoint: _Optional[str] = ..., checkpoint_created_at_ms: _Optional[int] = ..., epoch: _Optional[int] = ..., source_offsets: _Optional[_Iterable[int]] = ..., skipped: _Optional[_Iterable[int]] = ...) -> None: ...
+    checkpoint_version: str
+    def __init__(self, checkpoint: _Optional[str] = ..., checkpoint_created_at_ms: _Optional[int] = ..., epoch: _Optional[int] = ..., source_offsets: _Optional[_Iterable[int]] = ..., skipped: _Optional[_Iterable[int]] = ..., checkpoint_version: _Optional[str] = ...) -> None: ...

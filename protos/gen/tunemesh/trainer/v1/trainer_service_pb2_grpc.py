@@ -129,7 +129,7 @@ class TrainerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RestoreCheckpoint(self, request, context):
-        """Goes back to the newest checkpoint written at or before a time, begins a new epoch, and publishes what takes every replica back there.
+        """Goes back to the newest checkpoint at or before a time or a version, begins a new epoch, and publishes what takes every replica back there.
         Then learns the later samples again, or passes over them. NOT_FOUND when nothing that old is kept; the message says what is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

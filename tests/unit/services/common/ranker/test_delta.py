@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from tunemesh.events.v1 import delta_pb2
 
 from services.common.platform.errors import CorruptArtifact
-from services.common.ranker.delta import DeltaBody, Reassembler, TableDelta, chunk, decode_body, encode_body
+from services.common.ranker.delta import DeltaBody, TableDelta, decode_body, encode_body, rounded
+from services.common.ranker.delta_chunks import Reassembler, chunk, parse_chunk
+from tests.fuzzing import Damage
 
 FP32, BF16, INT8 = delta_pb2.ROW_DTYPE_FP32, delta_pb2.ROW_DTYPE_BF16, delta_pb2.ROW_DTYPE_INT8_ROWWISE
 INT64 = np.iinfo(np.int64)
@@ -188,3 +190,85 @@ def test_a_flipped_bit_fails_the_checksum():
 def test_impossible_chunk_numbers_are_refused(index, count):
     with pytest.raises(CorruptArtifact, match="chunk"):
         Reassembler().add(delta_pb2.Delta(header=header(), chunk_index=index, chunk_count=count))
+
+
+def test_the_chunks_of_two_epochs_may_lie_among_each_other():
+    body = encode_body(sample_body(), FP32)
+    old, new = chunk(header(), body, max_bytes=300), chunk(header(epoch=2, seq=0), body, max_bytes=300)
+    reassembler = Reassembler()
+    done = [reassembler.add(record) for pair in zip(old, new, strict=True) for record in pair]
+    assert [complete.header.epoch for complete in done if complete is not None] == [1, 2]
+    assert reassembler.is_empty
+
+
+def test_heads_of_many_epochs_are_not_kept():
+    reassembler = Reassembler()
+    for epoch in range(1, 1000):
+        reassembler.add(delta_pb2.Delta(header=header(epoch=epoch), chunk_index=0, chunk_count=2, body=b"x"))
+    assert len(reassembler._open) == 2
+
+
+@pytest.mark.parametrize("dtype", [FP32, BF16, INT8])
+def test_rounded_rows_are_those_that_a_delta_brings(dtype):
+    rows = np.random.default_rng(5).normal(size=(70_000, 3)).astype(np.float32)
+    body = DeltaBody({"t": TableDelta(np.arange(70_000), rows, int64s([]))})
+    np.testing.assert_array_equal(rounded(rows, dtype), decode_body(encode_body(body, dtype), dtype).tables["t"].rows)
+
+
+@pytest.mark.parametrize(
+    ("encoded", "says"),
+    [
+        ("01" + "01" + "0174" + "ffffffffffffffffff01" + "0000" + "00", "is no size"),
+        ("01" + "01" + "0174" + "80808004" + "0000" + "00", "have 8388608 numbers each"),
+        ("01" + "00" + "01" + "0177" + "03" + "00" + "80808080800880808080800800"[:-2], "has shape"),
+        ("01" + "00" + "02" + "0177" + "0100" + "0177" + "0100", "does not come behind"),
+        ("01" + "02" + "0174" + "010000" + "0174" + "010000" + "00", "does not come behind"),
+    ],
+)
+def test_sizes_that_no_body_has_are_refused(encoded, says):
+    with pytest.raises(CorruptArtifact, match=says):
+        decode_body(bytes.fromhex(encoded), FP32)
+
+
+def right_bodies() -> list[tuple[bytes, delta_pb2.RowDtype]]:
+    small = DeltaBody({"a": TableDelta(int64s([]), np.empty((0, 3), np.float32), int64s([1])), "b": sample_body(3).tables["user"]})
+    scalar = DeltaBody({}, {"s": np.ones((), np.float32), "none": np.ones((2, 0, 3), np.float32)})
+    return [(encode_body(body, dtype), dtype) for body in (sample_body(3), small, scalar) for dtype in (FP32, BF16, INT8)]
+
+
+def read_damaged_bodies(num_inputs: int, *, seed: int) -> int:
+    """Decode damaged bodies; return how many were refused. Anything but CorruptArtifact escapes."""
+    right = [encoded for encoded, _ in right_bodies()]
+    damage, refused = Damage(seed), 0
+    for number in range(num_inputs):
+        try:
+            decode_body(damage.of_bytes(right), (FP32, BF16, INT8)[number % 3])
+        except CorruptArtifact:
+            refused += 1
+    return refused
+
+
+def read_damaged_records(num_inputs: int, *, seed: int) -> int:
+    """Parse, put together and decode damaged records in one long log; return how many were refused."""
+    right = [
+        record.SerializeToString()
+        for number, (encoded, dtype) in enumerate(right_bodies())
+        for record in chunk(header(seq=number, dtype=dtype), encoded, max_bytes=40)
+    ]
+    damage, reassembler, refused = Damage(seed), Reassembler(), 0
+    for _ in range(num_inputs):
+        try:
+            complete = reassembler.add(parse_chunk(damage.of_bytes(right)))
+            if complete is not None:
+                complete.decode()
+        except CorruptArtifact:
+            refused += 1
+    return refused
+
+
+def test_damaged_bodies_are_read_or_refused_with_one_error():
+    assert read_damaged_bodies(4_000, seed=7) > 2_000
+
+
+def test_damaged_records_are_read_or_refused_with_one_error():
+    assert read_damaged_records(2_000, seed=8) > 500

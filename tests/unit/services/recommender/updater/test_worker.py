@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -11,7 +13,9 @@ import pytest
 
 from services.common.platform.errors import CorruptArtifact, Unavailable
 from services.common.platform.telemetry import disabled
-from services.common.ranker.delta import DeltaBody, TableDelta, chunk, encode_body
+from services.common.ranker.delta import DeltaBody, TableDelta, encode_body
+from services.common.ranker.delta_chunks import chunk
+from services.common.ranker.tables.control_block import Applied
 from services.common.ranker.tables.reader import ModelReader, TableNotReady
 from services.common.ranker.tables.writer import ModelWriter
 from services.recommender.updater.core import Follower, Identity
@@ -65,6 +69,12 @@ class Running:
         ) == trainer.rows
 
 
+def reported(broker: FakeBroker) -> Applied:
+    """What the newest report says is applied."""
+    applied = broker.reports[-1].applied if broker.reports else None
+    return applied or Applied(epoch=0, seq=-1, watermark_ms=0, base_id="")
+
+
 @pytest.fixture
 def broker() -> FakeBroker:
     return FakeBroker()
@@ -101,7 +111,7 @@ def test_bases_and_deltas_reach_the_readers(trainer, start):
     running.eventually(lambda: running.has(trainer))
     assert running.ready.is_set()
     assert trainer.rows == {1: 5.0, 3: 3.0}
-    running.eventually(lambda: running.broker.reports and running.broker.reports[-1].watermark_ms == 1001)
+    running.eventually(lambda: reported(running.broker).watermark_ms == 1001)
 
 
 def test_a_restart_goes_on_where_the_tables_are_without_loading_the_base_again(broker, trainer, start):
@@ -140,6 +150,91 @@ def test_a_gap_waits_for_a_base_and_old_rows_are_served_meanwhile(broker, traine
     trainer.publish_base("b2")
     trainer.publish({4: 4.0})
     running.eventually(lambda: running.has(trainer))
+
+
+def test_a_replica_that_cannot_go_on_asks_for_a_base_and_stops_asking_once_one_helped(broker, trainer, start):
+    running = start()
+    running.eventually(lambda: bool(broker.reports))
+    first = broker.reports[0]
+    assert (first.applied, first.blocked, first.newest_base_id) == (None, "no base that it can use was announced", "")
+    trainer.publish_base("b1")
+    trainer.publish({1: 5.0})
+    running.eventually(lambda: running.has(trainer) and not broker.reports[-1].blocked)
+    trainer.delta({1: 6.0})
+    trainer.publish({3: 3.0})
+    running.eventually(lambda: bool(broker.reports[-1].blocked))
+    asking = broker.reports[-1]
+    assert "a delta is missing" in asking.blocked and (asking.applied.seq, asking.newest_base_id) == (0, "b1")
+    trainer.publish_base("b2")
+    running.eventually(lambda: running.has(trainer) and not broker.reports[-1].blocked)
+
+
+def test_a_last_delta_of_an_epoch_that_is_missing_is_noticed_at_the_next_epoch(broker, trainer, start):
+    trainer.publish_base("b1")
+    trainer.publish({1: 5.0})
+    trainer.delta({1: 6.0})
+    trainer.claim_next_epoch()
+    trainer.publish({2: 8.0}, continues_epoch=1, continues_seq=1)
+    running = start()
+    running.eventually(lambda: "continues 1.1, only 0 is applied: a delta is missing" in running.updater._follower.blocked)
+    trainer.publish_base("b2")
+    running.eventually(lambda: running.has(trainer))
+
+
+class Disk:
+    """What the tables are reserved on; full while `is_full`."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.is_full, self.num_refusals = False, 0
+        reserve = os.posix_fallocate
+
+        def fallocate(descriptor: int, offset: int, length: int) -> None:
+            if self.is_full:
+                self.num_refusals += 1
+                raise OSError(errno.ENOSPC, "No space left on device")
+            reserve(descriptor, offset, length)
+
+        monkeypatch.setattr(os, "posix_fallocate", fallocate)
+
+
+def editions(directory) -> list[str]:
+    return sorted(path.name for path in directory.glob("edition-*"))
+
+
+def test_a_disk_that_is_full_is_waited_for_and_nothing_half_made_stays_on_it(trainer, start, monkeypatch):
+    disk = Disk(monkeypatch)
+    disk.is_full = True
+    trainer.publish_base("b1")
+    running = start()
+    running.eventually(lambda: disk.num_refusals >= 3)
+    disk.is_full = False
+    running.eventually(lambda: running.has(trainer))
+    assert len(editions(running.directory)) == 1
+
+
+def test_tables_that_cannot_grow_are_served_as_they_are_and_the_delta_is_applied_once_there_is_room(trainer, start, monkeypatch):
+    disk = Disk(monkeypatch)
+    trainer.publish_base("b1")
+    trainer.publish({1: 5.0})
+    running = start()
+    running.eventually(lambda: running.has(trainer))
+    disk.is_full = True
+    trainer.publish({id_: float(id_) for id_ in range(3_000)})
+    running.eventually(lambda: disk.num_refusals >= 3)
+    assert ModelReader(running.directory, "s").status().seq == 0
+    assert len(editions(running.directory)) == 1
+    disk.is_full = False
+    running.eventually(lambda: running.has(trainer))
+
+
+def test_a_base_of_which_no_tables_can_be_made_is_refused(broker, trainer, start):
+    trainer.publish_base("b1")
+    trainer.publish({1: 5.0})
+    trainer.publish_base("b2")
+    broker.bases["b2"].tables["../user"] = broker.bases["b2"].tables["user"]
+    running = start()
+    running.eventually(lambda: running.has(trainer))
+    assert ModelReader(running.directory, "s").status().base_id == "b1"
 
 
 def test_a_damaged_delta_is_refused_and_recovered_from_by_the_next_base(broker, trainer, start):
