@@ -30,8 +30,9 @@ from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.labels import keep_negative, labels_for, negative_labels
 from services.common.ranker.states import Interaction
 from services.trainer.batch import BatchConfig, FeatureStates, replay_order
+from services.trainer.event_files.history import History
 from services.trainer.learner import Learner, LearnerConfig
-from services.trainer.train import History, train
+from services.trainer.train import train
 
 BASE_FRACTION = 0.6
 LIKE_FROM_STARS = 4.0

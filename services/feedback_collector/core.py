@@ -6,6 +6,7 @@ Whether the request, the item or the kind exists is the joiner's business: it is
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -50,6 +51,8 @@ def check(feedback: Sequence[Feedback], *, max_batch: int) -> None:
 
 def _check_item(item: Feedback, where: str) -> None:
     rules.check(item, InvalidInput, where=where)
+    if math.isnan(item.value):
+        raise InvalidInput(f"{where}value: nan is not finite")
     check_text(f"{where}kind", item.kind, MAX_KIND_BYTES, InvalidInput)
     if item.kind in ANSWER_KINDS:
         if item.item_id:

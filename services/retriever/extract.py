@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 
 from bs4 import BeautifulSoup
 from bs4.element import NavigableString, Tag
+from bs4.exceptions import ParserRejectedMarkup
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
@@ -54,7 +55,7 @@ def extract(path: str, raw: bytes) -> Extracted:
         path: decides the format by its suffix, and the title where the content has none.
         raw: the whole file.
     Raises:
-        Unreadable: of no known format, not UTF-8, or nested too deeply.
+        Unreadable: of no known format, not UTF-8, nested too deeply, or HTML that the parser rejects.
     """
     file = PurePosixPath(path)
     reader = _READERS.get(file.suffix.lower())
@@ -70,6 +71,9 @@ def extract(path: str, raw: bytes) -> Extracted:
         title, sections = reader(text)
     except RecursionError as error:
         raise Unreadable("its elements are nested too deeply") from error
+    except ParserRejectedMarkup as error:
+        # Python's HTML parser fails at a marked section whose keyword it does not know: <![x[…]]>.
+        raise Unreadable(f"its HTML cannot be parsed: {' '.join(str(error).split())[-120:]}") from error
     return title[:_TITLE_CHARS] or file.stem.replace("_", " ").replace("-", " "), sections
 
 

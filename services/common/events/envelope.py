@@ -7,11 +7,12 @@ It does not know any topic, and it validates no field: a value that parses may s
 from __future__ import annotations
 
 import json
+import math
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from google.protobuf import json_format
 from google.protobuf.message import DecodeError, Message
@@ -75,7 +76,7 @@ def parse_value(raw: bytes | None, headers: Headers | None, message_class: type[
     """Parse a record's value: Protobuf, or JSON when the `content-type` header says so.
 
     JSON takes both the proto's field names and their lowerCamelCase forms. Unknown fields are ignored in both encodings, so
-    that an old reader reads a new writer.
+    that an old reader reads a new writer. A floating-point number that is null is NaN: none was given.
 
     Raises:
         MalformedRecord: no value, an unknown content type, or bytes that do not parse.
@@ -107,9 +108,17 @@ def _from_json(raw: bytes, message_class: type[MessageT]) -> MessageT:
         if not isinstance(fields, dict):
             raise MalformedRecord(f"not a {message_class.DESCRIPTOR.full_name} in JSON: the value is no object")
         json_format.ParseDict(fields, message, ignore_unknown_fields=True)
+        _keep_nulls(fields, message)
     except (ValueError, RecursionError, json_format.ParseError) as error:
         raise MalformedRecord(f"not a {message_class.DESCRIPTOR.full_name} in JSON: {error}") from error
     return message
+
+
+def _keep_nulls(fields: dict[str, Any], message: Message) -> None:
+    """Set numbers that are null to NaN. Protobuf reads a null as 0, which would be the lowest opinion, or "no"."""
+    for field in message.DESCRIPTOR.fields:
+        if field.type == field.TYPE_DOUBLE and any(name in fields and fields[name] is None for name in (field.name, field.json_name)):
+            setattr(message, field.name, math.nan)
 
 
 def _rfc3339(unix_ms: int) -> bytes:

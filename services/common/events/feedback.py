@@ -22,7 +22,7 @@ class Feedback:
         user_id: who did it.
         item_id: what it is about; empty when it is about an answer.
         kind: e.g. "rating", "click"; about an answer one of `feedback_kinds.ANSWER_KINDS`.
-        value: what the kind makes of it: stars, seconds, 1 for a click.
+        value: what the kind makes of it: stars, seconds, 1 for a click. NaN: none was given (a null), which is the kind's business.
         accepted_at_ms: Unix milliseconds; 0 until it is accepted.
         original_time_ms: Unix milliseconds of the act in replayed data; 0 for live data.
         text: of a comment or a demonstration.
@@ -47,13 +47,13 @@ class Feedback:
 
 
 def check(feedback: Feedback, error: ErrorOf, *, where: str = "") -> None:
-    """Raise `error`, naming the field after `where`, unless the ids are ids and the value is finite: what every reader may rely on."""
+    """Raise `error`, naming the field after `where`, unless the ids are ids and the value is no infinity: what every reader may rely on."""
     check_id(f"{where}feedback_id", feedback.feedback_id, error)
     check_id(f"{where}request_id", feedback.request_id, error)
     check_id(f"{where}user_id", feedback.user_id, error)
     if not feedback.is_about_answer:
         check_id(f"{where}item_id", feedback.item_id, error)
-    if not math.isfinite(feedback.value):
+    if math.isinf(feedback.value):
         raise error(f"{where}value: {feedback.value} is not finite")
 
 

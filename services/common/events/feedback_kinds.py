@@ -86,7 +86,7 @@ def opinion_of(kind: str, value: float) -> float | None:
 
 
 def fault_of(kind: str, value: float, text: str) -> tuple[str, str] | None:
-    """Return (field, what is wrong) of a feedback about an answer, or None when it is in order. `value` is finite.
+    """Return (field, what is wrong) of a feedback about an answer, or None when it is in order. `value` is no infinity; NaN is none.
 
     Raises:
         KeyError: `kind` is not in ANSWER_KINDS.

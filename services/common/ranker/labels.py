@@ -30,13 +30,20 @@ def value_fault(spec: FeatureSpec, kind: str, value: float) -> str | None:
     """Return what is wrong with the value of a feedback of that kind, or None when it can be learned.
 
     A value outside the scale of its kind is no opinion on it: 0 stars is how many systems write "not rated". It is set aside and counted,
-    never moved to the end of the scale. Kinds that are unknown, or state no opinion, have no range to break.
+    never moved to the end of the scale. NaN says that there is none (a null). Kinds that are unknown, or whose value nothing looks at, have
+    none to get wrong.
     """
     known = spec.kinds.get(kind)
-    if known is None or known.value_range is None:
+    if known is None:
         return None
+    if known.value_range is None:
+        judged = any(isinstance(task.labels.get(kind), LabelThreshold) for task in spec.tasks)
+        return f"value: there is none, and kind {kind!r} is judged by it" if judged and value != value else None
     lowest, highest = known.value_range
-    return None if lowest <= value <= highest else f"value: {value:g} is outside the range of kind {kind!r}, {lowest:g} to {highest:g}"
+    if lowest <= value <= highest:
+        return None
+    found = "there is none; it must be within" if value != value else f"{value:g} is outside"
+    return f"value: {found} the range of kind {kind!r}, {lowest:g} to {highest:g}"
 
 
 def labels_for(spec: FeatureSpec, kind: str, value: float) -> tuple[Label, ...]:

@@ -119,8 +119,8 @@ def test_bad_records_are_set_aside_with_their_reasons_and_hold_nothing_up(fresh_
     traffic.demonstrate(exposure.user_id)  # not set aside: the curator's
     not_shown = traffic.answer(exposure, item_id="never shown")
     orphan = traffic.answer(traffic.expose(send=False))
-    no_number = traffic.answer(exposure, value=float("nan"))
-    not_rated = traffic.answer(exposure, value=0.0)  # as many systems write "not rated", and as Protobuf reads a JSON null
+    no_number = traffic.answer(exposure, value=float("inf"))
+    not_rated = traffic.answer(exposure, value=0.0)  # as many systems write "not rated"
     foreign = traffic.expose(schema_hash="0" * 16)
     good = traffic.answer(exposure)
     traffic.producer.flush()
@@ -134,7 +134,7 @@ def test_bad_records_are_set_aside_with_their_reasons_and_hold_nothing_up(fresh_
     by_id = {letter.feedback_id: letter for letter in outcome.dead_letters if letter.feedback_id}
     assert {by_id[each.feedback_id].reason for each in (unknown_kind, not_shown, orphan)} == {"unknown_kind", "item_not_exposed", "orphan"}
     assert by_id[orphan.feedback_id].value == orphan.SerializeToString()
-    assert any(letter.value == no_number.SerializeToString() and "nan" in letter.detail for letter in outcome.dead_letters)
+    assert any(letter.value == no_number.SerializeToString() and "inf" in letter.detail for letter in outcome.dead_letters)
     assert any(letter.value == foreign.SerializeToString() for letter in outcome.dead_letters)
 
 
@@ -143,11 +143,14 @@ def test_json_feedback_of_a_third_party_is_joined(fresh_broker, joiner, traffic)
     exposure = traffic.expose()
     fields = {
         "feedbackId": "json-1", "requestId": exposure.request_id, "userId": exposure.user_id, "itemId": exposure.item_ids[0],
-        "kind": "click", "value": 1, "acceptedAtMs": time.time_ns() // 1_000_000,
+        "kind": "click", "value": None, "acceptedAtMs": time.time_ns() // 1_000_000,
     }  # fmt: skip
-    traffic.send("feedback.v1", exposure.user_id, json.dumps(fields).encode(), headers=[("content-type", b"application/json")])
+    for changed in ({"kind": "rating", "feedbackId": "json-0"}, {}):  # a null is no opinion, and a click needs none
+        value = json.dumps(fields | changed).encode()
+        traffic.send("feedback.v1", exposure.user_id, value, headers=[("content-type", b"application/json")])
     traffic.producer.flush()
-    assert read_outcome(fresh_broker.bootstrap, lambda found: "json-1" in found.joined).reasons == {}
+    outcome = read_outcome(fresh_broker.bootstrap, lambda found: "json-1" in found.joined and bool(found.dead_letters))
+    assert outcome.reasons == {"value_out_of_range": 1} and outcome.dead_letters[0].feedback_id == "json-0"
 
 
 def test_records_on_the_wrong_partition_are_forwarded_and_joined(fresh_broker, joiner, traffic) -> None:

@@ -29,6 +29,12 @@ async def test_candidates_are_sorted_by_the_blend_of_the_tasks():
     assert answer.degraded == ()
 
 
+async def test_a_float_of_a_client_is_the_item_that_the_catalogue_knows():
+    assert ids(await Fixture().core().recommend(query(user_id="7.0", candidates=["5.0", " 900"]))) == ["900", "5"]
+    with pytest.raises(InvalidQuery, match="an item is named twice"):
+        query(candidates=["5", "5.0"])
+
+
 async def test_equal_scores_keep_the_order_in_which_the_client_gave_them():
     fixture = Fixture()
     fixture.ranker.score_of = lambda key: 0.5

@@ -4,6 +4,7 @@ import pytest
 
 from services.retriever.core.documents import Section
 from services.retriever.extract import Unreadable, extract
+from tests.fuzz.documents import fuzz_documents
 
 
 def sections(path: str, text: str) -> list[tuple[str, tuple[str, ...]]]:
@@ -82,6 +83,8 @@ def test_broken_html_is_read_as_far_as_it_goes():
         ("x.pdf", b"%PDF", ".pdf is none of"),
         ("x", b"", "no suffix"),
         ("x.html", b"<div>" * 100_000, "nested too deeply"),
+        ("x.html", b"<p>a</p><![foo[x]]>", "its HTML cannot be parsed: .*marked section"),
+        ("x.md", b"# a\n\n<div><![foo[x]]></div>\n", "its HTML cannot be parsed"),
     ],
 )
 def test_a_file_whose_text_cannot_be_taken_is_refused_with_the_reason(path, raw, reason):
@@ -96,3 +99,10 @@ def test_a_byte_order_mark_is_no_text():
 @pytest.mark.parametrize("path", ["x.txt", "x.md", "x.html"])
 def test_an_empty_file_has_no_section(path):
     assert extract(path, b" \n ")[1] == ()
+
+
+@pytest.mark.filterwarnings("ignore")  # Beautiful Soup warns of text that looks like a URL or a file name
+def test_damaged_documents_are_read_or_refused():
+    """A seeded sample of tests/fuzz/test_documents.py."""
+    outcomes = fuzz_documents(800, seed=1)
+    assert outcomes["read"] > 100 and outcomes["refused"] > 100, outcomes

@@ -295,3 +295,4 @@ def test_the_largest_question_that_is_allowed_is_taken():
     taken = checked(question, max_tokens=100)
     assert len({passage.passage_id for passage in taken.context}) == 32
     assert checked(QUESTION, max_tokens=1).task == "answer"
+    assert checked(replace(QUESTION, user_id=" 7.0 "), max_tokens=1).user_id == "7"

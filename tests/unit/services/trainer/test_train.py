@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,22 +8,27 @@ import pandas as pd
 import pytest
 
 from services.common.platform.artifacts import read_artifact
-from services.common.platform.errors import ConfigurationError
 from services.common.ranker.feature_records import item_key, unpack_records
-from services.common.ranker.states import ItemState
+from services.common.ranker.states import Interaction, ItemState
 from services.trainer import train
+from services.trainer.event_files.history import ReadOptions, read_history
 from services.trainer.learner import Learner
 from tests.learning import CATEGORIES, SPEC, interactions
 
 pytestmark = pytest.mark.ml
 
+FIRST_S = 1_700_000_000
 SHIPPED = "model_repo/ranker/feature_spec.yaml"
+
+
+def expected(count: int) -> list[Interaction]:
+    return [replace(one, time_ms=FIRST_S * 1000 + one.time_ms) for one in interactions(count)]
 
 
 def events(count: int = 200) -> pd.DataFrame:
     rows = [
         {"user_id": one.user_id, "item_id": one.item_id, "kind": one.kind, "value": one.value, "time": one.time_ms // 1000}
-        for one in interactions(count)
+        for one in expected(count)
     ]
     frame = pd.DataFrame(rows)
     return frame.assign(title="T", categories=[list(CATEGORIES[item]) for item in frame["item_id"]])
@@ -43,57 +49,35 @@ def parquet(frame: pd.DataFrame, folder: Path) -> Path:
 
 
 def test_parquet_and_csv_give_the_same_history(tmp_path: Path) -> None:
-    one, two = (train.read_history(write(events(), tmp_path), SPEC) for write in (csv, parquet))
-    assert one == two
-    assert one.interactions == interactions(200)
+    one, two = (read_history(write(events(), tmp_path), SPEC) for write in (csv, parquet))
+    assert (one.interactions, one.categories) == (two.interactions, two.categories)
+    assert one.interactions == expected(200)
     assert one.categories["3"] == ("odd",)
 
 
 def test_dates_are_taken_as_well_as_seconds(tmp_path: Path) -> None:
     frame = events(5)
     dated = frame.assign(time=pd.to_datetime(frame["time"], unit="s", utc=True).astype(str))
-    assert train.read_history(csv(dated, tmp_path), SPEC) == train.read_history(parquet(frame, tmp_path), SPEC)
+    dates, numbers = (read_history(path, SPEC) for path in (csv(dated, tmp_path), parquet(frame, tmp_path)))
+    assert dates.interactions == numbers.interactions == expected(5)
 
 
 def test_only_the_oldest_part_is_learned_but_the_whole_catalogue_is_known(tmp_path: Path) -> None:
     frame = events(100).sample(frac=1.0, random_state=0)
-    history = train.read_history(csv(frame, tmp_path), SPEC, until_fraction=0.6)
-    assert history.interactions == interactions(100)[:60]
+    history = read_history(csv(frame, tmp_path), SPEC, ReadOptions(until_fraction=0.6))
+    assert history.interactions == expected(100)[:60]
     assert history.categories.keys() == set(frame["item_id"])
 
 
-@pytest.mark.parametrize(
-    ("column", "value", "says"),
-    [
-        ("kind", "thumb", "kind 'thumb' is not in the feature spec"),
-        ("value", "good", "'value', event 3: 'good' is not a finite number"),
-        ("user_id", "", r"'user_id', events\[3\]: it is empty"),
-        ("time", "soon", "'time' is neither Unix seconds nor dates"),
-    ],
-)
-def test_a_wrong_value_is_refused_with_its_column(tmp_path: Path, column: str, value: str, says: str) -> None:
-    frame = events(10).astype({column: object})
-    frame.loc[3, column] = value
-    with pytest.raises(ConfigurationError, match=says):
-        train.read_history(csv(frame, tmp_path), SPEC)
-
-
-def test_a_missing_column_file_or_event_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="column 'kind' is missing"):
-        train.read_history(csv(events(5).drop(columns="kind"), tmp_path), SPEC)
-    with pytest.raises(ConfigurationError, match=r"absent\.csv"):
-        train.read_history(tmp_path / "absent.csv", SPEC)
-    with pytest.raises(ConfigurationError, match="holds no events"):
-        train.read_history(csv(events(5).head(0), tmp_path), SPEC)
-
-
 def test_the_command_writes_a_base_that_learning_and_features_go_on_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data = csv(events(), tmp_path)
+    unrated = events().tail(1).assign(value=0.0)
+    data = csv(pd.concat([events(), unrated]), tmp_path)
     hashes = []
     for name in ("one", "two"):
         assert train.main(["--data", str(data), "--spec", SHIPPED, "--out", str(tmp_path / name), "--epochs", "2"]) == 0
         manifest, arrays = read_artifact(tmp_path / name, expect_schema_hash=SPEC.schema_hash)
         assert (manifest.kind, manifest.epoch, manifest.seq) == ("base", 0, -1)
+        assert (manifest.metadata["events"], manifest.metadata["set_aside"]) == (200, {"value of kind 'rating' is outside its range": 1})
         learner = Learner(SPEC)
         learner.load_state_arrays(arrays)
         hashes.append(learner.state_hash())
@@ -111,7 +95,9 @@ def test_the_command_writes_a_base_that_learning_and_features_go_on_from(tmp_pat
         "sources"
     ].keys()
     assert not any(".venv" in path or path.startswith("/") for path in manifest.metadata["sources"])
-    assert "pass 2/2" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "pass 2/2" in said and "time: Unix seconds" in said
+    assert f"set aside: 1 events whose value of kind 'rating' is outside its range (the first: {data} row 201: 0)" in said
     assert np.isfinite(arrays["table/item/rows"]).all()
 
 

@@ -26,7 +26,7 @@ def test_malformed_feedback_about_an_answer_is_the_curators_to_set_aside(changes
         read_feedback(record(**changes), NOW_MS)
 
 
-@pytest.mark.parametrize("changes", [{"request_id": ""}, {"value": float("nan")}, {"accepted_at_ms": NOW_MS + 3_600_000}])
+@pytest.mark.parametrize("changes", [{"request_id": ""}, {"value": float("inf")}, {"accepted_at_ms": NOW_MS + 3_600_000}])
 def test_malformed_feedback_about_an_item_is_left_to_the_joiner(changes) -> None:
     about_item = {"kind": "rating", "item_id": "i", "text": ""}
     assert read_feedback(record(**about_item), NOW_MS) is not None

@@ -33,7 +33,7 @@ def test_feedback_about_an_answer_is_no_act() -> None:
     [
         {"user_id": ""},
         {"item_id": "x" * 129},
-        {"value": float("nan")},
+        {"value": float("inf")},
         # Features took these once, although the joiner sets them aside: they would have been counted and never learned from.
         {"request_id": ""},
         {"accepted_at_ms": 0},

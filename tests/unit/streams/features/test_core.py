@@ -1,3 +1,4 @@
+import math
 import random
 
 import pytest
@@ -54,8 +55,8 @@ def test_an_item_is_no_neighbour_of_itself_and_other_users_items_are_none() -> N
 
 @pytest.mark.parametrize(
     "again",
-    [act(0), act(5, feedback_id="f0"), act(5, kind="sneeze"), act(5, value=0.0), act(5, value=50.0)],
-    ids=["the same offset", "the same feedback id", "an unknown kind", "a value below the range", "a value above the range"],
+    [act(0), act(5, feedback_id="f0"), act(5, kind="sneeze"), act(5, value=0.0), act(5, value=50.0), act(5, value=math.nan)],
+    ids=["the same offset", "the same feedback id", "an unknown kind", "a value below the range", "a value above the range", "a null"],
 )
 def test_what_is_known_or_unknown_changes_nothing(again) -> None:
     one = reducer()

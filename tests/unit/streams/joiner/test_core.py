@@ -230,6 +230,7 @@ def test_feedback_is_no_orphan_while_exposures_are_still_to_be_read() -> None:
         ({"kind": "sneeze"}, dead_letter_reasons.UNKNOWN_KIND),
         ({"value": 0.0}, dead_letter_reasons.VALUE_OUT_OF_RANGE),
         ({"value": 50.0}, dead_letter_reasons.VALUE_OUT_OF_RANGE),
+        ({"value": float("nan")}, dead_letter_reasons.VALUE_OUT_OF_RANGE),
         ({"user_id": "u2"}, dead_letter_reasons.USER_MISMATCH),
         ({"at": WINDOW + HORIZON}, dead_letter_reasons.TOO_LATE),
     ],

@@ -75,7 +75,7 @@ def test_of_what_is_recalled_only_the_request_is_noted(taker, heard) -> None:
     [
         ("exposures.v1", Exposure(**SHOWN | {"user_id": ""})),
         ("generations.v1", Generation(**SAID | {"task": ""})),
-        ("feedback.v1", Feedback(**RATED | {"value": float("nan")})),
+        ("feedback.v1", Feedback(**RATED | {"value": float("inf")})),
         ("feedback.v1", Feedback(**RATED | {"request_id": ""})),
         ("feedback.v1", Feedback(**RATED | {"kind": "score", "item_id": "", "value": 5.0})),
     ],

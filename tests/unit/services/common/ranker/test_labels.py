@@ -27,10 +27,21 @@ def test_an_unknown_kind_is_refused_by_name() -> None:
         labels_for(SPEC, "thumb", 1.0)
 
 
-@pytest.mark.parametrize("stars", [0.0, 0.99, 5.01, 50.0, -3.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("stars", [0.0, 0.99, 5.01, 50.0, -3.0, float("inf")])
 def test_a_value_outside_the_range_of_its_kind_gives_no_label(stars: float) -> None:
     with pytest.raises(ValueOutOfRange, match="outside the range of kind 'rating', 1 to 5"):
         labels_for(SPEC, "rating", stars)
+
+
+def test_a_null_is_no_opinion_on_any_scale() -> None:
+    raw = SPEC.model_dump(mode="json")
+    raw["kinds"] |= {"score": {"value_range": [0, 10]}, "play": {}}
+    raw["tasks"][1]["labels"] |= {"score": {"at_least": 5}, "play": {"at_least": 30}}
+    spec = FeatureSpec.parse(raw)
+    for kind in ("rating", "score", "play"):
+        with pytest.raises(ValueOutOfRange, match="value: there is none"):
+            labels_for(spec, kind, float("nan"))
+    assert value_fault(spec, "score", 0.0) is value_fault(spec, "play", -1.0) is value_fault(spec, "click", float("nan")) is None
 
 
 def test_only_kinds_with_a_range_have_one_to_break() -> None:

@@ -4,7 +4,7 @@ import pytest
 from tunemesh.events.v1 import feedback_pb2
 
 from services.common.events.envelope import MalformedRecord
-from services.common.events.feedback import Feedback
+from services.common.events.feedback import Feedback, check_answer
 from services.common.events.wire.feedback import feedback_message, feedback_of, parse_feedback, read_feedback
 
 NOW_MS = 1_700_000_000_000
@@ -47,7 +47,7 @@ def test_feedback_is_read_as_it_was_written() -> None:
         ({"item_id": ""}, "item_id: it is empty"),
         ({"accepted_at_ms": 0}, "accepted_at_ms: 0 is not a time"),
         ({"accepted_at_ms": NOW_MS + 3_600_000}, "accepted_at_ms: it is 3600000 ms in the future"),
-        ({"value": math.nan}, "value: nan is not finite"),
+        ({"value": math.inf}, "value: inf is not finite"),
         ({"value": -math.inf}, "value: -inf is not finite"),
     ],
 )
@@ -68,3 +68,20 @@ def test_feedback_about_an_answer_needs_no_item() -> None:
     feedback = read_feedback(value(kind="demonstration", item_id="", text="In 1995."), HEADERS, NOW_MS)
     assert feedback.is_about_answer
     assert (feedback.kind, feedback.item_id, feedback.text) == ("demonstration", "", "In 1995.")
+
+
+def test_a_null_is_no_zero() -> None:
+    """A Kafka Connect source writes every column, also those that are null."""
+
+    def read(kind: str, item: str, given: str) -> Feedback:
+        fields = (
+            f'"feedback_id": "f", "request_id": "r", "user_id": "u", "kind": "{kind}", "item_id": "{item}", "accepted_at_ms": "{NOW_MS}"'
+        )
+        return read_feedback(f"{{{fields}{given}}}".encode(), [("content-type", b"application/json")], NOW_MS)
+
+    assert math.isnan(read("rating", "i", ', "value": null').value)
+    assert math.isnan(read("click", "i", ', "value": null').value)
+    assert read("rating", "i", ', "value": 0').value == read("rating", "i", "").value == 0.0
+    for kind, says in (("boolean", "nan is neither 0 nor 1"), ("score", "nan is not within 0 and 1")):
+        with pytest.raises(MalformedRecord, match=says):
+            check_answer(read(kind, "", ', "value": null'), MalformedRecord)

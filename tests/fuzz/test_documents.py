@@ -1,0 +1,13 @@
+"""100,000 damaged documents: each is read, or refused by the one error of its reader."""
+
+import pytest
+
+from tests.fuzz.documents import fuzz_documents
+
+pytestmark = [pytest.mark.deep, pytest.mark.filterwarnings("ignore")]  # Beautiful Soup warns of text that looks like a URL or a file name
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_damaged_document_is_read_or_refused(seed: int) -> None:
+    outcomes = fuzz_documents(25_000, seed=500 + seed)
+    assert outcomes["refused"] > 1_000 and outcomes["read"] > 1_000, outcomes
