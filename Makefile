@@ -7,13 +7,15 @@ MAKEFLAGS += --no-print-directory
 PYTHON ?= python3.11
 LIGHT := .venv/light
 ML := .venv/ml
-# The stamp's name holds the hash of the lock file: a changed lock installs again, an untouched one costs nothing.
-LIGHT_STAMP := $(LIGHT)/.installed-$(shell sha256sum requirements-light.lock | cut -c1-16)
-ML_STAMP := $(ML)/.installed-$(shell sha256sum requirements-ml.lock | cut -c1-16)
+# An environment holds what its images run and what development needs beside it. The stamp's name holds the hash of both lock files: a
+# changed lock installs again, an untouched one costs nothing.
+locks_hash = cat requirements-$(1).lock requirements-$(1)-dev.lock | sha256sum | cut -c1-16
+LIGHT_STAMP := $(LIGHT)/.installed-$(shell $(call locks_hash,light))
+ML_STAMP := $(ML)/.installed-$(shell $(call locks_hash,ml))
 PROTO_FILES = $(shell find protos/tunemesh -name '*.proto' | sort)
 PROTOC = $(LIGHT)/bin/python -m grpc_tools.protoc -I protos --python_out=$(1) --pyi_out=$(1) --grpc_python_out=$(1) $(PROTO_FILES)
 MESH = $(LIGHT)/bin/python -m services.mesh
-# buf counts the first package name for Go or Java as a change of it. A main without any has none that could break; from then on each is kept.
+# buf counts the first package name for Go or Java as a change of it. A commit without any has none that could break; from then on each is kept.
 FIRST_OPTIONS := FILE_SAME_GO_PACKAGE, FILE_SAME_JAVA_PACKAGE, FILE_SAME_JAVA_MULTIPLE_FILES
 
 .PHONY: help setup lock demo train test test-deep up down status load mig logs topics fmt lint typecheck protos protos-check client-wheel clean
@@ -24,10 +26,8 @@ help: ## show this list
 setup: $(LIGHT_STAMP) $(ML_STAMP) ## make both environments from their lock files (the other targets do it themselves)
 
 lock: setup ## write the lock files from what is installed (after `.venv/ENV/bin/pip install PACKAGE==VERSION`)
-	@for name in light ml; do \
-		{ echo "# Every package of the $$name environment, installed with --no-deps. Written by \`make lock\`."; \
-		  .venv/$$name/bin/python -m pip --disable-pip-version-check freeze --all 2> /dev/null | grep -v '^pip==' | sed 's/+cpu$$//'; } > requirements-$$name.lock; \
-	done; rm -f $(LIGHT)/.installed-* $(ML)/.installed-*; touch "$(LIGHT)/.installed-$$(sha256sum requirements-light.lock | cut -c1-16)" "$(ML)/.installed-$$(sha256sum requirements-ml.lock | cut -c1-16)"
+	@for name in light ml; do .venv/$$name/bin/python -m services.mesh.images.locks $$name; rm -f .venv/$$name/.installed-*; done
+	@touch "$(LIGHT)/.installed-$$($(call locks_hash,light))" "$(ML)/.installed-$$($(call locks_hash,ml))"
 
 $(LIGHT_STAMP):
 	@$(call make_env,$(LIGHT),light)
@@ -40,9 +40,9 @@ $(ML_STAMP):
 define make_env
 	command -v $(PYTHON) > /dev/null || { echo "make: $(PYTHON) is not installed; Python 3.11 is needed (or: make PYTHON=/path/to/python3.11)" >&2; exit 1; }; \
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "make: $(PYTHON) is not Python 3.11" >&2; exit 1; }; \
-	echo "setting up the $(2) environment in $(1) (once per change of requirements-$(2).lock)"; \
+	echo "setting up the $(2) environment in $(1) (once per change of requirements-$(2).lock and requirements-$(2)-dev.lock)"; \
 	[ -x $(1)/bin/python ] || $(PYTHON) -m venv $(1); \
-	$(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-$(2).lock; \
+	$(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-$(2).lock -r requirements-$(2)-dev.lock; \
 	if grep -q '^torch==' requirements-$(2).lock; then \
 		$(1)/bin/python -m pip install --quiet --disable-pip-version-check -c requirements-$(2).lock "$$(grep '^torch==' requirements-$(2).lock)"; fi; \
 	printf '%s\n%s\n' "$(CURDIR)" "$(CURDIR)/protos/gen" > "$$($(1)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/tunemesh.pth"; \
@@ -93,12 +93,17 @@ protos: $(LIGHT_STAMP) ## generate protos/gen from protos/tunemesh
 	@find protos/gen -name '*_pb2*' -delete
 	@$(call PROTOC,protos/gen)
 
-protos-check: $(LIGHT_STAMP) ## buf lint, buf breaking against main, and generated code equal to what protos give
+# With what the protos are compared: PROTOS_AGAINST=COMMIT, else where this branch left main; on main itself the commit before, or, when the
+# protos are changed and not committed yet, the last commit. (In a fresh clone main is what was just merged: it is compared with nothing but itself.)
+protos-check: $(LIGHT_STAMP) ## buf lint, buf breaking against what main had before, and generated code equal to what protos give
 	@$(LIGHT)/bin/buf lint
-	@main=$$(git rev-parse --verify --quiet origin/main || git rev-parse --verify --quiet main || true); \
-	if [ -z "$$main" ]; then echo "protos-check: no main branch to compare with, breaking changes not checked"; exit 0; fi; \
-	config=$$(cat buf.yaml); git grep -q '^option go_package' "$$main" -- protos || config=$$(sed 's/^    - FILE$$/&\n  except: [$(FIRST_OPTIONS)]/' buf.yaml); \
-	$(LIGHT)/bin/buf breaking --config "$$config" --against ".git#ref=$$main" --against-config "$$config"
+	@main=$$(git rev-parse --verify --quiet origin/main || git rev-parse --verify --quiet main || git rev-parse --verify --quiet HEAD || true); \
+	before="$(PROTOS_AGAINST)"; [ -n "$$before" ] || before=$$(git merge-base HEAD "$$main" 2> /dev/null || true); \
+	if [ -n "$$before" ] && [ "$$before" = "$$(git rev-parse HEAD)" ] && git diff --quiet HEAD -- protos; then before=$$(git rev-parse --verify --quiet HEAD^ || true); fi; \
+	if [ -z "$$before" ]; then echo "protos-check: no earlier commit to compare with, breaking changes not checked"; exit 0; fi; \
+	echo "protos-check: breaking changes since $$(git log -1 --format='%h %s' "$$before" | cut -c1-80)"; \
+	config=$$(cat buf.yaml); git grep -q '^option go_package' "$$before" -- protos || config=$$(sed 's/^    - FILE$$/&\n  except: [$(FIRST_OPTIONS)]/' buf.yaml); \
+	$(LIGHT)/bin/buf breaking --config "$$config" --against ".git#ref=$$before" --against-config "$$config"
 	@fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; $(call PROTOC,"$$fresh"); \
 	diff -r -x __pycache__ -x py.typed "$$fresh" protos/gen > "$$fresh.diff" || { cat "$$fresh.diff"; rm -f "$$fresh.diff"; echo "protos-check: protos/gen differs from the protos: run make protos" >&2; exit 1; }; rm -f "$$fresh.diff"
 	@echo "protos-check: protos and generated code agree"

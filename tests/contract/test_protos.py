@@ -1,4 +1,4 @@
-"""The contracts: buf's rules, no breaking change against main, and committed code that equals what the protos give."""
+"""The contracts: buf's rules, no breaking change against what main had before, and committed code that equals what the protos give."""
 
 import shutil
 import subprocess
@@ -10,10 +10,10 @@ from services.mesh.runner.environments import REPOSITORY_ROOT
 from tests.limits import seconds
 
 
-def make(target: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def make(target: str, folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
     # The environment counts as set up: a test must never set up the real one from a copy.
     return subprocess.run(
-        ["make", target, "LIGHT_STAMP=.venv/light/bin/python"],
+        ["make", target, "LIGHT_STAMP=.venv/light/bin/python", *more],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -25,8 +25,8 @@ def make(target: str, folder: Path) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     """A copy of what `make protos-check` looks at, with the same environment, outside git."""
-    for name in ("Makefile", "buf.yaml", "requirements-light.lock", "requirements-ml.lock"):
-        shutil.copy(REPOSITORY_ROOT / name, tmp_path / name)
+    for path in (REPOSITORY_ROOT / "Makefile", REPOSITORY_ROOT / "buf.yaml", *REPOSITORY_ROOT.glob("requirements-*.lock")):
+        shutil.copy(path, tmp_path / path.name)
     shutil.copytree(REPOSITORY_ROOT / "protos", tmp_path / "protos", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / ".venv").symlink_to(REPOSITORY_ROOT / ".venv")
     return tmp_path
@@ -55,27 +55,60 @@ def test_protos_check_notices_what_buf_forbids(copy: Path) -> None:
     assert "AddedField" in done.stdout + done.stderr
 
 
+def git(folder: Path, *words: str) -> None:
+    identity = ["-c", "user.name=test", "-c", "user.email=test@example.com"]
+    subprocess.run(["git", *identity, *words], cwd=folder, check=True, capture_output=True)
+
+
+def commit(folder: Path, message: str) -> None:
+    git(folder, "add", "protos", "buf.yaml")
+    git(folder, "commit", "-m", message)
+
+
 def commit_as_main(folder: Path) -> None:
-    def git(*words: str) -> None:
-        identity = ["-c", "user.name=test", "-c", "user.email=test@example.com"]
-        subprocess.run(["git", *identity, *words], cwd=folder, check=True, capture_output=True)
-
-    git("init", "-b", "main")
-    git("add", "protos", "buf.yaml")
-    git("commit", "-m", "before")
+    git(folder, "init", "-b", "main")
+    commit(folder, "before")
 
 
-def test_protos_check_notices_a_breaking_change_against_main(copy: Path) -> None:
-    commit_as_main(copy)
-    proto = next(copy.glob("protos/tunemesh/router/v1/*.proto"))
+def break_protos(folder: Path) -> None:
+    proto = next(folder.glob("protos/tunemesh/router/v1/*.proto"))
     text = proto.read_text()
     assert "string user_id = 1;" in text
     proto.write_text(text.replace("string user_id = 1;", "int64 user_id = 1;", 1))
-    assert make("protos", copy).returncode == 0
-    done = make("protos-check", copy)
+    assert make("protos", folder).returncode == 0
+
+
+def test_protos_check_notices_a_breaking_change_that_is_not_committed_yet(copy: Path) -> None:
+    commit_as_main(copy)
+    break_protos(copy)
+    assert_broken(copy)
+
+
+def assert_broken(folder: Path) -> None:
+    done = make("protos-check", folder)
     assert done.returncode != 0
     assert "user_id" in done.stdout + done.stderr
     assert "changed type" in done.stdout + done.stderr
+
+
+def test_protos_check_notices_a_breaking_change_in_a_fresh_clone_of_main_where_it_was_just_merged(copy: Path) -> None:
+    commit_as_main(copy)
+    break_protos(copy)
+    commit(copy, "a break")
+    git(copy, "update-ref", "refs/remotes/origin/main", "HEAD")
+    assert_broken(copy)
+
+
+def test_protos_check_compares_a_branch_with_where_it_left_main(copy: Path) -> None:
+    commit_as_main(copy)
+    git(copy, "checkout", "-b", "branch")
+    break_protos(copy)
+    commit(copy, "a break")
+    (copy / "protos" / "README.txt").write_text("later")
+    commit(copy, "something else")
+    assert_broken(copy)
+    done = make("protos-check", copy, "PROTOS_AGAINST=HEAD^")
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_protos_check_keeps_the_package_names_of_go_and_java_once_main_has_them(copy: Path) -> None:
