@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from fractions import Fraction
 from typing import Any
 
@@ -23,7 +22,7 @@ from services.common.platform.errors import ConfigurationError, Unavailable
 from services.common.platform.settings import load_settings
 from services.mesh.mig.override import commands, compose_names, expected_devices, override
 from services.mesh.mig.placement import MAX_GPUS, MAX_NEEDS, Need, Refusal, Slice, place
-from services.mesh.mig.profiles import COMPUTE_SLICES, GPUS
+from services.mesh.mig.profiles import GPUS, Gpu
 from services.mesh.runner.compose_reader import load_compose
 from services.mesh.runner.settings import MeshSettings
 
@@ -54,7 +53,7 @@ def add_commands(subparsers: Any) -> None:
 
 
 def parse_need(text: str) -> Need:
-    """Read `llm=40g,share=3/7`; a share is rounded up to whole compute slices, and is one slice when it is not given.
+    """Read `llm=40g,share=3/7`; without a share any slice does.
 
     Raises:
         argparse.ArgumentTypeError: it is not of that form.
@@ -62,13 +61,16 @@ def parse_need(text: str) -> Need:
     match = _NEED.fullmatch(text)
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not SERVICE=MEMORYg or SERVICE=MEMORYg,share=PART, e.g. llm=40g,share=3/7")
+    need = Need(service=match["service"], memory_gb=int(match["memory"]))
+    if match["share"] is None:
+        return need
     try:
-        share = Fraction(match["share"] or f"1/{COMPUTE_SLICES}")
+        share = Fraction(match["share"])
     except (ValueError, ZeroDivisionError):
         share = Fraction(0)
     if not 0 < share <= 1:
         raise argparse.ArgumentTypeError(f"share={match['share']} is no part of a GPU: use 3/7 or 0.4, above 0 and at most 1")
-    return Need(service=match["service"], memory_gb=int(match["memory"]), compute=math.ceil(share * COMPUTE_SLICES))
+    return replace(need, share=share)
 
 
 def _gpus(text: str) -> int:
@@ -88,7 +90,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     if isinstance(plan, Refusal):
         print(f"nothing fits on {arguments.gpus} × {arguments.gpu}: {plan.reason}", file=sys.stderr)
         return 1
-    print(_placement(plan))
+    print(_placement(plan, GPUS[arguments.gpu]))
     print("\n".join(f"# {line}" for line in ["The slices, once (as root; it needs idle GPUs):", *commands(plan)]))
     devices = _devices(plan, is_on_host=arguments.on_host)
     if devices is None:
@@ -97,12 +99,12 @@ def _plan(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _placement(plan: Sequence[Slice]) -> str:
+def _placement(plan: Sequence[Slice], gpu: Gpu) -> str:
     lines = [f"# {'service':<20} {'GPU':>3}  {'profile':<10} {'memory slices':<14} compute"]
     for one in plan:
         last = one.start + one.profile.memory - 1
         slices = f"{one.start}" if last == one.start else f"{one.start}-{last}"
-        lines.append(f"# {one.service:<20} {one.gpu:>3}  {one.profile.name:<10} {slices:<14} {one.profile.compute}/{COMPUTE_SLICES}")
+        lines.append(f"# {one.service:<20} {one.gpu:>3}  {one.profile.name:<10} {slices:<14} {one.profile.compute}/{gpu.compute}")
     return "\n".join(lines)
 
 
@@ -140,7 +142,7 @@ def _status(arguments: argparse.Namespace) -> int:
         for one in gpu.slices:
             start = "start unknown (ask as root)" if one.start is None else f"start {one.start}"
             device = f"{gpu.index}:{one.index}"
-            print(f"  {device:<6} {one.profile:<10} {one.memory_mib:>7} MiB  {one.compute}/{COMPUTE_SLICES} compute  {start}  {one.uuid}")
+            print(f"  {device:<6} {one.profile:<10} {one.memory_mib:>7} MiB  {one.compute}g compute  {start}  {one.uuid}")
     if not gpus:
         print("no GPU on this machine")
     return 0

@@ -5,10 +5,12 @@ A solution takes the fewest memory slices, then the fewest compute slices. Pure;
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
-from services.mesh.mig.profiles import COMPUTE_SLICES, MEMORY_SLICES, Profile
+from services.mesh.mig.profiles import Gpu, Profile
 
 MAX_GPUS = 8
 MAX_NEEDS = 16
@@ -16,14 +18,19 @@ MAX_NEEDS = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Need:
-    """What one service wants: at least `memory_gb` (as in the profiles' names) and at least `compute` of the 7 compute slices."""
+    """What one service wants: at least `memory_gb` (as in the profiles' names) and at least `share` of a GPU's compute; 0: any slice."""
 
     service: str
     memory_gb: int
-    compute: int = 1
+    share: Fraction = Fraction(0)
 
-    def __str__(self) -> str:
-        return f"{self.service} ({self.memory_gb} GB, {self.compute}/{COMPUTE_SLICES} of the compute)"
+    def compute(self, gpu: Gpu) -> int:
+        """Return the compute slices of such a GPU that the share is, rounded up; at least one."""
+        return max(1, math.ceil(self.share * gpu.compute))
+
+    def on(self, gpu: Gpu) -> str:
+        """Return the need in words."""
+        return f"{self.service} ({self.memory_gb} GB, {self.compute(gpu)}/{gpu.compute} of the compute)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,16 +57,16 @@ _Cost = tuple[int, int]
 _Completion = tuple[_Cost, tuple[Slice, ...]]
 
 
-def place(profiles: Sequence[Profile], needs: Sequence[Need], *, num_gpus: int = 1) -> tuple[Slice, ...] | Refusal:
+def place(gpu: Gpu, needs: Sequence[Need], *, num_gpus: int = 1) -> tuple[Slice, ...] | Refusal:
     """Return one slice for each need, in the order of the needs, or why that cannot be.
 
     Args:
-        profiles: what each of the GPUs can be divided into.
+        gpu: what each of the GPUs is.
         needs: at most MAX_NEEDS, of distinct services.
         num_gpus: 1 to MAX_GPUS equal GPUs, none of them divided yet.
     """
-    found = _Search(profiles, needs, num_gpus).solve()
-    return Refusal(_reason(profiles, needs, num_gpus)) if found is None else found
+    found = _Search(gpu, needs, num_gpus).solve()
+    return Refusal(_reason(gpu, needs, num_gpus)) if found is None else found
 
 
 class _Search:
@@ -68,10 +75,10 @@ class _Search:
     Equal GPUs are interchangeable: a state is the sorted masks, and a completion counts GPUs by their place in that order.
     """
 
-    def __init__(self, profiles: Sequence[Profile], needs: Sequence[Need], num_gpus: int) -> None:
+    def __init__(self, gpu: Gpu, needs: Sequence[Need], num_gpus: int) -> None:
         self._given, self._num_gpus = needs, num_gpus
-        self._needs = sorted(needs, key=lambda need: (-need.memory_gb, -need.compute, need.service))
-        self._fitting = [_fitting(profiles, need) for need in self._needs]
+        self._needs = sorted(needs, key=lambda need: (-need.memory_gb, -need.compute(gpu), need.service))
+        self._fitting = [_fitting(gpu, need) for need in self._needs]
         self._known: dict[tuple[int, _Masks], _Completion | None] = {}
 
     def solve(self) -> tuple[Slice, ...] | None:
@@ -126,35 +133,35 @@ class _Search:
                         yield one, tuple(taken[place] for place in order), order
 
 
-def _fitting(profiles: Sequence[Profile], need: Need) -> list[Profile]:
-    return [one for one in profiles if one.memory_gb >= need.memory_gb and one.compute >= need.compute]
+def _fitting(gpu: Gpu, need: Need) -> list[Profile]:
+    return [one for one in gpu.profiles if one.memory_gb >= need.memory_gb and one.compute >= need.compute(gpu)]
 
 
-def _reason(profiles: Sequence[Profile], needs: Sequence[Need], num_gpus: int) -> str:
+def _reason(gpu: Gpu, needs: Sequence[Need], num_gpus: int) -> str:
     """Say what is in the way: one need alone, the sums, or the places where slices may start; and what would help."""
-    alone = [need for need in needs if not _fitting(profiles, need)]
+    alone = [need for need in needs if not _fitting(gpu, need)]
     if alone:
-        largest = max(profiles, key=lambda one: (one.compute, one.memory_gb))
-        return f"no slice is large enough for {', '.join(map(str, alone))}: the largest is {largest.name}"
-    smallest = {need.service: min(_fitting(profiles, need), key=lambda one: (one.memory, one.compute)) for need in needs}
+        largest = max(gpu.profiles, key=lambda one: (one.compute, one.memory_gb))
+        return f"no slice is large enough for {', '.join(need.on(gpu) for need in alone)}: the largest is {largest.name}"
+    smallest = {need.service: min(_fitting(gpu, need), key=lambda one: (one.memory, one.compute)) for need in needs}
     memory = sum(one.memory for one in smallest.values())
-    compute = sum(min(_fitting(profiles, need), key=lambda one: one.compute).compute for need in needs)
+    compute = sum(min(_fitting(gpu, need), key=lambda one: one.compute).compute for need in needs)
     listed = ", ".join(f"{service} {one.name}" for service, one in smallest.items())
-    if memory > MEMORY_SLICES * num_gpus:
-        what = f"together the needs take at least {memory} memory slices and there are {MEMORY_SLICES * num_gpus} ({listed})"
-    elif compute > COMPUTE_SLICES * num_gpus:
-        what = f"together the needs take at least {compute} compute slices and there are {COMPUTE_SLICES * num_gpus} ({listed})"
+    if memory > gpu.memory * num_gpus:
+        what = f"together the needs take at least {memory} memory slices and there are {gpu.memory * num_gpus} ({listed})"
+    elif compute > gpu.compute * num_gpus:
+        what = f"together the needs take at least {compute} compute slices and there are {gpu.compute * num_gpus} ({listed})"
     else:
         starts = ", ".join(f"{one.name} at {' or '.join(map(str, one.starts))}" for one in dict.fromkeys(smallest.values()))
         what = f"the slices would suffice by number, but not by where they may start ({listed}; {starts})"
-    return "; ".join([what, *_remedies(profiles, needs, num_gpus)])
+    return "; ".join([what, *_remedies(gpu, needs, num_gpus)])
 
 
-def _remedies(profiles: Sequence[Profile], needs: Sequence[Need], num_gpus: int) -> Iterator[str]:
+def _remedies(gpu: Gpu, needs: Sequence[Need], num_gpus: int) -> Iterator[str]:
     for more in range(num_gpus + 1, min(MAX_GPUS, len(needs)) + 1):
-        if _Search(profiles, needs, more).solve() is not None:
+        if _Search(gpu, needs, more).solve() is not None:
             yield f"{more} such GPUs would do"
             break
-    spare = [need.service for need in needs if _Search(profiles, [other for other in needs if other != need], num_gpus).solve() is not None]
+    spare = [need.service for need in needs if _Search(gpu, [other for other in needs if other != need], num_gpus).solve() is not None]
     if spare:
         yield f"it fits without {'any one of them' if len(spare) == len(needs) else ' or without '.join(spare)}"

@@ -1,6 +1,7 @@
 """`tunemesh mig plan` from its arguments to the override, and the wrong arguments that it refuses."""
 
 import argparse
+from fractions import Fraction
 
 import pytest
 import yaml
@@ -20,13 +21,13 @@ _Loader.add_constructor("!override", lambda loader, node: loader.construct_mappi
 @pytest.mark.parametrize(
     ("text", "need"),
     [
-        ("llm=40g", Need(service="llm", memory_gb=40, compute=1)),
-        ("llm=40g,share=3/7", Need(service="llm", memory_gb=40, compute=3)),
-        ("llm=40g,share=0.5", Need(service="llm", memory_gb=40, compute=4)),
-        ("prompt_assembler=5g,share=1", Need(service="prompt_assembler", memory_gb=5, compute=7)),
+        ("llm=40g", Need(service="llm", memory_gb=40)),
+        ("llm=40g,share=3/7", Need(service="llm", memory_gb=40, share=Fraction(3, 7))),
+        ("llm=40g,share=0.5", Need(service="llm", memory_gb=40, share=Fraction(1, 2))),
+        ("prompt_assembler=5g,share=1", Need(service="prompt_assembler", memory_gb=5, share=Fraction(1))),
     ],
 )
-def test_a_need_is_read_and_a_share_rounded_up_to_whole_compute_slices(text: str, need: Need) -> None:
+def test_a_need_is_read(text: str, need: Need) -> None:
     assert parse_need(text) == need
 
 
@@ -47,6 +48,14 @@ def test_the_printed_override_is_compose_and_gives_each_service_its_slice(capsys
     assert devices == {"llm-gpu": ["0:0"], "tuner-gpu": ["0:1"], "triton-gpu": ["0:2"]}
     assert "# llm                    0  3g.40gb    0-3            3/7" in printed
     assert "# nvidia-smi mig -i 0 -cgi 3g.40gb:0,1g.20gb:4,1g.10gb:6 -C" in printed
+
+
+def test_a_gpu_of_four_slices_is_planned_in_fourths(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--gpu", "rtx-pro-6000-96", "--need", "llm=40g,share=3/7", "--need", "tuner=20g", "--need", "triton=20g"]
+    assert main(["mig", "plan", *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert "# llm                    0  2g.48gb    0-1            2/4" in printed
+    assert "# nvidia-smi mig -i 0 -cgi 2g.48gb:0,1g.24gb:2,1g.24gb:3 -C" in printed
 
 
 def test_needs_that_do_not_fit_end_with_the_reason(capsys: pytest.CaptureFixture[str]) -> None:
