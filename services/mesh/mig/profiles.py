@@ -1,10 +1,10 @@
 """What each GPU can be divided into: profiles with their compute slices, memory slices and the places where they may start.
 
 Sources: NVIDIA Multi-Instance GPU User Guide (R590), "Supported MIG Profiles" (numbers of instances) and "List GPU Instance Profiles" (the
-answer of `nvidia-smi mig -lgipp`); NVIDIA/mig-parted, deployments/systemd/config-default.yaml, and for B300 and GB300 the same file of a
-later GPU Operator (names and numbers of instances of each board); NVIDIA/go-nvml, pkg/nvml/mock (placements of A30, A100, H100, H200
-and B200). Where no placements are published (RTX PRO 6000) they are those of a GPU with as many slices (A30), with which the numbers of instances
-agree. Names follow the driver: a GB200 has 7g.186gb or 7g.189gb, so it stands here twice.
+answer of `nvidia-smi mig -lgipp`). NVIDIA/mig-parted, deployments/systemd/config-default.yaml, and for B300 and GB300 the same file of a
+later GPU Operator (names and numbers of instances of each board). NVIDIA/go-nvml, pkg/nvml/mock (placements of A30, A100, H100, H200 and
+B200). Where no placements are published (RTX PRO 6000) they are those of a GPU with as many slices (A30), with which the numbers of
+instances agree. Names follow the driver: a GB200 has 7g.186gb or 7g.189gb, so it stands here twice.
 
 The +me, -me and +gfx profiles (media engines, graphics) are left out: no service decodes video or draws. Knows nothing about services.
 """
