@@ -22,7 +22,7 @@ from services.trainer.plan import Cut, OnLineageChange
 from services.trainer.publish_gate import PublishGateLimits, refusal
 from services.trainer.publisher import DeltaPublisher
 from services.trainer.quality_gate import QualityGate, QualityLimits
-from services.trainer.samples import Learnable, without_repeats
+from services.trainer.samples import Learnable, without_repeated_opinions, without_repeats
 
 _log = logging.getLogger(__name__)
 
@@ -80,6 +80,7 @@ class Epoch:
         groups = [group for item in batch if (group := without_repeats(item.group, self.dedup)) is not None]
         num_all = sum(len(item.group.samples) for item in batch)
         num_new = sum(len(group.samples) for group in groups)
+        groups = [rest for group in groups if (rest := without_repeated_opinions(group)) is not None]
         if groups:
             step = self.learner.step(groups)
             self.publisher.note_step(num_samples=step.num_samples, gradient_norm=step.gradient_norm)

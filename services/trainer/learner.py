@@ -30,6 +30,7 @@ from services.common.ranker.labels import keep_negative
 from services.common.ranker.network import RankerNetwork, Rows, score
 from services.trainer.admission import Admission
 from services.trainer.prequential import PrequentialWindow, TaskQuality
+from services.trainer.targets import targets
 from services.trainer.trainer_table import Eviction, TrainerTable
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -245,7 +246,7 @@ class Learner:
             item_keys_N = np.asarray([entity_key(sample.item_id) for sample in group.samples], dtype=np.int64)
             parts.append((exposure_block.decode(group.features_block, self._spec), item_keys_N))
         inputs = assemble(self._spec, parts)
-        ones_BT, zeros_BT = _targets(self._spec, groups)
+        ones_BT, zeros_BT = targets(self._spec, groups)
         hidden = [_is_hidden(group, self.config.user_dropout) for group in groups]
         return _Batch(inputs, ones_BT, zeros_BT, 1.0 - np.asarray(hidden, dtype=np.float32)[:, None])
 
@@ -316,28 +317,6 @@ def _flatten(network: RankerNetwork) -> Tensor:
         parameter.data = flat_P[at : at + parameter.numel()].view_as(parameter)
         at += parameter.numel()
     return flat_P
-
-
-def _targets(spec: FeatureSpec, groups: Sequence[SampleGroup]) -> tuple[Float32Array, Float32Array]:
-    """Return weights [B, T] of the losses towards 1 and towards 0; tasks without a label weigh nothing.
-
-    A late positive takes back the negative that went before it: its loss towards 0 weighs -1 (Ktena et al. 2019, fake negatives).
-    A negative kept at another rate than the spec's present one is weighted so that the shift of the logit remains right.
-    """
-    column = {name: index for index, name in enumerate(spec.task_names)}
-    taken_back = [index for index, task in enumerate(spec.tasks) if task.unanswered is not None]
-    num_samples = sum(len(group.samples) for group in groups)
-    ones_BT = np.zeros((num_samples, len(column)), dtype=np.float32)
-    zeros_BT = np.zeros_like(ones_BT)
-    samples = (sample for group in groups for sample in group.samples)
-    for row, sample in enumerate(samples):
-        weight = 1.0 if sample.revision else spec.negatives.keep_rate / sample.keep_rate
-        for label in sample.labels:
-            ones_BT[row, column[label.task]] = weight * label.value
-            zeros_BT[row, column[label.task]] = weight * (1.0 - label.value)
-        if sample.retracts_negative:
-            zeros_BT[row, taken_back] -= 1.0
-    return ones_BT, zeros_BT
 
 
 def _is_hidden(group: SampleGroup, rate: float) -> bool:

@@ -6,6 +6,7 @@ One poisoned number would spread over all weights, so everything that the learne
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,6 +22,7 @@ from services.common.ranker import exposure_block
 from services.common.ranker.feature_spec import FeatureSpec
 from services.trainer.dedup import DedupWindow
 from services.trainer.merge import GroupRecord, TickRecord
+from services.trainer.targets import says_something_new
 
 
 class UnusableSample(Exception):
@@ -68,7 +70,16 @@ def without_repeats(group: SampleGroup, window: DedupWindow) -> SampleGroup | No
     is_new = window.add(sample_ids(group))
     if is_new.all():
         return group
-    rows = np.flatnonzero(is_new).tolist()
+    return _only(group, np.flatnonzero(is_new).tolist())
+
+
+def without_repeated_opinions(group: SampleGroup) -> SampleGroup | None:
+    """Return the group without the samples that change nothing, which are no occurrences either; None when none is left."""
+    rows = [row for row, sample in enumerate(group.samples) if says_something_new(sample)]
+    return group if len(rows) == len(group.samples) else _only(group, rows)
+
+
+def _only(group: SampleGroup, rows: Sequence[int]) -> SampleGroup | None:
     if not rows:
         return None
     rest = SampleGroup()
@@ -104,8 +115,11 @@ def _check_group(spec: FeatureSpec, group: SampleGroup) -> None:
 def _check_sample(spec: FeatureSpec, sample: Sample) -> None:
     if not 0.0 < sample.keep_rate <= 1.0:
         raise UnusableSample(MALFORMED, f"keep_rate {sample.keep_rate} of item {sample.item_id!r} is not in (0, 1]")
-    for label in sample.labels:
-        if label.task not in spec.task_names:
-            raise UnusableSample(MALFORMED, f"label for task {label.task!r}, which the feature spec does not name")
-        if not (math.isfinite(label.value) and 0.0 <= label.value <= 1.0):
-            raise UnusableSample(MALFORMED, f"label {label.value} for task {label.task!r} is not in [0, 1]")
+    for labels in (sample.labels, sample.replaces):
+        for label in labels:
+            if label.task not in spec.task_names:
+                raise UnusableSample(MALFORMED, f"label for task {label.task!r}, which the feature spec does not name")
+            if not (math.isfinite(label.value) and 0.0 <= label.value <= 1.0):
+                raise UnusableSample(MALFORMED, f"label {label.value} for task {label.task!r} is not in [0, 1]")
+        if len({label.task for label in labels}) != len(labels):
+            raise UnusableSample(MALFORMED, f"two labels for one task of item {sample.item_id!r}")

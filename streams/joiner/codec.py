@@ -67,6 +67,8 @@ def write_group(group: SampleGroup) -> bytes:
             written.retracts_negative = sample.retracts_negative
             written.feedback_id = sample.feedback.feedback_id
             written.accepted_at_ms = sample.feedback.accepted_at_ms
+            for label in sample.replaces:
+                written.replaces.add(task=label.task, value=label.value)
     return record.SerializeToString()
 
 

@@ -12,7 +12,8 @@ from streams.partitioned.records import DeadLetter, Forward
 
 
 class Sample(NamedTuple):
-    """One labelled item. `row` is its place in the exposure; `feedback` is None for a negative."""
+    """One labelled item. `row` is its place in the exposure; `feedback` is None for a negative. `labels` are what all feedback so far says
+    about the item, `replaces` what was emitted as such before."""
 
     sample_id: int
     row: int
@@ -21,6 +22,7 @@ class Sample(NamedTuple):
     keep_rate: float
     retracts_negative: bool
     feedback: Feedback | None
+    replaces: tuple[Label, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

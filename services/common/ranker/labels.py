@@ -68,6 +68,33 @@ def labels_for(spec: FeatureSpec, kind: str, value: float) -> tuple[Label, ...]:
     return tuple(labels)
 
 
+class Standing(NamedTuple):
+    """A label that holds until feedback accepted at or after `accepted_at_ms` says something else."""
+
+    label: Label
+    accepted_at_ms: int
+
+
+def revise(spec: FeatureSpec, standing: tuple[Standing, ...], said: tuple[Label, ...], accepted_at_ms: int) -> tuple[Standing, ...]:
+    """Return which labels stand after one more feedback about the same item, in the order of the spec's tasks.
+
+    Of each task the feedback accepted last holds, whenever it was read; of two accepted in the same millisecond, the one read last.
+    Tasks that the feedback says nothing about keep their label.
+
+    Args:
+        spec: orders the tasks.
+        standing: what earlier feedback said; empty before the first.
+        said: the feedback's labels, of `labels_for`.
+        accepted_at_ms: when the feedback was accepted, Unix milliseconds.
+    """
+    by_task = {held.label.task: held for held in standing}
+    for label in said:
+        held = by_task.get(label.task)
+        if held is None or accepted_at_ms >= held.accepted_at_ms:
+            by_task[label.task] = Standing(label, accepted_at_ms)
+    return tuple(by_task[name] for name in spec.task_names if name in by_task)
+
+
 def negative_labels(spec: FeatureSpec) -> tuple[Label, ...]:
     """Return the labels of an exposed item that nobody answered."""
     return tuple(Label(task.name, 0.0) for task in spec.tasks if task.unanswered is not None)

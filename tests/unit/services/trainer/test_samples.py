@@ -48,6 +48,8 @@ def poisoned_block(sound: SampleGroup) -> bytes:
         (lambda g: g.samples[0].labels.append(TaskLabel(task="buy", value=1)), "malformed", "task 'buy'"),
         (lambda g: g.samples[0].labels.append(TaskLabel(task="like", value=float("inf"))), "malformed", "label inf for task 'like'"),
         (lambda g: g.samples[0].labels.append(TaskLabel(task="like", value=4.0)), "malformed", "label 4.0"),
+        (lambda g: g.samples[0].replaces.append(TaskLabel(task="like", value=4.0)), "malformed", "label 4.0"),
+        (lambda g: g.samples[0].labels.append(TaskLabel(task="interact", value=1.0)), "malformed", "two labels for one task"),
     ],
 )
 def test_what_the_learner_must_not_see_is_refused_with_a_reason(spoil: Callable[[SampleGroup], object], reason: str, detail: str) -> None:

@@ -78,7 +78,7 @@ def test_a_group_is_written_with_one_feature_row_per_sample() -> None:
     exposure = codec.read_exposure(record(an_exposure()), T0, schema_hash=SPEC.schema_hash)
     feedback = codec.read_feedback(record(a_feedback()), T0)
     negative = Sample(11, 2, 0, (Label("interact", 0.0),), 0.5, False, None)
-    positive = Sample(2**64 - 1, 1, 3, (Label("interact", 1.0), Label("like", 1.0)), 1.0, True, feedback)
+    positive = Sample(2**64 - 1, 1, 3, (Label("interact", 1.0), Label("like", 1.0)), 1.0, True, feedback, (Label("interact", 0.5),))
     group = sample_pb2.SampleRecord.FromString(codec.write_group(SampleGroup(exposure, (negative, positive), ""))).group
     assert (group.request_id, group.user_id, group.exposed_at_ms, group.model_version, group.variant) == ("r1", "u1", T0, "3.14", "blue")
     assert group.schema_hash == SPEC.schema_hash
@@ -94,6 +94,7 @@ def test_a_group_is_written_with_one_feature_row_per_sample() -> None:
         T0 + 5,
     )
     assert (second.keep_rate, second.retracts_negative, second.propensity) == (1.0, True, 0.25)
+    assert [(label.task, label.value) for label in second.replaces] == [("interact", 0.5)]
     rows = exposure_block.decode(block(), SPEC).items_NF
     assert (exposure_block.decode(group.features_block, SPEC).items_NF == rows[[2, 1]]).all()
 

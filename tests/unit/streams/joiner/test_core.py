@@ -107,6 +107,40 @@ def test_a_kind_that_says_nothing_about_a_task_leaves_it_out() -> None:
     assert only(bench.answer(kind="click", value=1.0)).samples[0].labels == (("interact", 1.0),)
 
 
+def test_further_feedback_about_an_item_names_what_it_replaces() -> None:
+    bench = Bench()
+    bench.expose()
+    samples = [
+        only(bench.answer(**said)).samples[0]
+        for said in ({"kind": "click", "value": 1.0}, {"value": 5.0, "at": 2_000}, {"kind": "click", "value": 1.0, "at": 3_000})
+    ]
+    clicked, liked = (("interact", 1.0),), (("interact", 1.0), ("like", 1.0))
+    assert [(sample.revision, sample.labels, sample.replaces) for sample in samples] == [
+        (1, clicked, ()),
+        (2, liked, clicked),
+        (3, liked, liked),
+    ]
+
+
+def test_an_opinion_that_was_accepted_earlier_does_not_replace_a_later_one() -> None:
+    bench = Bench()
+    bench.expose()
+    bench.answer(value=5.0, at=2_000)
+    sample = only(bench.answer(value=1.0, at=1_999)).samples[0]
+    assert sample.labels == sample.replaces == (("interact", 1.0), ("like", 1.0))
+    assert only(bench.answer(value=1.0, at=2_000)).samples[0].labels == (("interact", 1.0), ("like", 0.0))
+
+
+def test_feedback_without_end_about_one_request_is_kept_within_the_memory() -> None:
+    bench = Bench(max_pending_bytes=20_000)
+    bench.expose("r1")
+    bench.expose("r2")
+    for number in range(300):
+        bench.answer(f"i{number % 12}", request_id="r2")
+        assert bench.intake.pending_bytes <= 20_000
+    assert bench.counts["retired_early"] == 2
+
+
 def test_unanswered_items_become_negatives_when_the_window_closes_and_not_before() -> None:
     bench = Bench()
     bench.expose(traceparent="trace of the request")

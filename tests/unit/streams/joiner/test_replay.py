@@ -11,7 +11,7 @@ from services.common.events import dead_letter_reasons
 from services.common.events.exposure import Exposure
 from services.common.events.feedback import Feedback
 from services.common.platform.ids import sample_id
-from services.common.ranker.labels import keep_negative, labels_for
+from services.common.ranker.labels import Label, keep_negative, labels_for
 from streams.joiner.core import JoinConfig, JoinerPartition
 from streams.joiner.model import Cut, Emission, Resume, Sample, SampleGroup
 from streams.partitioned.records import DeadLetter, Record
@@ -132,7 +132,7 @@ def expected(world: World) -> tuple[dict[int, Sample], dict[str, str]]:
     exposures = {exposure.request_id: exposure for _, exposure in reversed(world.exposures)}
     samples: dict[int, Sample] = {}
     aside: dict[str, str] = {}
-    counts: dict[tuple[str, str], int] = {}
+    read: dict[tuple[str, str], list[Feedback]] = {}
     seen: set[str] = set()
     for _, act in world.feedback:
         exposure = exposures.get(act.request_id)
@@ -144,7 +144,10 @@ def expected(world: World) -> tuple[dict[int, Sample], dict[str, str]]:
             aside[act.feedback_id] = dead_letter_reasons.TOO_LATE
         elif act.feedback_id not in seen:
             seen.add(act.feedback_id)
-            revision = counts[(act.request_id, act.item_id)] = counts.get((act.request_id, act.item_id), 0) + 1
+            acts = read.setdefault((act.request_id, act.item_id), [])
+            before = last_opinions(acts)
+            acts.append(act)
+            revision = len(acts)
             is_late = revision == 1 and act.accepted_at_ms >= exposure.exposed_at_ms + WINDOW
             negative = sample_id(act.request_id, act.item_id, 0)
             retracts = is_late and keep_negative(negative, 0.5)
@@ -152,13 +155,21 @@ def expected(world: World) -> tuple[dict[int, Sample], dict[str, str]]:
             if retracts:
                 samples[negative] = Sample(negative, row, 0, (("interact", 0.0),), 0.5, False, None)
             identity = sample_id(act.request_id, act.item_id, revision)
-            samples[identity] = Sample(identity, row, revision, labels_for(SPEC, act.kind, act.value), 1.0, retracts, act)
+            samples[identity] = Sample(identity, row, revision, last_opinions(acts), 1.0, retracts, act, before)
     for exposure in exposures.values():
         for row, item_id in enumerate(exposure.item_ids):
             negative = sample_id(exposure.request_id, item_id, 0)
-            if (exposure.request_id, item_id) not in counts and keep_negative(negative, 0.5):
+            if (exposure.request_id, item_id) not in read and keep_negative(negative, 0.5):
                 samples[negative] = Sample(negative, row, 0, (("interact", 0.0),), 0.5, False, None)
     return samples, aside
+
+
+def last_opinions(acts: list[Feedback]) -> tuple[Label, ...]:
+    """Of each task, what was said last, by the time of acceptance and then by reading."""
+    found: dict[str, Label] = {}
+    for act in sorted(acts, key=lambda each: each.accepted_at_ms):
+        found |= {label.task: label for label in labels_for(SPEC, act.kind, act.value)}
+    return tuple(found[task] for task in ("interact", "like") if task in found)
 
 
 @pytest.mark.parametrize("seed", range(30))

@@ -35,7 +35,7 @@ class SampleGroup(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., user_id: _Optional[str] = ..., exposed_at_ms: _Optional[int] = ..., model_version: _Optional[str] = ..., variant: _Optional[str] = ..., schema_hash: _Optional[str] = ..., features_block: _Optional[bytes] = ..., samples: _Optional[_Iterable[_Union[Sample, _Mapping]]] = ...) -> None: ...
 
 class Sample(_message.Message):
-    __slots__ = ("sample_id", "item_id", "revision", "labels", "keep_rate", "retracts_negative", "feedback_id", "accepted_at_ms", "propensity")
+    __slots__ = ("sample_id", "item_id", "revision", "labels", "keep_rate", "retracts_negative", "feedback_id", "accepted_at_ms", "propensity", "replaces")
     SAMPLE_ID_FIELD_NUMBER: _ClassVar[int]
     ITEM_ID_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
@@ -45,6 +45,7 @@ class Sample(_message.Message):
     FEEDBACK_ID_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_AT_MS_FIELD_NUMBER: _ClassVar[int]
     PROPENSITY_FIELD_NUMBER: _ClassVar[int]
+    REPLACES_FIELD_NUMBER: _ClassVar[int]
     sample_id: int
     item_id: str
     revision: int
@@ -54,7 +55,8 @@ class Sample(_message.Message):
     feedback_id: str
     accepted_at_ms: int
     propensity: float
-    def __init__(self, sample_id: _Optional[int] = ..., item_id: _Optional[str] = ..., revision: _Optional[int] = ..., labels: _Optional[_Iterable[_Union[TaskLabel, _Mapping]]] = ..., keep_rate: _Optional[float] = ..., retracts_negative: _Optional[bool] = ..., feedback_id: _Optional[str] = ..., accepted_at_ms: _Optional[int] = ..., propensity: _Optional[float] = ...) -> None: ...
+    replaces: _containers.RepeatedCompositeFieldContainer[TaskLabel]
+    def __init__(self, sample_id: _Optional[int] = ..., item_id: _Optional[str] = ..., revision: _Optional[int] = ..., labels: _Optional[_Iterable[_Union[TaskLabel, _Mapping]]] = ..., keep_rate: _Optional[float] = ..., retracts_negative: _Optional[bool] = ..., feedback_id: _Optional[str] = ..., accepted_at_ms: _Optional[int] = ..., propensity: _Optional[float] = ..., replaces: _Optional[_Iterable[_Union[TaskLabel, _Mapping]]] = ...) -> None: ...
 
 class TaskLabel(_message.Message):
     __slots__ = ("task", "value")

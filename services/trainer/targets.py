@@ -1,0 +1,56 @@
+"""What samples teach: the weights of their losses, so that everything that is said about one shown item sums to one sample. Pure; no torch.
+
+Measured by simulation of joiner and learner (tests/integration/trainer/test_calibration.py: 1 to 3 feedbacks an item, in the window, late
+and mixed, opinions that change; 27 runs of 20,000 items): mean prediction over true rate is 1.01, within 0.05 of 1 in all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from tunemesh.samples.v1.sample_pb2 import Sample, SampleGroup
+
+from services.common.ranker.feature_spec import FeatureSpec
+
+Float32Array = npt.NDArray[np.float32]
+
+
+def targets(spec: FeatureSpec, groups: Sequence[SampleGroup]) -> tuple[Float32Array, Float32Array]:
+    """Return weights, float32 [B, T] each, of the losses towards 1 and towards 0; tasks without a label weigh nothing.
+
+    What feedback says about an item replaces what was known of it: the loss of the labels before weighs -1, so all revisions sum to the
+    one sample of the last. A late answer takes its negative back in the same way (Ktena et al. 2019, fake negatives).
+
+    Of a task whose unanswered items are negatives, these are thinned and the logit is shifted to make up for it. So a 0 that feedback
+    states weighs the keep rate there, and a negative that was kept at another rate than the spec's present one weighs their ratio.
+    """
+    column = {name: index for index, name in enumerate(spec.task_names)}
+    unanswered = [index for index, task in enumerate(spec.tasks) if task.unanswered is not None]
+    keep_rate = spec.negatives.keep_rate
+    zero_weights = dict.fromkeys(column, 1.0) | {spec.task_names[index]: keep_rate for index in unanswered}
+    num_samples = sum(len(group.samples) for group in groups)
+    ones_BT = np.zeros((num_samples, len(column)), dtype=np.float32)
+    zeros_BT = np.zeros_like(ones_BT)
+    samples = (sample for group in groups for sample in group.samples)
+    for row, sample in enumerate(samples):
+        if not sample.revision:
+            for label in sample.labels:
+                ones_BT[row, column[label.task]] = keep_rate / sample.keep_rate * label.value
+                zeros_BT[row, column[label.task]] = keep_rate / sample.keep_rate * (1.0 - label.value)
+            continue
+        for sign, labels in ((1.0, sample.labels), (-1.0, sample.replaces)):
+            for label in labels:
+                ones_BT[row, column[label.task]] += sign * label.value
+                zeros_BT[row, column[label.task]] += sign * (1.0 - label.value) * zero_weights[label.task]
+        if sample.retracts_negative:
+            zeros_BT[row, unanswered] -= 1.0
+    return ones_BT, zeros_BT
+
+
+def says_something_new(sample: Sample) -> bool:
+    """Return whether a sample changes what is known of its item: feedback that repeats an opinion does not."""
+    if not sample.replaces or sample.retracts_negative:
+        return True
+    return {label.task: label.value for label in sample.labels} != {label.task: label.value for label in sample.replaces}
