@@ -196,8 +196,10 @@ class JoinerPartition:
         self._retire_due()
         window_ms = self._config.window_ms
         emissions += self.intake.give_up_on_waiting(exposures_ms - window_ms, f"no exposure of its request within {window_ms} ms")
-        oldest_waiting_ms = self.intake.waiting.oldest_ms(default=feedback_ms + 1)
-        self._tick_watermark_ms = max(self._tick_watermark_ms, min(feedback_ms, oldest_waiting_ms - 1))
+        # Feedback holds the watermark until the exposures of its time have been read. What waits on is an orphan, or its exposure is
+        # late; the others are not held up for a whole window by one wrong request id.
+        oldest_unread_ms = self.intake.waiting.oldest_ms(after_ms=exposures_ms, default=feedback_ms + 1)
+        self._tick_watermark_ms = max(self._tick_watermark_ms, min(feedback_ms, oldest_unread_ms - 1))
         return emissions, self._cut(now_ms // self._config.tick_interval_ms)
 
     def _add(self, exposure: Exposure, offset: int) -> _Request:

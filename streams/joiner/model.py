@@ -51,7 +51,7 @@ class Cut:
 
     Attributes:
         tick: wall clock divided by the tick interval.
-        watermark_ms: every feedback accepted up to here has been joined or set aside.
+        watermark_ms: every feedback accepted up to here has been joined or set aside, or its exposure was not in the log in time.
         feedback_position: every feedback record below this offset has been joined or set aside.
         exposures_committable: exposures below this offset are never needed again.
         feedback_committable: feedback below this offset is never needed again.

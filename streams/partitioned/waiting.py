@@ -30,9 +30,10 @@ class WaitingFeedback:
         """Return the lowest offset that waits, or `default` when nothing does."""
         return next(iter(self._waiting), default)
 
-    def oldest_ms(self, *, default: int) -> int:
-        """Return the earliest time at which any of it was accepted, or `default` when nothing waits."""
-        return min((feedback.accepted_at_ms for feedback, _ in self._waiting.values()), default=default)
+    def oldest_ms(self, *, after_ms: int, default: int) -> int:
+        """Return the earliest time after `after_ms` at which any of it was accepted, or `default` when nothing of that waits."""
+        times = (feedback.accepted_at_ms for feedback, _ in self._waiting.values())
+        return min((at for at in times if at > after_ms), default=default)
 
     def add(self, feedback: Feedback, record: Record) -> None:
         """Let one wait."""

@@ -47,7 +47,6 @@ class QualitySettings(BaseServiceSettings, KafkaSettings, FeatureSpecSettings):
     orphan_span_ms: int = Field(600_000, ge=1_000)
     """The time up to now that this share is taken of. Several times the joiner's window, after which feedback is an orphan."""
     watermark_limit_ms: int = Field(90_000, ge=100)
-    """A replica whose weights are older than this is an alarm. More than the joiner's window: a single feedback that waits for its exposure
-    holds the watermark back for so long."""
+    """A replica whose weights are older than this is an alarm. More than a restart of the joiner or the trainer takes."""
     forget_replica_ms: int = Field(600_000, ge=1_000)
     """A replica that has not reported for so long is gone for good, and no alarm any more."""

@@ -37,10 +37,11 @@ def test_waiting_feedback_is_found_by_its_age() -> None:
     waiting = an_intake().waiting
     for number, accepted_at_ms in enumerate([2_000, 1_000, 3_000]):
         waiting.add(*a_feedback(number, accepted_at_ms=accepted_at_ms))
-    assert waiting.oldest_ms(default=0) == 1_000
+    assert waiting.oldest_ms(after_ms=0, default=0) == 1_000
+    assert waiting.oldest_ms(after_ms=1_000, default=0) == 2_000
     assert ids(waiting.take_accepted_until(2_000)) == ["f0", "f1"]
     assert ids(waiting.take_of("r1")) == ["f2"]
-    assert waiting.oldest_ms(default=7) == 7
+    assert waiting.oldest_ms(after_ms=0, default=7) == 7
 
 
 def test_both_kept_subjects_and_waiting_feedback_count_as_memory() -> None:
