@@ -27,12 +27,11 @@ from services.common.platform.artifacts import (
     write_artifact,
 )
 from services.common.platform.errors import ConfigurationError, CorruptArtifact, NotFound
+from services.trainer.dedup import take_arrays
 from services.trainer.merge import PartitionPosition, Position
 from services.trainer.plan import Cut, Restored
 
 _log = logging.getLogger(__name__)
-
-_DEDUP_ARRAY = "dedup/sample_ids"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +41,7 @@ class Counters:
     samples_trained: int = 0
     duplicates_skipped: int = 0
     unusable_skipped: int = 0
+    refused_skipped: int = 0
 
 
 class Version(NamedTuple):
@@ -56,7 +56,7 @@ class Version(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """The state at a cut; `arrays` are the learner's.
+    """The state at a cut; `arrays` are the learner's, `dedup` the de-duplication window's.
 
     `seq` is that of the last delta whose content is in the weights, `within_seq` that of the delta that has, or would have, all of them.
     """
@@ -66,7 +66,7 @@ class Checkpoint:
     within_seq: int
     counters: Counters
     arrays: Mapping[str, NDArray[Any]]
-    dedup_ids: NDArray[np.uint64]
+    dedup: Mapping[str, NDArray[Any]]
 
     @property
     def version(self) -> Version:
@@ -224,15 +224,18 @@ class CheckpointStore:
                 "row_dtype": cut.row_dtype,
                 "within_seq": checkpoint.within_seq,
                 "delta_offset": cut.delta_offset,
-                "partitions": [[part.next_offset, part.last_tick, part.watermark_ms] for part in cut.position.partitions],
+                "partitions": [
+                    [part.next_offset, part.last_tick, part.watermark_ms, part.exposures_done] for part in cut.position.partitions
+                ],
                 "samples_trained": checkpoint.counters.samples_trained,
                 "duplicates_skipped": checkpoint.counters.duplicates_skipped,
                 "unusable_skipped": checkpoint.counters.unusable_skipped,
+                "refused_skipped": checkpoint.counters.refused_skipped,
                 "restored": asdict(cut.restored) if cut.restored is not None else None,
             },
         )
         url = posixpath.join(self.url, cut.name)
-        write_artifact(url, manifest, {**checkpoint.arrays, _DEDUP_ARRAY: checkpoint.dedup_ids})
+        write_artifact(url, manifest, {**checkpoint.arrays, **checkpoint.dedup})
         self._prune()
         return url
 
@@ -314,16 +317,15 @@ def _parse(name: str, manifest: Manifest, arrays: Arrays) -> Checkpoint:
             samples_trained=int(metadata["samples_trained"]),
             duplicates_skipped=int(metadata["duplicates_skipped"]),
             unusable_skipped=int(metadata["unusable_skipped"]),
+            refused_skipped=int(metadata.get("refused_skipped", 0)),
         )
         within_seq = int(metadata.get("within_seq", manifest.seq + 1))
-        dedup_ids = arrays.pop(_DEDUP_ARRAY)
-        if dedup_ids.dtype != np.uint64 or dedup_ids.ndim != 1:
-            raise ValueError(f"{_DEDUP_ARRAY} is {dedup_ids.dtype} {dedup_ids.shape}, not uint64 [N]")
+        dedup = take_arrays(arrays)
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise CorruptArtifact(f"checkpoint {name}: its manifest lacks a field, or one cannot be understood: {error}") from error
     if any(part.next_offset < 0 for part in position.partitions):
         raise CorruptArtifact(f"checkpoint {name}: it continues at offsets {position.offsets}")
-    return Checkpoint(cut=cut, seq=manifest.seq, within_seq=within_seq, counters=counters, arrays=arrays, dedup_ids=dedup_ids)
+    return Checkpoint(cut=cut, seq=manifest.seq, within_seq=within_seq, counters=counters, arrays=arrays, dedup=dedup)
 
 
 def _parse_restored(fields: Mapping[str, Any] | None) -> Restored | None:

@@ -6,7 +6,7 @@ It knows its neighbours as Protocols: neither Kafka, nor threads, nor what time 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from tunemesh.events.v1.delta_pb2 import BasePointer, RowDtype
@@ -16,7 +16,7 @@ from services.trainer.bases import base_name
 from services.trainer.checkpoints import Checkpoint, Counters, checkpoint_name
 from services.trainer.dedup import DedupWindow
 from services.trainer.matured import MaturedLabels
-from services.trainer.merge import TickMerge
+from services.trainer.merge import Batch, TickMerge
 from services.trainer.neighbours import Fenced, HistoryLost, Learner, Logs, Stores
 from services.trainer.plan import Cut, OnLineageChange
 from services.trainer.publish_gate import PublishGateLimits, refusal
@@ -37,6 +37,7 @@ class EpochConfig:
     schema_hash: str
     batch_groups: int
     dedup_window_samples: int
+    dedup_max_samples: int
     dtype: RowDtype
     limits: PublishGateLimits
     quality: QualityLimits
@@ -75,11 +76,12 @@ class Epoch:
     steps_in_base: int = -1
     accepted_at_ms: list[int] = field(default_factory=list)
 
-    def learn(self, batch: Sequence[Learnable]) -> int:
+    def learn(self, batch: Batch[Learnable]) -> int:
         """Learn those samples of a batch that were not learned before; return their number."""
-        groups = [group for item in batch if (group := without_repeats(item.group, self.dedup)) is not None]
-        num_all = sum(len(item.group.samples) for item in batch)
+        groups = [group for item in batch.groups if (group := without_repeats(item.group, batch, self.dedup)) is not None]
+        num_all = sum(len(item.group.samples) for item in batch.groups)
         num_new = sum(len(group.samples) for group in groups)
+        num_refused = self._refused()
         groups = [rest for group in groups if (rest := without_repeated_opinions(group)) is not None]
         if groups:
             step = self.learner.step(groups)
@@ -92,9 +94,22 @@ class Epoch:
         self.counters = replace(
             counters,
             samples_trained=counters.samples_trained + num_new,
-            duplicates_skipped=counters.duplicates_skipped + num_all - num_new,
+            duplicates_skipped=counters.duplicates_skipped + num_all - num_new - num_refused,
+            refused_skipped=counters.refused_skipped + num_refused,
         )
         return num_new
+
+    def _refused(self) -> int:
+        """Return how many samples the window has just refused; says so at the first and whenever their number has doubled."""
+        refused, before = self.dedup.take_refused(), self.counters.refused_skipped
+        if (before + refused).bit_length() > before.bit_length():
+            _log.error(
+                "%d samples refused so far: their exposures are older than the %d remembered sample ids reach, so new samples cannot be "
+                "told from repetitions; raise TUNEMESH_TRAINER_DEDUP_MAX_SAMPLES (120 bytes each), or shorten the joiner's "
+                "TUNEMESH_JOINER_LATE_HORIZON_MS",
+                before + refused, len(self.dedup),
+            )  # fmt: skip
+        return refused
 
     def accept_quality(self) -> None:
         """Take the quality of scores as it is now for the one to hold: an operator lets learning go on."""
@@ -132,7 +147,7 @@ class Epoch:
             within_seq=self.publisher.within_seq(self.learner.steps),
             counters=self.counters,
             arrays={**self.learner.state_arrays(), **self.quality.state_arrays()},
-            dedup_ids=self.dedup.to_array(),
+            dedup=self.dedup.to_arrays(),
         )
 
     def publish_base(self) -> BasePointer:

@@ -67,11 +67,11 @@ def open_epoch(
     plan = _plan(checkpoint, newest_base, logs, stores, config, new_lineage_id)
     _log.info("%s", plan.note)
     learner = make_learner()
-    dedup, quality = DedupWindow(config.dedup_window_samples), QualityGate(config.quality)
+    dedup, quality = DedupWindow(config.dedup_window_samples, config.dedup_max_samples), QualityGate(config.quality)
     if checkpoint is not None:
         learner.load_state_arrays(checkpoint.arrays)
         quality.load_state_arrays(checkpoint.arrays)
-        dedup = DedupWindow.from_array(checkpoint.dedup_ids, config.dedup_window_samples)
+        dedup = DedupWindow.from_arrays(checkpoint.dedup, config.dedup_window_samples, config.dedup_max_samples)
     elif (arrays := initial_arrays()) is not None:
         learner.load_state_arrays(arrays)
     if plan.lineage_is_new:

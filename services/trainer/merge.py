@@ -9,9 +9,10 @@ It knows neither Kafka nor what a group holds.
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 Group = TypeVar("Group")
@@ -21,11 +22,12 @@ NO_TICK = -1
 
 @dataclass(frozen=True, slots=True)
 class PartitionPosition:
-    """How far one partition has been consumed."""
+    """How far one partition has been consumed; exposures of it below offset `exposures_done` give no new samples behind here."""
 
     next_offset: int
     last_tick: int = NO_TICK
     watermark_ms: int = 0
+    exposures_done: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,22 @@ class TickRecord:
     offset: int
     tick: int
     watermark_ms: int
+    exposures_done: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Batch(Generic[Group]):
+    """Groups of one segment, in the order of the log.
+
+    Attributes:
+        partition: where they stand.
+        exposures_done: of the tick before them: exposures of the partition below this offset were done by then; 0: not known.
+        groups: at least one.
+    """
+
+    partition: int
+    exposures_done: int
+    groups: tuple[Group, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,24 +121,27 @@ class TickMerge(Generic[Group]):
             raise ValueError(f"partition {partition}: offset {record.offset} pushed, but {floor} is the next one")
         buffer.append(record)
 
-    def next_batch(self) -> list[Group] | None:
+    def next_batch(self) -> Batch[Group] | None:
         """Return the next micro-batch (1 to batch_groups groups of one segment), or None until more records are pushed."""
         while True:
             partition = min(range(len(self._partitions)), key=lambda p: self._partitions[p].last_tick)
             cut = self._end_of_batch(partition)
             if cut == 0:
                 return None
-            groups = self._consume(partition, cut)
-            if groups:
-                return groups
+            batch = self._consume(partition, cut)
+            if batch.groups:
+                return batch
 
-    def pass_over(self, ends: Sequence[int]) -> list[Group]:
-        """Consume the buffered records below `ends` (one offset per partition), in no particular order; return their groups."""
-        groups: list[Group] = []
+    def pass_over(self, ends: Sequence[int]) -> list[Batch[Group]]:
+        """Consume the buffered records below `ends` (one offset per partition), one partition after the other; return their groups."""
+        batches = []
         for partition, end in enumerate(ends):
-            below = sum(record.offset < end for record in self._buffers[partition])
-            groups += self._consume(partition, below)
-        return groups
+            buffer = self._buffers[partition]
+            while buffer and buffer[0].offset < end:
+                cut = next((at + 1 for at, record in enumerate(buffer) if isinstance(record, TickRecord)), len(buffer))
+                below = sum(record.offset < end for record in itertools.islice(buffer, cut))
+                batches.append(self._consume(partition, below))
+        return [batch for batch in batches if batch.groups]
 
     def _end_of_batch(self, partition: int) -> int:
         """Return how many buffered records make up the next batch: through a tick, or to the last group that fits; 0: wait."""
@@ -134,20 +155,30 @@ class TickMerge(Generic[Group]):
                     return index + 1
         return 0
 
-    def _consume(self, partition: int, num_records: int) -> list[Group]:
+    def _consume(self, partition: int, num_records: int) -> Batch[Group]:
         buffer, groups = self._buffers[partition], []
-        place = self._partitions[partition]
-        tick, watermark_ms, next_offset = place.last_tick, place.watermark_ms, place.next_offset
+        before = place = self._partitions[partition]
         for _ in range(num_records):
             record = buffer.popleft()
-            next_offset = record.offset + 1
+            place = replace(place, next_offset=record.offset + 1)
             if isinstance(record, GroupRecord):
                 groups.append(record.group)
             elif isinstance(record, TickRecord):
-                # A joiner whose clock stepped back repeats old numbers: neither the order nor a promise goes back.
-                tick, watermark_ms = max(tick, record.tick), max(watermark_ms, record.watermark_ms)
-        self._partitions[partition] = PartitionPosition(next_offset, tick, watermark_ms)
-        return groups
+                place = _after_tick(place, record)
+        self._partitions[partition] = place
+        return Batch(partition, before.exposures_done, tuple(groups))
+
+
+def _after_tick(place: PartitionPosition, record: TickRecord) -> PartitionPosition:
+    """A joiner whose clock stepped back repeats old numbers: neither the order nor a promise goes back. Which exposures are done goes back
+    when a new number says so: exposures.v1 began anew."""
+    is_newer = record.tick > place.last_tick
+    return replace(
+        place,
+        last_tick=max(place.last_tick, record.tick),
+        watermark_ms=max(place.watermark_ms, record.watermark_ms),
+        exposures_done=record.exposures_done if is_newer else max(place.exposures_done, record.exposures_done),
+    )
 
 
 def start_position(offsets: Sequence[int]) -> Position:

@@ -24,7 +24,7 @@ from services.trainer.dedup import DedupWindow
 from services.trainer.epoch import Epoch
 from services.trainer.merge import Position, TickMerge, UnusableRecord
 from services.trainer.plan import Restored
-from services.trainer.samples import Learnable, UnusableSample, parse_record, sample_ids
+from services.trainer.samples import Learnable, UnusableSample, parse_record, remember
 
 _log = logging.getLogger(__name__)
 
@@ -102,13 +102,13 @@ def decide(epoch: Epoch, source: SampleSource, spec: FeatureSpec, request: Resto
     """
     target = _target(epoch, request.not_after)
     old = target.checkpoint
-    position, dedup_ids = old.cut.position, old.dedup_ids
+    position, dedup = old.cut.position, old.dedup
     ranges = epoch.logs.samples.ranges()
     if len(ranges) != len(position.partitions):
         raise Conflict(f"samples.v1 has {len(ranges)} partitions now, {old.cut.name} was cut from {len(position.partitions)}")
     if request.skip_later_samples:
         position, window = _pass_over(epoch, source, spec, [end for _, end in ranges])
-        dedup_ids = window.to_array()
+        dedup = window.to_arrays()
     else:
         _require_samples(old.cut.name, position, ranges)
     # A target that lies ahead of what is learned now (a restore of a restore) has nothing to pass over.
@@ -116,7 +116,7 @@ def decide(epoch: Epoch, source: SampleSource, spec: FeatureSpec, request: Resto
     restored = Restored(checkpoint=old.cut.name, skipped=skipped, actor=request.actor, epoch=old.version.epoch)
     cut = replace(old.cut, name=epoch.next_checkpoint_name(), epoch=epoch.number, position=position, restored=restored)
     _log.info("restoring %s, written at %d, for %s: %s samples passed over", old.cut.name, target.created_at_ms, request.actor, skipped)
-    return Decision(target=target, checkpoint=replace(old, cut=cut, dedup_ids=dedup_ids), skipped=skipped)
+    return Decision(target=target, checkpoint=replace(old, cut=cut, dedup=dedup), skipped=skipped)
 
 
 def _target(epoch: Epoch, not_after: int | Version) -> Dated:
@@ -157,6 +157,7 @@ def _pass_over(epoch: Epoch, source: SampleSource, spec: FeatureSpec, ends: Sequ
                 merge.push(record.partition, parse_record(spec, record.offset, record.value, record.headers))
             except UnusableSample:
                 merge.push(record.partition, UnusableRecord(record.offset))
-        for item in merge.pass_over(ends):
-            window.add(sample_ids(item.group))
+        for batch in merge.pass_over(ends):
+            for item in batch.groups:
+                remember(item.group, batch, window)
     return merge.position, window

@@ -20,8 +20,8 @@ from services.common.events.limits import check_ids
 from services.common.platform.errors import CorruptArtifact
 from services.common.ranker import exposure_block
 from services.common.ranker.feature_spec import FeatureSpec
-from services.trainer.dedup import DedupWindow
-from services.trainer.merge import GroupRecord, TickRecord
+from services.trainer.dedup import NO_OFFSET, DedupWindow
+from services.trainer.merge import Batch, GroupRecord, TickRecord
 from services.trainer.targets import says_something_new
 
 
@@ -58,16 +58,16 @@ def parse_record(spec: FeatureSpec, offset: int, value: bytes | None, headers: H
         raise UnusableSample(MALFORMED, str(error)) from error
     kind = record.WhichOneof("record")
     if kind == "tick":
-        return TickRecord(offset, record.tick.tick, record.tick.watermark_ms)
+        return TickRecord(offset, record.tick.tick, record.tick.watermark_ms, record.tick.exposures_position)
     if kind is None:
         raise UnusableSample(MALFORMED, "neither a group nor a tick")
     _check_group(spec, record.group)
     return GroupRecord(offset, Learnable(record.group, header(headers, "traceparent") or ""))
 
 
-def without_repeats(group: SampleGroup, window: DedupWindow) -> SampleGroup | None:
-    """Return the group with those samples only whose ids the window did not know, and let it know them; None when none is left."""
-    is_new = window.add(sample_ids(group))
+def without_repeats(group: SampleGroup, batch: Batch[Learnable], window: DedupWindow) -> SampleGroup | None:
+    """Return a group of a batch with those samples only that are to be learned, and let the window know them; None when none is left."""
+    is_new = remember(group, batch, window)
     if is_new.all():
         return group
     return _only(group, np.flatnonzero(is_new).tolist())
@@ -90,9 +90,14 @@ def _only(group: SampleGroup, rows: Sequence[int]) -> SampleGroup | None:
     return rest
 
 
-def sample_ids(group: SampleGroup) -> NDArray[np.uint64]:
-    """Return uint64 [samples of the group]."""
-    return np.array([sample.sample_id for sample in group.samples], np.uint64)
+def remember(group: SampleGroup, batch: Batch[Learnable], window: DedupWindow) -> NDArray[np.bool_]:
+    """Let the window know the samples of a group of a batch; return bool [samples of the group], true where one is new."""
+    return window.add(
+        np.array([sample.sample_id for sample in group.samples], np.uint64),
+        partition=batch.partition,
+        exposure_offset=group.exposure_offset if group.HasField("exposure_offset") else NO_OFFSET,
+        exposures_done=batch.exposures_done,
+    )
 
 
 def _check_group(spec: FeatureSpec, group: SampleGroup) -> None:

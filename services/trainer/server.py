@@ -179,6 +179,7 @@ def epoch_config(settings: TrainerSettings, spec: FeatureSpec, actor: str) -> Ep
         schema_hash=spec.schema_hash,
         batch_groups=settings.batch_groups,
         dedup_window_samples=settings.dedup_window_samples,
+        dedup_max_samples=settings.dedup_max_samples,
         dtype=_DTYPES[settings.delta_dtype],
         limits=PublishGateLimits(max_row_norm=settings.max_row_norm, max_dense_norm=settings.max_dense_norm),
         quality=settings.quality_limits,

@@ -27,7 +27,10 @@ class TrainerSettings(BaseServiceSettings, KafkaSettings, FeatureSpecSettings, A
     batch_groups: int = Field(16, ge=1)
     """Sample groups per micro-batch, less at the end of a tick. An event makes two: its positive, and the negatives of its exposure."""
     dedup_window_samples: int = Field(2_000_000, ge=1)
-    """Sample ids remembered: more than the joiner can emit within its window and late horizon, which is what it repeats after a crash."""
+    """Sample ids remembered at least. What a joiner may repeat is remembered beyond that, as far as its ticks say."""
+    dedup_max_samples: int = Field(20_000_000, ge=1)
+    """Sample ids remembered at most, 120 bytes each; beyond it, samples of older exposures are refused, and the log says so. It must hold
+    what the joiner emits within its window and late horizon: the default is 30,000 samples a second for 11 minutes."""
     publish_interval_ms: int = Field(1_000, ge=10)
     """A delta, or a heartbeat, this often."""
     delta_dtype: Literal["fp32", "bf16", "int8"] = "fp32"

@@ -10,7 +10,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TypeVar
@@ -23,6 +23,7 @@ from services.trainer.base_publisher import BasePublisher, ReplicaReports
 from services.trainer.base_schedule import BasePace, BaseSchedule
 from services.trainer.checkpoint_writer import CheckpointWriter
 from services.trainer.epoch import Epoch
+from services.trainer.merge import Batch
 from services.trainer.outage import Outage
 from services.trainer.prequential import TaskQuality
 from services.trainer.restore import RestoreRequest, SampleSource, decide
@@ -244,9 +245,9 @@ class RankerWorker:
             self._stopping.set()
             self._checkpoints.close()
 
-    def _learn(self, batch: Sequence[Learnable]) -> None:
+    def _learn(self, batch: Batch[Learnable]) -> None:
         started = time.perf_counter()
-        with self._telemetry.span("trainer.step", links=[item.traceparent for item in batch]):
+        with self._telemetry.span("trainer.step", links=[item.traceparent for item in batch.groups]):
             num_samples = self._epoch.learn(batch)
             self._step_traces.append(current_traceparent())
         self._samples_counter.add(num_samples)

@@ -7,9 +7,9 @@ import logging
 from services.common.events.topics import EXPOSURES, FEEDBACK, SAMPLES
 from services.common.platform.telemetry import Telemetry
 from services.common.ranker.feature_spec import FeatureSpec
-from streams.joiner.codec import read_tick
+from streams.joiner import codec
 from streams.joiner.core import JoinConfig, JoinerPartition
-from streams.joiner.model import Cut, Resume, SampleGroup
+from streams.joiner.model import Cut, SampleGroup
 from streams.joiner.ordered_producer import OrderedProducer
 from streams.joiner.partition import join_of
 from streams.joiner.settings import JoinerSettings
@@ -57,9 +57,17 @@ class Joiner:
         await self._producer.start()
 
     async def _open(self, number: int, intake: Intake) -> tuple[Partition[SampleGroup, Cut], PipelinedOutput]:
-        tick = await self.app.reader.find_last(SAMPLES.name, number, lambda record: read_tick(record.value))
-        resume = Resume(tick.feedback_position, tick.watermark_ms) if tick else Resume()
-        _log.info("partition %d: its last tick says that feedback below offset %d is joined", number, resume.feedback_position)
+        tick = await self.app.reader.find_last(SAMPLES.name, number, lambda record: codec.read_tick(record.value))
+        resume = codec.resume_from(tick, await self.app.reader.last_end(EXPOSURES.name, number))
+        if tick is not None and resume.exposures_position < tick.exposures_position:
+            _log.warning(
+                "partition %d: its last tick says that exposures below offset %d are done, but %s ends before: it began anew, and is read "
+                "from what is committed", number, tick.exposures_position, EXPOSURES.name,
+            )  # fmt: skip
+        _log.info(
+            "partition %d: its last tick says that feedback below offset %d and exposures below %d are done",
+            number, resume.feedback_position, resume.exposures_position,
+        )  # fmt: skip
         core = JoinerPartition(self._spec, self._config, intake, resume)
         partition = join_of(number, core, self._spec.schema_hash, self._telemetry)
         return partition, PipelinedOutput(self._producer)

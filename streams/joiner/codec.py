@@ -14,7 +14,7 @@ from services.common.events.wire import feedback as wire_feedback
 from services.common.platform.errors import CorruptArtifact
 from services.common.ranker import exposure_block
 from services.common.ranker.labels import Label
-from streams.joiner.model import Cut, SampleGroup
+from streams.joiner.model import Cut, Resume, SampleGroup
 from streams.partitioned.records import Record
 
 
@@ -54,6 +54,7 @@ def write_group(group: SampleGroup) -> bytes:
     message.model_version = exposure.model_version
     message.variant = exposure.variant
     message.schema_hash = exposure.schema_hash
+    message.exposure_offset = group.exposure_offset
     message.features_block = exposure_block.select(exposure.features_block, [sample.row for sample in group.samples])
     for sample in group.samples:
         written = message.samples.add()
@@ -81,7 +82,12 @@ def _template(labels: tuple[Label, ...], keep_rate: float) -> sample_pb2.Sample:
 
 def write_tick(cut: Cut) -> bytes:
     """Return the SampleRecord of a tick."""
-    tick = sample_pb2.Tick(tick=cut.tick, watermark_ms=cut.watermark_ms, feedback_position=cut.feedback_position)
+    tick = sample_pb2.Tick(
+        tick=cut.tick,
+        watermark_ms=cut.watermark_ms,
+        feedback_position=cut.feedback_position,
+        exposures_position=cut.exposures_committable,
+    )
     return sample_pb2.SampleRecord(tick=tick).SerializeToString()
 
 
@@ -92,6 +98,17 @@ def read_tick(value: bytes | None) -> sample_pb2.Tick | None:
     except MalformedRecord:
         return None  # whoever reads samples sets it aside; here only ticks are looked for
     return message.tick if message.WhichOneof("record") == "tick" else None
+
+
+def resume_from(tick: sample_pb2.Tick | None, exposures_end: int) -> Resume:
+    """Return what a partition takes up from, given its last tick, if there is one, and the end of its exposures.
+
+    When they end before the offset that the tick names, exposures.v1 began anew, and the offset says nothing about it.
+    """
+    if tick is None:
+        return Resume()
+    began_anew = exposures_end < tick.exposures_position
+    return Resume(tick.feedback_position, tick.watermark_ms, 0 if began_anew else tick.exposures_position)
 
 
 def _check_block(block: bytes, schema_hash: str, num_items: int) -> None:

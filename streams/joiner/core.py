@@ -7,7 +7,8 @@ The logs are the state. What is in memory can be rebuilt from them at any time, 
 - an exposure may be committed only when its request is retired (window and late horizon have passed on both topics), and feedback
   only when no exposure that will be read again has feedback at or below it. So what is read again is read with all its feedback.
 - a tick says up to which offset feedback is done (`Cut.feedback_position`). After a restart, feedback below it whose exposure has been
-  retired is known to be finished, and is not taken for an orphan.
+  retired is known to be finished, and is not taken for an orphan. It says the same of exposures: those below it are passed over, though
+  the commit may have come less far, so no sample of them stands behind the tick.
 
 Two things are not repeated exactly: windows closed early because memory was full, and feedback that arrives out of order by more than the
 intake allows. Neither loses feedback; the sample may then carry a retraction that a second reading would not need.
@@ -95,11 +96,11 @@ class _Request:
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """A retired request with feedback that stands above the committed exposures: it would be read again."""
+    """A retired request with feedback or with repetitions that stand above the committed offsets: it would be read again."""
 
     offset: int
     last_copy: int
-    first_feedback: int
+    first_feedback: int | None
     last_feedback: int
 
 
@@ -115,6 +116,7 @@ class JoinerPartition:
         resume = resume or Resume()
         self.intake = intake
         intake.feedback_done = resume.feedback_position
+        intake.subjects.pass_over(resume.exposures_position)
         self._spec = spec
         self._config = config
         self._counts = intake.counts
@@ -254,7 +256,7 @@ class JoinerPartition:
         identity = sample_id(exposure.request_id, feedback.item_id, now.revision)
         samples.append(Sample(identity, row, now.revision, now.labels, 1.0, retracts, feedback, before.labels))
         self._counts["joined_feedback"] += 1
-        return [SampleGroup(exposure, tuple(samples), feedback.traceparent)]
+        return [SampleGroup(exposure, request.offset, tuple(samples), feedback.traceparent)]
 
     def _note_offset(self, request: _Request, offset: int) -> None:
         """Remember which feedback records must be read again whenever the request is, joined or not."""
@@ -292,7 +294,7 @@ class JoinerPartition:
         if not samples:
             return []
         self._counts["negatives"] += len(samples)
-        return [SampleGroup(request.exposure, samples, request.exposure.traceparent)]
+        return [SampleGroup(request.exposure, request.offset, samples, request.exposure.traceparent)]
 
     def _retire_due(self) -> None:
         while self._retirements and self._retirements[0][0] <= self._closing_watermark_ms:
@@ -307,7 +309,7 @@ class JoinerPartition:
         key = (request.exposure.user_id, request.exposure.idempotency_key)
         if self._by_idempotency.get(key) is request:
             del self._by_idempotency[key]
-        if request.first_feedback is not None:
+        if request.first_feedback is not None or request.last_copy > request.offset:
             self._held.append(_Held(request.offset, request.last_copy, request.first_feedback, request.last_feedback))
 
     def _shed(self) -> Sequence[Emission]:
@@ -336,7 +338,7 @@ class JoinerPartition:
         self._held = [held for held in self._held if held.last_copy >= exposure_floor]
         while self._first_feedbacks and self._first_feedbacks[0][2].is_retired:
             heapq.heappop(self._first_feedbacks)
-        feedback_floor = min([position, *(held.first_feedback for held in self._held)])
+        feedback_floor = min([position, *(held.first_feedback for held in self._held if held.first_feedback is not None)])
         if self._first_feedbacks:
             feedback_floor = min(feedback_floor, self._first_feedbacks[0][0])
         # What was done before the restart stays done, though it is being read again.

@@ -30,6 +30,7 @@ class SampleGroup:
     """Samples of one exposure that became known together."""
 
     exposure: Exposure
+    exposure_offset: int
     samples: tuple[Sample, ...]
     traceparent: str
 
@@ -43,6 +44,7 @@ class Resume:
 
     feedback_position: int = 0
     watermark_ms: int = 0
+    exposures_position: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ class Cut:
         tick: wall clock divided by the tick interval.
         watermark_ms: every feedback accepted up to here has been joined or set aside, or its exposure was not in the log in time.
         feedback_position: every feedback record below this offset has been joined or set aside.
-        exposures_committable: exposures below this offset are never needed again.
+        exposures_committable: exposures below this offset are never needed again, and give no sample any more.
         feedback_committable: feedback below this offset is never needed again.
     """
 

@@ -20,6 +20,10 @@ class LogPosition:
         self.next_offset = offset + 1
         return True
 
+    def pass_over(self, offset: int) -> None:
+        """Take what stands below `offset` for read."""
+        self.next_offset = max(self.next_offset, offset)
+
     def reach(self, time_ms: int) -> None:
         """Note the event time of a record that was read."""
         self.max_time_ms = max(self.max_time_ms, time_ms)

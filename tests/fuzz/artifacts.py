@@ -23,6 +23,7 @@ from services.common.platform.errors import ConfigurationError, CorruptArtifact,
 from services.recommender.updater.base_artifact import load_base
 from services.trainer.bases import BaseStore, base_name, read_initial_base
 from services.trainer.checkpoints import Checkpoint, CheckpointStore, Counters, Retention, checkpoint_name
+from services.trainer.dedup import DedupWindow
 from services.trainer.merge import PartitionPosition, Position
 from services.trainer.plan import Cut
 from services.trainer.trainer_table import Eviction, TrainerTable
@@ -43,9 +44,10 @@ def small_checkpoint() -> Checkpoint:
     table.count(ids)
     position = Position((PartitionPosition(10, 3, 300), PartitionPosition(20, 4, 250)))
     cut = Cut(name=checkpoint_name(2, 1), lineage_id=_LINEAGE, epoch=2, base_id=base_name(2, 1), position=position, delta_offset=17)
-    dedup_ids = np.array([1, 2**64 - 1], np.uint64)
+    window = DedupWindow(10, 10)
+    window.add(np.array([1, 2**64 - 1], np.uint64), partition=1, exposure_offset=7, exposures_done=3)
     arrays = {"dense/w": np.arange(6, dtype=np.float32).reshape(2, 3), **table.state_arrays()}
-    return Checkpoint(cut=cut, seq=8, within_seq=9, counters=Counters(samples_trained=100), arrays=arrays, dedup_ids=dedup_ids)
+    return Checkpoint(cut=cut, seq=8, within_seq=9, counters=Counters(samples_trained=100), arrays=arrays, dedup=window.to_arrays())
 
 
 def _table() -> TrainerTable:

@@ -64,6 +64,7 @@ def start(
         "schema_hash": SPEC.schema_hash,
         "batch_groups": 3,
         "dedup_window_samples": dedup_window_samples,
+        "dedup_max_samples": 100_000,
         "dtype": ROW_DTYPE_FP32,
         "limits": PublishGateLimits(max_row_norm=1e6, max_dense_norm=1e6),
         "quality": QualityLimits(auc_drop=0.05, log_loss_rise=0.1, calibration_factor=1.5),

@@ -13,6 +13,7 @@ from services.common.platform.errors import ConfigurationError, CorruptArtifact,
 from services.common.ranker.delta import rounded
 from services.trainer.bases import BaseStore, base_name, read_initial_base
 from services.trainer.checkpoints import Checkpoint, CheckpointStore, Counters, Retention, Version, checkpoint_name
+from services.trainer.dedup import DedupWindow
 from services.trainer.merge import PartitionPosition, Position
 from services.trainer.plan import Cut, Restored
 from tests.trainer_fakes.learner import FakeLearner
@@ -27,15 +28,21 @@ def checkpoint(number: int = 1, epoch: int = 2) -> Checkpoint:
             lineage_id="L",
             epoch=epoch,
             base_id=base_name(1, 1),
-            position=Position((PartitionPosition(10, 3, 300), PartitionPosition(20, 4, 250))),
+            position=Position((PartitionPosition(10, 3, 300, 5), PartitionPosition(20, 4, 250))),
             delta_offset=17,
         ),
         seq=8,
         within_seq=9,
-        counters=Counters(samples_trained=100, duplicates_skipped=2, unusable_skipped=1),
+        counters=Counters(samples_trained=100, duplicates_skipped=2, unusable_skipped=1, refused_skipped=4),
         arrays=learner.state_arrays(),
-        dedup_ids=np.array([1, 2**64 - 1], np.uint64),
+        dedup=a_window().to_arrays(),
     )
+
+
+def a_window() -> DedupWindow:
+    window = DedupWindow(10, 10)
+    window.add(np.array([1, 2**64 - 1], np.uint64), partition=1, exposure_offset=7, exposures_done=3)
+    return window
 
 
 def store(folder: Path, schema_hash: str = "s", keep: int = 2) -> CheckpointStore:
@@ -53,7 +60,9 @@ def test_a_checkpoint_is_read_as_it_was_written(tmp_path: Path) -> None:
     read = store(tmp_path).newest()
     assert read is not None
     assert (read.cut, read.seq, read.counters) == (written.cut, written.seq, written.counters)
-    assert read.dedup_ids.tolist() == [1, 2**64 - 1]
+    assert {name: array.tolist() for name, array in read.dedup.items()} == {
+        name: array.tolist() for name, array in a_window().to_arrays().items()
+    }
     assert read.arrays.keys() == written.arrays.keys()
     assert all((read.arrays[name] == array).all() for name, array in written.arrays.items())
     manifest = read_manifest(url).manifest

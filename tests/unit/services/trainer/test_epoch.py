@@ -386,5 +386,6 @@ def test_the_window_of_ids_survives_a_restart() -> None:
     learn(life, random.Random(1))
     life.epoch.stores.checkpoints.write(life.epoch.cut(), now_ms=7)
     again = start(broker)
-    assert (again.epoch.dedup.to_array() == life.epoch.dedup.to_array()).all()
+    before, after = life.epoch.dedup.to_arrays(), again.epoch.dedup.to_arrays()
+    assert before.keys() == after.keys() and all((before[name] == after[name]).all() for name in before)
     assert again.epoch.counters == replace(life.epoch.counters)

@@ -3,7 +3,7 @@ import random
 
 import pytest
 
-from services.trainer.merge import GroupRecord, PartitionPosition, Position, TickMerge, TickRecord, UnusableRecord, start_position
+from services.trainer.merge import Batch, GroupRecord, PartitionPosition, Position, TickMerge, TickRecord, UnusableRecord, start_position
 
 Record = GroupRecord[str] | TickRecord | UnusableRecord
 
@@ -19,7 +19,7 @@ def log_of(partition: int, segments: list[int], first_tick: int = 10) -> list[Re
 
 
 def drain(merge: TickMerge[str]) -> list[list[str]]:
-    return list(iter(merge.next_batch, None))
+    return [list(batch.groups) for batch in iter(merge.next_batch, None)]
 
 
 def feed(merge: TickMerge[str], logs: list[list[Record]], order: list[int]) -> list[list[str]]:
@@ -58,7 +58,7 @@ def test_a_restart_at_any_batch_repeats_the_rest() -> None:
             merge.push(partition, record)
     batches, cuts = [], [merge.position]
     for batch in iter(merge.next_batch, None):
-        batches.append(batch)
+        batches.append(list(batch.groups))
         cuts.append(merge.position)
     assert len(batches) > 20
     for done, cut in enumerate(cuts):
@@ -71,7 +71,7 @@ def test_an_incomplete_batch_waits_for_its_tick() -> None:
     assert merge.next_batch() is None
     assert merge.position.offsets == [0]
     merge.push(0, TickRecord(1, 7, 70))
-    assert merge.next_batch() == ["a"]
+    assert merge.next_batch() == Batch(0, 0, ("a",))
     assert merge.position == Position((PartitionPosition(2, 7, 70),))
 
 
@@ -99,7 +99,7 @@ def test_unusable_records_count_as_nothing_but_move_the_offset() -> None:
     merge = TickMerge[str](start_position([0]), batch_groups=2)
     for record in (UnusableRecord(0), GroupRecord(1, "a"), UnusableRecord(2), GroupRecord(3, "b"), UnusableRecord(4)):
         merge.push(0, record)
-    assert merge.next_batch() == ["a", "b"]
+    assert drain(merge) == [["a", "b"]]
     assert merge.position.offsets == [4]
 
 
@@ -119,3 +119,37 @@ def test_a_clock_that_steps_back_moves_neither_order_nor_watermark_back() -> Non
     merge.push(0, TickRecord(1, 4, 40))
     assert merge.next_batch() is None
     assert merge.position == Position((PartitionPosition(2, 9, 90),))
+
+
+def test_a_batch_says_which_exposures_were_done_before_it_and_not_by_the_tick_that_ends_it() -> None:
+    merge = TickMerge[str](Position((PartitionPosition(0, 3, 30, exposures_done=4),)), batch_groups=2)
+    groups = (
+        GroupRecord(0, "a"),
+        GroupRecord(1, "b"),
+        GroupRecord(2, "c"),
+        TickRecord(3, 4, 40, 7),
+        GroupRecord(4, "d"),
+        TickRecord(5, 5, 50, 9),
+    )
+    for record in groups:
+        merge.push(0, record)
+    assert list(iter(merge.next_batch, None)) == [Batch(0, 4, ("a", "b")), Batch(0, 4, ("c",)), Batch(0, 7, ("d",))]
+    assert merge.position == Position((PartitionPosition(6, 5, 50, 9),))
+
+
+@pytest.mark.parametrize(("tick", "exposures_done"), [(8, 20), (9, 20), (10, 2)])
+def test_exposures_begin_anew_by_a_new_tick_and_not_by_an_old_one_that_comes_late(tick: int, exposures_done: int) -> None:
+    merge = TickMerge[str](Position((PartitionPosition(0, 9, 90, exposures_done=20),)), batch_groups=1)
+    merge.push(0, TickRecord(0, tick, 90, 2))
+    assert merge.next_batch() is None
+    assert merge.position.partitions[0].exposures_done == exposures_done
+
+
+def test_what_is_passed_over_comes_segment_by_segment_up_to_the_ends() -> None:
+    merge = TickMerge[str](start_position([0, 0]), batch_groups=1)
+    for record in (GroupRecord(0, "a"), GroupRecord(1, "b"), TickRecord(2, 7, 70, 5), GroupRecord(3, "c"), GroupRecord(4, "d")):
+        merge.push(0, record)
+    merge.push(1, GroupRecord(0, "e"))
+    assert merge.pass_over([4, 1]) == [Batch(0, 0, ("a", "b")), Batch(0, 5, ("c",)), Batch(1, 0, ("e",))]
+    assert merge.position.offsets == [4, 1]
+    assert (merge.buffered(0), merge.buffered(1)) == (1, 0)

@@ -20,7 +20,7 @@ from streams.joiner import codec
 from streams.joiner.core import JoinConfig, JoinerPartition
 from streams.joiner.model import SampleGroup as Joined
 from streams.partitioned.records import Record
-from tests.unit.streams.joiner.test_core import T0
+from tests.unit.streams.joiner.bench import T0
 from tests.unit.streams.partitioned.test_intake import an_intake
 
 WINDOW, HORIZON = 10_000, 50_000

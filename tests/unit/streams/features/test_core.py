@@ -6,7 +6,7 @@ import pytest
 from services.common.ranker.recall_state import CO_OCCURRENCE_DEPTH, Popularity
 from services.common.ranker.states import GlobalState, Interaction, ItemState, UserState
 from streams.features.core import MAX_RECENT_IDS, Act, FeaturePartition
-from tests.unit.streams.joiner.test_core import SPEC
+from tests.unit.streams.joiner.bench import SPEC
 
 CATEGORIES = {"a": ("drama",), "b": ("drama", "war"), "c": ()}
 

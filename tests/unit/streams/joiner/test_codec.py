@@ -8,9 +8,9 @@ from services.common.ranker import exposure_block
 from services.common.ranker.features import Features
 from services.common.ranker.labels import Label
 from streams.joiner import codec
-from streams.joiner.model import Cut, Sample, SampleGroup
+from streams.joiner.model import Cut, Resume, Sample, SampleGroup
 from streams.partitioned.records import Record
-from tests.unit.streams.joiner.test_core import SPEC, T0
+from tests.unit.streams.joiner.bench import SPEC, T0
 
 ITEMS = ["a", "b", "c"]
 
@@ -79,9 +79,9 @@ def test_a_group_is_written_with_one_feature_row_per_sample() -> None:
     feedback = codec.read_feedback(record(a_feedback()), T0)
     negative = Sample(11, 2, 0, (Label("interact", 0.0),), 0.5, False, None)
     positive = Sample(2**64 - 1, 1, 3, (Label("interact", 1.0), Label("like", 1.0)), 1.0, True, feedback, (Label("interact", 0.5),))
-    group = sample_pb2.SampleRecord.FromString(codec.write_group(SampleGroup(exposure, (negative, positive), ""))).group
+    group = sample_pb2.SampleRecord.FromString(codec.write_group(SampleGroup(exposure, 41, (negative, positive), ""))).group
     assert (group.request_id, group.user_id, group.exposed_at_ms, group.model_version, group.variant) == ("r1", "u1", T0, "3.14", "blue")
-    assert group.schema_hash == SPEC.schema_hash
+    assert (group.schema_hash, group.exposure_offset) == (SPEC.schema_hash, 41)
     first, second = group.samples
     assert (first.sample_id, first.item_id, first.revision, first.feedback_id, first.accepted_at_ms) == (11, "c", 0, "", 0)
     assert (first.keep_rate, first.retracts_negative, first.propensity) == (0.5, False, 1.0)
@@ -107,8 +107,15 @@ def test_feedback_about_an_answer_needs_no_item() -> None:
 
 
 def test_a_tick_is_written_and_found_again_among_other_records() -> None:
-    tick = codec.read_tick(codec.write_tick(Cut(7, 123, 45, 0, 0)))
-    assert tick is not None and (tick.tick, tick.watermark_ms, tick.feedback_position) == (7, 123, 45)
+    tick = codec.read_tick(codec.write_tick(Cut(7, 123, 45, 6, 0)))
+    assert tick is not None and (tick.tick, tick.watermark_ms, tick.feedback_position, tick.exposures_position) == (7, 123, 45, 6)
     assert codec.read_tick(sample_pb2.SampleRecord(group=sample_pb2.SampleGroup(request_id="r")).SerializeToString()) is None
     assert codec.read_tick(b"\xff\xff") is None
     assert codec.read_tick(None) is None
+
+
+@pytest.mark.parametrize(("end", "exposures_position"), [(6, 6), (100, 6), (5, 0)])
+def test_a_partition_takes_up_behind_the_exposures_that_are_done_unless_their_log_began_anew(end: int, exposures_position: int) -> None:
+    tick = codec.read_tick(codec.write_tick(Cut(7, 123, 45, 6, 0)))
+    assert codec.resume_from(tick, end) == Resume(45, 123, exposures_position)
+    assert codec.resume_from(None, end) == Resume()

@@ -1,92 +1,11 @@
-import random
-from collections import Counter
-from collections.abc import Sequence
-from typing import NamedTuple
-
 import pytest
 
 from services.common.events import dead_letter_reasons
-from services.common.events.exposure import Exposure
-from services.common.events.feedback import Feedback
 from services.common.platform.ids import sample_id
-from services.common.ranker.feature_spec import FeatureSpec
-from services.common.ranker.labels import keep_negative
-from streams.joiner.core import JoinConfig, JoinerPartition
-from streams.joiner.model import Cut, Emission, Resume, SampleGroup
+from streams.joiner.model import SampleGroup
 from streams.partitioned.records import DeadLetter, Forward, Record
-from tests.unit.streams.partitioned.test_intake import ALLOWANCE, an_intake
-
-T0 = 1_700_000_000_000
-WINDOW, HORIZON = 10_000, 50_000
-SPEC = FeatureSpec.parse(
-    {
-        "format": 1,
-        "model": "ranker",
-        "tables": {"user": {"dim": 8}, "item": {"dim": 8}},
-        "kinds": {"rating": {"value_range": [1, 5]}, "click": {}},
-        "tasks": [
-            {"name": "interact", "labels": {"rating": 1, "click": 1}, "unanswered": 0},
-            {"name": "like", "labels": {"rating": {"at_least": 4}}},
-        ],
-        "negatives": {"keep_rate": 0.5},
-        "blend": {"interact": 1.0},
-    }
-)
-CONFIG = JoinConfig(window_ms=WINDOW, late_horizon_ms=HORIZON, tick_interval_ms=500)
-ITEMS = tuple(f"i{number}" for number in range(12))
-
-
-class Outcome(NamedTuple):
-    """What a tick brought about."""
-
-    emissions: Sequence[Emission]
-    cut: Cut
-
-
-class Bench:
-    """One partition with its two logs; `expose` and `answer` append a record and read it at once."""
-
-    def __init__(self, *, starts: tuple[int, int] = (0, 0), resume: Resume | None = None, max_pending_bytes: int = 1 << 30) -> None:
-        self.intake = an_intake(starts, max_pending_bytes=max_pending_bytes)
-        self.counts = self.intake.counts
-        self.joiner = JoinerPartition(SPEC, CONFIG, self.intake, resume)
-        self.exposures, self.feedback = starts
-
-    def expose(self, request_id: str = "r1", *, at: int = 0, **changes) -> Sequence[Emission]:
-        fields = {
-            "request_id": request_id, "user_id": "u1", "exposed_at_ms": T0 + at, "item_ids": ITEMS, "features_block": b"block",
-            "schema_hash": SPEC.schema_hash,
-        }  # fmt: skip
-        record = Record("exposures.v1", 0, self.exposures, b"u1", b"raw exposure", ())
-        self.exposures += 1
-        return self.joiner.on_exposure(Exposure(**(fields | changes)), record)
-
-    def answer(self, item_id: str = "i0", *, at: int = 1_000, request_id: str = "r1", **changes) -> Sequence[Emission]:
-        fields = {
-            "feedback_id": f"f{self.feedback}", "request_id": request_id, "user_id": "u1", "item_id": item_id, "kind": "rating",
-            "value": 5.0, "accepted_at_ms": T0 + at, "traceparent": "trace of the feedback",
-        }  # fmt: skip
-        record = Record("feedback.v1", 0, self.feedback, b"u1", b"raw feedback", ())
-        self.feedback += 1
-        return self.joiner.on_feedback(Feedback(**(fields | changes)), record)
-
-    def tick(self, *, at: int, read_to_end: bool = True) -> Outcome:
-        beyond = 0 if read_to_end else 1
-        return Outcome(*self.joiner.on_tick(T0 + at, (self.exposures + beyond, self.feedback + beyond)))
-
-
-def kept(request_id: str = "r1") -> list[str]:
-    return [item_id for item_id in ITEMS if keep_negative(sample_id(request_id, item_id, 0), 0.5)]
-
-
-def items_of(group: Emission) -> list[str]:
-    assert isinstance(group, SampleGroup)
-    return [group.exposure.item_ids[sample.row] for sample in group.samples]
-
-
-def only(emissions: Sequence[Emission]) -> Emission:
-    assert len(emissions) == 1, emissions
-    return emissions[0]
+from tests.unit.streams.joiner.bench import HORIZON, ITEMS, SPEC, WINDOW, Bench, items_of, kept, only
+from tests.unit.streams.partitioned.test_intake import ALLOWANCE
 
 
 def test_a_positive_is_emitted_at_once_with_its_labels_and_the_feedbacks_trace() -> None:
@@ -130,16 +49,6 @@ def test_an_opinion_that_was_accepted_earlier_does_not_replace_a_later_one() -> 
     sample = only(bench.answer(value=1.0, at=1_999)).samples[0]
     assert sample.labels == sample.replaces == (("interact", 1.0), ("like", 1.0))
     assert only(bench.answer(value=1.0, at=2_000)).samples[0].labels == (("interact", 1.0), ("like", 0.0))
-
-
-def test_feedback_without_end_about_one_request_is_kept_within_the_memory() -> None:
-    bench = Bench(max_pending_bytes=20_000)
-    bench.expose("r1")
-    bench.expose("r2")
-    for number in range(300):
-        bench.answer(f"i{number % 12}", request_id="r2")
-        assert bench.intake.pending_bytes <= 20_000
-    assert bench.counts["retired_early"] == 2
 
 
 def test_unanswered_items_become_negatives_when_the_window_closes_and_not_before() -> None:
@@ -320,121 +229,6 @@ def test_a_retried_request_supersedes_the_earlier_one_which_gives_no_negatives_b
     assert only(bench.answer(request_id="r1", at=WINDOW)).samples[0].retracts_negative is False
     closed = [emission.exposure.request_id for emission in bench.tick(at=WINDOW + 1_000).emissions]
     assert closed == ["r2", "r3"]
-
-
-def test_the_watermark_of_a_tick_follows_the_wall_clock_when_all_is_read() -> None:
-    cut = Bench().tick(at=1_000).cut
-    assert (cut.tick, cut.watermark_ms) == ((T0 + 1_000) // 500, T0 + 1_000 - ALLOWANCE)
-
-
-def test_the_watermark_of_a_tick_waits_for_feedback_whose_exposure_may_still_be_unread() -> None:
-    bench = Bench()
-    bench.answer(at=1_000)
-    bench.answer(at=4_000, request_id="r2")
-    bench.expose("r2", at=900 + ALLOWANCE)
-    unread = (bench.exposures + 1, bench.feedback)
-    assert bench.joiner.on_tick(T0 + 5_000, unread)[1].watermark_ms == T0 + 999
-    bench.expose("r3", at=1_000 + ALLOWANCE)
-    unread = (bench.exposures + 1, bench.feedback)
-    # The exposures have been read up to the time of the feedback: its own is late, or will never come.
-    assert bench.joiner.on_tick(T0 + 5_000, unread)[1].watermark_ms == T0 + 5_000 - ALLOWANCE
-    assert bench.tick(at=5_000).cut.feedback_position == 0  # but it is not done, and is read again after a death
-    assert len(bench.expose("r1")) == 1
-
-
-@pytest.mark.parametrize(("orphans", "clock_ms"), [(0.01, 1), (0.1, 1), (1.0, 1), (0.01, 250)])
-def test_orphans_do_not_hold_the_watermark(orphans: float, clock_ms: int) -> None:
-    """Forty seconds of 50 acts a second. `clock_ms` is the grain of the clock that stamps the acts."""
-    random_ = random.Random(7)
-    bench = Bench()
-    ages, letters, num_orphans = [], 0, 0
-    for at in range(0, 40_000, 20):
-        stamp = at // clock_ms * clock_ms
-        if random_.random() < orphans:
-            num_orphans += 1
-            bench.answer(request_id=f"unknown {at}", at=stamp)
-        else:
-            bench.expose(f"r{at}", at=stamp - 5)
-            bench.answer(request_id=f"r{at}", at=stamp)
-        if at % 500 == 0:
-            outcome = bench.tick(at=at)
-            ages.append(T0 + at - outcome.cut.watermark_ms)
-            letters += sum(isinstance(emission, DeadLetter) for emission in outcome.emissions)
-    assert max(ages) + CONFIG.tick_interval_ms <= 2_000
-    letters += sum(isinstance(emission, DeadLetter) for emission in bench.tick(at=40_000 + 2 * WINDOW).emissions)
-    assert letters == num_orphans > 10
-
-
-def test_the_watermark_of_a_tick_stays_behind_unread_feedback() -> None:
-    bench = Bench()
-    bench.expose()
-    bench.answer(at=2_000)
-    assert bench.tick(at=60_000, read_to_end=False).cut.watermark_ms == T0 + 2_000 - ALLOWANCE
-
-
-def test_the_watermark_never_goes_back_even_over_a_restart() -> None:
-    bench = Bench(resume=Resume(watermark_ms=T0 + 7_000))
-    assert bench.tick(at=0).cut.watermark_ms == T0 + 7_000
-    assert bench.tick(at=60_000).cut.watermark_ms == T0 + 60_000 - ALLOWANCE
-
-
-def test_offsets_are_held_until_the_request_is_retired() -> None:
-    bench = Bench()
-    bench.expose("r1")
-    bench.expose("r2", at=5_000)
-    bench.answer(request_id="r1", at=1_000)
-    bench.answer(request_id="r2", at=6_000)
-    end_1, end_2 = WINDOW + HORIZON + ALLOWANCE, WINDOW + HORIZON + ALLOWANCE + 5_000
-    cut = bench.tick(at=end_1 - 1).cut
-    assert (cut.exposures_committable, cut.feedback_committable, cut.feedback_position) == (0, 0, 2)
-    cut = bench.tick(at=end_1).cut
-    assert (cut.exposures_committable, cut.feedback_committable, cut.feedback_position) == (1, 1, 2)
-    cut = bench.tick(at=end_2).cut
-    assert (cut.exposures_committable, cut.feedback_committable) == (2, 2)
-
-
-def test_feedback_that_is_done_is_no_orphan_when_it_is_read_again() -> None:
-    # r1 was retired and committed; the feedback log is held at 0 by r2, so r1's feedback is read again without its exposure.
-    bench = Bench(starts=(1, 0), resume=Resume(feedback_position=2))
-    bench.answer(request_id="r1")
-    bench.answer(request_id="r2")
-    bench.answer(request_id="never seen")
-    bench.expose("r2")
-    letters = [letter for letter in bench.tick(at=5 * WINDOW).emissions if isinstance(letter, DeadLetter)]
-    assert [letter.feedback_id for letter in letters] == ["f2"]
-    assert bench.counts["known_before_restart"] == 1
-
-
-def test_a_full_memory_retires_the_oldest_requests_first_and_counts_them() -> None:
-    bench = Bench(max_pending_bytes=10_000)
-    closed = [bench.expose(f"r{number}", at=number) for number in range(5)]
-    assert [[group.exposure.request_id for group in groups] for groups in closed] == [[], [], [], ["r0"], ["r1"]]
-    assert bench.counts["retired_early"] == 2
-    assert bench.intake.pending_bytes <= 10_000
-    assert only(bench.answer(request_id="r4")).samples[0].revision == 1
-    bench.answer(request_id="r0")
-    reasons = Counter(letter.reason for letter in bench.tick(at=5 * WINDOW).emissions if isinstance(letter, DeadLetter))
-    assert reasons == {dead_letter_reasons.ORPHAN: 1}
-
-
-def test_a_full_memory_of_waiting_feedback_gives_up_on_the_oldest() -> None:
-    bench = Bench(max_pending_bytes=4_000)
-    emissions = [bench.answer(request_id=f"r{number}") for number in range(4)]
-    assert [[letter.feedback_id for letter in letters] for letters in emissions] == [[], [], ["f0"], ["f1"]]
-
-
-def test_reading_holds_one_topic_for_the_other_only_when_memory_runs_short() -> None:
-    bench = Bench(max_pending_bytes=10_000)
-    bench.tick(at=0, read_to_end=False)
-    bench.expose("r1", at=1_000)
-    assert bench.intake.may_read_subjects() and bench.intake.may_read_feedback()
-    bench.expose("r2", at=2_000)
-    assert not bench.intake.may_read_subjects() and bench.intake.may_read_feedback()
-    bench.answer(request_id="r9", at=3_000)
-    bench.tick(at=0, read_to_end=False)
-    assert bench.intake.may_read_subjects() and not bench.intake.may_read_feedback()
-    bench.tick(at=3_000)
-    assert bench.intake.may_read_subjects() and bench.intake.may_read_feedback()
 
 
 def test_feedback_about_answers_is_left_to_the_curator_and_holds_nothing_up():

@@ -12,8 +12,8 @@ from streams.joiner.partition import join_of
 from streams.partitioned.output import PipelinedOutput
 from streams.partitioned.reading_order import ReadingOrder
 from streams.partitioned.runtime import PartitionRuntime
+from tests.unit.streams.joiner.bench import CONFIG, SPEC
 from tests.unit.streams.joiner.test_codec import a_feedback, an_exposure
-from tests.unit.streams.joiner.test_core import CONFIG, SPEC
 from tests.unit.streams.partitioned.test_intake import an_intake
 from tests.unit.streams.partitioned.test_runtime import FakeMessage, FakeQueue, settle, writing
 

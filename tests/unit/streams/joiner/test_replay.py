@@ -15,7 +15,7 @@ from services.common.ranker.labels import Label, keep_negative, labels_for
 from streams.joiner.core import JoinConfig, JoinerPartition
 from streams.joiner.model import Cut, Emission, Resume, Sample, SampleGroup
 from streams.partitioned.records import DeadLetter, Record
-from tests.unit.streams.joiner.test_core import SPEC, T0
+from tests.unit.streams.joiner.bench import SPEC, T0
 from tests.unit.streams.partitioned.test_intake import ALLOWANCE, an_intake
 
 WINDOW, HORIZON = 2_000, 4_000
@@ -38,7 +38,7 @@ class World:
 
     def resume(self) -> Resume:
         last = next((item for _, item in reversed(self.written) if isinstance(item, Cut)), None)
-        return Resume(last.feedback_position, last.watermark_ms) if last else Resume()
+        return Resume(last.feedback_position, last.watermark_ms, last.exposures_committable) if last else Resume()
 
 
 def a_world(random_: random.Random, *, num_requests: int = 40) -> World:

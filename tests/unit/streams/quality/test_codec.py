@@ -9,7 +9,7 @@ from tunemesh.events.v1.generation_pb2 import Generation
 from services.common.events.envelope import MalformedRecord
 from streams.quality.codec import Taker
 from streams.quality.core import GENERATE, RECOMMEND
-from tests.unit.streams.joiner.test_core import SPEC
+from tests.unit.streams.joiner.bench import SPEC
 
 NOW_MS = 1_700_000_000_000
 SHOWN = {

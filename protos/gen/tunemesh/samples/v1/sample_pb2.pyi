@@ -15,7 +15,7 @@ class SampleRecord(_message.Message):
     def __init__(self, group: _Optional[_Union[SampleGroup, _Mapping]] = ..., tick: _Optional[_Union[Tick, _Mapping]] = ...) -> None: ...
 
 class SampleGroup(_message.Message):
-    __slots__ = ("request_id", "user_id", "exposed_at_ms", "model_version", "variant", "schema_hash", "features_block", "samples")
+    __slots__ = ("request_id", "user_id", "exposed_at_ms", "model_version", "variant", "schema_hash", "features_block", "samples", "exposure_offset")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     USER_ID_FIELD_NUMBER: _ClassVar[int]
     EXPOSED_AT_MS_FIELD_NUMBER: _ClassVar[int]
@@ -24,6 +24,7 @@ class SampleGroup(_message.Message):
     SCHEMA_HASH_FIELD_NUMBER: _ClassVar[int]
     FEATURES_BLOCK_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    EXPOSURE_OFFSET_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     user_id: str
     exposed_at_ms: int
@@ -32,7 +33,8 @@ class SampleGroup(_message.Message):
     schema_hash: str
     features_block: bytes
     samples: _containers.RepeatedCompositeFieldContainer[Sample]
-    def __init__(self, request_id: _Optional[str] = ..., user_id: _Optional[str] = ..., exposed_at_ms: _Optional[int] = ..., model_version: _Optional[str] = ..., variant: _Optional[str] = ..., schema_hash: _Optional[str] = ..., features_block: _Optional[bytes] = ..., samples: _Optional[_Iterable[_Union[Sample, _Mapping]]] = ...) -> None: ...
+    exposure_offset: int
+    def __init__(self, request_id: _Optional[str] = ..., user_id: _Optional[str] = ..., exposed_at_ms: _Optional[int] = ..., model_version: _Optional[str] = ..., variant: _Optional[str] = ..., schema_hash: _Optional[str] = ..., features_block: _Optional[bytes] = ..., samples: _Optional[_Iterable[_Union[Sample, _Mapping]]] = ..., exposure_offset: _Optional[int] = ...) -> None: ...
 
 class Sample(_message.Message):
     __slots__ = ("sample_id", "item_id", "revision", "labels", "keep_rate", "retracts_negative", "feedback_id", "accepted_at_ms", "propensity", "replaces")
@@ -67,11 +69,13 @@ class TaskLabel(_message.Message):
     def __init__(self, task: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
 
 class Tick(_message.Message):
-    __slots__ = ("tick", "watermark_ms", "feedback_position")
+    __slots__ = ("tick", "watermark_ms", "feedback_position", "exposures_position")
     TICK_FIELD_NUMBER: _ClassVar[int]
     WATERMARK_MS_FIELD_NUMBER: _ClassVar[int]
     FEEDBACK_POSITION_FIELD_NUMBER: _ClassVar[int]
+    EXPOSURES_POSITION_FIELD_NUMBER: _ClassVar[int]
     tick: int
     watermark_ms: int
     feedback_position: int
-    def __init__(self, tick: _Optional[int] = ..., watermark_ms: _Optional[int] = ..., feedback_position: _Optional[int] = ...) -> None: ...
+    exposures_position: int
+    def __init__(self, tick: _Optional[int] = ..., watermark_ms: _Optional[int] = ..., feedback_position: _Optional[int] = ..., exposures_position: _Optional[int] = ...) -> None: ...
