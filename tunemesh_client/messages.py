@@ -167,8 +167,9 @@ class Feedback:
     user_id: Id
     """A text or a whole number: 1, 1.0 and "1" are one user."""
     kind: str
-    """About an item: one of the kinds that the feature spec knows, e.g. "rating", "click". About an answer: "boolean" (value 0 or 1),
-    "score" (value 0 to 1), "comment" (text) or "demonstration" (text: the answer as it should be)."""
+    """About an item: one of the kinds that the feature spec knows, e.g. "rating", "click", or "impression": the item came into the user's
+    view. About an answer: "boolean" (value 0 or 1), "score" (value 0 to 1), "comment" (text) or "demonstration" (text: the answer as it
+    should be)."""
     item_id: Id = ""
     """As `user_id`; empty for feedback about an answer."""
     value: float = 0.0

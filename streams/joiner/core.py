@@ -26,6 +26,7 @@ from typing import NamedTuple
 from services.common.events import dead_letter_reasons as reasons
 from services.common.events.exposure import Exposure
 from services.common.events.feedback import Feedback
+from services.common.events.feedback_kinds import IMPRESSION
 from services.common.platform.ids import sample_id, sample_ids
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.labels import (
@@ -46,6 +47,7 @@ from streams.partitioned.records import Forward, Record
 _REQUEST_OVERHEAD_BYTES = 2_500
 # What a joined feedback leaves behind: its id, and the labels that stand. Measured with tracemalloc, of two tasks.
 _FEEDBACK_OVERHEAD_BYTES = 650
+_ALL_SEEN = -1  # every bit is set
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,8 +78,8 @@ class _Answered(NamedTuple):
 
 @dataclass(slots=True)
 class _Request:
-    """One exposure and what is known about it. `answers` has the answered items by id; `last_copy` is the offset of its last
-    repetition."""
+    """One exposure and what is known about it. `answers` has the answered items by id; bit n of `seen` says whether the user saw the item
+    of row n; `last_copy` is the offset of its last repetition."""
 
     exposure: Exposure
     offset: int
@@ -85,6 +87,7 @@ class _Request:
     window_end_ms: int
     expires_ms: int
     cost_bytes: int
+    seen: int
     answers: dict[str, _Answered] = field(default_factory=dict)
     feedback_ids: set[str] = field(default_factory=set)
     first_feedback: int | None = None
@@ -122,6 +125,7 @@ class JoinerPartition:
         self._counts = intake.counts
         self._negative_labels = negative_labels(spec)
         self._keep_rate = spec.negatives.keep_rate
+        self._seen_at_first = 0 if spec.negatives.source == "impressions" else _ALL_SEEN
         self._requests: dict[str, _Request] = {}  # by request id, in offset order
         self._closings: list[tuple[int, int, _Request]] = []  # heap by window end
         self._retirements: list[tuple[int, int, _Request]] = []  # heap by expiry
@@ -173,7 +177,11 @@ class JoinerPartition:
         if feedback.is_about_answer:
             self._counts["about_answers"] += 1  # the curator's
             return []
-        if feedback.kind not in self._spec.kinds:
+        if feedback.kind == IMPRESSION.name:
+            if self._seen_at_first == _ALL_SEEN:
+                self._counts["impressions_unused"] += 1
+                return []
+        elif feedback.kind not in self._spec.kinds:
             detail = f"kind {feedback.kind!r} is not in the feature spec (known: {', '.join(sorted(self._spec.kinds))})"
             return self.intake.set_feedback_aside(record, reasons.UNKNOWN_KIND, detail, feedback.feedback_id)
         fault = value_fault(self._spec, feedback.kind, feedback.value)
@@ -213,6 +221,7 @@ class JoinerPartition:
             window_end_ms=window_end_ms,
             expires_ms=window_end_ms + self._config.late_horizon_ms,
             cost_bytes=len(exposure.features_block) + 8 * len(exposure.item_ids) + _REQUEST_OVERHEAD_BYTES,
+            seen=self._seen_at_first,
             has_negatives=bool(exposure.features_block),
         )
         self._requests[exposure.request_id] = request
@@ -234,6 +243,8 @@ class JoinerPartition:
         refusal = _refusal(request, feedback)
         if refusal is not None:
             return self.intake.set_feedback_aside(record, *refusal, feedback.feedback_id)
+        if feedback.kind == IMPRESSION.name:
+            return self._see(request, feedback)
         if feedback.feedback_id in request.feedback_ids:
             self._counts["duplicate_feedback"] += 1
             return []
@@ -258,6 +269,22 @@ class JoinerPartition:
         self._counts["joined_feedback"] += 1
         return [SampleGroup(exposure, request.offset, tuple(samples), feedback.traceparent)]
 
+    def _see(self, request: _Request, impression: Feedback) -> Sequence[Emission]:
+        """Note that an item was seen: unanswered, it becomes a negative with the others, or now when the window was closed without it."""
+        row = request.exposure.item_ids.index(impression.item_id)
+        if request.seen >> row & 1:
+            self._counts["duplicate_impressions"] += 1
+            return []
+        request.seen |= 1 << row
+        self._counts["impressions"] += 1
+        if not (request.is_closed and request.has_negatives) or impression.item_id in request.answers:
+            return []
+        negative = self._negative(request, row)
+        if negative is None:
+            return []
+        self._counts["negatives"] += 1
+        return [SampleGroup(request.exposure, request.offset, (negative,), impression.traceparent)]
+
     def _note_offset(self, request: _Request, offset: int) -> None:
         """Remember which feedback records must be read again whenever the request is, joined or not."""
         request.last_feedback = max(request.last_feedback, offset)
@@ -266,8 +293,9 @@ class JoinerPartition:
             heapq.heappush(self._first_feedbacks, (offset, request.offset, request))
 
     def _negative(self, request: _Request, row: int) -> Sample | None:
+        """Return what the item of a row is when nobody answers it; None when it was not seen, or is not kept."""
         identity = sample_id(request.exposure.request_id, request.exposure.item_ids[row], 0)
-        if not keep_negative(identity, self._keep_rate):
+        if not (request.seen >> row & 1 and keep_negative(identity, self._keep_rate)):
             return None
         return self._as_negative(identity, row)
 
@@ -281,16 +309,16 @@ class JoinerPartition:
         return emissions
 
     def _close(self, request: _Request) -> Sequence[Emission]:
-        """End the window: the kept ones of the unanswered items become negatives."""
+        """End the window: the kept ones of the seen and unanswered items become negatives."""
         if request.is_closed:
             return []
         request.is_closed = True
         if not request.has_negatives:
             return []
-        item_ids, answers = request.exposure.item_ids, request.answers
+        item_ids, answers, seen = request.exposure.item_ids, request.answers, request.seen
         identities_N = sample_ids(request.exposure.request_id, item_ids, 0)
         rows = keep_negatives(identities_N, self._keep_rate).nonzero()[0].tolist()
-        samples = tuple(self._as_negative(int(identities_N[row]), row) for row in rows if item_ids[row] not in answers)
+        samples = tuple(self._as_negative(int(identities_N[row]), row) for row in rows if seen >> row & 1 and item_ids[row] not in answers)
         if not samples:
             return []
         self._counts["negatives"] += len(samples)

@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from services.common.events.dead_letter_reasons import ORPHAN, REDRIVE_CLAIMED, REDRIVEN
-from services.common.events.feedback_kinds import ANSWER_KINDS, opinion_of
+from services.common.events.feedback_kinds import ANSWER_KINDS, ITEM_KINDS, opinion_of
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.labels import UnknownKind, ValueOutOfRange, labels_for
 from streams.quality.drift import Drift, Rows
@@ -128,11 +128,13 @@ class Window:
 
 @dataclass(slots=True)
 class _Tally:
-    """What one key has gathered in the present window. `score_sum`: of the ranker's scores; `opinions`: sums by kind of feedback."""
+    """What one key has gathered in the present window. `score_sum`: of the ranker's scores; `opinions`: sums by kind of feedback;
+    `events`: what is no act, by metric."""
 
     requests: int = 0
     degraded: int = 0
     acts: Counter[str] = field(default_factory=Counter)
+    events: Counter[str] = field(default_factory=Counter)
     judged: int = 0
     positive: int = 0
     opinions: dict[str, float] = field(default_factory=dict)
@@ -214,6 +216,9 @@ class Quality:
         if key is None:
             return False
         tally = self._tally(key)
+        if act.kind in ITEM_KINDS:
+            tally.events[ITEM_KINDS[act.kind].metric] += 1
+            return True
         tally.acts[act.kind] += 1
         if key.kind == GENERATE and act.kind in ANSWER_KINDS:
             tally.opinions[act.kind] = tally.opinions.get(act.kind, 0.0) + (opinion_of(act.kind, act.value) or 0.0)
@@ -340,7 +345,7 @@ class Quality:
 
 
 def _recommendation_metrics(tally: _Tally) -> dict[str, float]:
-    metrics: dict[str, float] = {}
+    metrics: dict[str, float] = {name: float(count) for name, count in tally.events.items()}
     if tally.judged:
         metrics["positive_rate"] = tally.positive / tally.judged
     if tally.num_scores:

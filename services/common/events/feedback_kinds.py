@@ -1,8 +1,9 @@
-"""The kinds of feedback about an answer of the language model, one row a kind: what all readers and writers of feedback.v1 agree on.
+"""The kinds of feedback that every mesh knows, one row a kind: what all readers and writers of feedback.v1 agree on.
 
-The collector and the curator check a feedback by its row, the curator makes an example by it, the quality stream a metric. To add a kind,
-add a row (CONTRIBUTING.md shows it). Kinds about recommendations are the feature spec's business; what tells the two apart is that an
-answer has no item. Imports the standard library only, so cores may use it.
+Of a kind about an answer of the language model, the collector and the curator check a feedback by its row, the curator makes an example by
+it, the quality stream a metric. To add one, add a row (CONTRIBUTING.md shows it). Kinds about an item say what became of it; what people
+did about it (a click, a rating) are the feature spec's kinds. What tells the two apart is that an answer has no item. Imports the standard
+library only, so cores may use it.
 """
 
 from __future__ import annotations
@@ -68,6 +69,22 @@ _KINDS = (
 )
 
 ANSWER_KINDS = {kind.name: kind for kind in _KINDS}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemKind:
+    """One kind of feedback about an item that is no act: it teaches no label and counts in no feature. Its value is not looked at."""
+
+    name: str
+    """Feedback.kind; no feature spec may have a kind of this name."""
+    metric: str
+    """Name in the windows of quality.v1: how many there were."""
+
+
+IMPRESSION = ItemKind(name="impression", metric="impressions")
+"""The item came into the user's view. Which items of an exposure may become negatives, if the feature spec says so (`negatives.source`)."""
+
+ITEM_KINDS = {kind.name: kind for kind in (IMPRESSION,)}
 
 
 def is_about_answer(kind: str, item_id: str) -> bool:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from services.common.events.feedback_kinds import ITEM_KINDS
 from services.common.platform.errors import ConfigurationError
 from services.common.ranker import columns
 
@@ -134,6 +135,8 @@ class NegativesSpec(_Part):
 
     keep_rate: float = Field(default=0.16, gt=0, le=1)
     """Probability with which an unanswered item is kept."""
+    source: Literal["exposures", "impressions"] = "exposures"
+    """Which unanswered items are negatives: all that were returned, or those alone that feedback of kind "impression" says were seen."""
 
 
 class Tables(_Part):
@@ -186,6 +189,8 @@ class FeatureSpec(_Part):
         names = self.task_names
         if len(set(names)) != len(names):
             raise ValueError("tasks: two tasks have the same name")
+        for kind in sorted(self.kinds.keys() & ITEM_KINDS.keys()):
+            raise ValueError(f"kinds.{kind}: every mesh knows this kind, and it is no act that could teach a label; leave it out")
         for task in self.tasks:
             for kind in task.labels:
                 if kind not in self.kinds:

@@ -74,11 +74,13 @@ def changing_minds(delays: tuple[int, int]) -> Behaviour:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """One user, and items that cannot be told apart: each is answered with probability RATE, and an answered one is liked with LIKED."""
+    """One user, and items that cannot be told apart: each that is seen is answered with probability RATE, and an answered one is liked with
+    LIKED. Without `looking`, all that are shown are seen."""
 
     behaviour: Behaviour
     spec: FeatureSpec
     seed: int
+    looking: Callable[[np.random.Generator], int] | None = None
 
     def emissions(self, num_requests: int, block: bytes) -> Iterator[Sequence[Emission]]:
         """Yield what the joiner emits in each pause between two requests."""
@@ -94,7 +96,10 @@ class World:
                 schema_hash=self.spec.schema_hash,
             )  # fmt: skip
             found = [*joiner.on_exposure(exposure, Record("exposures.v1", 0, number, None, b"", ()))]
-            for item_id in SHOWN:
+            num_seen = len(SHOWN) if self.looking is None else self.looking(saying)
+            if self.looking is not None:
+                coming += [(now_ms, exposure.request_id, item_id, Said("impression", 1.0, 0)) for item_id in SHOWN[:num_seen]]
+            for item_id in SHOWN[:num_seen]:
                 if rng.random() < RATE:
                     said = self.behaviour(saying, bool(rng.random() < LIKED))
                     coming += [(now_ms + one.after_ms, exposure.request_id, item_id, one) for one in said]
@@ -148,4 +153,13 @@ def test_predictions_are_right_whatever_is_said_how_often_and_when(
     behaviour: Callable[[tuple[int, int]], Behaviour], delays: tuple[int, int]
 ) -> None:
     found = [calibration(World(behaviour(delays), SPEC, seed), rate=0.01, num_requests=1_000, measured=600) for seed in range(3)]
+    assert np.mean(found, axis=0) == pytest.approx([1.0, 1.0], abs=0.05)
+
+
+@pytest.mark.deep
+def test_what_was_not_seen_is_no_negative_where_negatives_come_of_impressions() -> None:
+    """A user looks at 4 to 12 of 20 items: with all of them as negatives the rate of those that are seen would be predicted as 0.12."""
+    spec = SPEC.model_copy(update={"negatives": SPEC.negatives.model_copy(update={"source": "impressions"})})
+    worlds = [World(changing_minds(MIXED), spec, seed, looking=lambda rng: int(rng.integers(4, 13))) for seed in range(3)]
+    found = [calibration(world, rate=0.01, num_requests=1_500, measured=900) for world in worlds]
     assert np.mean(found, axis=0) == pytest.approx([1.0, 1.0], abs=0.05)

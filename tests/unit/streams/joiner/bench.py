@@ -31,6 +31,8 @@ SPEC = FeatureSpec.parse(
         "blend": {"interact": 1.0},
     }
 )
+# Negatives come of what was seen.
+SEEN_SPEC = SPEC.model_copy(update={"negatives": SPEC.negatives.model_copy(update={"source": "impressions"})})
 CONFIG = JoinConfig(window_ms=WINDOW, late_horizon_ms=HORIZON, tick_interval_ms=500)
 ITEMS = tuple(f"i{number}" for number in range(12))
 
@@ -45,10 +47,17 @@ class Outcome(NamedTuple):
 class Bench:
     """One partition with its two logs; `expose` and `answer` append a record and read it at once."""
 
-    def __init__(self, *, starts: tuple[int, int] = (0, 0), resume: Resume | None = None, max_pending_bytes: int = 1 << 30) -> None:
+    def __init__(
+        self,
+        *,
+        starts: tuple[int, int] = (0, 0),
+        resume: Resume | None = None,
+        max_pending_bytes: int = 1 << 30,
+        spec: FeatureSpec = SPEC,
+    ) -> None:
         self.intake = an_intake(starts, max_pending_bytes=max_pending_bytes)
         self.counts = self.intake.counts
-        self.joiner = JoinerPartition(SPEC, CONFIG, self.intake, resume)
+        self.joiner = JoinerPartition(spec, CONFIG, self.intake, resume)
         self.exposures, self.feedback = starts
 
     def expose(self, request_id: str = "r1", *, at: int = 0, **changes) -> Sequence[Emission]:
@@ -68,6 +77,9 @@ class Bench:
         record = Record("feedback.v1", 0, self.feedback, b"u1", b"raw feedback", ())
         self.feedback += 1
         return self.joiner.on_feedback(Feedback(**(fields | changes)), record)
+
+    def see(self, item_id: str, *, at: int = 500, **changes) -> Sequence[Emission]:
+        return self.answer(item_id, at=at, **({"kind": "impression", "value": 1.0} | changes))
 
     def tick(self, *, at: int, read_to_end: bool = True) -> Outcome:
         beyond = 0 if read_to_end else 1

@@ -11,11 +11,12 @@ from services.common.events import dead_letter_reasons
 from services.common.events.exposure import Exposure
 from services.common.events.feedback import Feedback
 from services.common.platform.ids import sample_id
+from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.labels import Label, keep_negative, labels_for
 from streams.joiner.core import JoinConfig, JoinerPartition
 from streams.joiner.model import Cut, Emission, Resume, Sample, SampleGroup
 from streams.partitioned.records import DeadLetter, Record
-from tests.unit.streams.joiner.bench import SPEC, T0
+from tests.unit.streams.joiner.bench import SEEN_SPEC, SPEC, T0
 from tests.unit.streams.partitioned.test_intake import ALLOWANCE, an_intake
 
 WINDOW, HORIZON = 2_000, 4_000
@@ -32,6 +33,7 @@ class World:
     written: list[tuple[int, Emission | Cut]] = field(default_factory=list)  # with the wall clock
     committed: tuple[int, int] = (0, 0)
     num_crashes: int = 0
+    spec: FeatureSpec = SPEC
 
     def end(self, log: list, now_ms: int) -> int:
         return next((index for index, (appended_ms, _) in enumerate(log) if appended_ms > now_ms), len(log))
@@ -41,7 +43,7 @@ class World:
         return Resume(last.feedback_position, last.watermark_ms, last.exposures_committable) if last else Resume()
 
 
-def a_world(random_: random.Random, *, num_requests: int = 40) -> World:
+def a_world(random_: random.Random, spec: FeatureSpec = SPEC, *, num_requests: int = 40) -> World:
     """Appends lag the events by less than the allowance, as long as the senders behave; some exposures come much later, some never."""
     exposures: list[tuple[int, Exposure]] = []
     feedback: list[tuple[int, Feedback]] = []
@@ -60,18 +62,19 @@ def a_world(random_: random.Random, *, num_requests: int = 40) -> World:
             accepted = at + random_.choice([10, 300, WINDOW - 1, WINDOW, WINDOW + 500, WINDOW + HORIZON - 1, WINDOW + HORIZON])
             act = Feedback(
                 feedback_id=f"f{len(feedback)}", request_id=exposure.request_id, user_id=exposure.user_id,
-                item_id=random_.choice([*ITEMS, "not shown"]), kind=random_.choice(["rating", "click"]),
+                item_id=random_.choice([*ITEMS, "not shown"]),
+                kind=random_.choice(["rating", "click", "impression", "impression"] if spec is SEEN_SPEC else ["rating", "click"]),
                 value=float(random_.randrange(1, 6)), accepted_at_ms=accepted,
             )  # fmt: skip
             feedback.append((accepted + random_.randrange(0, ALLOWANCE), act))
             if random_.random() < 0.15:
                 feedback.append((accepted + random_.randrange(0, ALLOWANCE), act))
-    return World(sorted(exposures, key=lambda pair: pair[0]), sorted(feedback, key=lambda pair: pair[0]))
+    return World(sorted(exposures, key=lambda pair: pair[0]), sorted(feedback, key=lambda pair: pair[0]), spec=spec)
 
 
 def run_once(world: World, random_: random.Random, now_ms: int, steps: int | None) -> int:
     """Read, tick and write from the last commit until `steps` steps are done (None: until everything is over). Returns the wall clock."""
-    joiner = JoinerPartition(SPEC, CONFIG, an_intake(world.committed), world.resume())
+    joiner = JoinerPartition(world.spec, CONFIG, an_intake(world.committed), world.resume())
     at_exposure, at_feedback = world.committed
     outbox: list[Emission | Cut] = []
     # A joiner that starts late finds much to read before the next tick; one that keeps up, little.
@@ -107,9 +110,9 @@ def run_once(world: World, random_: random.Random, now_ms: int, steps: int | Non
     return now_ms
 
 
-def run(seed: int, *, crashes: int) -> World:
+def run(seed: int, *, crashes: int, spec: FeatureSpec = SPEC) -> World:
     random_ = random.Random(seed)
-    world = a_world(random_)
+    world = a_world(random_, spec)
     now_ms = T0
     for _ in range(crashes):
         now_ms = run_once(world, random_, now_ms, random_.randrange(1, 120))
@@ -133,7 +136,8 @@ def expected(world: World) -> tuple[dict[int, Sample], dict[str, str]]:
     samples: dict[int, Sample] = {}
     aside: dict[str, str] = {}
     read: dict[tuple[str, str], list[Feedback]] = {}
-    seen: set[str] = set()
+    seen = {(request_id, item_id) for request_id in exposures for item_id in ITEMS} if world.spec is SPEC else set()
+    done: set[str] = set()
     for _, act in world.feedback:
         exposure = exposures.get(act.request_id)
         if exposure is None:
@@ -142,15 +146,17 @@ def expected(world: World) -> tuple[dict[int, Sample], dict[str, str]]:
             aside[act.feedback_id] = dead_letter_reasons.ITEM_NOT_EXPOSED
         elif act.accepted_at_ms >= exposure.exposed_at_ms + WINDOW + HORIZON:
             aside[act.feedback_id] = dead_letter_reasons.TOO_LATE
-        elif act.feedback_id not in seen:
-            seen.add(act.feedback_id)
+        elif act.kind == "impression":
+            seen.add((act.request_id, act.item_id))
+        elif act.feedback_id not in done:
+            done.add(act.feedback_id)
             acts = read.setdefault((act.request_id, act.item_id), [])
             before = last_opinions(acts)
             acts.append(act)
             revision = len(acts)
             is_late = revision == 1 and act.accepted_at_ms >= exposure.exposed_at_ms + WINDOW
             negative = sample_id(act.request_id, act.item_id, 0)
-            retracts = is_late and keep_negative(negative, 0.5)
+            retracts = is_late and (act.request_id, act.item_id) in seen and keep_negative(negative, 0.5)
             row = exposure.item_ids.index(act.item_id)
             if retracts:
                 samples[negative] = Sample(negative, row, 0, (("interact", 0.0),), 0.5, False, None)
@@ -159,7 +165,7 @@ def expected(world: World) -> tuple[dict[int, Sample], dict[str, str]]:
     for exposure in exposures.values():
         for row, item_id in enumerate(exposure.item_ids):
             negative = sample_id(exposure.request_id, item_id, 0)
-            if (exposure.request_id, item_id) not in read and keep_negative(negative, 0.5):
+            if (exposure.request_id, item_id) in seen - read.keys() and keep_negative(negative, 0.5):
                 samples[negative] = Sample(negative, row, 0, (("interact", 0.0),), 0.5, False, None)
     return samples, aside
 
@@ -182,6 +188,13 @@ def test_crashes_at_any_point_change_no_sample_and_lose_no_feedback(seed) -> Non
     check(run(seed, crashes=seed % 5 + 1))
 
 
+@pytest.mark.parametrize("seed", range(3_000, 3_040))
+def test_crashes_change_no_sample_where_negatives_come_of_impressions(seed) -> None:
+    world = run(seed, crashes=seed % 4, spec=SEEN_SPEC)
+    assert any(act.kind == "impression" for _, act in world.feedback)
+    check(world)
+
+
 def check(world: World) -> None:
     samples, aside = expected(world)
     got = samples_of(world)
@@ -194,7 +207,7 @@ def check(world: World) -> None:
         for name, reason in letters.items()
     }
     assert letters == aside
-    everybody = {act.feedback_id for _, act in world.feedback}
+    everybody = {act.feedback_id for _, act in world.feedback if act.kind != "impression" or act.feedback_id in aside}
     assert {sample.feedback.feedback_id for sample in got.values() if sample.feedback} | set(letters) == everybody
 
 

@@ -77,6 +77,16 @@ def test_requests_and_feedback_are_counted_per_variant_and_version() -> None:
     assert set(close(reducer)) == {MESH}
 
 
+def test_impressions_are_a_number_of_their_own_and_no_acts() -> None:
+    reducer = quality()
+    reducer.recommended(shown(0))
+    reducer.acted(act("a-0"))
+    for item_id in ("1", "2", "3"):
+        reducer.acted(act("a-0", kind="impression", value=1.0, item_id=item_id))
+    metrics = next(window for key, window in close(reducer).items() if key.kind == "recommend").metrics
+    assert (metrics["impressions"], metrics["feedback"], metrics["feedback_rate"], metrics["positive_rate"]) == (3, 1, 1, 1)
+
+
 def test_feedback_of_a_later_window_still_finds_the_variant_of_its_request() -> None:
     reducer = quality()
     reducer.recommended(shown(0))

@@ -1,6 +1,6 @@
 import pytest
 
-from services.common.events.feedback_kinds import ANSWER_KINDS, MAX_TEXT_BYTES, fault_of, is_about_answer, opinion_of
+from services.common.events.feedback_kinds import ANSWER_KINDS, ITEM_KINDS, MAX_TEXT_BYTES, fault_of, is_about_answer, opinion_of
 
 
 def test_a_feedback_without_an_item_of_a_kind_in_the_table_is_about_an_answer():
@@ -12,9 +12,9 @@ def test_a_feedback_without_an_item_of_a_kind_in_the_table_is_about_an_answer():
 
 def test_every_row_has_a_name_and_a_metric_of_its_own():
     """Two rows of one name would hide one of them, two of one metric would overwrite it."""
-    rows = ANSWER_KINDS.values()
-    assert [kind.name for kind in rows] == list(ANSWER_KINDS)
-    assert len({kind.metric for kind in rows}) == len(rows)
+    rows = [*ANSWER_KINDS.values(), *ITEM_KINDS.values()]
+    assert [kind.name for kind in rows] == [*ANSWER_KINDS, *ITEM_KINDS]
+    assert len({kind.name for kind in rows}) == len({kind.metric for kind in rows}) == len(rows)
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ def test_the_schema_hash_follows_meaning_and_ignores_rates_and_admission() -> No
     base = FeatureSpec.parse(shipped())
     same = shipped()
     same["negatives"]["keep_rate"] = 0.5
+    same["negatives"]["source"] = "impressions"
     same["blend"]["like"] = 2.0
     same["tables"]["item"]["admission"]["min_count"] = 3
     assert FeatureSpec.parse(same).schema_hash == base.schema_hash
@@ -43,6 +44,8 @@ def test_the_schema_hash_follows_meaning_and_ignores_rates_and_admission() -> No
         (("tables", "item", "dmi"), 3, "tables.item.dmi"),
         (("tables", "user", "dim"), 8, "dim must be equal"),
         (("negatives", "keep_rate"), 0, "negatives.keep_rate"),
+        (("negatives", "source"), "guesses", "negatives.source"),
+        (("kinds", "impression"), {}, "kinds.impression: every mesh knows this kind"),
         (("blend", "likes"), 1.0, "'likes' is not a task"),
         (("kinds", "rating", "value_range"), [5, 1], "kinds.rating"),
         (("counters", "half_lives_events"), [500, 50], "counters"),
