@@ -1,6 +1,7 @@
 """The event log: a bounded buffer in memory, a background flush to Kafka, and a spool on disk while Kafka is down.
 
 `append` never blocks and never fails: logging must not cost a request its answer. Whatever is lost is counted with its reason.
+What the broker will never take (larger than the topic allows, say) goes to the dead letters and holds nothing up.
 A record may be written twice: readers go by its request_id and ignore the second. Knows no topic, no message type and no gRPC.
 """
 
@@ -17,8 +18,10 @@ from typing import Protocol
 from opentelemetry.metrics import CallbackOptions, Observation
 
 from services.common.events.limits import MAX_RECORD_BYTES
+from services.common.platform.errors import InvalidInput, Overloaded
 from services.common.platform.kafka_async import NotAcknowledged, Record
 from services.common.platform.telemetry import Telemetry
+from services.router.records import undeliverable
 from services.router.spool import Spool
 
 _MAX_BATCH = 500
@@ -32,7 +35,7 @@ class Sender(Protocol):
     """What the log needs of `services.common.platform.kafka_async.AsyncProducer`."""
 
     async def send(self, records: Sequence[Record]) -> None:
-        """Return once all are acknowledged; raise NotAcknowledged with the others."""
+        """Return once all are acknowledged; raise NotAcknowledged with the others, and InvalidInput or Overloaded when it sent none."""
         ...
 
 
@@ -42,7 +45,7 @@ class KafkaEventLog:
     def __init__(self, sender: Sender, spool: Spool, *, max_buffered: int, flush_interval_ms: int, telemetry: Telemetry) -> None:
         """Records the counter `router.events` (by topic, outcome and reason) and the gauge `router.events.spool_bytes`.
 
-        An outcome is "sent", "spooled" or "dropped".
+        An outcome is "sent", "spooled", "set_aside" or "dropped".
         """
         self._sender = sender
         self._spool = spool
@@ -89,9 +92,7 @@ class KafkaEventLog:
             await self._task
         while self._buffer:
             batch = self._take()
-            if self._spool.empty and await self._send(batch):
-                continue
-            await self._keep(batch)
+            await self._keep(batch[await self._send_all(batch) :] if self._spool.empty else batch)
         self._spool.close()
 
     async def _run(self) -> None:
@@ -121,16 +122,41 @@ class KafkaEventLog:
         batch = await asyncio.to_thread(self._spool.peek, _MAX_BATCH)
         if not batch:
             return
-        if await self._send(batch):
-            await asyncio.to_thread(self._spool.advance, len(batch))
-        else:
+        num_done = await self._send_all(batch)
+        await asyncio.to_thread(self._spool.advance, num_done)
+        if num_done < len(batch):
             await self._pause(_RETRY_S)
 
-    async def _send(self, batch: list[Record]) -> bool:
+    async def _send_all(self, batch: list[Record]) -> int:
+        """Send records, one by one when the broker refuses one of them, and set that one aside. Return how many of the first are done."""
         try:
             await self._deliver(batch)
-        except NotAcknowledged:
-            return False
+        except NotAcknowledged as error:
+            if not error.refused:
+                return 0
+        else:
+            return len(batch)
+        for number, record in enumerate(batch):
+            try:
+                await self._deliver([record])
+            except NotAcknowledged as error:
+                if not error.refused or not await self._set_aside(record, str(error)):
+                    return number
+        return len(batch)
+
+    async def _set_aside(self, record: Record, detail: str) -> bool:
+        """Write a record's dead letter, without its content if need be; return false while the broker is down."""
+        for value in (record.value, None):
+            letter = undeliverable(record, value, detail)
+            try:
+                await self._sender.send([letter])
+            except NotAcknowledged as error:
+                if not error.refused:
+                    return False
+            else:
+                self._count("set_aside", [record], f"undeliverable: {detail}")
+                return True
+        self._count("dropped", [record], f"undeliverable, as is its dead letter: {detail}")
         return True
 
     async def _deliver(self, batch: list[Record]) -> None:
@@ -138,6 +164,8 @@ class KafkaEventLog:
             return
         try:
             await self._sender.send(batch)
+        except (InvalidInput, Overloaded) as error:
+            raise NotAcknowledged(str(error), batch, refused=isinstance(error, InvalidInput)) from error
         except NotAcknowledged as error:
             waiting = set(map(id, error.records))
             self._count("sent", [record for record in batch if id(record) not in waiting])

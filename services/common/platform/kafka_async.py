@@ -13,7 +13,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError, UnknownError
+from aiokafka.errors import (
+    InvalidMessageError,
+    InvalidTimestampError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    PolicyViolationError,
+    RecordListTooLargeError,
+    UnknownError,
+)
 
 from services.common.platform.errors import InvalidInput, Overloaded, Unavailable
 
@@ -25,6 +33,8 @@ _LINGER_MS = 20
 _RECONNECT_S = 0.5
 _ATTEMPTS_PER_LOG_LINE = 20
 _STOP_TIMEOUT_S = 10.0
+# What is wrong with a record, and will be as wrong the next time.
+_REFUSALS = (MessageSizeTooLargeError, RecordListTooLargeError, InvalidMessageError, InvalidTimestampError, PolicyViolationError)
 
 _log = logging.getLogger(__name__)
 
@@ -45,11 +55,13 @@ class NotAcknowledged(Unavailable):
 
     Attributes:
         records: those without an acknowledgement, in the order in which they were given.
+        refused: the broker said that it will never take one of them. Which one is told by sending them one by one.
     """
 
-    def __init__(self, message: str, records: Sequence[Record]) -> None:
+    def __init__(self, message: str, records: Sequence[Record], *, refused: bool = False) -> None:
         super().__init__(message)
         self.records = list(records)
+        self.refused = refused
 
 
 class AsyncProducer:
@@ -137,7 +149,9 @@ class AsyncProducer:
             for future in futures:
                 future.add_done_callback(_retrieve)
             self._on_failure(producer, error, time.monotonic() - started)
-            raise NotAcknowledged(f"Kafka at {self._bootstrap} did not acknowledge in time: {error!r}", _open(records, futures)) from error
+            refused = isinstance(error, _REFUSALS)
+            what = "refused" if refused else "did not acknowledge in time"
+            raise NotAcknowledged(f"Kafka at {self._bootstrap} {what}: {error!r}", _open(records, futures), refused=refused) from error
         finally:
             self._in_flight -= len(records)
 
@@ -151,7 +165,7 @@ class AsyncProducer:
 
     def _on_failure(self, producer: AIOKafkaProducer, error: Exception, waited_s: float) -> None:
         """A failed batch or a full delivery timeout ends this connection; a caller's own shorter timeout does not."""
-        if isinstance(error, MessageSizeTooLargeError) or (isinstance(error, TimeoutError) and waited_s < 0.95 * self._timeout_s):
+        if isinstance(error, _REFUSALS) or (isinstance(error, TimeoutError) and waited_s < 0.95 * self._timeout_s):
             return
         if producer is not self._producer:
             return

@@ -2,8 +2,10 @@ import asyncio
 
 import pytest
 from tunemesh.events.v1 import exposure_pb2
+from tunemesh.events.v1.dead_letter_pb2 import DeadLetter
 
 from services.common.platform import telemetry
+from services.common.platform.errors import InvalidInput, Overloaded
 from services.common.platform.kafka_async import NotAcknowledged, Record
 from services.router import event_log as event_log_module
 from services.router.core import Exposure, Query, Recommendation
@@ -151,6 +153,109 @@ async def test_only_what_the_broker_did_not_acknowledge_is_sent_again(tmp_path):
     bench.log.start()
     await bench.until(lambda: len(bench.sender.sent) == 5)
     assert ids(bench.sender.sent) == expected(range(5))
+    await bench.log.close()
+
+
+class PickySender(FakeSender):
+    """A broker that refuses what is larger than `most`, and with it the batch that it is in."""
+
+    def __init__(self, most: int, *, letters: int | None = None) -> None:
+        super().__init__()
+        self.most, self.most_of_letters = most, most if letters is None else letters
+        self.num_calls = 0
+
+    async def send(self, records):
+        self.num_calls += 1
+        if self.is_down:
+            raise NotAcknowledged("down", records)
+        if any(len(one.value) > (self.most_of_letters if ".dlq." in one.topic else self.most) for one in records):
+            raise NotAcknowledged("refused: MessageSizeTooLargeError", records, refused=True)
+        self.sent.extend(records)
+
+
+def large(number: int, size: int) -> Record:
+    one = record(number)
+    return Record(one.topic, one.key, one.value + b"\x00" * size, one.headers)
+
+
+@pytest.mark.parametrize("letters", [100_000, 5_000])
+async def test_what_the_broker_refuses_goes_to_the_dead_letters_and_holds_nothing_up(tmp_path, letters: int):
+    bench = Bench(tmp_path, PickySender(20_000, letters=letters))
+    for number in range(30):
+        bench.log.append(large(number, 30_000) if number in (0, 17, 29) else record(number))
+    bench.log.start()
+    await bench.until(lambda: bench.log.counts["sent"] + bench.log.counts["set_aside"] == 30 and bench.spool.empty)
+    await bench.log.close()
+    kept = [one for one in bench.sender.sent if one.topic == "exposures.v1"]
+    assert ids(kept) == expected(number for number in range(30) if number not in (0, 17, 29))
+    found = [DeadLetter.FromString(one.value) for one in bench.sender.sent if one.topic == "exposures.v1.dlq.v1"]
+    assert [letter.key for letter in found] == [b"user-0", b"user-17", b"user-29"]
+    assert {(letter.source_topic, letter.source_partition, letter.reason) for letter in found} == {("exposures.v1", -1, "undeliverable")}
+    assert len({letter.source_offset for letter in found}) == 3
+    if letters > 30_000:
+        assert found[1].value == large(17, 30_000).value
+    else:
+        assert found[1].value == b"" and "left out here: 30" in found[1].detail
+    assert bench.sender.num_calls < 50
+
+
+async def test_what_cannot_even_be_set_aside_is_dropped_and_counted(tmp_path):
+    bench = Bench(tmp_path, PickySender(20_000, letters=10))
+    bench.log.append(large(1, 30_000))
+    bench.log.append(record(2))
+    bench.log.start()
+    await bench.until(lambda: bench.log.counts["sent"] == 1 and bench.spool.empty)
+    await bench.log.close()
+    assert (bench.log.counts["dropped"], bench.log.counts["set_aside"]) == (1, 0)
+
+
+async def test_a_poisoned_spool_of_an_earlier_process_is_emptied(tmp_path):
+    earlier = Bench(tmp_path, PickySender(20_000))
+    earlier.sender.is_down = True
+    for number in range(5):
+        earlier.log.append(large(number, 30_000) if number == 0 else record(number))
+    earlier.log.start()
+    await earlier.until(lambda: earlier.log.counts["spooled"] == 5)
+    await earlier.log.close()
+    bench = Bench(tmp_path, PickySender(20_000, letters=100_000))
+    bench.log.start()
+    await bench.until(lambda: bench.spool.empty)
+    assert bench.log.counts == {"sent": 4, "set_aside": 1}
+    await bench.log.close()
+
+
+async def test_a_broker_that_goes_down_while_records_are_sent_one_by_one_gets_the_rest_later_and_nothing_twice(tmp_path):
+    class Fading(PickySender):
+        async def send(self, records):
+            if len(self.sent) == 3 and not self.has_faded:
+                self.has_faded = True
+                raise NotAcknowledged("down", records)
+            await super().send(records)
+
+    sender = Fading(20_000, letters=100_000)
+    sender.has_faded = False
+    bench = Bench(tmp_path, sender)
+    for number in range(8):
+        bench.log.append(large(number, 30_000) if number == 5 else record(number))
+    bench.log.start()
+    await bench.until(lambda: bench.log.counts["sent"] + bench.log.counts["set_aside"] == 8 and bench.spool.empty)
+    await bench.log.close()
+    assert ids(one for one in sender.sent if one.topic == "exposures.v1") == expected(number for number in range(8) if number != 5)
+
+
+@pytest.mark.parametrize(("error", "outcome"), [(InvalidInput("a record of 2 MB"), "set_aside"), (Overloaded("full"), "sent")])
+async def test_what_the_producer_says_before_it_sends_does_not_end_the_flusher(tmp_path, error, outcome: str):
+    class Fussy(FakeSender):
+        async def send(self, records):
+            if any(one.topic == "exposures.v1" for one in records) and not (isinstance(error, Overloaded) and self.is_down):
+                self.is_down = True
+                raise error
+            self.sent.extend(records)
+
+    bench = Bench(tmp_path, Fussy())
+    bench.log.append(record(1))
+    bench.log.start()
+    await bench.until(lambda: bench.log.counts[outcome] == 1 and bench.spool.empty)
     await bench.log.close()
 
 
