@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import heapq
 import logging
+from collections import deque
 from collections.abc import Sequence
 
 from typing_extensions import override
 
+from services.common.events.catalog import CatalogItem
 from services.common.events.envelope import MalformedRecord
 from services.common.events.wire.catalog import deleted_item, read_item
 from services.common.platform.ids import entity_key
@@ -15,6 +17,9 @@ from services.common.platform.topic_follower import Reader, Record
 from services.recommender.core import Catalog
 
 _log = logging.getLogger(__name__)
+
+# Entries of changed or deleted items, beside those of as many items as there are, before they are swept out.
+_MAX_STALE = 1_000
 
 
 class ItemIndex(Catalog, Reader):
@@ -27,6 +32,9 @@ class ItemIndex(Catalog, Reader):
         self._updated_ms: dict[str, int] = {}
         self._id_of_key: dict[int, str] = {}
         self._newest: tuple[str, ...] = ()
+        # (when, negative; item id) of every change: an entry that is not its item's present one is passed over.
+        self._by_age: list[tuple[int, str]] = []
+        self._key_changes: deque[tuple[int, bool]] = deque()
         self._is_ready = False
 
     def __len__(self) -> int:
@@ -44,6 +52,10 @@ class ItemIndex(Catalog, Reader):
     @override
     def newest(self) -> Sequence[str]:
         return self._newest
+
+    def take_key_changes(self) -> list[tuple[int, bool]]:
+        """Return (table key, whether its item is there now) of what came or went since the last call, in order. For one caller."""
+        return [self._key_changes.popleft() for _ in range(len(self._key_changes))]
 
     def item_id(self, key: int) -> str | None:
         """Return the item id of a table key; None when the catalogue does not hold it."""
@@ -67,13 +79,37 @@ class ItemIndex(Catalog, Reader):
             except MalformedRecord as error:
                 _log.warning("catalogue: the record with key %r is left out: %s", record.key, error)
                 continue
-            self._categories[item.item_id] = item.categories
-            self._updated_ms[item.item_id] = item.updated_at_ms
-            self._id_of_key[entity_key(item.item_id)] = item.item_id
-        updated = self._updated_ms
-        self._newest = tuple(heapq.nsmallest(self._newest_limit, updated, key=lambda item_id: (-updated[item_id], item_id)))
+            self._put(item)
+        if records:
+            self._find_newest()
+
+    def _put(self, item: CatalogItem) -> None:
+        item_id, key = item.item_id, entity_key(item.item_id)
+        if self._updated_ms.get(item_id) != item.updated_at_ms:
+            heapq.heappush(self._by_age, (-item.updated_at_ms, item_id))
+        self._categories[item_id] = item.categories
+        self._updated_ms[item_id] = item.updated_at_ms
+        if key not in self._id_of_key:
+            self._key_changes.append((key, True))
+        self._id_of_key[key] = item_id
 
     def _remove(self, item_id: str) -> None:
         if self._categories.pop(item_id, None) is not None:
             del self._updated_ms[item_id]
-            self._id_of_key.pop(entity_key(item_id), None)
+            key = entity_key(item_id)
+            self._id_of_key.pop(key, None)
+            self._key_changes.append((key, False))
+
+    def _find_newest(self) -> None:
+        """Costs the same for every size of the catalogue: entries that have been passed over are gone for good."""
+        if len(self._by_age) > 2 * len(self._updated_ms) + _MAX_STALE:
+            self._by_age = [(-updated_ms, item_id) for item_id, updated_ms in self._updated_ms.items()]
+            heapq.heapify(self._by_age)
+        found: list[tuple[int, str]] = []
+        while self._by_age and len(found) < self._newest_limit:
+            entry = heapq.heappop(self._by_age)
+            if self._updated_ms.get(entry[1]) == -entry[0] and (not found or found[-1] != entry):
+                found.append(entry)
+        for entry in found:
+            heapq.heappush(self._by_age, entry)
+        self._newest = tuple(item_id for _, item_id in found)

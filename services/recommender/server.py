@@ -70,7 +70,7 @@ def embedding_recall(settings: RecommenderSettings, spec: FeatureSpec, index: It
     """Return nearest-neighbour recall over this host's mapped tables, restricted to the catalogue's items."""
     return EmbeddingRecall(
         lambda: ModelReader(settings.tables_dir, spec.schema_hash),
-        index.item_id,
+        index,
         num_reserved_dims=spec.num_reserved_dims,
         refresh_s=settings.neighbours_refresh_ms / 1e3,
     )

@@ -48,6 +48,6 @@ class RecommenderSettings(BaseServiceSettings, KafkaSettings, RedisSettings, Tri
     cold_start_pool: int = Field(200, ge=0)
     """The newest items of the catalogue, of which each user is offered some."""
     neighbours_refresh_ms: int = Field(3_000, ge=100)
-    """How often the item embeddings for nearest-neighbour recall are read anew."""
+    """How often the item embeddings for nearest-neighbour recall are read anew, 50,000 of them each time, in turn."""
     catalog_wait_ms: int = Field(10_000, ge=0)
     """How long the start waits for the catalogue; after that answers say catalog_unavailable until it has been read."""

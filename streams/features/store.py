@@ -66,10 +66,8 @@ class FeatureStore:
         except (RedisError, OSError) as error:
             raise self._unavailable(error) from error
         state = GlobalState(partitions=self._num_partitions) if raw is None else GlobalState.from_bytes(raw)
-        popularity = Popularity(self._spec.counters.half_lives_events[0])
-        for item_id, packed in counts.items():
-            count, clock = _POPULARITY.unpack(packed)
-            popularity.counts[item_id.decode()] = (count, clock)
+        unpacked = {item_id.decode(): _POPULARITY.unpack(packed) for item_id, packed in counts.items()}
+        popularity = Popularity(self._spec.counters.half_lives_events[0], unpacked)
         return FeaturePartition(self._spec, state, popularity, [(name.decode(), int(offset)) for name, offset in recent])
 
     async def load(self, partition: int, reducer: FeaturePartition, user_ids: Iterable[str], item_ids: Iterable[str]) -> None:

@@ -6,6 +6,7 @@ the base; the reader adds them up. Knows nothing about Redis (its keys are in se
 
 from __future__ import annotations
 
+import heapq
 import math
 import struct
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,7 +38,7 @@ def unpack_counts(data: bytes) -> list[Counted]:
     """Invert `pack_counts`.
 
     Raises:
-        CorruptArtifact: the bytes are cut short.
+        CorruptArtifact: the bytes are cut short, or an id is not UTF-8.
     """
     counts = []
     at = 0
@@ -51,6 +52,8 @@ def unpack_counts(data: bytes) -> list[Counted]:
             at += _COUNT.size
     except struct.error as error:
         raise CorruptArtifact(f"counted items: {len(data)} bytes are cut short") from error
+    except UnicodeDecodeError as error:
+        raise CorruptArtifact(f"counted items: an id is not UTF-8 ({error})") from error
     return counts
 
 
@@ -78,25 +81,66 @@ def largest(counts: Mapping[str, float], limit: int) -> list[Counted]:
     return sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:limit]
 
 
-@dataclass(slots=True)
 class Popularity:
-    """Decayed counts of all items that one partition has seen; the clock is that partition's GlobalState.clock."""
+    """Decayed counts of all items that one partition has seen; the clock is that partition's GlobalState.clock.
 
-    half_life_events: float
-    counts: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """Item id to (count, clock at which it was brought up to date)."""
+    All counts decay alike, so who leads changes only by an act: log2(count) + clock / half-life, taken when the count was brought up to
+    date, orders the items at any later moment, and an act raises it. So the leaders are kept from act to act, and asking for them costs
+    the same whether the catalogue has a thousand items or a million.
+
+    Attributes:
+        half_life_events: after so many events of the whole stream an act counts half.
+        counts: item id to (count, clock at which it was brought up to date); only `add` changes it.
+    """
+
+    def __init__(
+        self, half_life_events: float, counts: Mapping[str, tuple[float, float]] | None = None, *, max_leaders: int = MAX_POPULAR
+    ) -> None:
+        """Go on from `counts`; keep the `max_leaders` most popular."""
+        self.half_life_events = half_life_events
+        self.counts = dict(counts or {})
+        self._max_leaders = max_leaders
+        # Item id to its standing. The last leader has the smallest (standing, then the largest id).
+        self._leaders: dict[str, float] = {}
+        self._last: tuple[float, str] | None = None
+        ranked = heapq.nsmallest(max_leaders, ((-self._standing(item_id), item_id) for item_id in self.counts))
+        self._leaders = {item_id: -negative for negative, item_id in ranked}
+        self._find_last()
 
     def add(self, item_id: str, clock: float) -> None:
-        """Count one act at `clock`."""
+        """Count one act at `clock`, which never goes back."""
         count, then = self.counts.get(item_id, (0.0, clock))
         self.counts[item_id] = (count * math.exp2(-max(0.0, clock - then) / self.half_life_events) + 1.0, clock)
+        standing = self._standing(item_id)
+        if item_id in self._leaders:
+            self._leaders[item_id] = standing
+            if self._last is not None and item_id == self._last[1]:
+                self._find_last()
+        elif len(self._leaders) < self._max_leaders:
+            self._leaders[item_id] = standing
+            self._find_last()
+        elif self._last is not None and (-standing, item_id) < (-self._last[0], self._last[1]):
+            del self._leaders[self._last[1]]
+            self._leaders[item_id] = standing
+            self._find_last()
 
     def top(self, clock: float, limit: int) -> list[Counted]:
-        """Return the `limit` items with the largest counts as of `clock`."""
-        now = {
-            item_id: count * math.exp2(-max(0.0, clock - then) / self.half_life_events) for item_id, (count, then) in self.counts.items()
-        }
-        return largest(now, limit)
+        """Return the `limit` items, at most `max_leaders`, with the largest counts as of `clock`."""
+        now = {}
+        for item_id in self._leaders:
+            count, then = self.counts[item_id]
+            now[item_id] = count * math.exp2(-max(0.0, clock - then) / self.half_life_events)
+        return largest(now, min(limit, self._max_leaders))
+
+    def _standing(self, item_id: str) -> float:
+        count, then = self.counts[item_id]
+        return math.log2(count) + then / self.half_life_events
+
+    def _find_last(self) -> None:
+        # While there is room for more, nobody needs to be the last.
+        if len(self._leaders) == self._max_leaders:
+            negative, item_id = max((-standing, item_id) for item_id, standing in self._leaders.items())
+            self._last = (-negative, item_id)
 
 
 @dataclass(slots=True)

@@ -1,8 +1,12 @@
+import heapq
+import random
 from dataclasses import dataclass
 
+import pytest
 from tunemesh.catalog.v1 import catalog_item_pb2
 
 from services.common.platform.ids import entity_key
+from services.recommender import catalog
 from services.recommender.catalog import ItemIndex
 
 
@@ -64,3 +68,49 @@ def test_an_item_that_nobody_could_ask_for_is_left_out(caplog):
     index.extend([nameless, item("x" * 129), item("1", "Drama")])
     assert len(index) == 1 and index.newest() == ("1",)
     assert caplog.text.count("left out") == 2
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_newest_are_those_that_sorting_the_whole_catalogue_gives(seed: int) -> None:
+    source, index, updated = random.Random(seed), ItemIndex(10), dict[str, int]()
+    for _ in range(300):
+        records = []
+        for _ in range(source.randrange(8)):
+            name = f"i{source.randrange(60)}"
+            if source.random() < 0.3:
+                records.append(Record(name.encode(), None))
+                updated.pop(name, None)
+            else:
+                updated[name] = source.randrange(1, 40)  # older or newer than before
+                records.append(item(name, updated_at_ms=updated[name]))
+        index.extend(records)
+        assert list(index.newest()) == sorted(updated, key=lambda name: (-updated[name], name))[:10]
+
+
+def test_a_poll_without_records_looks_at_nothing_and_one_with_few_at_few_entries(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = ItemIndex(10)
+    index.extend([item(str(number), updated_at_ms=number + 1) for number in range(20_000)])
+    pops = []
+    monkeypatch.setattr(catalog.heapq, "heappop", lambda heap, pop=heapq.heappop: pops.append(1) or pop(heap))
+    index.extend([])
+    assert pops == []
+    index.extend([item("new", updated_at_ms=99_999), Record(b"19999", None)])
+    assert index.newest()[:2] == ("new", "19998")
+    assert len(pops) <= 12
+
+
+def test_changes_of_items_do_not_pile_up() -> None:
+    index = ItemIndex(5)
+    for change in range(30_000):
+        index.extend([item(str(change % 10), updated_at_ms=change + 1)])
+    assert len(index._by_age) < 2_000
+    assert index.newest() == ("9", "8", "7", "6", "5")
+
+
+def test_it_tells_which_items_came_and_went_once() -> None:
+    index = ItemIndex(10)
+    index.extend([item("1"), item("2"), item("1", "War"), Record(b"2", None), Record(b"3", None)])
+    assert index.take_key_changes() == [(1, True), (2, True), (2, False)]
+    assert index.take_key_changes() == []
+    index.extend([item("2")])
+    assert index.take_key_changes() == [(2, True)]

@@ -6,7 +6,8 @@ import pytest
 
 from services.common.platform.ids import entity_key
 from services.common.ranker.tables.reader import TableNotReady
-from services.recommender.nearest import EmbeddingRecall, Snapshot
+from services.recommender import nearest
+from services.recommender.nearest import EmbeddingRecall, ItemRows
 
 
 class FakeReader:
@@ -30,14 +31,34 @@ class FakeReader:
     def dense(self):
         return SimpleNamespace(tensors={"dot_scale": np.array([self.scale, 99.0], np.float32)})
 
-    def iter_rows(self, table):
-        rows = self.tables[table]
-        return np.array(list(rows), np.int64), np.array(list(rows.values()), np.float32)
+
+class FakeItems:
+    """The catalogue's items."""
+
+    def __init__(self, *item_ids: str) -> None:
+        self.names: dict[int, str] = {}
+        self.changes: list[tuple[int, bool]] = []
+        for item_id in item_ids:
+            self.add(item_id)
+
+    def add(self, item_id: str) -> None:
+        self.names[entity_key(item_id)] = item_id
+        self.changes.append((entity_key(item_id), True))
+
+    def remove(self, item_id: str) -> None:
+        del self.names[entity_key(item_id)]
+        self.changes.append((entity_key(item_id), False))
+
+    def item_id(self, key: int) -> str | None:
+        return self.names.get(key)
+
+    def take_key_changes(self) -> list[tuple[int, bool]]:
+        changes, self.changes = self.changes, []
+        return changes
 
 
-def recall_over(reader: FakeReader, known: set[str] | None = None) -> EmbeddingRecall:
-    names = {entity_key(item_id): item_id for item_id in known or {"1", "2", "3", "4"}}
-    recall = EmbeddingRecall(lambda: reader, names.get, num_reserved_dims=2, refresh_s=60.0)
+def recall_over(reader: FakeReader, items: FakeItems | None = None) -> EmbeddingRecall:
+    recall = EmbeddingRecall(lambda: reader, items or FakeItems("1", "2", "3", "4"), num_reserved_dims=2, refresh_s=60.0)
     recall.refresh()
     return recall
 
@@ -64,7 +85,7 @@ async def test_a_user_without_row_and_history_gets_nothing():
 
 
 async def test_items_that_the_catalogue_does_not_hold_are_left_out():
-    assert await recall_over(FakeReader(), known={"1", "4"}).nearest("7", [], 10) == ["1", "4"]
+    assert await recall_over(FakeReader(), FakeItems("1", "4")).nearest("7", [], 10) == ["1", "4"]
 
 
 async def test_only_the_best_are_returned():
@@ -81,7 +102,7 @@ async def test_before_the_first_base_recall_is_empty_and_it_fills_up_when_the_ta
             raise TableNotReady("no base yet")
         return reader
 
-    recall = EmbeddingRecall(open_reader, str, num_reserved_dims=2, refresh_s=0.01)
+    recall = EmbeddingRecall(open_reader, FakeItems("1", "2"), num_reserved_dims=2, refresh_s=0.01)
     recall.refresh()
     assert await recall.nearest("7", [], 10) == []
     task = asyncio.create_task(recall.run())
@@ -92,8 +113,68 @@ async def test_before_the_first_base_recall_is_empty_and_it_fills_up_when_the_ta
         await task
 
 
-def test_a_snapshot_smaller_than_the_limit_gives_all_it_has():
-    rows = np.array([[0.0, 1.0], [0.0, 3.0], [0.0, 2.0]], np.float32)
-    snapshot = Snapshot.of_rows(np.array([5, 6, 7]), rows, num_reserved_dims=1, scale=1.0)
-    assert snapshot.best(np.array([1.0], np.float32), 10).tolist() == [6, 7, 5]
-    assert snapshot.best(np.array([1.0], np.float32), 2).tolist() == [6, 7]
+async def test_items_come_and_go_with_the_catalogue_and_rows_with_the_tables():
+    reader, items = FakeReader(), FakeItems("1", "2", "no row yet")
+    recall = recall_over(reader, items)
+    assert await recall.nearest("7", [], 10) == ["2", "1"]
+    items.remove("2")
+    assert await recall.nearest("7", [], 10) == ["1"]  # its name is gone at once
+    items.add("4")
+    reader.tables["item"][entity_key("no row yet")] = [9.0, 0.0, 0.0, 0.0]
+    recall.refresh()
+    assert await recall.nearest("7", [], 10) == ["no row yet", "1", "4"]
+    reader.tables["item"][1] = [20.0, 0.0, 0.0, 0.0]
+    del reader.tables["item"][4]
+    recall.refresh()
+    assert await recall.nearest("7", [], 10) == ["1", "no row yet"]
+
+
+async def test_a_turn_reads_the_same_number_of_rows_of_every_catalogue_and_new_items_first(monkeypatch):
+    monkeypatch.setattr(nearest, "_ROWS_A_TURN", 100)
+    monkeypatch.setattr(nearest, "_ROWS_A_LOOK", 30)
+
+    class CountingReader(FakeReader):
+        def __init__(self) -> None:
+            super().__init__()
+            self.asked: list[int] = []
+
+        def read(self, ids):
+            self.asked.append(len(ids["item"]))
+            return super().read(ids)
+
+    reader, items = CountingReader(), FakeItems(*map(str, range(3_000)))
+    reader.tables["item"] = {number: [0.0, 0.0, number / 1000, 0.0] for number in range(3_000)}
+    recall = EmbeddingRecall(lambda: reader, items, num_reserved_dims=2, refresh_s=60.0)
+    turns = 1
+    while not recall.refresh():
+        assert sum(reader.asked) <= 100 and max(reader.asked) <= 30
+        reader.asked.clear()
+        turns += 1
+    assert turns == 30
+    assert await recall.nearest("7", [], 3) == ["2999", "2998", "2997"]
+    # Every row is renewed within as many turns as there are hundreds of places.
+    reader.tables["item"] = {number: [0.0, 0.0, -number / 1000, 0.0] for number in range(3_000)}
+    for _ in range(4_096 // 100 + 1):
+        recall.refresh()
+    assert await recall.nearest("7", [], 3) == ["0", "1", "2"]
+    items.add("new")
+    reader.tables["item"][entity_key("new")] = [0.0, 0.0, 5.0, 0.0]
+    recall.refresh()
+    assert await recall.nearest("7", [], 1) == ["new"]
+
+
+def test_places_grow_are_reused_and_a_search_over_fewer_than_the_limit_gives_all_it_has():
+    rows = ItemRows(num_reserved_dims=1)
+    assert rows.best(np.array([1.0], np.float32), 1.0, 5) == []
+    for key in range(5_000):
+        rows.renew(np.array([rows.add(key)]), np.array([[0.0, float(key)]], np.float32), np.array([True]))
+    assert len(rows) == 5_000
+    assert rows.best(np.array([1.0], np.float32), 1.0, 3) == [4_999, 4_998, 4_997]
+    for key in range(5_000):
+        if key not in (5, 7):
+            rows.remove(key)
+    assert rows.best(np.array([1.0], np.float32), 1.0, 10) == [7, 5]
+    place = rows.add(9)
+    assert rows.best(np.array([1.0], np.float32), 1.0, 10) == [7, 5]  # not read yet
+    rows.renew(np.array([place]), np.array([[0.0, 6.0]], np.float32), np.array([True]))
+    assert rows.best(np.array([1.0], np.float32), 1.0, 10) == [7, 9, 5]
