@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from opentelemetry.metrics import Observation
 
+from services.common.events.dead_letter_reasons import KILLED_WORKER
+from services.common.events.dead_letters import dead_letter, dead_letter_headers
 from services.common.events.envelope import MalformedRecord
 from services.common.events.topics import CATALOG, FEEDBACK
 from services.common.platform.clock import wall_ms
 from services.common.platform.errors import ConfigurationError, Unavailable
 from services.common.platform.grpc_server import GrpcServer
+from services.common.platform.kafka_async import AsyncProducer, Record
 from services.common.platform.partitioning import partition_of
 from services.common.platform.settings import REDIS_URL_FORM, variable_of
 from services.common.platform.telemetry import Telemetry
@@ -25,11 +29,14 @@ from streams.features.core import Act, FeaturePartition
 from streams.features.settings import FeaturesSettings
 from streams.features.store import FeatureStore
 from streams.logs import LogReader
+from streams.strikes import Strikes, strikes_of
 
 APP_ID = "tunemesh-features"
+_SOURCE = "/tunemesh/features"
 _MAX_GATHERED = 5_000
 _WAIT_S = 0.02
 _RETRY_S = 0.5
+_DELIVERY_TIMEOUT_MS = 5_000
 
 _log = logging.getLogger(__name__)
 
@@ -37,14 +44,35 @@ _log = logging.getLogger(__name__)
 class PartitionWorker:
     """Gathers the messages of one partition and writes them, batch by batch; acknowledges what is in Redis."""
 
-    def __init__(self, partition: int, settings: FeaturesSettings, store: FeatureStore, catalog: CatalogFollower, ack: Any) -> None:
-        """`ack` acknowledges one message of the stream."""
+    def __init__(
+        self,
+        partition: int,
+        settings: FeaturesSettings,
+        store: FeatureStore,
+        catalog: CatalogFollower,
+        strikes: Strikes,
+        set_aside: Callable[[Any, str], Awaitable[None]],
+        ack: Callable[[Any], object],
+    ) -> None:
+        """Reads nothing yet.
+
+        Args:
+            partition: its number.
+            settings: of the stream.
+            store: of the states.
+            catalog: knows the categories of items.
+            strikes: the process's.
+            set_aside: writes a message, and why, to the dead letters; returns when the broker has it.
+            ack: acknowledges one message of the stream.
+        """
         self.num_applied = 0
         self.num_about_answers = 0
         self._partition = partition
         self._settings = settings
         self._store = store
         self._catalog = catalog
+        self._strikes = strikes
+        self._set_aside = set_aside
         self._ack = ack
         self._gathered: deque[Any] = deque()
 
@@ -60,23 +88,44 @@ class PartitionWorker:
         while True:
             await asyncio.sleep(self._settings.flush_interval_ms / 1e3)
             while self._gathered:
-                batch = [self._gathered.popleft() for _ in range(min(len(self._gathered), self._settings.max_batch))]
-                await self._write(reducer, batch)
+                batch = self._next_batch()
+                condemned = self._strikes.condemned(batch[0])
+                if condemned:
+                    await self._set_aside(batch[0], condemned)
+                else:
+                    with self._strikes.on_trial(batch):
+                        await self._write(reducer, batch)
+                for message in batch:
+                    self._ack(message)
+
+    def _next_batch(self) -> list[Any]:
+        """Return the next messages; one that the worker died with before comes alone."""
+        batch = [self._gathered.popleft()]
+        if self._strikes.is_suspect(batch[0]):
+            return batch
+        while self._gathered and len(batch) < self._settings.max_batch and not self._strikes.is_suspect(self._gathered[0]):
+            batch.append(self._gathered.popleft())
+        return batch
 
     async def _write(self, reducer: FeaturePartition, batch: list[Any]) -> None:
-        acts = [act for message in batch if (act := self._act_of(message)) is not None and not reducer.is_applied(act.offset)]
-        if acts:
-            users = [act.interaction.user_id for act in acts]
-            items = [act.interaction.item_id for act in acts]
-            await _until_redis_answers(lambda: self._store.load(self._partition, reducer, users, items))
-            for act in acts:
-                self.num_applied += reducer.apply(act, self._catalog.categories_of(act.interaction.item_id))
-            changes = reducer.take_changes()
-            if changes:
-                await _until_redis_answers(lambda: self._store.save(self._partition, reducer, changes))
-            reducer.cache.trim(self._settings.cached_states)
+        acts: list[tuple[Any, Act]] = []
         for message in batch:
-            self._ack(message)
+            with self._strikes.working_on(message):
+                act = self._act_of(message)
+            if act is not None and not reducer.is_applied(act.offset):
+                acts.append((message, act))
+        if not acts:
+            return
+        users = [act.interaction.user_id for _, act in acts]
+        items = [act.interaction.item_id for _, act in acts]
+        await _until_redis_answers(lambda: self._store.load(self._partition, reducer, users, items))
+        for message, act in acts:
+            with self._strikes.working_on(message):
+                self.num_applied += reducer.apply(act, self._catalog.categories_of(act.interaction.item_id))
+        changes = reducer.take_changes()
+        if changes:
+            await _until_redis_answers(lambda: self._store.save(self._partition, reducer, changes))
+        reducer.cache.trim(self._settings.cached_states)
 
     def _act_of(self, message: Any) -> Act | None:
         """Return the act in a message; None when it is malformed or misplaced: the joiner sets it aside, or forwards it here."""
@@ -123,6 +172,8 @@ class FeatureStream:
             raise ConfigurationError(f"{variable_of(settings, 'redis_url')}={settings.redis_url}: {REDIS_URL_FORM}") from error
         self._catalog = CatalogFollower()
         self._reader = LogReader(settings.kafka_bootstrap_servers, APP_ID)
+        self._producer = AsyncProducer(settings.kafka_bootstrap_servers, client_id=APP_ID, delivery_timeout_ms=_DELIVERY_TIMEOUT_MS)
+        self._strikes = strikes_of(settings.strikes_dir, APP_ID, settings.worker_id, settings.kafka_bootstrap_servers)
         self._app = worker.new_app(
             APP_ID,
             bootstrap_servers=settings.kafka_bootstrap_servers,
@@ -182,7 +233,9 @@ class FeatureStream:
     async def _connect(self) -> None:
         await self._reader.start()
         await self._reader.check_partitions([FEEDBACK.name], self._settings.user_partitions)
-        await self._reader.check_partitions([CATALOG.name])
+        await self._reader.check_partitions([CATALOG.name, FEEDBACK.dlq])
+        if not self._producer.connected:
+            await self._producer.start(wait_s=1.0)
 
     async def _check_history(self, partition: int, reducer: FeaturePartition) -> None:
         """States that are ahead of the log were made from another log: every act would count as known, silently."""
@@ -194,12 +247,30 @@ class FeatureStream:
                 "empty that Redis (and run the backfill again), or set REDIS_URL to one of this broker's"
             )
 
+    async def _set_aside(self, message: Any, detail: str) -> None:
+        """Write a message that the worker died on to the dead letters."""
+        _log.warning("%s[%d] offset %d is set aside: %s", message.topic, message.partition, message.offset, detail)
+        letter = dead_letter(
+            topic=message.topic,
+            partition=message.partition,
+            offset=message.offset,
+            reason=KILLED_WORKER,
+            detail=detail,
+            key=message.key,
+            value=message.value,
+            headers=tuple(message.headers or ()),
+        )
+        record = Record(FEEDBACK.dlq, message.key or b"", letter.SerializeToString(), dead_letter_headers(letter, _SOURCE))
+        await worker.send_until_acknowledged(self._producer, [record])
+
     async def stop(self) -> None:
         """Leave the group and close the connections. What is not acknowledged is read again by the next process."""
         await self._on_revoked(self._app, ())
         await self._app.stop()
         await self._reader.stop()
+        await self._producer.stop()
         await self._store.close()
+        self._strikes.close()
 
     async def _on_revoked(self, _app: Any, _revoked: Any, **_: Any) -> None:
         """Every rebalance takes all partitions away. A write that is under way is cut short: Redis takes it whole or not at all."""
@@ -214,7 +285,15 @@ class FeatureStream:
 
     async def _on_assigned(self, _app: Any, assigned: Any, **_: Any) -> None:
         for partition in sorted({at.partition for at in assigned if at.topic == FEEDBACK.name}):
-            taker = PartitionWorker(partition, self._settings, self._store, self._catalog, lambda message: message.ack(self._app.consumer))
+            taker = PartitionWorker(
+                partition,
+                self._settings,
+                self._store,
+                self._catalog,
+                self._strikes,
+                self._set_aside,
+                lambda message: message.ack(self._app.consumer),
+            )
             self._workers[partition] = taker
             task = asyncio.create_task(self._work(partition, taker), name=f"features of partition {partition}")
             task.add_done_callback(worker.crash_on_failure(self._app))

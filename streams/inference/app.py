@@ -30,6 +30,7 @@ from streams.inference.core import Answer, Failure, InOrder, Patience, Question,
 from streams.inference.grpc_router import GrpcRouter
 from streams.inference.settings import InferenceSettings
 from streams.logs import LogReader
+from streams.strikes import strikes_of
 
 APP_ID = "tunemesh-inference"
 SOURCE = "/tunemesh/inference"
@@ -63,6 +64,7 @@ class InferenceDoor:
             max_pause_s=settings.max_pause_ms / 1e3,
         )
         self._recent = RecentIds(ttl_ms=settings.remembered_ms, max_ids=settings.remembered_ids)
+        self._strikes = strikes_of(settings.strikes_dir, APP_ID, settings.worker_id, settings.kafka_bootstrap_servers)
         self._room = asyncio.Semaphore(settings.max_running)
         self._in_order: defaultdict[int, InOrder[Any]] = defaultdict(InOrder)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -104,6 +106,7 @@ class InferenceDoor:
         await self._producer.stop()
         await self._reader.stop()
         await self._router.close()
+        self._strikes.close()
 
     async def _on_revoked(self, _app: Any, _revoked: Any, **_: Any) -> None:
         """Every rebalance takes all partitions away (eager protocol); whoever has one next answers what is not acknowledged."""
@@ -138,14 +141,22 @@ class InferenceDoor:
         task.add_done_callback(worker.crash_on_failure(self._app))
 
     async def _work(self, message: Any, in_order: InOrder[Any], number: int) -> None:
-        try:
-            question = codec.read_question(message)
-        except MalformedRecord as error:
-            await self._set_aside(message, Failure(reason=reasons.MALFORMED, detail=str(error)))
+        condemned = self._strikes.condemned(message)
+        if condemned:
+            await self._set_aside(message, Failure(reason=reasons.KILLED_WORKER, detail=condemned))
         else:
-            await self._answer(message, question)
+            with self._strikes.on_trial([message]):
+                await self._work_on(message)
         for done in in_order.done(number):
             done.ack(self._app.consumer)
+
+    async def _work_on(self, message: Any) -> None:
+        with self._strikes.working_on(message):
+            question = _question_in(message)
+        if isinstance(question, Failure):
+            await self._set_aside(message, question)
+        else:
+            await self._answer(message, question)
 
     async def _answer(self, message: Any, question: Question) -> None:
         if not self._recent.begin(question.inference_id, wall_ms()):
@@ -176,3 +187,10 @@ class InferenceDoor:
         record = Record(INFERENCE_REQUESTS.dlq, message.key or b"", letter.SerializeToString(), dead_letter_headers(letter, SOURCE))
         await worker.send_until_acknowledged(self._producer, [record])
         self._counter.add(1, {"outcome": failure.reason})
+
+
+def _question_in(message: Any) -> Question | Failure:
+    try:
+        return codec.read_question(message)
+    except MalformedRecord as error:
+        return Failure(reason=reasons.MALFORMED, detail=str(error))

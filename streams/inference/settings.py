@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import socket
-
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from services.common.platform.settings import BaseServiceSettings, KafkaSettings
+from streams.settings import StreamSettings
 
 
-class InferenceSettings(KafkaSettings, BaseServiceSettings):
+class InferenceSettings(StreamSettings):
     """Environment prefix TUNEMESH_INFERENCE_."""
 
     model_config = SettingsConfigDict(env_prefix="TUNEMESH_INFERENCE_")
 
     port: int = Field(50066, ge=0, le=65535)
     """Port of the health server."""
-    worker_id: str = Field(default_factory=socket.gethostname, min_length=1, max_length=64)
-    """Name of this worker among the doors; by default that of its container or host. Keep it over restarts: a worker that comes
-    back under its name gets its partitions at once. No two running workers may share it: they end each other."""
     router_target: str = Field("127.0.0.1:50051", min_length=1)
     """gRPC target of the router."""
     max_running: int = Field(4, ge=1)
@@ -38,5 +33,3 @@ class InferenceSettings(KafkaSettings, BaseServiceSettings):
     """Most answered inference_ids that are remembered (about 200 bytes each)."""
     delivery_timeout_ms: int = Field(5_000, ge=100)
     """Kafka counts as down when it has not acknowledged for so long; answers then wait."""
-    session_timeout_ms: int = Field(6_000, ge=1_000)
-    """A worker that is silent for so long loses its partitions to the others."""

@@ -21,6 +21,7 @@ from streams.partitioned.output import Output
 from streams.partitioned.reading_order import ReadingOrder
 from streams.partitioned.runtime import CutT, EmissionT, Partition, PartitionRuntime
 from streams.partitioned.settings import PartitionedSettings
+from streams.strikes import strikes_of
 
 _REPORT_INTERVAL_MS = 30_000
 _CACHED_USERS = 200_000
@@ -82,6 +83,7 @@ class PartitionedApp(Generic[EmissionT, CutT]):
         self._before_reading, self._forget = before_reading, on_revoked
         self._partition_of = _partition_of_user(settings.user_partitions)
         self._order = ReadingOrder()
+        self._strikes = strikes_of(settings.strikes_dir, self.app_id, settings.worker_id, settings.kafka_bootstrap_servers)
         self._partitions: dict[int, asyncio.Task[PartitionRuntime[EmissionT, CutT]]] = {}
         self._writers: dict[int, asyncio.Task[None]] = {}
         self._server: GrpcServer | None = None
@@ -128,6 +130,7 @@ class PartitionedApp(Generic[EmissionT, CutT]):
         await self._app.stop()
         await self.reader.stop()
         await self._disconnect()
+        self._strikes.close()
 
     async def _take_all(self, stream: Any) -> None:
         async for event in stream.noack().events():
@@ -170,6 +173,7 @@ class PartitionedApp(Generic[EmissionT, CutT]):
             output,
             self._order,
             lambda message: message.ack(self._app.consumer),
+            self._strikes,
             source=f"/tunemesh/{self._name}",
             max_outbox=self._max_outbox,
         )

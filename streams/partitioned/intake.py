@@ -88,13 +88,13 @@ class Intake:
         self.subjects.end, self.feedback.end = ends
         return self.subjects.watermark_ms(now_ms, self._allowance_ms), self.feedback.watermark_ms(now_ms, self._allowance_ms)
 
-    def on_malformed_subject(self, record: Record, detail: str) -> list[DeadLetter]:
-        """Take in an unreadable subject."""
-        return self.set_aside(record, reasons.MALFORMED, detail) if self.subjects.advance(record.offset) else []
+    def on_unusable_subject(self, record: Record, reason: str, detail: str) -> list[DeadLetter]:
+        """Take in a subject that the join must not see."""
+        return self.set_aside(record, reason, detail) if self.subjects.advance(record.offset) else []
 
-    def on_malformed_feedback(self, record: Record, detail: str) -> list[DeadLetter]:
-        """Take in unreadable feedback."""
-        return self.set_feedback_aside(record, reasons.MALFORMED, detail) if self.feedback.advance(record.offset) else []
+    def on_unusable_feedback(self, record: Record, reason: str, detail: str) -> list[DeadLetter]:
+        """Take in feedback that the join must not see."""
+        return self.set_feedback_aside(record, reason, detail) if self.feedback.advance(record.offset) else []
 
     def give_up_on_waiting(self, accepted_until_ms: int, detail: str) -> list[DeadLetter]:
         """Set the feedback aside that was accepted up to a time and still waits."""

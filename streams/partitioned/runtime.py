@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeAlias, TypeVar
 
+from services.common.events import dead_letter_reasons as reasons
 from services.common.events.envelope import MalformedRecord
 from services.common.events.topics import Topic
 from services.common.platform.clock import wall_ms
@@ -20,6 +21,7 @@ from streams.partitioned.intake import Intake
 from streams.partitioned.output import Output
 from streams.partitioned.reading_order import ReadingOrder
 from streams.partitioned.records import DeadLetter, Forward, Outgoing, Record
+from streams.strikes import Strikes
 
 _MAX_BATCH = 200
 
@@ -83,7 +85,7 @@ class _Side(Generic[EmissionT]):
 
     input: Input[Any, EmissionT]
     may_read: Callable[[], bool]
-    on_malformed: Callable[[Record, str], Sequence[DeadLetter]]
+    on_unusable: Callable[[Record, str, str], Sequence[DeadLetter]]
     taken: deque[Any] = field(default_factory=deque)
 
     def take(self, record: Record, now_ms: int) -> Sequence[Emitted[EmissionT]]:
@@ -91,7 +93,7 @@ class _Side(Generic[EmissionT]):
         try:
             value = self.input.read(record, now_ms)
         except MalformedRecord as error:
-            return self.on_malformed(record, str(error))
+            return self.on_unusable(record, reasons.MALFORMED, str(error))
         return self.input.take(value, record)
 
 
@@ -104,6 +106,7 @@ class PartitionRuntime(Generic[EmissionT, CutT]):
         output: Output,
         order: ReadingOrder,
         ack: Callable[[Any], object],
+        strikes: Strikes,
         *,
         source: str,
         max_outbox: int,
@@ -115,6 +118,7 @@ class PartitionRuntime(Generic[EmissionT, CutT]):
             output: where it writes to.
             order: the worker's.
             ack: acknowledges one message of Faust's.
+            strikes: the worker's.
             source: of the stream, for the headers of dead letters.
             max_outbox: while so many emissions wait to be written, nothing more is taken in.
         """
@@ -123,15 +127,16 @@ class PartitionRuntime(Generic[EmissionT, CutT]):
         self._output = output
         self._order = order
         self._ack = ack
+        self._strikes = strikes
         self._source = source
         self._max_outbox = max_outbox
         intake = partition.intake
         self._intake = intake
         self._sides = {
-            partition.subjects.topic.name: _Side(partition.subjects, intake.may_read_subjects, intake.on_malformed_subject),
-            partition.feedback.topic.name: _Side(partition.feedback, intake.may_read_feedback, intake.on_malformed_feedback),
+            partition.subjects.topic.name: _Side(partition.subjects, intake.may_read_subjects, intake.on_unusable_subject),
+            partition.feedback.topic.name: _Side(partition.feedback, intake.may_read_feedback, intake.on_unusable_feedback),
         }
-        self._outbox: deque[Emitted[EmissionT] | _Pending[CutT]] = deque()
+        self._outbox: deque[Outgoing | Emitted[EmissionT] | _Pending[CutT]] = deque()
         self._has_output = asyncio.Event()
         self._has_cut = False
         self._reported: Counter[str] = Counter()
@@ -146,11 +151,25 @@ class PartitionRuntime(Generic[EmissionT, CutT]):
         await self._order.wait(has_room=self._has_room, may_read=lambda: self.is_closed or side.may_read())
         if self.is_closed:
             return
-        self._put(side.take(_record_of(message), wall_ms()))
+        try:
+            self._take_in(side, _record_of(message))
+        except Exception:
+            # Faust goes on behind the record until the process has ended. A tick of that time would say that the record is done.
+            self.close()
+            raise
         # Kept until it may be acknowledged, without its content: the join has what it needs of it.
         message.value = None
         message.headers = None
         side.taken.append(message)
+
+    def _take_in(self, side: _Side[EmissionT], record: Record) -> None:
+        condemned = self._strikes.condemned(record)
+        if condemned:
+            self._put(side.on_unusable(record, reasons.KILLED_WORKER, condemned))
+            return
+        with self._strikes.on_trial([record]), self._strikes.working_on(record):
+            # What is made of a record is made while it is known which one it was.
+            self._put([self._outgoing(emission) for emission in side.take(record, wall_ms())])
 
     def _has_room(self) -> bool:
         return self.is_closed or len(self._outbox) < self._max_outbox
@@ -169,7 +188,7 @@ class PartitionRuntime(Generic[EmissionT, CutT]):
         self._reported = self._intake.counts.copy()
         return fresh
 
-    def _put(self, output: Sequence[Emitted[EmissionT] | _Pending[CutT]]) -> None:
+    def _put(self, output: Sequence[Outgoing | Emitted[EmissionT] | _Pending[CutT]]) -> None:
         if output:
             self._outbox.extend(output)
             self._has_output.set()
@@ -192,7 +211,7 @@ class PartitionRuntime(Generic[EmissionT, CutT]):
             emission = self._outbox[0]
             if isinstance(emission, _Pending):
                 break
-            batch.append(self._outgoing(emission))
+            batch.append(emission if isinstance(emission, Outgoing) else self._outgoing(emission))
             self._outbox.popleft()
         return batch
 

@@ -11,6 +11,8 @@ SCHEMA_MISMATCH = "schema_mismatch"
 TOO_LATE = "too_late"
 USER_MISMATCH = "user_mismatch"
 NO_FEATURES = "no_features"
+KILLED_WORKER = "killed_worker"
+UNDELIVERABLE = "undeliverable"
 
 # Not reasons of a letter but notes about one, in the same topic: `tunemesh dlq redrive` has taken it up, and has put its record back.
 REDRIVE_CLAIMED = "redrive_claimed"

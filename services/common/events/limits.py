@@ -13,6 +13,10 @@ MAX_ID_BYTES = 128
 """Of any id (user, item, request, feedback, inference, passage, adapter), and of an idempotency key."""
 MAX_KIND_BYTES = 64
 """Of a feedback's kind."""
+MAX_CATEGORY_BYTES = 256
+"""Of one category of an item: it is kept in the states of users and of the whole stream."""
+MAX_CATEGORIES = 256
+"""Of one item."""
 MAX_NAME_CHARS = 64
 """Of what its owner names: a task, a template, a label."""
 MAX_CANDIDATES = 5_000
@@ -62,6 +66,14 @@ def check_ids(field: str, values: Sequence[str], error: ErrorOf) -> None:
         return
     for position, value in enumerate(values):
         check_id(f"{field}[{position}]", value, error)
+
+
+def check_categories(field: str, names: Sequence[str], error: ErrorOf) -> None:
+    """Raise `error` unless there are at most MAX_CATEGORIES, each with 1 to MAX_CATEGORY_BYTES bytes."""
+    if len(names) > MAX_CATEGORIES:
+        raise error(f"{field}: there are {len(names)}; an item has at most {MAX_CATEGORIES}")
+    for position, name in enumerate(names):
+        check_text(f"{field}[{position}]", name, MAX_CATEGORY_BYTES, error)
 
 
 def check_name(field: str, name: str, error: ErrorOf) -> None:

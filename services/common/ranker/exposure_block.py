@@ -13,12 +13,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from services.common.platform.errors import CorruptArtifact
-from services.common.ranker.feature_spec import FeatureSpec
+from services.common.platform.errors import CorruptArtifact, InvalidInput
+from services.common.ranker.feature_spec import MAX_COLUMNS, FeatureSpec
 from services.common.ranker.features import Features
 
 VERSION = 1
 _HEAD = struct.Struct("<B8sHBBBq")
+_MAX_ITEMS = 0xFFFF
 
 
 class _Head(NamedTuple):
@@ -52,16 +53,18 @@ def _read_head(block: bytes) -> _Head:
 
 
 def encode(features: Features, schema_hash: str) -> bytes:
-    """Return the block of `features`; `schema_hash` is the spec's."""
-    head = _HEAD.pack(
-        VERSION,
-        bytes.fromhex(schema_hash),
-        len(features),
-        len(features.history_keys_L),
-        len(features.user_U),
-        features.items_NF.shape[1],
-        features.user_key,
-    )
+    """Return the block of `features`; `schema_hash` is the spec's.
+
+    Raises:
+        InvalidInput: more items than 65,535, or more history, user or item columns than 255: what no head can say.
+    """
+    num_history, num_user, num_item = len(features.history_keys_L), len(features.user_U), features.items_NF.shape[1]
+    if len(features) > _MAX_ITEMS or max(num_history, num_user, num_item) > MAX_COLUMNS:
+        raise InvalidInput(
+            f"exposure block: {len(features)} items (at most {_MAX_ITEMS}), {num_history} of history, {num_user} user and {num_item} item "
+            f"columns (at most {MAX_COLUMNS} each)"
+        )
+    head = _HEAD.pack(VERSION, bytes.fromhex(schema_hash), len(features), num_history, num_user, num_item, features.user_key)
     return b"".join(
         [
             head,

@@ -27,6 +27,9 @@ FEATURE_CODE_VERSION = 1
 # The most occurrences that a cell of the trainer's counting Bloom filter holds.
 MAX_BLOOM_COUNT = 255
 
+# What an exposure block counts in one byte.
+MAX_COLUMNS = 255
+
 Float32Array = npt.NDArray[np.float32]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 
@@ -204,6 +207,9 @@ class FeatureSpec(_Part):
             raise ValueError("tables: user.dim and item.dim must be equal (their dot product drives recall)")
         if self.tables.user.dim < self.num_reserved_dims + 2:
             raise ValueError(f"tables: dim must be at least {self.num_reserved_dims + 2} with {len(names)} tasks (one bias each)")
+        for side, columns_of_it in (("user", self.user_columns), ("item", self.item_columns)):
+            if len(columns_of_it) > MAX_COLUMNS:
+                raise ValueError(f"counters: they make {len(columns_of_it)} {side} columns; an exposure block holds {MAX_COLUMNS} a side")
         return self
 
     @property

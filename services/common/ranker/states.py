@@ -9,6 +9,7 @@ Item and global states are PARTIAL aggregates: one per source partition and one 
 
 from __future__ import annotations
 
+import heapq
 import math
 import struct
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,11 +19,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from services.common.platform.errors import CorruptArtifact
+from services.common.platform.errors import CorruptArtifact, InvalidInput
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.tallies import EMPTY_TALLY, NEUTRAL_VALUE, ItemMatrix, Tally
 
 NO_OFFSET = -1
+
+# Categories that GlobalState counts: it is written with every batch of acts and read with every request. When there are so many and a
+# quarter more, the rarest go, down to this number.
+MAX_CATEGORIES = 4_096
+_LONGEST_TEXT = 0xFFFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +54,18 @@ _F64 = struct.Struct("<d")
 _TALLY = struct.Struct("<ddd")
 _USER_HEAD = struct.Struct("<qdddd")
 _GLOBAL_HEAD = struct.Struct("<qHddd")
+
+
+def check_packable(*texts: str) -> None:
+    """Refuse what no state could be written with. Doors have tighter bounds (services.common.events.limits): this one is the last.
+
+    Raises:
+        InvalidInput: a text has more than 65,535 bytes.
+    """
+    for text in texts:
+        if len(text) * 4 > _LONGEST_TEXT and len(text.encode()) > _LONGEST_TEXT:
+            size = len(text.encode())
+            raise InvalidInput(f"{text[:40]!r}…: it has {size} bytes; an id or category in a state has at most {_LONGEST_TEXT}")
 
 
 def _pack_text(text: str) -> bytes:
@@ -84,7 +102,10 @@ class _Cursor:
         if len(raw) < length:
             raise CorruptArtifact(f"{self._what}: text runs past the end")
         self._at += length
-        return raw.decode()
+        try:
+            return raw.decode()
+        except UnicodeDecodeError as error:
+            raise CorruptArtifact(f"{self._what}: a text is not UTF-8 ({error})") from error
 
     def tallies(self) -> dict[str, Tally]:
         return {self.text(): Tally(*self.take(_TALLY)) for _ in range(int(self.take(_U16)[0]))}
@@ -106,9 +127,14 @@ class UserState:
     categories: dict[str, Tally] = field(default_factory=dict)
 
     def apply(self, spec: FeatureSpec, interaction: Interaction, item_categories: Sequence[str], source_offset: int) -> bool:
-        """Take one interaction in; return False, changing nothing, when its offset was already taken in."""
+        """Take one interaction in; return False, changing nothing, when its offset was already taken in.
+
+        Raises:
+            InvalidInput: from `check_packable`; nothing is changed.
+        """
         if source_offset != NO_OFFSET and source_offset <= self.last_offset:
             return False
+        check_packable(interaction.item_id, *item_categories)
         self.last_offset = max(self.last_offset, source_offset)
         value = spec.normalised(interaction.kind, interaction.value)
         self.tally = self.tally.plus(value)
@@ -155,6 +181,7 @@ class GlobalState:
     tally: Tally = EMPTY_TALLY
     kinds: dict[str, Tally] = field(default_factory=dict)
     categories: dict[str, Tally] = field(default_factory=dict)
+    """The most frequent ones, at most a quarter more than MAX_CATEGORIES."""
 
     @property
     def clock(self) -> float:
@@ -162,15 +189,22 @@ class GlobalState:
         return self.tally.acts * self.partitions
 
     def apply(self, spec: FeatureSpec, interaction: Interaction, item_categories: Sequence[str], source_offset: int) -> bool:
-        """Take one interaction in; return False, changing nothing, when its offset was already taken in."""
+        """Take one interaction in; return False, changing nothing, when its offset was already taken in.
+
+        Raises:
+            InvalidInput: from `check_packable`; nothing is changed.
+        """
         if source_offset != NO_OFFSET and source_offset <= self.last_offset:
             return False
+        check_packable(interaction.kind, *item_categories)
         self.last_offset = max(self.last_offset, source_offset)
         value = spec.normalised(interaction.kind, interaction.value)
         self.tally = self.tally.plus(value)
         self.kinds[interaction.kind] = self.kinds.get(interaction.kind, EMPTY_TALLY).plus(value)
         for category in item_categories:
             self.categories[category] = self.categories.get(category, EMPTY_TALLY).plus(value)
+        if len(self.categories) > MAX_CATEGORIES * 5 // 4:
+            self.categories = dict(heapq.nsmallest(MAX_CATEGORIES, self.categories.items(), key=lambda pair: (-pair[1].acts, pair[0])))
         return True
 
     def to_bytes(self) -> bytes:

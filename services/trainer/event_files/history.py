@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from services.common.events.limits import check_categories
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.labels import value_fault
 from services.common.ranker.states import Interaction
@@ -159,6 +160,7 @@ def _categories(ordered: Sequence[tuple[Part, int]], options: ReadOptions) -> tu
     for item_id, at in last.items():
         try:
             found[item_id] = category_names(cells[item_id], separator) if at is not None else ()
+            check_categories("names categories outside their bounds", found[item_id], UnreadableCategories)
         except UnreadableCategories as error:
             assert at is not None
             raise Place(at[0].file, CATEGORIES).fault(at[1], cells[item_id], str(error)) from error

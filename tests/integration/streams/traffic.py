@@ -44,7 +44,11 @@ class Process:
         path = f"{REPOSITORY_ROOT}:{REPOSITORY_ROOT / 'protos' / 'gen'}"
         with log.open("a") as file:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", module], cwd=REPOSITORY_ROOT, env={**inherited, "PYTHONPATH": path, **env}, stdout=file, stderr=file
+                [sys.executable, "-m", module],
+                cwd=REPOSITORY_ROOT,
+                env={**inherited, "PYTHONPATH": path, "TMPDIR": str(log.parent), **env},
+                stdout=file,
+                stderr=file,
             )
 
     @property

@@ -8,7 +8,7 @@ from tunemesh.catalog.v1 import catalog_item_pb2
 
 from services.common.events.catalog import CatalogItem
 from services.common.events.envelope import Headers, MalformedRecord, parse_value
-from services.common.events.limits import check_id
+from services.common.events.limits import check_categories, check_id
 from services.common.platform.ids import canonical_id
 
 
@@ -18,11 +18,13 @@ def read_item(key: bytes | None, value: bytes | None, headers: Headers | None) -
     Every reader of the topic leaves a malformed record out and logs it: an item keeps what was known of it.
 
     Raises:
-        MalformedRecord: it does not parse, or its id cannot be one: nobody could ask for the item, show it or rate it.
+        MalformedRecord: it does not parse; or its id cannot be one: nobody could ask for the item, show it or rate it; or it has too many
+            categories, or one that is empty or too long.
     """
     message = parse_value(value, headers, catalog_item_pb2.CatalogItem)
     item_id = canonical_id(message.item_id) or deleted_item(key)
     check_id("item_id", item_id, MalformedRecord)
+    check_categories("categories", message.categories, MalformedRecord)
     return CatalogItem(
         item_id=sys.intern(item_id),
         title=message.title,

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from services.common.ranker import exposure_block
-from services.common.ranker.feature_records import global_key, item_key, seen_key, user_key
+from services.common.ranker.feature_records import BASE_PARTIAL, global_key, item_key, seen_key, user_key
 from services.common.ranker.recall_state import unpack_ids
-from services.common.ranker.states import GlobalState, ItemState, UserState
+from services.common.ranker.states import GlobalState, Interaction, ItemState, UserState
 from services.trainer.batch import BatchConfig, FeatureStates, draw_others, replay, replay_order
 from tests.learning import CATEGORIES, ITEMS, SPEC, interactions
 
@@ -81,3 +81,12 @@ def test_records_are_the_states_that_the_stream_would_hold() -> None:
     total = sum(ItemState.from_bytes(SPEC, raw).tally.acts for key, raw in records.items() if key.startswith("tm:i:"))
     assert total == 50
     assert item_key(events[0].item_id, "b") in records
+
+
+def test_more_distinct_categories_than_could_be_counted_are_packed_all_the_same() -> None:
+    categories = {str(item): tuple(f"tag {item * 256 + number}" for number in range(256)) for item in range(300)}  # 76,800
+    states = FeatureStates(SPEC, categories)
+    for item in categories:
+        states.apply(Interaction("u", item, "rating", 4.0, 0))
+    packed = dict(states.records())
+    assert len(packed[global_key(BASE_PARTIAL)]) < 300_000

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from services.common.platform.artifacts import read_artifact
+from services.common.platform.errors import ConfigurationError
 from services.common.ranker.feature_records import item_key, unpack_records
 from services.common.ranker.states import Interaction, ItemState
 from services.trainer import train
@@ -107,3 +108,17 @@ def test_a_mistake_is_one_line_and_exit_code_two(tmp_path: Path, capsys: pytest.
     assert error.startswith("configuration error: ")
     assert error.count("\n") == 1
     assert not (tmp_path / "base").exists()
+
+
+@pytest.mark.parametrize(
+    ("categories", "said"),
+    [
+        (["x" * 65_536], r"outside their bounds\[0\]: it has 65536 bytes; it must have 1 to 256"),
+        ([f"c{number}" for number in range(300)], r"outside their bounds: there are 300; an item has at most 256"),
+    ],
+)
+def test_categories_that_no_state_should_hold_are_refused_before_the_pass(tmp_path: Path, categories: list[str], said: str) -> None:
+    frame = events(5)
+    frame["categories"] = [categories] * 5
+    with pytest.raises(ConfigurationError, match=said):
+        read_history(parquet(frame, tmp_path), SPEC)

@@ -263,12 +263,18 @@ def test_a_record_that_was_read_before_is_stepped_over():
     bench = Bench(start=(5, 5))
     record = Record("generations.v1", 0, 4, b"u", b"g", ())
     assert bench.core.on_generation(GENERATION, record) == [] and bench.counts["generations"] == 0
-    assert bench.intake.on_malformed_feedback(Record("feedback.v1", 0, 4, b"u", b"f", ()), "x") == []
+    assert bench.intake.on_unusable_feedback(Record("feedback.v1", 0, 4, b"u", b"f", ()), reasons.MALFORMED, "x") == []
 
 
 def test_unusable_records_are_set_aside_or_stepped_over():
     bench = Bench()
-    assert letter_of(bench.intake.on_malformed_subject(Record("generations.v1", 0, 0, b"u", b"g", ()), "x")).reason == reasons.MALFORMED
-    assert letter_of(bench.intake.on_malformed_feedback(Record("feedback.v1", 0, 0, b"u", b"f", ()), "x")).reason == reasons.MALFORMED
+    assert (
+        letter_of(bench.intake.on_unusable_subject(Record("generations.v1", 0, 0, b"u", b"g", ()), reasons.MALFORMED, "x")).reason
+        == reasons.MALFORMED
+    )
+    assert (
+        letter_of(bench.intake.on_unusable_feedback(Record("feedback.v1", 0, 0, b"u", b"f", ()), reasons.MALFORMED, "x")).reason
+        == reasons.MALFORMED
+    )
     assert bench.core.on_feedback(None, Record("feedback.v1", 0, 1, b"u", b"?", ())) == []
     assert bench.core.on_tick(T0, (1, 2))[1].feedback_committable == 2

@@ -8,6 +8,7 @@ from streams.curator.partition import curation_of
 from streams.partitioned.output import PipelinedOutput
 from streams.partitioned.reading_order import ReadingOrder
 from streams.partitioned.runtime import PartitionRuntime
+from streams.strikes import Strikes
 from tests.unit.streams.curator.test_core import Seen
 from tests.unit.streams.partitioned.test_intake import an_intake
 from tests.unit.streams.partitioned.test_runtime import FakeMessage, FakeQueue, settle, writing
@@ -23,6 +24,7 @@ class Bench:
             PipelinedOutput(self.queue),
             ReadingOrder(),
             lambda message: self.acked.append((message.topic, message.offset)),
+            Strikes(None),
             source="/tunemesh/curator",
             max_outbox=100,
         )

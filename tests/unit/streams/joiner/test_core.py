@@ -204,8 +204,14 @@ def test_an_exposure_of_another_feature_spec_is_set_aside() -> None:
 def test_malformed_records_are_set_aside_and_stepped_over() -> None:
     bench = Bench()
     record = Record("feedback.v1", 0, 0, None, b"\xff", ())
-    assert only(bench.intake.on_malformed_feedback(record, "not Protobuf")).reason == dead_letter_reasons.MALFORMED
-    assert only(bench.intake.on_malformed_subject(record._replace(topic="exposures.v1"), "not Protobuf")).detail == "not Protobuf"
+    assert (
+        only(bench.intake.on_unusable_feedback(record, dead_letter_reasons.MALFORMED, "not Protobuf")).reason
+        == dead_letter_reasons.MALFORMED
+    )
+    assert (
+        only(bench.intake.on_unusable_subject(record._replace(topic="exposures.v1"), dead_letter_reasons.MALFORMED, "not Protobuf")).detail
+        == "not Protobuf"
+    )
     bench.feedback = bench.exposures = 1
     cut = bench.tick(at=0).cut
     assert (cut.exposures_committable, cut.feedback_committable, cut.feedback_position) == (1, 1, 1)

@@ -12,6 +12,7 @@ from streams.joiner.partition import join_of
 from streams.partitioned.output import PipelinedOutput
 from streams.partitioned.reading_order import ReadingOrder
 from streams.partitioned.runtime import PartitionRuntime
+from streams.strikes import Strikes
 from tests.unit.streams.joiner.bench import CONFIG, SPEC
 from tests.unit.streams.joiner.test_codec import a_feedback, an_exposure
 from tests.unit.streams.partitioned.test_intake import an_intake
@@ -31,6 +32,7 @@ class Bench:
             PipelinedOutput(self.queue),
             ReadingOrder(),
             lambda message: self.acked.append((message.topic, message.offset)),
+            Strikes(None),
             source="/tunemesh/joiner",
             max_outbox=100,
         )

@@ -77,11 +77,11 @@ def test_a_topic_that_has_been_read_to_its_end_follows_the_wall_clock_and_anothe
 
 def test_malformed_records_are_set_aside_once_and_counted() -> None:
     intake = an_intake(starts=(3, 5))
-    [subject] = intake.on_malformed_subject(Record("exposures.v1", 0, 3, None, b"?", ()), "not Protobuf")
-    [feedback] = intake.on_malformed_feedback(Record("feedback.v1", 0, 5, None, b"?", ()), "not Protobuf")
+    [subject] = intake.on_unusable_subject(Record("exposures.v1", 0, 3, None, b"?", ()), reasons.MALFORMED, "not Protobuf")
+    [feedback] = intake.on_unusable_feedback(Record("feedback.v1", 0, 5, None, b"?", ()), reasons.MALFORMED, "not Protobuf")
     assert (subject.reason, subject.detail, feedback.reason) == (reasons.MALFORMED, "not Protobuf", reasons.MALFORMED)
-    assert intake.on_malformed_subject(Record("exposures.v1", 0, 3, None, b"?", ()), "again") == []
-    assert intake.on_malformed_feedback(Record("feedback.v1", 0, 4, None, b"?", ()), "again") == []
+    assert intake.on_unusable_subject(Record("exposures.v1", 0, 3, None, b"?", ()), reasons.MALFORMED, "again") == []
+    assert intake.on_unusable_feedback(Record("feedback.v1", 0, 4, None, b"?", ()), reasons.MALFORMED, "again") == []
     assert intake.counts == {reasons.MALFORMED: 2}
 
 

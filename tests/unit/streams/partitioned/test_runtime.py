@@ -16,6 +16,7 @@ from streams.partitioned.output import Output, PipelinedOutput, RepeatingOutput
 from streams.partitioned.reading_order import ReadingOrder
 from streams.partitioned.records import DeadLetter, Forward, Outgoing, Record
 from streams.partitioned.runtime import Input, Partition, PartitionRuntime
+from streams.strikes import Strikes
 from tests.limits import seconds
 from tests.unit.streams.partitioned.test_intake import an_intake
 
@@ -66,11 +67,19 @@ def read_word(record: Record, _now_ms: int) -> str:
     word = (record.value or b"").decode()
     if word == "bad":
         raise MalformedRecord("a bad word")
+    if word == "deadly":
+        raise ZeroDivisionError("nobody thought of that")
     return word
 
 
+def written(word: str) -> Outgoing:
+    if word == "unwritable":
+        raise KeyError(word)
+    return Outgoing("words", b"key", word.encode(), ())
+
+
 class Words:
-    def __init__(self, output: Output, *, max_outbox: int = 100) -> None:
+    def __init__(self, output: Output, *, max_outbox: int = 100, strikes: Strikes | None = None) -> None:
         self.intake = an_intake()
         self.acked: list[tuple[str, int]] = []
         partition: Partition[str, tuple[int, int]] = Partition(
@@ -79,7 +88,7 @@ class Words:
             feedback=Input(FEEDBACK, read_word, self._take_feedback),
             tick=lambda now_ms, ends: (["ticking"] if ends[0] is None else [], self._read_so_far()),
             committable=lambda cut: cut,
-            outgoing=lambda word: Outgoing("words", b"key", word.encode(), ()),
+            outgoing=written,
             mark=lambda cut: Outgoing("cuts", None, repr(cut).encode(), (), 0),
         )
         self.runtime = PartitionRuntime(
@@ -87,6 +96,7 @@ class Words:
             output,
             ReadingOrder(),
             lambda message: self.acked.append((message.topic, message.offset)),
+            strikes or Strikes(None),
             source="/test",
             max_outbox=max_outbox,
         )
@@ -302,3 +312,36 @@ async def test_an_output_that_repeats_keeps_the_partition_of_a_record() -> None:
         (b"", b"v", [("h", b"1")], 3),
         (b"k", b"", [], None),
     ]
+
+
+@pytest.mark.parametrize(
+    ("topic", "word", "error"),
+    [
+        ("exposures.v1", "deadly", "ZeroDivisionError: nobody thought of that"),
+        ("feedback.v1", "deadly", "ZeroDivisionError: nobody thought of that"),
+        ("exposures.v1", "unwritable", "KeyError: 'unwritable'"),
+    ],
+)
+async def test_a_record_that_kills_two_workers_is_set_aside_by_the_third(tmp_path, topic: str, word: str, error: str) -> None:
+    for _ in range(2):
+        strikes = Strikes(tmp_path / "worker")
+        words = Words(PipelinedOutput(FakeQueue()), strikes=strikes)
+        await words.take(topic, 0, "fine")
+        with pytest.raises((ZeroDivisionError, KeyError)):
+            await words.take(topic, 1, word)
+        # Until the process has ended nothing goes on behind the record: a tick would say that it is done.
+        assert words.runtime.is_closed
+        await words.take(topic, 2, "fine too")
+        assert words.intake.subjects.next_offset + words.intake.feedback.next_offset <= 2
+        strikes.close()
+    queue = FakeQueue()
+    words = Words(PipelinedOutput(queue), strikes=Strikes(tmp_path / "worker"))
+    async with writing(words.runtime):
+        for offset, each in enumerate(["fine", word, "fine too"]):
+            await words.take(topic, offset, each)
+        await settle()
+    assert [record.topic for record in queue.sent] == ["words", f"{topic}.dlq.v1", "words"]
+    letter = dead_letter_pb2.DeadLetter.FromString(queue.sent[1].value)
+    assert (letter.source_topic, letter.source_offset, letter.reason) == (topic, 1, "killed_worker")
+    assert letter.detail == f"the worker died on it 2 times: {error}"
+    assert words.runtime.new_counts()["killed_worker"] == 1

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from services.common.platform.errors import CorruptArtifact
+from services.common.platform.errors import CorruptArtifact, InvalidInput
 from services.common.ranker import exposure_block
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.features import Features
@@ -60,3 +62,19 @@ def test_a_foreign_cut_or_unknown_block_is_refused_with_its_reason() -> None:
             exposure_block.decode(block[:cut], SPEC)
     with pytest.raises(CorruptArtifact, match="version 9"):
         exposure_block.decode(b"\x09" + block[1:], SPEC)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"items_NF": np.zeros((3, 256), np.float16)}, "256 item columns"),
+        ({"user_U": np.zeros(256, np.float16)}, "256 user"),
+        ({"history_values_L": np.zeros(256, np.float16), "history_keys_L": np.zeros(256, np.int64)}, "256 of history"),
+        ({"items_NF": np.zeros((65_536, 1), np.float16)}, "65536 items"),
+    ],
+)
+def test_what_the_head_cannot_say_is_refused_by_name(changed: dict[str, np.ndarray], said: str) -> None:
+    with pytest.raises(InvalidInput, match=said):
+        exposure_block.encode(dataclasses.replace(features(3, 2), **changed), SPEC.schema_hash)
+    largest = {name: array[:255] if array.ndim == 1 else array[:65_535, :255] for name, array in changed.items()}
+    assert exposure_block.encode(dataclasses.replace(features(3, 2), **largest), SPEC.schema_hash)

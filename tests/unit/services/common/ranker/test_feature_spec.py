@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from services.common.platform.errors import ConfigurationError
+from services.common.ranker import columns
 from services.common.ranker.feature_spec import FeatureSpec
 
 SHIPPED = Path("model_repo/ranker/feature_spec.yaml")
@@ -91,3 +92,12 @@ def test_the_blend_multiplies_powers_of_the_task_probabilities() -> None:
     probabilities = np.asarray([[0.5, 0.25], [0.1, 1.0]], dtype=np.float32)
     expected = probabilities[:, 0] ** spec.blend["interact"] * probabilities[:, 1] ** spec.blend["like"]
     np.testing.assert_allclose(spec.blended(probabilities), expected, rtol=1e-5)
+
+
+def test_more_columns_a_side_than_an_exposure_block_holds_are_refused_at_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    many = tuple(columns.UserColumn(f"column_{number}", lambda user: 0.0) for number in range(256))
+    monkeypatch.setattr(columns, "USER_COLUMNS", many)
+    with pytest.raises(ConfigurationError, match="they make 256 user columns; an exposure block holds 255 a side"):
+        FeatureSpec.load(SHIPPED)
+    monkeypatch.setattr(columns, "USER_COLUMNS", many[:255])
+    assert len(FeatureSpec.load(SHIPPED).user_columns) == 255

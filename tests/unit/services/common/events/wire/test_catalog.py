@@ -31,6 +31,10 @@ def test_where_the_value_names_no_item_the_key_does() -> None:
         # The retriever took ids of up to 512 bytes, which no request may name.
         (b"1", value(item_id="x" * 129), "item_id: it has 129 bytes"),
         (b"x" * 129, value(title="Heat"), "item_id: it has 129 bytes"),
+        # Both ended the feature stream, at each start anew, once an act on the item had come.
+        (b"1", value(categories=["x" * 65_536]), r"categories\[0\]: it has 65536 bytes; it must have 1 to 256"),
+        (b"1", value(categories=map(str, range(65_536))), "categories: there are 65536; an item has at most 256"),
+        (b"1", value(categories=["Drama", ""]), r"categories\[1\]: it is empty"),
     ],
 )
 def test_what_can_be_no_item_is_malformed(key, raw, said) -> None:

@@ -1,0 +1,68 @@
+"""Damaged feature states and exposure blocks, handed to their readers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from services.common.platform.errors import CorruptArtifact
+from services.common.ranker import exposure_block
+from services.common.ranker.feature_spec import FeatureSpec
+from services.common.ranker.features import Features
+from services.common.ranker.recall_state import MAX_NEIGHBOURS, Neighbours, unpack_counts
+from services.common.ranker.states import GlobalState, Interaction, ItemState, UserState
+from tests.fuzzing import Damage
+
+SPEC = FeatureSpec.load("model_repo/ranker/feature_spec.yaml")
+
+
+def _sound() -> Mapping[str, tuple[Sequence[bytes], Callable[[bytes], object]]]:
+    """By name: sound inputs, and the reader."""
+    user, item, everyone, near = UserState(), ItemState(), GlobalState(partitions=3), Neighbours(MAX_NEIGHBOURS)
+    for offset in range(40):
+        act = Interaction("ü", f"item {offset % 7}", "rating", 1.0 + offset % 5, offset)
+        everyone.apply(SPEC, act, ("Drama", "Käse", f"c{offset}"), offset)
+        user.apply(SPEC, act, ("Drama", "Käse", f"c{offset}"), offset)
+        item.apply(SPEC, act, everyone.clock, offset)
+        near.add(f"ñ{offset}")
+    blocks = [exposure_block.encode(_features(num_items), SPEC.schema_hash) for num_items in (0, 1, 5)]
+    return {
+        "user": ([UserState().to_bytes(), user.to_bytes()], lambda raw: UserState.from_bytes(SPEC, raw)),
+        "item": ([ItemState().to_bytes(SPEC), item.to_bytes(SPEC)], lambda raw: ItemState.from_bytes(SPEC, raw)),
+        "global": ([GlobalState().to_bytes(), everyone.to_bytes()], GlobalState.from_bytes),
+        "neighbours": ([near.to_bytes()], lambda raw: Neighbours.from_bytes(raw, MAX_NEIGHBOURS)),
+        "counts": ([near.to_bytes()], unpack_counts),
+        "block": (blocks, lambda raw: exposure_block.decode(raw, SPEC)),
+        "selection": (blocks, lambda raw: exposure_block.select(raw, [0]) if exposure_block.num_items(raw) else None),
+        "schema": (blocks, exposure_block.schema_hash),
+    }
+
+
+def _features(num_items: int) -> Features:
+    rng = np.random.default_rng(num_items)
+    return Features(
+        user_key=-5,
+        history_keys_L=rng.integers(0, 9, 4),
+        history_values_L=rng.random(4).astype(np.float16),
+        user_U=rng.random(len(SPEC.user_columns)).astype(np.float16),
+        items_NF=rng.random((num_items, len(SPEC.item_columns))).astype(np.float16),
+    )
+
+
+READERS = _sound()
+
+
+def fuzz(reader: str, count: int, *, seed: int) -> Counter[str]:
+    """Hand `count` damaged inputs to a reader; return how many it read and how many it refused. Any other error passes through."""
+    sound, read = READERS[reader]
+    damage, outcomes = Damage(seed), Counter[str]()
+    for _ in range(count):
+        try:
+            read(damage.of_bytes(sound))
+        except CorruptArtifact:
+            outcomes["refused"] += 1
+        else:
+            outcomes["read"] += 1
+    return outcomes
