@@ -176,7 +176,7 @@ def teach(broker: FakeBroker, round_: int) -> None:
             log.append(FakeRecord(partition, len(log), record.SerializeToString()))
 
 
-@pytest.mark.parametrize("num_faults", [12, pytest.param(50, marks=pytest.mark.deep)])
+@pytest.mark.parametrize("num_faults", [6, pytest.param(50, marks=pytest.mark.deep)])
 def test_gaps_heal_by_themselves_and_replicas_have_what_was_learned(num_faults, tmp_path, monkeypatch):
     source = random.Random(num_faults)
     broker, reports = broker_with([[], []]), FakeReports()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from tunemesh.events.v1.control_pb2 import ControlRecord, EpochClaim
 from tunemesh.events.v1.dead_letter_pb2 import DeadLetter
-from tunemesh.events.v1.delta_pb2 import BasePointer, Delta, DeltaHeader
+from tunemesh.events.v1.delta_pb2 import BasePointer, Delta, DeltaHeader, ReplicaStatus
 
 from services.common.events.dead_letters import dead_letter
 from services.common.platform.control import ControlState
@@ -16,6 +16,7 @@ from services.common.platform.kafka_producer import RenewedProducer
 from services.common.ranker.delta_chunks import Reassembler, chunk
 from services.trainer.kafka_calls import make_producer
 from services.trainer.kafka_logs import KafkaBaseLog, KafkaControlLog, KafkaDeltaLog
+from services.trainer.kafka_replicas import KafkaReplicaReports
 from services.trainer.kafka_samples import KafkaDeadLetters, KafkaSamples
 from services.trainer.neighbours import HistoryLost
 from services.trainer.owner import ControlOwner
@@ -103,6 +104,45 @@ def test_two_owners_of_one_control_log_never_claim_the_same_epoch(kafka_bootstra
     finally:
         for log in logs:
             log.close()
+
+
+def test_records_that_cannot_be_read_are_left_out_and_the_logs_go_on(
+    kafka_bootstrap: str, topics: Topics, producer: RenewedProducer
+) -> None:
+    names = [topics(stem) for stem in ("control", "deltas", "bases", "replicas")]
+    reports = KafkaReplicaReports(kafka_bootstrap, names[3])
+    producer.send(names[3], ReplicaStatus(replica_id="before").SerializeToString(), key=b"before").get(seconds(10))
+    reports.start()
+    for value in (b"\xff\xff", None):
+        for name in names:
+            producer.send(name, value, key=b"k", partition=0).get(seconds(10))
+    log = KafkaControlLog(kafka_bootstrap, names[0], producer)
+    try:
+        owner = ControlOwner(log, actor="t", now_ms=lambda: 1)
+        owner.write(lambda state: state.lineage_change("L", now_ms=1, actor="t"))
+        producer.send(names[0], b"\xff", key=b"k", partition=0).get(seconds(10))
+        owner.write(lambda state: state.epoch_change(EpochClaim(model="ranker", epoch=3), now_ms=1, actor="t"))
+        assert (owner.state.lineage_id, owner.state.epoch("ranker")) == ("L", 3)
+    finally:
+        log.close()
+    bases = KafkaBaseLog(kafka_bootstrap, names[2], producer)
+    bases.append(BasePointer(model="ranker", base_id="b1", epoch=1))
+    newest = bases.newest("ranker")
+    assert newest is not None and newest.base_id == "b1"
+    deltas = KafkaDeltaLog(kafka_bootstrap, names[1], 0, producer)
+    deltas.append(chunk(DeltaHeader(seq=7), b""), "").wait(20_000)
+    found = list(deltas.read(0, 3))
+    assert found[:2] == [None, None] and found[2] is not None and found[2].header.seq == 7
+    heard: list[str] = []
+    deadline = time.monotonic() + seconds(30)
+    while "after" not in heard:
+        # Heard once it follows: what is said before that is said again.
+        producer.send(names[3], ReplicaStatus(replica_id="after").SerializeToString(), key=b"after").get(seconds(10))
+        heard += [report.replica_id for report in reports.take()]
+        assert time.monotonic() < deadline, "no report was heard in 30 s"
+        time.sleep(0.05)
+    reports.stop()
+    assert set(heard) == {"after"}
 
 
 def test_deltas_are_acknowledged_read_back_and_out_of_range_is_noticed(

@@ -220,6 +220,38 @@ def test_what_the_trainer_learns_reaches_the_mapped_tables(trainer, start, fresh
     assert all(span["links"][0]["trace_id"] == TRACE_ID for span in applications)
 
 
+def test_what_cannot_be_read_is_left_out_and_a_gap_is_asked_about_until_a_base_closes_it(trainer, start, fresh_broker, tmp_path):
+    for topic in (CONTROL.name, RANKER_BASES.name, RANKER_DELTAS.name):
+        trainer.next_offset = trainer._send(topic, b"lineage", b"\xff\xff") + 1
+    updater = start()
+    trainer.learn()
+    trainer.publish_base()
+    nowhere = BasePointer(
+        model=SPEC.model, schema_hash=SPEC.schema_hash, lineage_id=trainer.lineage, epoch=1, seq=0, base_id="b", uri="nosuch://bases/b"
+    )
+    nowhere.delta_offsets.append(trainer.next_offset)
+    trainer.learn()
+    trainer.publish()
+    eventually(lambda: has_what_was_learned(tmp_path / "tables", trainer), updater)
+    trainer.learn()
+    trainer._take_all()
+    trainer.seq += 1
+    trainer._send(RANKER_BASES.name, SPEC.model.encode(), nowhere.SerializeToString())
+    trainer.learn()
+    trainer.publish()
+
+    def reported() -> ReplicaStatus:
+        record = read_compacted(fresh_broker.bootstrap, REPLICAS.name, client_id="test").get(b"test-replica")
+        return ReplicaStatus.FromString(record.value) if record else ReplicaStatus()
+
+    eventually(lambda: "a delta is missing" in reported().blocked and reported().newest_base_id == "b", updater)
+    asking = reported()
+    assert (asking.schema_hash, asking.epoch, asking.seq) == (SPEC.schema_hash, 1, 0)
+    trainer.publish_base()
+    eventually(lambda: has_what_was_learned(tmp_path / "tables", trainer) and not reported().blocked, updater)
+    assert "Traceback" not in updater.log
+
+
 def test_an_updater_killed_at_any_moment_catches_up(trainer, start, tmp_path):
     trainer.learn()
     trainer.publish_base()
