@@ -2,22 +2,25 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from tunemesh.events.v1.delta_pb2 import BasePointer
 from tunemesh.samples.v1.sample_pb2 import SampleRecord, Tick
 
 from services.common.platform import telemetry
 from services.common.platform.errors import Conflict, CorruptArtifact, Unavailable
+from services.trainer import base_publisher
 from services.trainer.base_schedule import BasePace
 from services.trainer.neighbours import Fenced
 from services.trainer.restore import RestoreRequest
 from services.trainer.worker import RankerWorker, WorkerConfig
 from tests.limits import seconds
-from tests.trainer_fakes.broker import FakeBroker, FakeRecord, broker_with
+from tests.trainer_fakes.broker import FakeBroker, FakeRecord, bootstrapped_now, broker_with
 from tests.trainer_fakes.life import Life, start
-from tests.trainer_fakes.logs import FakeDeadLetters, FakeReports
+from tests.trainer_fakes.logs import FakeBaseLog, FakeDeadLetters, FakeReports
 from tests.trainer_fakes.sample_logs import SPEC, group, sample_log
 
 NO_BASES = BasePace(interval_s=1e9)
@@ -147,6 +150,41 @@ def test_a_base_on_demand_is_announced() -> None:
         base_id, uri = run.worker.submit(run.worker.publish_base).result(5)
     assert (broker.bases[-1].base_id, broker.bases[-1].uri) == (base_id, uri)
     assert len(broker.bases) == 2
+
+
+def test_bases_come_at_the_interval_while_something_is_learned_and_each_equals_a_delta() -> None:
+    broker = broker_with(sample_log(1))
+    config = replace(QUICK, base_pace=BasePace(interval_s=0.02))
+    with running(broker, config) as run:
+        until(lambda: run.worker.status.source_offsets == ends(broker))
+        until(lambda: len(broker.bases) >= 2 and broker.bases[-1].seq >= 0)
+        until(lambda: run.worker.status.base_id == broker.bases[-1].base_id)
+        until(lambda: broker.disk.checkpoints[max(broker.disk.checkpoints)][0].cut.base_id == broker.bases[-1].base_id)
+        num_bases = len(broker.bases)
+        seq = broker.replica.seq
+        until(lambda: broker.replica.seq > seq + 5)
+        assert len(broker.bases) <= num_bases + 1, "nothing is learned any more"
+    assert run.error is None
+    assert bootstrapped_now(broker).content_hash() == broker.replica.content_hash()
+
+
+def test_a_base_that_cannot_be_announced_is_made_again_and_learning_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    broker, failures = broker_with(sample_log(1)), []
+    monkeypatch.setattr(base_publisher, "_RETRY_S", 0.01)
+    append = FakeBaseLog.append
+
+    def refuse(log: FakeBaseLog, pointer: BasePointer) -> None:
+        if pointer.seq >= 0 and len(failures) < 2:
+            failures.append(pointer.base_id)
+            raise Unavailable("no broker")
+        append(log, pointer)
+
+    monkeypatch.setattr(FakeBaseLog, "append", refuse)
+    with running(broker, replace(QUICK, base_pace=BasePace(interval_s=0.02))) as run:
+        until(lambda: len(failures) == 2 and len(broker.bases) >= 2)
+        until(lambda: run.worker.status.source_offsets == ends(broker))
+    assert run.error is None
+    assert bootstrapped_now(broker).content_hash() == broker.replica.content_hash()
 
 
 def test_a_refusal_of_the_gate_pauses_learning_and_keeps_replicas_as_they_are() -> None:
