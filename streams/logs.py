@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, UnknownError, UnsupportedVersionError
 from aiokafka.structs import TopicPartition
 
 from services.common.platform.errors import ConfigurationError, Unavailable
@@ -132,6 +132,49 @@ class LogReader:
             if end > beginning:
                 await _newest(consumer, at, end - 1, end, lambda _: None)
             return max(end, consumer.highwater(at) or 0)
+        finally:
+            await consumer.stop()
+
+    async def offset_at(self, topic: str, partition: int, time_ms: int) -> int:
+        """Return the offset of the first record written at or after a time (Unix milliseconds); where the broker cannot say, the beginning.
+
+        Raises:
+            Unavailable: the broker does not answer.
+        """
+        at = TopicPartition(topic, partition)
+        try:
+            beginning: int = (await self._consumer.beginning_offsets([at]))[at]
+            found = (await self._consumer.offsets_for_times({at: max(time_ms, 0)})).get(at)
+        except (UnsupportedVersionError, UnknownError) as error:
+            _log.warning("the broker does not find offsets by time: %r", error)
+            return beginning
+        except KafkaError as error:
+            raise Unavailable(f"{topic}[{partition}]: the broker did not say where a time begins: {error!r}") from error
+        # None: nothing was written since.
+        return (await self.last_end(topic, partition)) if found is None else max(beginning, found.offset)
+
+    async def read_between(self, topic: str, partition: int, start: int, end: int, take: Callable[[Any], None]) -> None:
+        """Hand over the records with offsets from `start` to below `end` that the log still has, in order.
+
+        Raises:
+            Unavailable: nothing comes for half a minute.
+        """
+        consumer, at = await self._assigned(topic, partition)
+        try:
+            beginning, _ = await _bounds(consumer, at)
+            if max(beginning, start) >= end:
+                return
+            consumer.seek(at, max(beginning, start))
+            deadline = time.monotonic() + _TIMEOUT_S
+            while await consumer.position(at) < end:
+                records = (await consumer.getmany(at, timeout_ms=_POLL_MS)).get(at, ())
+                for record in records:
+                    if start <= record.offset < end:
+                        take(record)
+                if records:
+                    deadline = time.monotonic() + _TIMEOUT_S
+                elif time.monotonic() > deadline:
+                    raise Unavailable(f"{topic}[{partition}] could not be read from {start} to {end}: nothing came for {_TIMEOUT_S:.0f} s")
         finally:
             await consumer.stop()
 

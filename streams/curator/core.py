@@ -1,10 +1,11 @@
 """The curation of one partition: answers and feedback about them become examples. Pure: no I/O, no clock, no randomness.
 
-The logs are the state. An answer is kept for `window_ms` and committed only when it is retired, so a curator that starts again reads it
-again; and not before all feedback that was joined with it is committed, so what is read again finds its answer. Feedback is committed
-when it became an example or was set aside. Examples that stand in the log already (`Seen`) are not written twice.
+Answers lie in a store on disk, by request id, until `window_ms` after their end; an answer is committed when the store has it. Feedback is
+committed when it became an example or was set aside. Examples that stand in the log already (`Seen`) are not written twice, so whatever is
+read again changes nothing.
 
-Feedback waits for its answer until the answers' log has been read to a time later by `wait_ms` than the feedback.
+Feedback waits for its answer until the answers' log has been read to a time later by `wait_ms` than the feedback. Only what waits is in
+memory, bounded by the intake: beyond its bound the oldest feedback is given up on.
 
 What people wrote (the question, earlier turns, passages that came with the request, the answer, a comment) must be free of personal
 data; retrieved passages and the template's own words are the operator's, and are not looked at.
@@ -13,7 +14,6 @@ data; retrieved passages and the template's own words are the operator's, and ar
 from __future__ import annotations
 
 import hashlib
-import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -27,8 +27,6 @@ from streams.curator.pii import kinds_in
 from streams.partitioned.intake import Intake
 from streams.partitioned.records import Record
 
-# What a kept answer costs beside its record's value.
-_OVERHEAD_BYTES = 1_500
 _BROKEN = "error"
 
 
@@ -57,15 +55,28 @@ class CurateConfig:
     wait_ms: int
 
 
-@dataclass(slots=True)
-class _Kept:
-    """One answer within its window. `last_feedback` is the highest offset of feedback that was joined with it."""
+class Answers(Protocol):
+    """The answers of a partition that may get feedback, kept outside of memory."""
 
-    generation: Generation
-    offset: int
-    cost_bytes: int
-    last_feedback: int = -1
-    is_retired: bool = False
+    def offset_of(self, request_id: str) -> int | None:
+        """Return the offset of the answer to a request; None when it is not there."""
+        ...
+
+    def get(self, request_id: str) -> Generation | None:
+        """Return the answer to a request; None when it is not there."""
+        ...
+
+    def put(self, generation: Generation, record: Record) -> None:
+        """Take an answer in, with the record that it was read from."""
+        ...
+
+    def flush(self, next_offset: int) -> int:
+        """Write what was taken in, and that everything below `next_offset` has been; return how many answers had to go for want of room."""
+        ...
+
+    def expire(self, before_ms: int) -> int:
+        """Delete the answers that ended before a time; return how many."""
+        ...
 
 
 class CuratorPartition:
@@ -75,33 +86,28 @@ class CuratorPartition:
         intake: answers are its subjects.
     """
 
-    def __init__(self, config: CurateConfig, intake: Intake, seen: Seen) -> None:
-        """`seen` is the process's."""
+    def __init__(self, config: CurateConfig, intake: Intake, answers: Answers, seen: Seen) -> None:
+        """`answers` are the partition's, `seen` is the process's."""
         self.intake = intake
         self._config = config
         self._counts = intake.counts
+        self._answers = answers
         self._seen = seen
-        self._kept: dict[str, _Kept] = {}  # by request id, in offset order
-        self._retirements: list[tuple[int, int, _Kept]] = []  # heap by the end of the window
-        self._held: list[_Kept] = []  # retired, with feedback that may be read again
 
     def on_generation(self, generation: Generation, record: Record) -> Sequence[Emission]:
         """Keep one answer, and curate the feedback that waited for it."""
         if not self.intake.subjects.advance(record.offset):
             return []
         self.intake.subjects.reach(generation.finished_at_ms)
-        if generation.request_id in self._kept:
+        known = self._answers.offset_of(generation.request_id)
+        if known is not None and known != record.offset:
             self._counts["duplicate_generations"] += 1
             return []
         self._counts["generations"] += 1
-        kept = _Kept(generation, record.offset, len(record.value or b"") + _OVERHEAD_BYTES)
-        self._kept[generation.request_id] = kept
-        self.intake.kept_bytes += kept.cost_bytes
-        heapq.heappush(self._retirements, (generation.finished_at_ms + self._config.window_ms, record.offset, kept))
+        self._answers.put(generation, record)
         emissions: list[Emission] = []
         for feedback, waited in self.intake.waiting.take_of(generation.request_id):
-            emissions += self._curate(kept, feedback, waited)
-        emissions += self._shed()
+            emissions += self._curate(generation, feedback, waited)
         return emissions
 
     def on_feedback(self, feedback: Feedback | None, record: Record) -> Sequence[Emission]:
@@ -115,30 +121,31 @@ class CuratorPartition:
             self._counts["misplaced"] += 1  # the joiner forwards it to its partition
             return []
         self._counts["feedback"] += 1
-        kept = self._kept.get(feedback.request_id)
-        if kept is not None:
-            return self._curate(kept, feedback, record)
+        generation = self._answers.get(feedback.request_id)
+        if generation is not None:
+            return self._curate(generation, feedback, record)
         self.intake.waiting.add(feedback, record)
         return self._shed()
 
     def on_tick(self, now_ms: int, ends: tuple[int | None, int | None]) -> tuple[Sequence[Emission], Cut]:
-        """Retire answers, give up on feedback whose answer did not come, and say what may be committed.
+        """Delete answers whose window is over, give up on feedback whose answer did not come, and say what may be committed.
 
         Args:
             now_ms: wall clock, Unix milliseconds.
             ends: where answers and feedback end, as for Intake.watermarks_ms.
         """
         generations_ms, feedback_ms = self.intake.watermarks_ms(now_ms, ends)
-        read_ms = min(generations_ms, feedback_ms)
-        while self._retirements and self._retirements[0][0] <= read_ms:
-            self._retire(heapq.heappop(self._retirements)[2])
+        self._counts["retired_early"] += self._answers.flush(self.intake.subjects.next_offset)
+        self._answers.expire(min(generations_ms, feedback_ms) - self._config.window_ms)
         wait_ms = self._config.wait_ms
         orphans = self.intake.give_up_on_waiting(generations_ms - wait_ms, f"no answer of its request came within {wait_ms} ms")
-        return orphans, self._cut()
+        feedback_floor = self.intake.waiting.first_offset(default=self.intake.feedback.next_offset)
+        return orphans, Cut(self.intake.subjects.next_offset, feedback_floor)
 
-    def _curate(self, kept: _Kept, feedback: Feedback, record: Record) -> Sequence[Emission]:
-        kept.last_feedback = max(kept.last_feedback, record.offset)
-        generation = kept.generation
+    def _curate(self, generation: Generation, feedback: Feedback, record: Record) -> Sequence[Emission]:
+        if feedback.accepted_at_ms > generation.finished_at_ms + self._config.window_ms:
+            detail = f"its answer had ended more than {self._config.window_ms} ms before"
+            return self.intake.set_feedback_aside(record, reasons.ORPHAN, detail, feedback.feedback_id)
         if feedback.user_id != generation.user_id:
             return self.intake.set_feedback_aside(record, reasons.USER_MISMATCH, "its request was another user's", feedback.feedback_id)
         example = example_of(generation, feedback)
@@ -158,34 +165,12 @@ class CuratorPartition:
         self._counts["demonstrations" if example.is_demonstration else "judged"] += 1
         return [example]
 
-    def _retire(self, kept: _Kept) -> None:
-        if kept.is_retired:
-            return
-        kept.is_retired = True
-        del self._kept[kept.generation.request_id]
-        self.intake.kept_bytes -= kept.cost_bytes
-        if kept.last_feedback >= 0:
-            self._held.append(kept)
-
     def _shed(self) -> Sequence[Emission]:
-        """Make room: the oldest answers are retired before their time, then the oldest waiting feedback is given up on."""
+        """Make room: the oldest waiting feedback is given up on."""
         emissions: list[Emission] = []
-        while self.intake.is_overfull and (self._kept or self.intake.waiting):
-            if self._kept:
-                self._retire(next(iter(self._kept.values())))
-                self._counts["retired_early"] += 1
-            else:
-                emissions += self.intake.give_up_on_first("no room to wait longer for its answer")
+        while self.intake.is_overfull and self.intake.waiting:
+            emissions += self.intake.give_up_on_first("no room to wait longer for its answer")
         return emissions
-
-    def _cut(self) -> Cut:
-        feedback_floor = self.intake.waiting.first_offset(default=self.intake.feedback.next_offset)
-        self._held = [kept for kept in self._held if kept.last_feedback >= feedback_floor]
-        oldest = next(iter(self._kept.values()), None)
-        generations_floor = min(
-            [self.intake.subjects.next_offset if oldest is None else oldest.offset, *(kept.offset for kept in self._held)]
-        )
-        return Cut(generations_floor, feedback_floor)
 
 
 def example_of(generation: Generation, feedback: Feedback) -> Example:

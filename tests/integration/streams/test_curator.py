@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +36,7 @@ class Bench:
             "TUNEMESH_USER_PARTITIONS": str(PARTITIONS),
             "TUNEMESH_TELEMETRY_DIR": str(folder / "telemetry"),
             "TUNEMESH_CURATOR_PORT": "0",
+            "TUNEMESH_CURATOR_STORE_DIR": str(folder / "store"),
             "TUNEMESH_CURATOR_SESSION_TIMEOUT_MS": SESSION_TIMEOUT_MS,
             "TUNEMESH_CURATOR_WAIT_MS": "3000",
         }
@@ -50,6 +52,10 @@ class Bench:
         self.num_started += 1
         self.process.wait_for("taken up", count=PARTITIONS)
         return self.process
+
+    def forget_answers(self) -> None:
+        """As when a worker takes over on another host."""
+        shutil.rmtree(self._folder / "store")
 
     def close(self) -> None:
         self.process.stop()
@@ -150,6 +156,7 @@ def test_feedback_becomes_an_example_within_two_seconds_and_never_twice_though_t
     assert letters["pii"].value == b"" and "jane" not in str(letters["pii"]) and letters["malformed"].value
 
     bench.process.kill()
+    bench.forget_answers()
     bench.say(first, "boolean", 1.0)  # an equal one stands in the log
     again = bench.say(first, "demonstration", text="Nine days, then it is late.")
     bench.start()

@@ -35,17 +35,55 @@ class Seen(set):
         return example_id in self
 
 
+class Kept:
+    """Answers in memory, with the room of `max_answers`."""
+
+    def __init__(self, max_answers: int = 1_000) -> None:
+        self.generations: dict[str, tuple[Generation, int]] = {}
+        self.max_answers = max_answers
+        self.flushed_to = 0
+
+    def offset_of(self, request_id: str) -> int | None:
+        return self.generations[request_id][1] if request_id in self.generations else None
+
+    def get(self, request_id: str) -> Generation | None:
+        return self.generations[request_id][0] if request_id in self.generations else None
+
+    def put(self, generation: Generation, record: Record) -> None:
+        self.generations[generation.request_id] = (generation, record.offset)
+
+    def flush(self, next_offset: int) -> int:
+        self.flushed_to = next_offset
+        oldest = list(self.generations)[: max(0, len(self.generations) - self.max_answers)]
+        for request_id in oldest:
+            del self.generations[request_id]
+        return len(oldest)
+
+    def expire(self, before_ms: int) -> int:
+        gone = [request_id for request_id, (generation, _) in self.generations.items() if generation.finished_at_ms < before_ms]
+        for request_id in gone:
+            del self.generations[request_id]
+        return len(gone)
+
+
 class Bench:
     """One partition with its two logs; what is fed is appended and read at once."""
 
     def __init__(
-        self, config: CurateConfig = CONFIG, seen: Seen | None = None, start: tuple[int, int] = (0, 0), *, max_pending_bytes: int = 1 << 20
+        self,
+        config: CurateConfig = CONFIG,
+        seen: Seen | None = None,
+        start: tuple[int, int] = (0, 0),
+        *,
+        answers: Kept | None = None,
+        max_pending_bytes: int = 1 << 20,
     ) -> None:
         self.seen = Seen() if seen is None else seen
+        self.answers = Kept() if answers is None else answers
         self.generations, self.feedback = start
         self.intake = an_intake(start, max_pending_bytes=max_pending_bytes)
         self.counts = self.intake.counts
-        self.core = CuratorPartition(config, self.intake, self.seen)
+        self.core = CuratorPartition(config, self.intake, self.answers, self.seen)
 
     def answer(self, generation: Generation = GENERATION, *, size: int = 10):
         self.generations += 1
@@ -190,42 +228,52 @@ def test_feedback_whose_answer_does_not_come_is_an_orphan_once_the_answers_were_
     assert (letter.reason, letter.feedback_id, letter.without_content) == (reasons.ORPHAN, "f1", False)
 
 
-def test_feedback_is_committed_up_to_the_oldest_that_waits_and_answers_up_to_the_oldest_that_is_kept():
+def test_feedback_is_committed_up_to_the_oldest_that_waits_and_answers_when_the_store_has_them():
     bench = Bench()
     bench.answer()
     bench.say()
     bench.say(replace(THUMB, request_id="r2", accepted_at_ms=T0 + 200))
     bench.say(replace(THUMB, feedback_id="f3"))
     cut = bench.tick(400)[1]
-    assert (cut.generations_committable, cut.feedback_committable) == (0, 1)
+    assert (cut.generations_committable, cut.feedback_committable, bench.answers.flushed_to) == (1, 1, 1)
     bench.answer(replace(GENERATION, request_id="r2", finished_at_ms=T0 + 150))
-    assert bench.tick(500)[1].feedback_committable == 3
-    cut = bench.tick(10_300)[1]
-    assert cut.generations_committable == 1
-    assert bench.tick(10_500)[1].generations_committable == 2 and bench.intake.pending_bytes == 0
+    cut = bench.tick(500)[1]
+    assert (cut.generations_committable, cut.feedback_committable, bench.answers.flushed_to) == (2, 3, 2)
 
 
-def test_a_retired_answer_is_not_committed_while_its_feedback_would_be_read_again():
+def test_what_is_read_again_after_a_death_joins_as_before_and_is_not_written_twice():
     bench = Bench(replace(CONFIG, wait_ms=60_000))
     bench.answer()
     bench.say(replace(THUMB, request_id="late"))
     bench.say()
-    cut = bench.tick(20_000)[1]
-    assert (cut.generations_committable, cut.feedback_committable) == (0, 0)
-    # A curator that starts from there joins again what it had joined, and writes nothing twice.
-    again = Bench(replace(CONFIG, wait_ms=60_000), seen=bench.seen)
-    again.answer()
+    cut = bench.tick(5_000)[1]
+    assert (cut.generations_committable, cut.feedback_committable) == (1, 0)
+    again = Bench(replace(CONFIG, wait_ms=60_000), bench.seen, (1, 0), answers=bench.answers)
     again.say(replace(THUMB, request_id="late"))
     assert again.say() == [] and again.counts["duplicates"] == 1
+    # Died before the commit of the answer: it is read a second time, and is no second answer to its request.
+    uncommitted = Bench(replace(CONFIG, wait_ms=60_000), bench.seen, answers=bench.answers)
+    assert uncommitted.answer() == [] and uncommitted.counts["duplicate_generations"] == 0
+    assert uncommitted.answer() == [] and uncommitted.counts["duplicate_generations"] == 1
 
 
-def test_feedback_after_the_window_is_an_orphan():
+def test_feedback_days_after_its_answer_is_joined_within_the_window():
+    day_ms = 24 * 3_600_000
+    bench = Bench(CurateConfig(window_ms=7 * day_ms, wait_ms=2_000))
+    bench.answer()
+    bench.tick(6 * day_ms)
+    assert isinstance(only(bench.say(replace(DEMONSTRATION, accepted_at_ms=T0 + 6 * day_ms))), Example)
+
+
+def test_feedback_after_the_window_is_an_orphan_whether_the_store_still_has_the_answer_or_not():
     bench = Bench()
     bench.answer()
-    bench.tick(11_000)
     late = replace(THUMB, accepted_at_ms=T0 + 11_000)
-    assert bench.say(late) == []
-    assert letter_of(bench.tick(13_300)[0]).reason == reasons.ORPHAN
+    letter = letter_of(bench.say(late))
+    assert letter.reason == reasons.ORPHAN and "ended more than 10000 ms before" in letter.detail
+    bench.tick(11_000)
+    assert bench.answers.generations == {} and bench.say(late) == []
+    assert letter_of(bench.tick(13_400)[0]).reason == reasons.ORPHAN
 
 
 def test_an_answer_is_kept_while_feedback_of_its_window_is_still_unread():
@@ -235,11 +283,12 @@ def test_an_answer_is_kept_while_feedback_of_its_window_is_still_unread():
     assert isinstance(only(bench.say()), Example)
 
 
-def test_memory_is_bounded_by_retiring_the_oldest_answers_early():
-    bench = Bench(max_pending_bytes=10_000)
+def test_answers_that_go_for_want_of_room_are_counted():
+    bench = Bench(answers=Kept(4))
     for number in range(10):
-        bench.answer(replace(GENERATION, request_id=f"r{number}"), size=1_000)
-    assert bench.intake.pending_bytes <= 10_000 and bench.counts["retired_early"] == 6
+        bench.answer(replace(GENERATION, request_id=f"r{number}"))
+    bench.tick(400)
+    assert bench.counts["retired_early"] == 6
     bench.say(replace(DEMONSTRATION, request_id="r9"))
     assert bench.counts["demonstrations"] == 1
 
@@ -250,13 +299,14 @@ def test_memory_is_bounded_by_giving_up_on_the_oldest_waiting_feedback():
     assert [letter.feedback_id for letter in letters] == ["f0", "f1"] and "no room" in letters[0].detail
 
 
-def test_reading_far_ahead_of_the_other_topic_stops_while_memory_is_half_full():
+def test_reading_feedback_far_ahead_of_the_answers_stops_while_memory_is_half_full():
     bench = Bench(max_pending_bytes=4_000)
     assert bench.intake.may_read_subjects() and bench.intake.may_read_feedback()
-    bench.answer(size=1_000)
-    assert not bench.intake.may_read_subjects() and bench.intake.may_read_feedback()
+    bench.say()
+    bench.say(replace(THUMB, feedback_id="f2"))
+    assert bench.intake.may_read_subjects() and not bench.intake.may_read_feedback()
     bench.tick(100)
-    assert bench.intake.may_read_subjects()
+    assert bench.intake.may_read_feedback()
 
 
 def test_a_record_that_was_read_before_is_stepped_over():
