@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 import urllib.error
@@ -111,7 +110,7 @@ def _ready(name: str, port: int) -> Callable[[], bool]:
         return lambda: embedded.broker_ready(port)
     if name == "vllm http":
         return lambda: _http_ready(port)
-    return lambda: asyncio.run(health.probe(port)) == "SERVING"
+    return lambda: health.probe(port) == "SERVING"
 
 
 def _http_ready(port: int) -> bool:

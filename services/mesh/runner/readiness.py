@@ -20,7 +20,7 @@ async def check(ready: Ready, process: Process) -> State | None:
     if ready.kind == "alive":
         return "healthy"
     if ready.kind == "grpc":
-        status = await health.probe(ready.port, timeout_s=ready.timeout_s)
+        status = await asyncio.to_thread(health.probe, ready.port, timeout_s=ready.timeout_s)
         return None if status is None else "healthy" if status == "SERVING" else "not_serving"
     if ready.kind == "command":
         return "healthy" if await _succeeds(ready, process) else None
