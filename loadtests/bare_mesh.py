@@ -61,7 +61,7 @@ def bare_mesh(
     """
     broker = "kafka" if durable_broker else "tansu"
     settings = load_settings(MeshSettings).model_copy(update={"broker": broker, "start_timeout_ms": round(1000 * limit_s)})
-    own = {name: os.environ.get(name, value) for name, value in _ENV.items()} | {"TUNEMESH_TELEMETRY_DIR": str(folder / "telemetry")}
+    own = {name: os.environ.get(name) or value for name, value in _ENV.items()} | {"TUNEMESH_TELEMETRY_DIR": str(folder / "telemetry")}
     with Mesh(env=own | dict(env or {}), run_dir=folder / "mesh", services=services, free_ports=True, settings=settings) as mesh:
         if not mesh.folder.is_up():
             shutil.rmtree(mesh.folder.path / "volumes", ignore_errors=True)

@@ -102,7 +102,7 @@ def _environment(options: argparse.Namespace, out: Path, base_folder: Path | Non
     defaults = ranker.MESH_ENV | llm.MESH_ENV | {"TUNEMESH_TELEMETRY_SAMPLE_RATIO": _TELEMETRY_SAMPLE_RATIO}
     if options.tune_steps is not None:
         defaults["TUNEMESH_TUNER_NUM_STEPS"] = str(options.tune_steps)
-    return {name: os.environ.get(name, value) for name, value in defaults.items()} | {
+    return {name: os.environ.get(name) or value for name, value in defaults.items()} | {
         "TUNEMESH_TRAINER_INITIAL_BASE": str(base_folder or ""),
         "TUNEMESH_TRAINER_ON_LINEAGE_CHANGE": "adopt",
         "TUNEMESH_TUNER_EVALUATIONS_DIR": str(evaluations),

@@ -42,7 +42,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     limits.add_argument("--max-outstanding", type=int, default=1000, metavar="N", help="calls of one kind under way (default 1000)")
     where = parser.add_argument_group("where")
     where.add_argument(
-        "--run-dir", type=Path, default=Path(os.environ.get("TUNEMESH_MESH_RUN_DIR", "build/mesh")), help="of the running mesh"
+        "--run-dir", type=Path, default=Path(os.environ.get("TUNEMESH_MESH_RUN_DIR") or "build/mesh"), help="of the running mesh"
     )
     where.add_argument("--router", default="", metavar="HOST:PORT")
     where.add_argument("--collector", default="", metavar="HOST:PORT")

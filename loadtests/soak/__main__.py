@@ -105,7 +105,7 @@ def soak(options: argparse.Namespace, out: Path, console: Console) -> int:
         os.environ.setdefault(name, value)
     names = RANKING if options.services == "ranking" else ()
     console.print(f"starting the mesh ({options.services}) in {out / 'mesh'}", highlight=False)
-    with bare_mesh(out, services=names, durable_broker="KAFKA_HOME" in os.environ) as mesh, LagReader(mesh) as lags:
+    with bare_mesh(out, services=names, durable_broker=bool(os.environ.get("KAFKA_HOME"))) as mesh, LagReader(mesh) as lags:
         restarts = mesh.restarts()
         load = start_load(options, mesh, out)
         try:

@@ -20,6 +20,7 @@ from services.mesh.runner import health
 from services.mesh.runner.compose_reader import load_compose
 from services.mesh.runner.embedded import free_port
 from services.mesh.runner.environments import REPOSITORY_ROOT
+from services.mesh.runner.readiness import grpc_status
 from tests.limits import seconds
 
 SERVING_ANSWER = bytes.fromhex("000000040000000000") + bytes.fromhex("0000070000000000010000000002") + b"\x08\x01"
@@ -82,23 +83,30 @@ async def test_the_probe_says_what_grpcs_health_service_says() -> None:
     server = GrpcServer(BaseServiceSettings(port=0), telemetry.disabled("probe"))
     port = await server.start(serving=False)
     assert await asyncio.to_thread(health.probe, port, timeout_s=seconds(10)) == "NOT_SERVING"
+    assert await grpc_status(port, timeout_s=seconds(10)) == "NOT_SERVING"
     assert await asyncio.to_thread(health.main, ["health", str(port)]) == 1
     await server.set_serving(True)
     assert await asyncio.to_thread(health.probe, port, timeout_s=seconds(10)) == "SERVING"
+    assert await grpc_status(port, timeout_s=seconds(10)) == "SERVING"
     assert await asyncio.to_thread(health.main, ["health", str(port)]) == 0
     await server.drain()
     assert await asyncio.to_thread(health.probe, port, timeout_s=seconds(10)) is None
+    assert await grpc_status(port, timeout_s=seconds(10)) is None
 
 
 @pytest.mark.parametrize("reply", [b"", b"HTTP/1.1 200 OK\r\n\r\n", b"\x00" * 200, SERVING_ANSWER[:-1]])
 def test_what_is_no_grpc_server_is_nobody(reply) -> None:
     with listening(reply) as port:
         assert health.probe(port, timeout_s=seconds(10)) is None
+    with listening(reply) as port:
+        assert asyncio.run(grpc_status(port, timeout_s=seconds(10))) is None
 
 
 def test_a_server_that_says_nothing_is_waited_for_no_longer_than_the_timeout() -> None:
     with listening(None) as port:
         assert health.probe(port, timeout_s=0.2) is None
+    with listening(None) as port:
+        assert asyncio.run(grpc_status(port, timeout_s=0.2)) is None
     assert health.main(["health", str(free_port())]) == 1
     assert health.main(["health", "none"]) == health.main(["health"]) == health.main(["health", "0"]) == 2
 

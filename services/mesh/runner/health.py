@@ -18,7 +18,7 @@ _DATA, _HEADERS, _RST_STREAM, _SETTINGS, _GOAWAY = 0, 1, 3, 4, 7
 _END_STREAM, _END_HEADERS, _PADDED, _ACK = 1, 4, 8, 1
 _STREAM = 1
 # The answer to a check is some hundred bytes.
-_MAX_ANSWER_BYTES = 64 * 1024
+MAX_ANSWER_BYTES = 64 * 1024
 
 
 def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
@@ -43,12 +43,13 @@ _FIELDS = (
     + _text("trailers")
 )
 # The request message is empty: the health of the whole server.
-_REQUEST = (
+REQUEST = (
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
     + _frame(_SETTINGS, 0, 0, b"")
     + _frame(_HEADERS, _END_HEADERS, _STREAM, _FIELDS)
     + _frame(_DATA, _END_STREAM, _STREAM, bytes(5))
 )
+FAREWELL = _frame(_SETTINGS, _ACK, 0, b"") + _frame(_GOAWAY, 0, 0, bytes(8))
 
 
 class NoAnswer(Exception):
@@ -60,7 +61,7 @@ def probe(port: int, *, timeout_s: float = 2.0) -> str | None:
     deadline = time.monotonic() + timeout_s
     try:
         with socket.create_connection((LOOPBACK, port), timeout=timeout_s) as connection:
-            connection.sendall(_REQUEST)
+            connection.sendall(REQUEST)
             received = b""
             while True:
                 connection.settimeout(max(deadline - time.monotonic(), 0.001))
@@ -68,9 +69,9 @@ def probe(port: int, *, timeout_s: float = 2.0) -> str | None:
                 received += part
                 status = status_in(received)
                 if status is not None:
-                    connection.sendall(_frame(_SETTINGS, _ACK, 0, b"") + _frame(_GOAWAY, 0, 0, bytes(8)))
+                    connection.sendall(FAREWELL)
                     return status
-                if not part or len(received) > _MAX_ANSWER_BYTES or time.monotonic() > deadline:
+                if not part or len(received) > MAX_ANSWER_BYTES or time.monotonic() > deadline:
                     return None
     except (OSError, NoAnswer):
         return None

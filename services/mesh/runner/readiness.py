@@ -20,7 +20,7 @@ async def check(ready: Ready, process: Process) -> State | None:
     if ready.kind == "alive":
         return "healthy"
     if ready.kind == "grpc":
-        status = await asyncio.to_thread(health.probe, ready.port, timeout_s=ready.timeout_s)
+        status = await grpc_status(ready.port, timeout_s=ready.timeout_s)
         return None if status is None else "healthy" if status == "SERVING" else "not_serving"
     if ready.kind == "command":
         return "healthy" if await _succeeds(ready, process) else None
@@ -31,6 +31,29 @@ async def check(ready: Ready, process: Process) -> State | None:
         "mlflow": embedded.mlflow_ready,
     }
     return "healthy" if await asyncio.to_thread(probes[ready.kind], ready.port) else None
+
+
+async def grpc_status(port: int, *, timeout_s: float) -> str | None:
+    """As `health.probe`, on the event loop: a service that is slow to answer must not hold up the questions to the others."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            reader, writer = await asyncio.open_connection(health.LOOPBACK, port)
+            try:
+                writer.write(health.REQUEST)
+                received = b""
+                while part := await reader.read(4096):
+                    received += part
+                    status = health.status_in(received)
+                    if status is not None:
+                        writer.write(health.FAREWELL)
+                        return status
+                    if len(received) > health.MAX_ANSWER_BYTES:
+                        return None
+                return None
+            finally:
+                writer.close()
+    except (OSError, TimeoutError, health.NoAnswer):
+        return None
 
 
 def has_dead_child(pid: int) -> bool:
