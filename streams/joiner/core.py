@@ -48,6 +48,8 @@ _REQUEST_OVERHEAD_BYTES = 2_500
 # What a joined feedback leaves behind: its id, and the labels that stand. Measured with tracemalloc, of two tasks.
 _FEEDBACK_OVERHEAD_BYTES = 650
 _ALL_SEEN = -1  # every bit is set
+# Entries of requests that are gone which a heap may hold beside twice those that are there.
+_HEAP_SLACK = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -352,7 +354,17 @@ class JoinerPartition:
                     self._counts["retired_early"] += 1
             else:
                 emissions += self.intake.give_up_on_first("no room to wait longer for its exposure")
+        self._forget_retired()
         return emissions
+
+    def _forget_retired(self) -> None:
+        """Take out of the heaps what was retired before its time: it would stay there until its window's end, beyond the bound."""
+        if len(self._closings) > 2 * len(self._requests) + _HEAP_SLACK:
+            self._closings = [entry for entry in self._closings if not entry[2].is_closed]
+            heapq.heapify(self._closings)
+        if len(self._first_feedbacks) > 2 * len(self._requests) + _HEAP_SLACK:
+            self._first_feedbacks = [entry for entry in self._first_feedbacks if not entry[2].is_retired]
+            heapq.heapify(self._first_feedbacks)
 
     def _cut(self, tick: int) -> Cut:
         position = self.intake.waiting.first_offset(default=self.intake.feedback.next_offset)
