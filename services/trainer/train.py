@@ -21,6 +21,7 @@ import torch
 from services.common.platform.artifacts import Manifest, write_artifact
 from services.common.platform.clock import wall_ms
 from services.common.platform.errors import ConfigurationError, ServiceError
+from services.common.platform.secrets import without_credentials
 from services.common.ranker.feature_records import pack_records
 from services.common.ranker.feature_spec import FeatureSpec
 from services.trainer.batch import BatchConfig, FeatureStates, Placed, replay_order, train_epoch
@@ -123,10 +124,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         artifact = write_artifact(options.out, manifest, base_arrays(learner, states))
     except (ConfigurationError, ServiceError) as error:
-        print(f"configuration error: {error}", file=sys.stderr)
+        print(f"configuration error: {without_credentials(str(error))}", file=sys.stderr)
         return _EXIT_BAD_CONFIGURATION
     rows = ", ".join(f"{name} {len(table)}" for name, table in learner.tables.items())
-    print(f"base written to {artifact.url}: {len(history.interactions)} events, rows: {rows}")
+    print(f"base written to {without_credentials(artifact.url)}: {len(history.interactions)} events, rows: {rows}")
     return 0
 
 

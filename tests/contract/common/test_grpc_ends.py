@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import StatusCode
 
 from services.common.platform import grpc_server
-from services.common.platform.errors import DeadlineExceeded
+from services.common.platform.errors import DeadlineExceeded, Unavailable
 from services.common.platform.grpc_server import EdgeInterceptor
 from services.common.platform.secrets import Redactor
 from services.common.platform.telemetry import Telemetry
@@ -154,3 +154,22 @@ async def test_a_silent_stream_outlives_the_keepalive_pings_of_its_client(monkey
     scaled = tuple((name, value // 10 if name.endswith("_ms") else value) for name, value in grpc_server.KEEPALIVE_OPTIONS)
     monkeypatch.setattr(grpc_server, "KEEPALIVE_OPTIONS", scaled)
     await outlives_pings(Recorder(), every_ms=1_000, times=5)
+
+
+async def test_an_error_reaches_its_caller_without_the_password_in_its_text() -> None:
+    async def leak(_request, _context):
+        raise Unavailable("redis://:p1anted@cache:6379/0 refused user 'app' with 'p1anted'")
+
+    telemetry = Telemetry(
+        "probe", TracerProvider(shutdown_on_exit=False), MeterProvider(shutdown_on_exit=False), 0.0, Redactor(["p1anted"])
+    )
+    server = grpc.aio.server(interceptors=[EdgeInterceptor(telemetry)])
+    handlers = {"Leak": grpc.unary_unary_rpc_method_handler(leak)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("t.Probe", handlers),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await channel.unary_unary("/t.Probe/Leak")(b"", timeout=seconds(30))
+    await server.stop(None)
+    assert caught.value.details() == "redis://***@cache:6379/0 refused user 'app' with '***'"
