@@ -6,7 +6,8 @@ The rules, all of them:
    A value that names a service which only Docker can run becomes empty: a service without it must do.
 3. A path under a volume's target becomes the same path under the run folder's `volumes/NAME`, under the volume's own folder, or under
    the bound folder.
-4. A variable of `x-tunemesh.ports` holds the loopback port; the user's TUNEMESH_… variables reach every service, compose's values win.
+4. A variable of `x-tunemesh.ports` holds the loopback port; the user's TUNEMESH_… variables reach every service, and those from which the
+   libraries beneath take credentials (`_HANDED_ON`); compose's values win.
 5. `cpu_shares` below the default become a nice value with about the same share of a busy processor; more than that needs rights that the
    runner does not ask for, and counts as the default.
 Knows nothing about running processes.
@@ -29,6 +30,18 @@ from services.mesh.runner.run_folder import RUN_DIR_VARIABLE
 from services.mesh.runner.settings import MeshSettings
 
 GRPC_PROBE = ("python", "-m", "services.mesh.runner.health")
+
+# Settings of the services, and what object stores, collectors, MLflow and model hubs are unlocked with: addresses hold no passwords.
+_HANDED_ON = (
+    "TUNEMESH_",
+    "AWS_",
+    "AZURE_STORAGE_",
+    "FSSPEC_",
+    "GOOGLE_APPLICATION_",
+    "OTEL_EXPORTER_OTLP_",
+    "MLFLOW_TRACKING_",
+    "HF_TOKEN",
+)
 
 ReadyKind = Literal["alive", "exit", "command", "grpc", "broker", "redis", "triton", "mlflow"]
 
@@ -158,7 +171,7 @@ class Planner:
         if local.env is None or service.command[:1] != ("python",):
             raise ConfigurationError(f'{where}: must begin with "python", which the runner replaces by an environment\'s interpreter')
         words = (str(self._environments.python(local.env)), *(self._localise(word, service) for word in service.command[1:]))
-        user = {key: value for key, value in self._environ.items() if key.startswith("TUNEMESH_")}
+        user = {key: value for key, value in self._environ.items() if key.startswith(_HANDED_ON)}
         env = embedded.inherited_environment() | user | {"PYTHONUNBUFFERED": "1"} | self.environment_of(service)
         return embedded.Command(argv=words, env=env, cwd=self._root)
 
@@ -183,7 +196,7 @@ class Planner:
             workspace=self._run_dir / "triton",
             models=(options["--load-model"],),
             repository=Path(self._localise(options["--model-repository"], service)),
-            env={key: value for key, value in self._environ.items() if key.startswith("TUNEMESH_")} | self.environment_of(service),
+            env={key: value for key, value in self._environ.items() if key.startswith(_HANDED_ON)} | self.environment_of(service),
         )
 
     def _ready(self, service: Service, local: Local) -> Ready:

@@ -8,6 +8,7 @@ from services.common.platform.errors import ConfigurationError
 from services.mesh.runner.compose import selected
 from services.mesh.runner.compose_reader import load_compose
 from services.mesh.runner.environments import Environments
+from services.mesh.runner.mesh import planner_for
 from services.mesh.runner.plan import Planner, Process, niceness
 from services.mesh.runner.settings import MeshSettings
 
@@ -187,3 +188,16 @@ def test_a_smaller_share_of_the_processor_becomes_a_nice_value(planned: Planned,
     text = COMPOSE.replace("    image: back:1\n", f"    image: back:1\n    cpu_shares: {cpu_shares}\n")
     assert planned.process("back", text).niceness == nice
     assert planned.process("front", text).niceness == 0
+
+
+@pytest.mark.parametrize("name", ["AWS_SECRET_ACCESS_KEY", "OTEL_EXPORTER_OTLP_HEADERS", "MLFLOW_TRACKING_PASSWORD", "FSSPEC_FTP_PASSWORD"])
+def test_credentials_of_the_user_reach_the_services_and_other_variables_do_not(planned: Planned, name: str) -> None:
+    env = planned.process("back", **{name: "given", "EDITOR": "vi"}).env
+    assert env[name] == "given" and "EDITOR" not in env
+
+
+def test_the_links_of_kubernetes_services_move_no_port_of_the_mesh(tmp_path: Path) -> None:
+    (tmp_path / "docker-compose.yml").write_text(COMPOSE.replace("BACK_PORT", "TUNEMESH_BACK_PORT"))
+    settings = MeshSettings(run_dir=tmp_path / "run", compose_file=tmp_path / "docker-compose.yml")
+    links = {"TUNEMESH_BACK_PORT": "tcp://10.0.0.7:9000", "TUNEMESH_BACK_SERVICE_HOST": "10.0.0.7"}
+    assert planner_for(settings, links, ("front",)).address("back") == "127.0.0.1:9000"
