@@ -73,6 +73,8 @@ UNITS: tuple[Unit, ...] = (
     Unit("keepalive", "light", ("tests/integration/common/test_keepalive.py",), 60),
     Unit("healing on a broker", "ml", ("tests/faults/test_healing_on_a_broker.py",), 50),
     Unit("healing of replicas", "light", ("tests/faults/test_healing_of_replicas.py",), 10),
+    Unit("planted secrets", "light", ("tests/integration/test_secrets.py",), 45),
+    Unit("healing of replicas", "light", ("tests/faults/test_healing_of_replicas.py",), 20),
     Unit("tunes of the packaged model", "ml", ("tests/integration/tuner/test_gate_on_measured_slices.py",), 280),
 )
 

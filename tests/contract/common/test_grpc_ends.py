@@ -150,7 +150,7 @@ async def outlives_pings(recorder: Recorder, *, every_ms: int, times: int) -> No
 
 
 async def test_a_silent_stream_outlives_the_keepalive_pings_of_its_client(monkeypatch) -> None:
-    """Both intervals a tenth of the real ones (gRPC's client pings no faster), which tests/integration/common/test_keepalive.py has."""
+    """Both intervals a tenth of the real ones, five and ten seconds; gRPC's client pings no faster."""
     scaled = tuple((name, value // 10 if name.endswith("_ms") else value) for name, value in grpc_server.KEEPALIVE_OPTIONS)
     monkeypatch.setattr(grpc_server, "KEEPALIVE_OPTIONS", scaled)
     await outlives_pings(Recorder(), every_ms=1_000, times=5)
