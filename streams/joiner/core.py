@@ -48,8 +48,7 @@ _REQUEST_OVERHEAD_BYTES = 2_500
 # What a joined feedback leaves behind: its id, and the labels that stand. Measured with tracemalloc, of two tasks.
 _FEEDBACK_OVERHEAD_BYTES = 650
 _ALL_SEEN = -1  # every bit is set
-# Entries of requests that are gone which a heap may hold beside twice those that are there.
-_HEAP_SLACK = 64
+_HEAP_SLACK = 64  # entries of requests that are gone which a heap may hold beside twice those that are there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
