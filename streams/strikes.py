@@ -144,11 +144,13 @@ class Strikes:
         return f"the worker died on it {strike.deaths} times: {strike.error}"
 
     @contextlib.contextmanager
-    def working_on(self, record: Readable) -> Iterator[None]:
-        """Mark the record while a part of its work is done without a pause (no `await`); an error is a strike."""
+    def working_on(self, record: Readable, *, unless: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+        """Mark the record while a part of its work is done without a pause (no `await`); an error is a strike, but for those of `unless`."""
         self._set_mark(RecordId.of(record))
         try:
             yield
+        except unless:
+            raise
         except Exception as error:
             self._note([record], error)
             raise

@@ -16,6 +16,7 @@ from services.common.events import dead_letter_reasons as reasons
 from services.common.events.envelope import MalformedRecord
 from services.common.events.topics import Topic
 from services.common.platform.clock import wall_ms
+from services.common.platform.errors import Unavailable
 from streams.partitioned.dead_letters import write_dead_letter
 from streams.partitioned.intake import Intake
 from streams.partitioned.output import Output
@@ -24,6 +25,8 @@ from streams.partitioned.records import DeadLetter, Forward, Outgoing, Record
 from streams.strikes import Strikes
 
 _MAX_BATCH = 200
+# A full disk or a server that is down is no record's fault.
+_OUTAGES = (Unavailable,)
 
 
 ValueT = TypeVar("ValueT")
@@ -167,7 +170,7 @@ class PartitionRuntime(Generic[EmissionT, CutT]):
         if condemned:
             self._put(side.on_unusable(record, reasons.KILLED_WORKER, condemned))
             return
-        with self._strikes.on_trial([record]), self._strikes.working_on(record):
+        with self._strikes.on_trial([record], unless=_OUTAGES), self._strikes.working_on(record, unless=_OUTAGES):
             # What is made of a record is made while it is known which one it was.
             self._put([self._outgoing(emission) for emission in side.take(record, wall_ms())])
 

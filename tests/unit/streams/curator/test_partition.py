@@ -1,12 +1,16 @@
+import pytest
 from tunemesh.common.v1 import chat_pb2
 from tunemesh.events.v1 import dead_letter_pb2, example_pb2, feedback_pb2, generation_pb2
 
+from services.common.events.generation import Generation
 from services.common.platform import telemetry
 from services.common.platform.clock import wall_ms
+from services.common.platform.errors import Unavailable
 from streams.curator.core import CurateConfig, CuratorPartition
 from streams.curator.partition import curation_of
 from streams.partitioned.output import PipelinedOutput
 from streams.partitioned.reading_order import ReadingOrder
+from streams.partitioned.records import Record
 from streams.partitioned.runtime import PartitionRuntime
 from streams.strikes import Strikes
 from tests.unit.streams.curator.test_core import Kept, Seen
@@ -15,16 +19,17 @@ from tests.unit.streams.partitioned.test_runtime import FakeMessage, FakeQueue, 
 
 
 class Bench:
-    def __init__(self) -> None:
+    def __init__(self, answers: Kept | None = None) -> None:
         self.queue = FakeQueue()
+        self.strikes = Strikes(None)
         self.acked: list[tuple[str, int]] = []
-        core = CuratorPartition(CurateConfig(window_ms=60_000, wait_ms=1_000), an_intake(), Kept(), Seen())
+        core = CuratorPartition(CurateConfig(window_ms=60_000, wait_ms=1_000), an_intake(), answers or Kept(), Seen())
         self.runtime = PartitionRuntime(
             curation_of(core, telemetry.disabled()),
             PipelinedOutput(self.queue),
             ReadingOrder(),
             lambda message: self.acked.append((message.topic, message.offset)),
-            Strikes(None),
+            self.strikes,
             source="/tunemesh/curator",
             max_outbox=100,
         )
@@ -86,3 +91,21 @@ async def test_personal_data_is_in_no_dead_letter() -> None:
     [record] = bench.queue.sent
     letter = dead_letter_pb2.DeadLetter.FromString(record.value or b"")
     assert (record.topic, letter.reason, letter.value) == ("feedback.v1.dlq.v1", "pii", b"") and b"jane" not in (record.value or b"")
+
+
+class Broken(Kept):
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def put(self, generation: Generation, record: Record) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize(("error", "is_its_fault"), [(Unavailable("the disk is full"), False), (RuntimeError("defect"), True)])
+async def test_a_disk_that_is_full_is_no_records_fault_and_a_defect_is(error: Exception, is_its_fault: bool) -> None:
+    bench = Bench(Broken(error))
+    message = bench.generation(0)
+    with pytest.raises(type(error)):
+        await bench.runtime.take(message)
+    assert bench.strikes.is_suspect(message) is is_its_fault
