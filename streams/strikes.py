@@ -145,7 +145,7 @@ class Strikes:
 
     @contextlib.contextmanager
     def working_on(self, record: Readable, *, unless: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-        """Mark the record while a part of its work is done without a pause (no `await`); an error is a strike, but for those of `unless`."""
+        """Mark the record while work on it is done without a pause (no `await`); an error is a strike, those of `unless` are not."""
         self._set_mark(RecordId.of(record))
         try:
             yield
