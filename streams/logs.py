@@ -16,6 +16,7 @@ from aiokafka.errors import KafkaError, UnknownError, UnsupportedVersionError
 from aiokafka.structs import TopicPartition
 
 from services.common.platform.errors import ConfigurationError, Unavailable
+from services.common.platform.kafka_async_batches import read_through_readable_batches
 
 _TAIL_RECORDS = 500
 _POLL_MS = 200
@@ -38,6 +39,7 @@ class LogReader:
 
     def new_consumer(self, group: str | None = None) -> AIOKafkaConsumer:
         """Return a consumer that is to be started and assigned; it never commits and never jumps."""
+        read_through_readable_batches()
         return AIOKafkaConsumer(
             bootstrap_servers=self._bootstrap,
             client_id=f"{self._group}-reader",

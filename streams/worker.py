@@ -23,6 +23,7 @@ import faust
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Transport
 
 from services.common.platform.errors import Overloaded, Unavailable
+from services.common.platform.kafka_async_batches import read_through_readable_batches
 from services.common.platform.kafka_async import NotAcknowledged, Record
 
 _POLL_S = 0.2
@@ -85,6 +86,7 @@ def new_app(app_id: str, *, bootstrap_servers: str, worker_id: str, session_time
     """
     for name in ("faust", "mode", "aiokafka", __name__):  # Faust's services log under the module of their class
         logging.getLogger(name).setLevel(logging.WARNING)
+    read_through_readable_batches()
     session_s = session_timeout_ms / 1e3
     return _App(
         app_id,

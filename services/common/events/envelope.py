@@ -18,6 +18,7 @@ from google.protobuf import json_format
 from google.protobuf.message import DecodeError, Message
 
 from services.common.platform.clock import wall_ms
+from services.common.platform.kafka_batches import CONTENT_TYPE_UNREADABLE
 
 Headers = Sequence[tuple[str, bytes]]
 MessageT = TypeVar("MessageT", bound=Message)
@@ -91,6 +92,8 @@ def parse_value(raw: bytes | None, headers: Headers | None, message_class: type[
         return _from_protobuf(raw, message_class)
     if media_type == CONTENT_TYPE_JSON:
         return _from_json(raw, message_class)
+    if media_type == CONTENT_TYPE_UNREADABLE:
+        raise MalformedRecord(raw.decode("utf-8", "replace"))
     raise MalformedRecord(f"content-type {content_type!r} is neither {CONTENT_TYPE_PROTOBUF} nor {CONTENT_TYPE_JSON}")
 
 

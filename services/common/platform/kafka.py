@@ -10,17 +10,27 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import KafkaError
+from kafka.consumer.fetcher import Fetcher
+from kafka.errors import KafkaError, UnsupportedCodecError
 
 from services.common.platform.errors import Unavailable
+from services.common.platform.kafka_batches import KAFKA_PYTHON_PACKAGES, Decoding, ReadableBatches
 from services.common.platform.kafka_connect import connected
 
 Start = Literal["beginning"] | Mapping[int, int]
 
 # The broker answers a fetch after at most this long when too little is there; the embedded one after half of it.
 _FETCH_WAIT_MS = 200
+_DECODING = Decoding("kafka-python", KAFKA_PYTHON_PACKAGES, UnsupportedCodecError)
 # Below this many bytes it waits for more: a request costs a broker more than a record does.
 _FETCH_MIN_BYTES = 65_536
+
+
+class _PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc, unused-ignore] # kafka-python's types are not read
+    """The records of one fetch, of batches that are read through `ReadableBatches`."""
+
+    def __init__(self, fetch_offset: int, tp: TopicPartition, records: Any, **config: Any) -> None:
+        super().__init__(fetch_offset, tp, ReadableBatches(records, tp.topic, tp.partition, _DECODING), **config)
 
 
 def assigned_consumer(
@@ -36,7 +46,8 @@ def assigned_consumer(
     """Return a consumer assigned to `partitions`, positioned at `start`, without a group.
 
     `auto_offset_reset` is "none": `poll` raises kafka.errors.OffsetOutOfRangeError when the broker no longer (or, after it lost its
-    data, not yet) has the position. The caller must handle that: re-bootstrap, or stop and say so.
+    data, not yet) has the position. The caller must handle that: re-bootstrap, or stop and say so. A batch that cannot be decoded is read
+    as services.common.platform.kafka_batches says.
 
     Args:
         bootstrap_servers: comma-separated host:port list.
@@ -65,6 +76,8 @@ def assigned_consumer(
         **overrides,
     }
     consumer = connected(KafkaConsumer, bootstrap_servers, config)
+    # There is no public way to say how a fetch is decoded (kafka-python 3.0.12).
+    consumer._fetcher.PartitionRecords = _PartitionRecords
     try:
         _assign(consumer, topic, partitions, start, bootstrap_timeout_ms)
     except BaseException as error:
