@@ -23,8 +23,8 @@ import faust
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Transport
 
 from services.common.platform.errors import Overloaded, Unavailable
-from services.common.platform.kafka_async_batches import read_through_readable_batches
 from services.common.platform.kafka_async import NotAcknowledged, Record
+from services.common.platform.kafka_async_batches import read_through_readable_batches
 
 _POLL_S = 0.2
 _RETRY_S = 1.0

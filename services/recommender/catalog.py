@@ -5,13 +5,13 @@ from __future__ import annotations
 import heapq
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from typing_extensions import override
 
-from services.common.events.catalog import CatalogItem
-from services.common.events.envelope import MalformedRecord
-from services.common.events.wire.catalog import deleted_item, read_item
+from services.common.events.catalog import CatalogItem, DeletedItem
+from services.common.events.content import MalformedRecord
+from services.common.events.wire.catalog import changes_of
 from services.common.platform.ids import entity_key
 from services.common.platform.topic_follower import Reader, Record
 from services.recommender.core import Catalog
@@ -25,9 +25,14 @@ _MAX_STALE = 1_000
 class ItemIndex(Catalog, Reader):
     """The catalogue in memory; meets `core.Catalog`, and reads what a `TopicFollower` brings. One thread writes, any may read."""
 
-    def __init__(self, newest_limit: int) -> None:
-        """`newest_limit`: how many ids `newest` returns at most."""
-        self._newest_limit = newest_limit
+    def __init__(self, newest_limit: int, on_refused: Callable[[Record, str], None] = lambda _record, _cause: None) -> None:
+        """Empty.
+
+        Args:
+            newest_limit: how many ids `newest` returns at most.
+            on_refused: told of every record that is left out, and why.
+        """
+        self._newest_limit, self._on_refused = newest_limit, on_refused
         self._categories: dict[str, tuple[str, ...]] = {}
         self._updated_ms: dict[str, int] = {}
         self._id_of_key: dict[int, str] = {}
@@ -69,17 +74,12 @@ class ItemIndex(Catalog, Reader):
 
     @override
     def extend(self, records: Sequence[Record]) -> None:
-        """Take records in, in topic order; a value of None deletes the key's item. Unreadable ones are logged and left out."""
-        for record in records:
-            if record.value is None:
-                self._remove(deleted_item(record.key))
+        """Take records in, in topic order. Unreadable ones are left out, logged and told."""
+        for change in changes_of(records, self._refuse):
+            if isinstance(change, DeletedItem):
+                self._remove(change.item_id)
                 continue
-            try:
-                item = read_item(record.key, record.value, record.headers)
-            except MalformedRecord as error:
-                _log.warning("catalogue: the record with key %r is left out: %s", record.key, error)
-                continue
-            self._put(item)
+            self._put(change)
         if records:
             self._find_newest()
 
@@ -92,6 +92,10 @@ class ItemIndex(Catalog, Reader):
         if key not in self._id_of_key:
             self._key_changes.append((key, True))
         self._id_of_key[key] = item_id
+
+    def _refuse(self, record: Record, error: MalformedRecord) -> None:
+        _log.warning("catalogue: the record at offset %d with key %r is left out: %s", record.offset, record.key, error)
+        self._on_refused(record, str(error))
 
     def _remove(self, item_id: str) -> None:
         if self._categories.pop(item_id, None) is not None:

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 from typing_extensions import override
 
-from services.common.events.catalog import CatalogItem
-from services.common.events.envelope import MalformedRecord
-from services.common.events.wire.catalog import deleted_item, read_item
+from services.common.events.catalog import CatalogItem, DeletedItem
+from services.common.events.content import MalformedRecord
+from services.common.events.wire.catalog import changes_of
 from services.common.language.items import sentences_of
 from services.common.platform.topic_follower import Reader, Record
 from services.retriever.core.documents import CATALOG, ChunkLimits, Document, Section, clean, hash_of, paragraphs_of
@@ -113,18 +113,17 @@ class CatalogDocuments(Reader):
 
     def _documents_of(self, records: Sequence[Record]) -> dict[str, Document | None]:
         documents: dict[str, Document | None] = {}
-        for record in records:
-            if record.value is None:
-                documents[f"{_ID_PREFIX}{deleted_item(record.key)}"] = None
+        for change in changes_of(records, _leave_out):
+            if isinstance(change, DeletedItem):
+                documents[f"{_ID_PREFIX}{change.item_id}"] = None
                 continue
-            try:
-                item = read_item(record.key, record.value, record.headers)
-            except MalformedRecord as error:
-                _log.warning("catalogue: the record with key %r is left out: %s", record.key, error)
-                continue
-            document = document_of(item, self._chunks)
+            document = document_of(change, self._chunks)
             documents[document.document_id] = document
         return documents
+
+
+def _leave_out(record: Record, error: MalformedRecord) -> None:
+    _log.warning("catalogue: the record at offset %d with key %r is left out: %s", record.offset, record.key, error)
 
 
 def _next_offset(records: Sequence[Record], otherwise: int) -> int:

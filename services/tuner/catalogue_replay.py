@@ -13,12 +13,13 @@ from typing_extensions import override
 
 from services.common.events.catalog import CatalogItem
 from services.common.events.chat import MAX_CONTEXT_PASSAGES, Passage
-from services.common.events.envelope import MalformedRecord
+from services.common.events.content import MalformedRecord
 from services.common.events.topics import CATALOG
-from services.common.events.wire.catalog import read_item
+from services.common.events.wire.catalog import changes_of
 from services.common.language.evaluation import MAX_TEXT_CHARS
 from services.common.platform.errors import InvalidInput
 from services.common.platform.kafka import read_compacted
+from services.common.platform.topic_follower import Record
 from services.tuner.evaluation_folder import MAX_FILE_BYTES
 from services.tuner.neighbours import ReplaySource
 from services.tuner.replay import ReplayExample
@@ -44,15 +45,19 @@ class CatalogueReplay(ReplaySource):
         return await asyncio.to_thread(self._items)
 
     def _items(self) -> list[CatalogItem]:
-        records = read_compacted(self._bootstrap_servers, CATALOG.name, client_id=self._client_id)
-        items = []
-        for key in sorted(records)[: self._max_items]:
-            record = records[key]
-            try:
-                items.append(read_item(record.key, record.value, record.headers))
-            except MalformedRecord as error:
-                _log.warning("the catalogue's record at offset %d is left out: %s", record.offset, error)
-        return items
+        newest = read_compacted(self._bootstrap_servers, CATALOG.name, client_id=self._client_id)
+        in_order = sorted(newest.values(), key=lambda record: record.offset)
+        items: dict[str, CatalogItem] = {}
+        for change in changes_of(in_order, _leave_out):
+            if isinstance(change, CatalogItem):
+                items[change.item_id] = change
+            else:
+                items.pop(change.item_id, None)
+        return [items[item_id] for item_id in sorted(items)[: self._max_items]]
+
+
+def _leave_out(record: Record, error: MalformedRecord) -> None:
+    _log.warning("the catalogue's record at offset %d is left out: %s", record.offset, error)
 
 
 def read_replay_file(path: Path) -> list[ReplayExample]:

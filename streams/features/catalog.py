@@ -8,9 +8,10 @@ from typing import Any
 
 from aiokafka.structs import TopicPartition
 
-from services.common.events.envelope import MalformedRecord
+from services.common.events.catalog import DeletedItem
+from services.common.events.content import MalformedRecord
 from services.common.events.topics import CATALOG
-from services.common.events.wire.catalog import deleted_item, read_item
+from services.common.events.wire.catalog import read_change
 from streams.logs import LogReader
 
 _POLL_MS = 500
@@ -49,12 +50,12 @@ class CatalogFollower:
 
     def take(self, record: Any) -> None:
         """Take one record of the topic in. A malformed one is logged and skipped: the item keeps what was known."""
-        if record.value is None:
-            self._categories.pop(deleted_item(record.key), None)
-            return
         try:
-            item = read_item(record.key, record.value, tuple(record.headers or ()))
+            change = read_change(record.key, record.value, tuple(record.headers or ()))
         except MalformedRecord as error:
             _log.warning("catalog.v1 offset %d is skipped: %s", record.offset, error)
             return
-        self._categories[item.item_id] = item.categories
+        if isinstance(change, DeletedItem):
+            self._categories.pop(change.item_id, None)
+        else:
+            self._categories[change.item_id] = change.categories

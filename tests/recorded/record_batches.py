@@ -1,10 +1,11 @@
-"""Records compressed batches as librdkafka and Java write them into kafka_batches.json: by "writer/codec" the bytes of a log segment, base64.
+"""Records batches as librdkafka and Java compress them into kafka_batches.json: by "writer/codec" the bytes of a log segment, base64.
 
 Needs an Apache Kafka 4 that is running (KAFKA_HOME, its port, its log directory) and a Python with confluent-kafka 2.16:
 
     KAFKA_HOME=… python tests/recorded/record_batches.py PORT LOG_DIR
 
-librdkafka compresses itself; Java's codecs are the console producer's. Five records each: key item-N, value "value N " forty times, header n=N.
+librdkafka compresses itself; Java's codecs are the console producer's. Five records each: key item-N, value "value N " forty times, header
+n=N.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def main() -> None:
                 command = [home / "bin/kafka-run-class.sh", "org.apache.kafka.tools.ConsoleProducer", "--bootstrap-server", servers]
                 command += ["--topic", topic, "--compression-codec", codec, "--timeout", "1000", "--batch-size", "100000"]
                 command += ["--reader-property", "parse.key=true", "--reader-property", "parse.headers=true"]
-                subprocess.run(command, input=lines.encode(), check=True)  # noqa: S603
+                subprocess.run(command, input=lines.encode(), check=True)
             segment = (log_dir / f"{topic}-0" / "00000000000000000000.log").read_bytes()
             recorded[f"{writer}/{codec}"] = base64.b64encode(segment).decode()
     Path(__file__).with_name("kafka_batches.json").write_text(json.dumps(recorded, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""Items of the catalogue. Pure, so cores may use it; `wire.catalog` reads them."""
+"""Items of the catalogue, and what a record of catalog.v1 says of one. Pure, so cores may use it; `wire.catalog` reads them."""
 
 from __future__ import annotations
 
@@ -22,3 +22,13 @@ class CatalogItem:
     categories: tuple[str, ...] = ()
     attributes: tuple[tuple[str, str], ...] = ()
     updated_at_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DeletedItem:
+    """The item is no longer in the catalogue."""
+
+    item_id: str
+
+
+CatalogChange = CatalogItem | DeletedItem

@@ -6,10 +6,8 @@ It does not know any topic, and it validates no field: a value that parses may s
 
 from __future__ import annotations
 
-import json
 import math
 import uuid
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -17,19 +15,23 @@ from typing import Any, TypeVar
 from google.protobuf import json_format
 from google.protobuf.message import DecodeError, Message
 
+from services.common.events.content import (
+    CONTENT_TYPE_JSON,
+    CONTENT_TYPE_PROTOBUF,
+    Content,
+    Headers,
+    MalformedRecord,
+    content_of,
+    header,
+    is_bare_protobuf,
+    json_behind_blanks,
+    looks_like,
+)
 from services.common.platform.clock import wall_ms
-from services.common.platform.kafka_batches import CONTENT_TYPE_UNREADABLE
 
-Headers = Sequence[tuple[str, bytes]]
+__all__ = ["CONTENT_TYPE_JSON", "CONTENT_TYPE_PROTOBUF", "Headers", "MalformedRecord", "header", "headers_for", "message_of", "parse_value"]
+
 MessageT = TypeVar("MessageT", bound=Message)
-
-CONTENT_TYPE_PROTOBUF = "application/protobuf"
-CONTENT_TYPE_JSON = "application/json"
-_PROTOBUF_NAMES = frozenset({"", CONTENT_TYPE_PROTOBUF, "application/x-protobuf", "application/vnd.google.protobuf"})
-
-
-class MalformedRecord(Exception):
-    """A Kafka value that cannot be read; the message says why. Retrying does not help: set the record aside."""
 
 
 def headers_for(
@@ -65,55 +67,58 @@ def headers_for(
     return headers
 
 
-def header(headers: Headers | None, name: str) -> str | None:
-    """Return the first header of that name as text, or None. Bytes that are not UTF-8 are replaced, never raised on."""
-    for key, value in headers or ():
-        if key == name:
-            return value.decode("utf-8", "replace") if value is not None else None
-    return None
-
-
 def parse_value(raw: bytes | None, headers: Headers | None, message_class: type[MessageT]) -> MessageT:
-    """Parse a record's value: Protobuf, or JSON when the `content-type` header says so.
+    """Parse a record's value: Protobuf or JSON, bare or in what `services.common.events.content` unwraps.
 
-    JSON takes both the proto's field names and their lowerCamelCase forms. Unknown fields are ignored in both encodings, so
-    that an old reader reads a new writer. A floating-point number that is null is NaN: none was given.
+    JSON takes both the proto's field names and their lowerCamelCase forms, and ids as whole numbers too. Unknown fields are ignored in both
+    encodings, so that an old reader reads a new writer. A floating-point number that is null is NaN: none was given.
 
     Raises:
-        MalformedRecord: no value, an unknown content type, or bytes that do not parse.
+        MalformedRecord: no value, or none that can be read as this message; the message says what it is.
     """
     if raw is None:
         raise MalformedRecord("the record has no value")
     content_type = header(headers, "content-type")
-    if content_type is None or content_type == CONTENT_TYPE_PROTOBUF:  # the hot path
-        return _from_protobuf(raw, message_class)
-    media_type = content_type.partition(";")[0].strip().lower()
-    if media_type in _PROTOBUF_NAMES:
-        return _from_protobuf(raw, message_class)
-    if media_type == CONTENT_TYPE_JSON:
-        return _from_json(raw, message_class)
-    if media_type == CONTENT_TYPE_UNREADABLE:
-        raise MalformedRecord(raw.decode("utf-8", "replace"))
-    raise MalformedRecord(f"content-type {content_type!r} is neither {CONTENT_TYPE_PROTOBUF} nor {CONTENT_TYPE_JSON}")
+    if is_bare_protobuf(raw, content_type):  # the hot path
+        try:
+            return message_class.FromString(raw)
+        except DecodeError as error:
+            content = json_behind_blanks(raw)
+            if content is None:
+                raise _no_protobuf(raw, message_class, error) from error
+    else:
+        content = content_of(raw, headers)
+    return message_of(content, message_class)
 
 
-def _from_protobuf(raw: bytes, message_class: type[MessageT]) -> MessageT:
+def message_of(content: Content, message_class: type[MessageT]) -> MessageT:
+    """Return unwrapped content as a message.
+
+    Raises:
+        MalformedRecord: it does not parse.
+    """
+    if content.protobuf is None:
+        return _from_json(content, message_class)
     try:
-        return message_class.FromString(raw)
+        return message_class.FromString(content.protobuf)
     except DecodeError as error:
-        raise MalformedRecord(f"not a {message_class.DESCRIPTOR.full_name} in Protobuf: {error}") from error
+        raise _no_protobuf(content.protobuf, message_class, error, content.wrapping) from error
 
 
-def _from_json(raw: bytes, message_class: type[MessageT]) -> MessageT:
+def _no_protobuf(raw: bytes, message_class: type[Message], error: DecodeError, wrapping: str = "") -> MalformedRecord:
+    return MalformedRecord(f"not a {message_class.DESCRIPTOR.full_name} in Protobuf{wrapping}: {error}{looks_like(raw)}")
+
+
+def _from_json(content: Content, message_class: type[MessageT]) -> MessageT:
     message = message_class()
+    where = f"not a {message_class.DESCRIPTOR.full_name} in JSON{content.wrapping}"
+    if not isinstance(content.json, dict):
+        raise MalformedRecord(f"{where}: the value is {json_type(content.json)}, not an object")
     try:
-        fields = json.loads(raw)
-        if not isinstance(fields, dict):
-            raise MalformedRecord(f"not a {message_class.DESCRIPTOR.full_name} in JSON: the value is no object")
-        json_format.ParseDict(fields, message, ignore_unknown_fields=True)
-        _keep_nulls(fields, message)
+        json_format.ParseDict(_with_written_ids(content.json, message_class), message, ignore_unknown_fields=True)
+        _keep_nulls(content.json, message)
     except (ValueError, RecursionError, json_format.ParseError) as error:
-        raise MalformedRecord(f"not a {message_class.DESCRIPTOR.full_name} in JSON: {error}") from error
+        raise MalformedRecord(f"{where}: {error}") from error
     return message
 
 
@@ -122,6 +127,24 @@ def _keep_nulls(fields: dict[str, Any], message: Message) -> None:
     for field in message.DESCRIPTOR.fields:
         if field.type == field.TYPE_DOUBLE and any(name in fields and fields[name] is None for name in (field.name, field.json_name)):
             setattr(message, field.name, math.nan)
+
+
+def _with_written_ids(fields: dict[str, Any], message_class: type[Message]) -> dict[str, Any]:
+    """Return the fields with ids as text: a database's whole number is the id that the same number is in a request."""
+    numbers = {
+        name: str(fields[name])
+        for field in message_class.DESCRIPTOR.fields
+        if field.name.endswith("_id")
+        for name in (field.name, field.json_name)
+        if type(fields.get(name)) is int
+    }
+    return {**fields, **numbers} if numbers else fields
+
+
+def json_type(value: Any) -> str:
+    """Return what a value of JSON is called, for messages."""
+    names = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")
 
 
 def _rfc3339(unix_ms: int) -> bytes:

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 from services.common.events.feedback_kinds import fault_of, is_about_answer
-from services.common.events.limits import ErrorOf, check_id
+from services.common.events.limits import ErrorOf, check_id, check_unit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +55,7 @@ def check(feedback: Feedback, error: ErrorOf, *, where: str = "") -> None:
         check_id(f"{where}item_id", feedback.item_id, error)
     if math.isinf(feedback.value):
         raise error(f"{where}value: {feedback.value} is not finite")
+    check_unit(f"{where}original_time_ms", feedback.original_time_ms, error)
 
 
 def check_answer(feedback: Feedback, error: ErrorOf, *, where: str = "") -> None:

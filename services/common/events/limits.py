@@ -30,6 +30,9 @@ MAX_RECORD_BYTES = 900_000
 MAX_AHEAD_MS = 300_000
 """A sender's clock may run ahead by so much. A record from later than that would hold up everything that waits for its time."""
 
+# As milliseconds these are days of early 1970, or years far ahead.
+_OTHER_UNITS = {"seconds": (10**8, 10**10), "microseconds": (10**14, 10**16), "nanoseconds": (10**17, 10**19)}
+
 _NAME = re.compile(rf"[a-z0-9][a-z0-9_-]{{0,{MAX_NAME_CHARS - 1}}}")
 
 ErrorOf = Callable[[str], Exception]
@@ -82,9 +85,17 @@ def check_name(field: str, name: str, error: ErrorOf) -> None:
         raise error(f"{field}: {name[:80]!r} is not 1 to {MAX_NAME_CHARS} of a-z, 0-9, '_' and '-', starting with a letter or digit")
 
 
+def check_unit(field: str, value_ms: int, error: ErrorOf) -> None:
+    """Raise `error` when a time, Unix milliseconds, is of another unit by its size: of the years 1973 to 2286 in that unit."""
+    for unit, (lowest, highest) in _OTHER_UNITS.items():
+        if lowest <= value_ms < highest:
+            raise error(f"{field}: {value_ms} looks like {unit}; it must be a time in Unix milliseconds")
+
+
 def check_time(field: str, value_ms: int, now_ms: int, error: ErrorOf) -> None:
-    """Raise `error` unless the time, Unix milliseconds, is positive and at most MAX_AHEAD_MS after `now_ms`."""
+    """Raise `error` unless the time, Unix milliseconds by its size, is positive and at most MAX_AHEAD_MS after `now_ms`."""
     if value_ms <= 0:
         raise error(f"{field}: {value_ms} is not a time in Unix milliseconds")
+    check_unit(field, value_ms, error)
     if value_ms > now_ms + MAX_AHEAD_MS:
         raise error(f"{field}: it is {value_ms - now_ms} ms in the future; check the sender's clock")

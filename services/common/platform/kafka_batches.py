@@ -1,8 +1,8 @@
-"""What a Kafka client does with a batch that it cannot decode: it names topic, partition, offsets, codec and cause, and goes on where it can.
+"""Batches that a Kafka client cannot decode: topic, partition, offsets, codec and cause are named, and reading goes on where it can.
 
-Both clients (kafka-python, aiokafka) raise out of their poll when a batch is compressed with a codec whose package is not installed, or when
-its content is broken, without saying where; the position stays, so a process that starts again meets the same batch. Here every batch is
-read through `ReadableBatches`:
+Both clients (kafka-python, aiokafka) raise out of their poll when a batch is compressed with a codec whose package is not installed, or
+when its content is broken, without saying where; the position stays, so a process that starts again meets the same batch. Here every batch
+is read through `ReadableBatches`:
 
 - a codec without its package: the client's own error, with all that an operator needs. The records are sound and the next process may read
   them, so nothing is skipped.
@@ -29,7 +29,7 @@ CODECS = {1: "gzip", 2: "snappy", 3: "lz4", 4: "zstd"}
 """Source: Kafka's message format, attributes of a record batch, bits 0 to 2."""
 
 KAFKA_PYTHON_PACKAGES = {"snappy": ("snappy", "python-snappy"), "lz4": ("lz4", "lz4"), "zstd": ("zstandard", "zstandard")}
-AIOKAFKA_PACKAGES = {codec: ("cramjam", "cramjam") for codec in ("snappy", "lz4", "zstd")}
+AIOKAFKA_PACKAGES = dict.fromkeys(("snappy", "lz4", "zstd"), ("cramjam", "cramjam"))
 """By codec: (module, package) that the client needs. gzip is in the standard library."""
 
 _log = logging.getLogger(__name__)
@@ -104,9 +104,7 @@ class _ReadableBatch:
             for record in batch:
                 first = record.offset + 1
                 yield record
-        except GeneratorExit:
-            raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 # what codecs and parsers raise on bytes that they cannot read has no common root
             yield self._stand_in(first, error)
 
     def _stand_in(self, first: int, error: Exception) -> StandIn:
@@ -118,8 +116,8 @@ class _ReadableBatch:
         module, package = decoding.packages.get(codec, ("", ""))
         if module and importlib.util.find_spec(module) is None:
             raise decoding.missing_codec(
-                f"{where} are compressed with {codec}, which {decoding.client} reads with the Python package {package}; it is not installed: "
-                "install the environment's lock file again (`make setup`)"
+                f"{where} are compressed with {codec}, which {decoding.client} reads with the Python package {package}; "
+                "it is not installed: install the environment's lock file again (`make setup`)"
             ) from error
         compressed = f", compressed with {codec}," if codec else ""
         cause = f"{where}{compressed} cannot be decoded: {error!r}"

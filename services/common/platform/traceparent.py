@@ -14,6 +14,9 @@ from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, Trace
 
 TRACEPARENT = "traceparent"
 
+# The CloudEvents SDKs write an event's traceparent as any of its attributes.
+_KAFKA_NAMES = (TRACEPARENT, f"ce_{TRACEPARENT}")
+
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 
 
@@ -30,12 +33,12 @@ def outgoing_metadata() -> tuple[tuple[str, str], ...]:
 
 
 def traceparent_of(headers: Iterable[tuple[str, Any]] | Mapping[str, Any] | None) -> str:
-    """Return the traceparent among Kafka headers or gRPC metadata (values str or bytes), or ""."""
+    """Return the traceparent among Kafka headers or gRPC metadata (values str or bytes; None is none), or ""."""
     if not headers:
         return ""
     pairs: Iterable[tuple[str, Any]] = headers.items() if isinstance(headers, Mapping) else headers
     for key, value in pairs:
-        if key == TRACEPARENT:
+        if key in _KAFKA_NAMES and value is not None:
             return value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
     return ""
 
@@ -55,7 +58,8 @@ def remote_span(traceparent: str) -> Span:
 
 def sampled_link(traceparent: str) -> Link | None:
     """Return a link to the span that a header names; None when that is not sampled, or the header is empty or malformed."""
-    if not traceparent or traceparent.endswith("-00"):
+    if not traceparent:
         return None
     context = remote_span(traceparent).get_span_context()
-    return Link(context) if context.is_valid else None
+    # A bit among others: OpenTelemetry for Python writes 03 and 02 (the random-trace-id bit) where others write 01 and 00.
+    return Link(context) if context.is_valid and context.trace_flags.sampled else None

@@ -1,4 +1,4 @@
-"""Every codec, written by either client of the mesh and read by either, on a real broker; recorded batches of other writers are unit tests."""
+"""Every codec, written by either client of the mesh and read by either, on a real broker (batches of other writers: unit tests)."""
 
 from __future__ import annotations
 

@@ -15,6 +15,8 @@ class Record:
     key: bytes | None
     value: bytes | None
     headers: list[tuple[str, bytes]] | None = None
+    partition: int = 0
+    offset: int = 0
 
 
 def item(item_id: str, *categories: str, updated_at_ms: int = 0) -> Record:

@@ -1,6 +1,16 @@
 import pytest
 
-from services.common.events.limits import MAX_AHEAD_MS, MAX_ID_BYTES, check_id, check_ids, check_name, check_text, check_time, check_written
+from services.common.events.limits import (
+    MAX_AHEAD_MS,
+    MAX_ID_BYTES,
+    check_id,
+    check_ids,
+    check_name,
+    check_text,
+    check_time,
+    check_unit,
+    check_written,
+)
 
 NOW_MS = 1_700_000_000_000
 
@@ -69,6 +79,19 @@ def test_a_time_is_positive_and_at_most_five_minutes_ahead() -> None:
     for wrong, why in [(0, "0 is not a time"), (-5, "-5 is not a time"), (NOW_MS + MAX_AHEAD_MS + 1, "300001 ms in the future")]:
         with pytest.raises(Refused, match=f"at_ms: .*{why}"):
             check_time("at_ms", wrong, NOW_MS, Refused)
+
+
+@pytest.mark.parametrize(("value", "unit"), [(NOW_MS // 1000, "seconds"), (NOW_MS * 1000, "microseconds"), (NOW_MS * 10**6, "nanoseconds")])
+def test_a_time_in_another_unit_is_refused_by_its_name(value, unit) -> None:
+    """Seconds are a time of January 1970 and were taken: the feedback was an orphan at once, of an exposure that was there."""
+    for check in (lambda: check_time("at_ms", value, NOW_MS, Refused), lambda: check_unit("at_ms", value, Refused)):
+        with pytest.raises(Refused, match=f"at_ms: {value} looks like {unit}; it must be a time in Unix milliseconds"):
+            check()
+
+
+@pytest.mark.parametrize("value", [0, 1, NOW_MS, 880_000_000_000, 4_102_444_800_000])
+def test_a_time_in_milliseconds_is_taken(value) -> None:
+    check_unit("at_ms", value, Refused)
 
 
 @pytest.mark.parametrize("name", ["a", "7", "helpdesk_de-2", "a" * 64])

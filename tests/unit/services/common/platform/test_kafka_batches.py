@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import importlib.util
 import json
 import struct
@@ -70,7 +71,7 @@ def test_a_batch_that_nobody_can_decode_becomes_one_unreadable_record_and_readin
     broken = at_offset(with_content(sound, b"\x13garbage, not compressed", codec), 3)
     records = read(broken + at_offset(sound, 8), start=4)
     assert [record.offset for record in records] == [7, *range(8, 13)]
-    with pytest.raises(MalformedRecord, match=r"t\[3\] offsets 3 to 7.*" if codec else named) as caught:
+    with pytest.raises(MalformedRecord, match=r"t\[3\] offsets 3 to 7") as caught:
         parse_value(records[0].value, records[0].headers, feedback_pb2.Feedback)
     assert named in str(caught.value)
 
@@ -86,13 +87,13 @@ def test_the_records_before_the_broken_one_are_read(read: Any) -> None:
 
 
 def read_plain() -> bytes:
-    import gzip
-
     return gzip.decompress(RECORDED["librdkafka/gzip"][CONTENT_AT:])
 
 
 @CLIENTS
-@pytest.mark.parametrize(("name", "packages"), [("java/snappy", "python-snappy cramjam"), ("java/zstd", "zstandard cramjam"), ("java/lz4", "lz4 cramjam")])
+@pytest.mark.parametrize(
+    ("name", "packages"), [("java/snappy", "python-snappy cramjam"), ("java/zstd", "zstandard cramjam"), ("java/lz4", "lz4 cramjam")]
+)
 def test_a_codec_without_its_package_is_named_with_the_offsets_and_nothing_is_skipped(
     read: Any, name: str, packages: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,5 +113,5 @@ def test_a_codec_without_its_package_is_named_with_the_offsets_and_nothing_is_sk
 def test_a_batch_whose_checksum_is_wrong_is_an_error_and_not_skipped(read: Any) -> None:
     raw = bytearray(RECORDED["librdkafka/gzip"])
     raw[-1] ^= 1
-    with pytest.raises(Exception, match="(?i)crc"):
+    with pytest.raises(Exception, match=r"(?i)crc"):
         read(bytes(raw))

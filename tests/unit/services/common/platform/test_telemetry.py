@@ -12,7 +12,7 @@ from services.common.platform import telemetry
 from services.common.platform.errors import ConfigurationError
 from services.common.platform.stderr_log import Damper
 from services.common.platform.telemetry_files import read_spans
-from services.common.platform.traceparent import current_traceparent, outgoing_metadata, traceparent_of
+from services.common.platform.traceparent import current_traceparent, outgoing_metadata, sampled_link, traceparent_of
 
 SAMPLED = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 UNSAMPLED = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
@@ -69,6 +69,19 @@ def test_about_the_given_share_of_new_traces_is_recorded(tmp_path):
             pass
     signals.shutdown()
     assert 220 < len(read_spans(tmp_path)) < 380
+
+
+@pytest.mark.parametrize(("flags", "is_sampled"), [("00", False), ("01", True), ("02", False), ("03", True), ("fe", False), ("ff", True)])
+def test_a_link_is_kept_by_the_bit_of_the_flags_and_not_by_their_text(flags, is_sampled):
+    """OpenTelemetry for Python writes 02 and 03: links of unsampled traces were recorded."""
+    assert (sampled_link(SAMPLED.removesuffix("01") + flags) is not None) == is_sampled
+
+
+def test_a_header_without_a_value_is_no_trace():
+    """It became the text "None"; the CloudEvents SDKs write ce_traceparent."""
+    assert traceparent_of([("traceparent", None)]) == ""
+    assert traceparent_of([("traceparent", None), ("ce_traceparent", SAMPLED.encode())]) == SAMPLED
+    assert traceparent_of({"traceparent": SAMPLED}) == SAMPLED
 
 
 def test_links_keep_the_sampled_sources_of_a_merge(tmp_path):

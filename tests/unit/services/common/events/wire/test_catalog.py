@@ -1,33 +1,104 @@
+"""One reader for all four who read the catalogue: the mesh's own records, and tables as Debezium sends them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
 import pytest
 from tunemesh.catalog.v1 import catalog_item_pb2
+from tunemesh.events.v1 import feedback_pb2
 
-from services.common.events.catalog import CatalogItem
-from services.common.events.envelope import MalformedRecord
-from services.common.events.wire.catalog import deleted_item, read_item
+from services.common.events.catalog import CatalogItem, DeletedItem
+from services.common.events.envelope import MalformedRecord, headers_for
+from services.common.events.wire.catalog import changes_of, read_change
+
+ROW = {"item_id": 1001, "title": "Heat", "categories": ["Crime"], "attributes": '{"year": 1995}', "price": 7.5, "updated_at_ms": None}
+ITEM = CatalogItem(item_id="1001", title="Heat", categories=("Crime",), attributes=(("year", "1995"),))
+SOURCE = {"version": "3.3.0.Final", "connector": "postgresql", "name": "shop", "ts_ms": 1_790_000_000_000, "table": "items"}
+SCHEMA = {
+    "type": "struct",
+    "fields": [{"type": "int64", "optional": False, "field": "item_id"}],
+    "optional": False,
+    "name": "shop.items.Key",
+}
+KEYS = {
+    "text": b"1001",
+    "json text": b'"1001"',
+    "json number": b"1001",
+    "struct": b'{"item_id":1001}',
+    "struct of text": b'{"item_id":"1001"}',
+    "only column": b'{"id":1001}',
+    "two columns": b'{"shop":3,"item_id":1001}',
+    "with schema": json.dumps({"schema": SCHEMA, "payload": {"item_id": 1001}}).encode(),
+    "schema of a plain key": b'{"schema":{"type":"int64","optional":false},"payload":1001}',
+    "confluent json": b'\x00\x00\x00\x00\x05"1001"',
+}
 
 
-def value(**fields) -> bytes:
+def value(**fields: Any) -> bytes:
     return catalog_item_pb2.CatalogItem(**fields).SerializeToString()
+
+
+def debezium(op: str, before: Any, after: Any) -> dict[str, Any]:
+    return {"before": before, "after": after, "source": SOURCE, "op": op, "ts_ms": 1_790_000_000_100, "transaction": None}
+
+
+def with_schema(payload: Any) -> dict[str, Any]:
+    return {"schema": SCHEMA, "payload": payload}
 
 
 def test_an_item_is_read_whole_with_its_attributes_sorted() -> None:
     raw = value(item_id="172", title="Heat", categories=["Crime", "Drama"], attributes={"year": "1995", "colour": "blue"}, updated_at_ms=7)
-    assert read_item(b"172", raw, None) == CatalogItem(
+    assert read_change(b"172", raw, headers_for("tunemesh.catalog.v1.CatalogItem", "/shop")) == CatalogItem(
         item_id="172", title="Heat", categories=("Crime", "Drama"), attributes=(("colour", "blue"), ("year", "1995")), updated_at_ms=7
     )
 
 
 def test_where_the_value_names_no_item_the_key_does() -> None:
     """The feature stream alone took it so; the recommender kept such an item under an empty id."""
-    assert read_item(b"172", value(title="Heat"), None).item_id == "172"
-    assert read_item(b"other", value(item_id="172"), None).item_id == "172"
+    assert read_change(b"172", value(title="Heat"), None) == CatalogItem(item_id="172", title="Heat")
+    assert read_change(b"other", value(item_id="172"), None) == CatalogItem(item_id="172")
+    assert read_change(b'{"id":172}', b'{"title":"Heat"}', None) == CatalogItem(item_id="172", title="Heat")
+
+
+@pytest.mark.parametrize("op", ["c", "u", "r"])
+@pytest.mark.parametrize("wrapped", [lambda event: event, with_schema])
+def test_a_row_in_debeziums_envelope_is_an_item(op: str, wrapped: Any) -> None:
+    event = wrapped(debezium(op, None if op == "c" else {"item_id": 1001, "title": "old"}, ROW))
+    assert read_change(KEYS["struct"], json.dumps(event).encode(), None) == ITEM
+    cloud_event = {"specversion": "1.0", "id": "1", "source": "/debezium", "type": "io.debezium.connector.postgresql.DataChangeEvent"}
+    assert read_change(KEYS["struct"], json.dumps({**cloud_event, "data": event}).encode(), None) == ITEM
+
+
+@pytest.mark.parametrize(
+    "row", [ROW, with_schema(ROW), {**ROW, "__deleted": "false"}, with_schema({**ROW, "__deleted": "false"}), {**ROW, "__op": "u"}]
+)
+def test_an_unwrapped_row_is_an_item(row: Any) -> None:
+    assert read_change(KEYS["struct"], json.dumps(row).encode(), None) == ITEM
+
+
+@pytest.mark.parametrize("key", KEYS.values(), ids=KEYS)
+@pytest.mark.parametrize(
+    "said",
+    [None, b"null", b" null\n", with_schema(None), debezium("d", None, None), {"__deleted": "true"}, {"__deleted": True}],
+    ids=["no value", "the text null", "null with blanks", "payload null", "op d", "__deleted", "__deleted as true"],
+)
+def test_a_delete_takes_its_id_from_every_form_of_key(key: bytes, said: Any) -> None:
+    raw = json.dumps(said).encode() if isinstance(said, dict) else said
+    assert read_change(key, raw, None) == DeletedItem("1001")
+
+
+@pytest.mark.parametrize("said", [debezium("d", ROW, None), with_schema(debezium("d", ROW, None)), {**ROW, "__deleted": "true"}])
+def test_a_delete_that_names_its_item_needs_no_key(said: Any) -> None:
+    assert read_change(None, json.dumps(said).encode(), None) == DeletedItem("1001")
 
 
 @pytest.mark.parametrize(
     ("key", "raw", "said"),
     [
         (b"1", b"\xff\xff", "not a tunemesh.catalog.v1.CatalogItem"),
-        (None, value(title="Heat"), "item_id: it is empty"),
+        (None, value(title="Heat"), "item_id: it is empty, and the record has no key"),
         # The retriever took ids of up to 512 bytes, which no request may name.
         (b"1", value(item_id="x" * 129), "item_id: it has 129 bytes"),
         (b"x" * 129, value(title="Heat"), "item_id: it has 129 bytes"),
@@ -35,14 +106,59 @@ def test_where_the_value_names_no_item_the_key_does() -> None:
         (b"1", value(categories=["x" * 65_536]), r"categories\[0\]: it has 65536 bytes; it must have 1 to 256"),
         (b"1", value(categories=map(str, range(65_536))), "categories: there are 65536; an item has at most 256"),
         (b"1", value(categories=["Drama", ""]), r"categories\[1\]: it is empty"),
+        (b"", value(title="Heat"), "item_id: it is empty"),
+        (b"1", b"", "it has none of its fields; it is empty: to delete"),
+        (b"1", b"{}", "it has none of item_id.*; it has: none"),
+        (b"1", b'{"name":"Heat","genre":"Crime"}', "it has none of item_id.*; it has: 'name', 'genre'"),
+        (b"1", b"\x92\x01\x01a", "it has none of its fields"),
+        (b"1", b'{"item_id":"1","categories":"Crime,Drama"}', "categories: it is text; it must be a list, or JSON of one"),
+        (b"1", b'{"item_id":"1","categories":{"a":1}}', "categories: it is an object; it must be a list"),
+        (b"1", b'{"item_id":"1","attributes":[]}', "attributes: it is a list; it must be an object"),
+        (b"1", b'{"item_id":"1","title":"__debezium_unavailable_value"}', "title: the database did not log .*REPLICA IDENTITY FULL"),
+        (b"1", b'{"item_id":"1","categories":["__debezium_unavailable_value"]}', "categories: the database did not log"),
+        (b"1", b'{"item_id":"1","updated_at_ms":1700000000}', "updated_at_ms: 1700000000 looks like seconds"),
+        (b"1", b'{"item_id":"1","updated_at_ms":1700000000000000}', "updated_at_ms: 1700000000000000 looks like microseconds"),
+        (b"1", json.dumps(debezium("t", None, None)).encode(), "Debezium event 't', a truncate"),
+        (b"1", b'{"op":"m","source":{},"message":{}}', "Debezium event 'm', a message"),
+        (b"1", json.dumps(debezium("c", None, [1])).encode(), "after of a Debezium event is a list"),
+        (b"1", b'{"schema":{},"payload":[1]}', "the value is a list, not an object"),
+        (b"\xff", None, "key: .* is no text"),
+        (None, None, "the record has no key"),
+        (b"", None, "item_id: it is empty"),
+        (b"Struct{item_id=1001}", None, "key.converter to JsonConverter"),
+        (b'{"a":1,"b":2}', None, r"none is item_id; set the connector's message.key.columns"),
+        (b'{"item_id":null}', None, "the id is null"),
+        (b'{"item_id":1.5}', None, "the id is a number; it must be text or a whole number"),
+        (b"{oops", None, "is not JSON"),
+        (b"\x00\x00\x00\x00\x05\x081001", None, "is not JSON.*key.serializer"),
     ],
 )
-def test_what_can_be_no_item_is_malformed(key, raw, said) -> None:
+def test_what_can_be_no_item_is_malformed(key: bytes | None, raw: bytes | None, said: str) -> None:
     with pytest.raises(MalformedRecord, match=said):
-        read_item(key, raw, None)
+        read_change(key, raw, None)
 
 
-def test_a_record_without_a_value_deletes_the_item_of_its_key() -> None:
-    assert deleted_item("Käse".encode()) == "Käse"
-    assert deleted_item(b"\xff") == "\ufffd"
-    assert deleted_item(None) == ""
+def test_an_unchanged_column_that_nobody_reads_is_no_fault() -> None:
+    raw = json.dumps({**ROW, "description": "__debezium_unavailable_value"}).encode()
+    assert read_change(b"1001", raw, None) == ITEM
+
+
+def test_another_message_of_the_mesh_is_no_item() -> None:
+    """It parses as one: its first field is an id."""
+    raw = feedback_pb2.Feedback(feedback_id="f1", request_id="r1", user_id="u1").SerializeToString()
+    with pytest.raises(MalformedRecord, match="ce_type 'tunemesh.events.v1.Feedback': it belongs in another topic"):
+        read_change(b"1", raw, headers_for("tunemesh.events.v1.Feedback", "/s"))
+
+
+def test_changes_leave_out_what_is_malformed_and_tell_of_it() -> None:
+    class Record:
+        partition, headers = 0, None
+
+        def __init__(self, offset: int, raw: bytes | None) -> None:
+            self.offset, self.key, self.value = offset, b"%d" % offset, raw
+
+    told: list[tuple[int, str]] = []
+    records = [Record(0, value(title="a")), Record(1, b"\xff"), Record(2, None)]
+    changes = list(changes_of(records, lambda record, error: told.append((record.offset, str(error)))))
+    assert changes == [CatalogItem(item_id="0", title="a"), DeletedItem("2")]
+    assert [offset for offset, _ in told] == [1]

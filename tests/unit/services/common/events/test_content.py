@@ -1,0 +1,129 @@
+"""Values as other writers really send them (tests/recorded/record_events.py), and those that the mesh does not read."""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+from pathlib import Path
+
+import pytest
+from tunemesh.catalog.v1 import catalog_item_pb2
+from tunemesh.events.v1 import feedback_pb2
+
+from services.common.events.catalog import CatalogItem
+from services.common.events.envelope import MalformedRecord, parse_value
+from services.common.events.wire.catalog import read_change
+from services.common.events.wire.feedback import read_feedback
+from services.common.platform.kafka_batches import CONTENT_TYPE_UNREADABLE
+from tests.fuzzed import mutations
+
+RECORDED = {
+    name: (each["key"].encode(), base64.b64decode(each["value"]), [(key, base64.b64decode(raw)) for key, raw in each["headers"].items()])
+    for name, each in json.loads((Path(__file__).parents[4] / "recorded" / "events.json").read_text(encoding="utf-8")).items()
+}
+NOW_MS = 1_700_000_000_000
+REFUSED = {"confluent/avro": "schema id 3.*Avro.*value.serializer", "sdk2/binary/list": "Python|a list: write one event"}
+REFUSED |= {"sdk2/structured/list": "the value is a list, not an object"}
+ITEM = CatalogItem(item_id="1001", title="Käse", categories=("Crime", "Drama"), updated_at_ms=NOW_MS)
+ITEM_JSON = {"item_id": "1001", "title": "Käse", "categories": ["Crime", "Drama"], "updated_at_ms": NOW_MS}
+
+
+def recorded(noun: str) -> list[str]:
+    return sorted(name.partition("/")[2] for name in RECORDED if name.startswith(f"{noun}/"))
+
+
+@pytest.mark.parametrize("writer", recorded("item"))
+def test_an_item_of_every_writer_is_read_or_refused_by_name(writer: str) -> None:
+    key, value, headers = RECORDED[f"item/{writer}"]
+    if writer in REFUSED:
+        with pytest.raises(MalformedRecord, match=REFUSED[writer]):
+            read_change(key, value, headers)
+    else:
+        assert read_change(key, value, headers) == ITEM
+
+
+@pytest.mark.parametrize("writer", recorded("feedback"))
+def test_a_feedback_of_every_writer_is_read_or_refused_by_name(writer: str) -> None:
+    _, value, headers = RECORDED[f"feedback/{writer}"]
+    if writer in REFUSED:
+        with pytest.raises(MalformedRecord, match=REFUSED[writer]):
+            read_feedback(value, headers, NOW_MS)
+        return
+    feedback = read_feedback(value, headers, NOW_MS)
+    assert (feedback.feedback_id, feedback.item_id, feedback.value, feedback.accepted_at_ms) == ("f1", "1001", 4.5, NOW_MS)
+    # In binary mode the SDK writes the event's traceparent as it writes every attribute.
+    assert bool(feedback.traceparent) == (writer.startswith("sdk1/binary"))
+
+
+@pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf", b"\n  ", b" "])
+@pytest.mark.parametrize(
+    "content_type", [None, b"application/json", b"text/json", b"application/vnd.acme.item+json", b"application/octet-stream"]
+)
+def test_json_is_known_by_how_it_begins(start: bytes, content_type: bytes | None) -> None:
+    headers = [("content-type", content_type)] if content_type else None
+    assert read_change(None, start + json.dumps(ITEM_JSON).encode(), headers) == ITEM
+
+
+def test_whole_numbers_are_ids() -> None:
+    fields = {"feedback_id": 7, "requestId": 2**63, "user_id": 42, "item_id": -1, "kind": "click", "value": 1, "accepted_at_ms": NOW_MS}
+    feedback = read_feedback(json.dumps(fields).encode(), None, NOW_MS)
+    assert (feedback.feedback_id, feedback.request_id, feedback.user_id, feedback.item_id) == ("7", str(2**63), "42", "-1")
+    with pytest.raises(MalformedRecord, match="item_id"):
+        read_feedback(json.dumps({**fields, "item_id": 1.5}).encode(), None, NOW_MS)
+
+
+def framed(indexes: bytes, body: bytes) -> bytes:
+    return b"\x00\x00\x00\x01\x07" + indexes + body
+
+
+BARE = catalog_item_pb2.CatalogItem(item_id="1001", title="Käse", categories=["Crime", "Drama"], updated_at_ms=NOW_MS).SerializeToString()
+
+
+@pytest.mark.parametrize("indexes", [b"\x00", b"\x02\x00", b"\x02\x02", b"\x04\x02\x06"])
+def test_message_indexes_of_any_number_are_stripped(indexes: bytes) -> None:
+    assert read_change(b"k", framed(indexes, BARE), None) == ITEM
+
+
+@pytest.mark.parametrize(
+    ("value", "content_type", "said"),
+    [
+        (b"\x00", None, "begins like Confluent's framing, but has 1 bytes only"),
+        (framed(b"\x01", BARE), None, "schema id 263.*Avro"),
+        (framed(b"\x02", b""), None, "schema id 263.*Avro"),
+        (framed(b"\x80" * 12, b""), None, "schema id 263.*Avro"),
+        (framed(b"\x00", b"\xff"), None, r"in Protobuf \(in Confluent's framing, schema id 263\)"),
+        (b"\x1f\x8b\x08\x00", None, "looks like gzip: compress with the producer's compression.type"),
+        (b"\xac\xed\x00\x05t", None, "looks like a serialised Java object"),
+        (b"Obj\x01\x04", None, "looks like an Avro file"),
+        (b"<item/>", None, "looks like XML"),
+        (b"Struct{item_id=1001}", None, "JsonConverter in place of StringConverter"),
+        (b"", b"application/json", "it is empty: to delete"),
+        (b"[]", b"application/cloudevents-batch+json", "a batch of CloudEvents"),
+        (b"{}", b"application/cloudevents+json", "it is no CloudEvent"),
+        (b"\x0a\x01a", b"application/avro", "content-type 'application/avro' is neither"),
+        (b'{"specversion":"1.0","id":"1","source":"/s","type":"t"}', None, r"structured CloudEvent \(type 't'\) without data"),
+        (b'{"specversion":"1.0","id":"1","source":"/s","type":"t","data_base64":"?"}', None, "is not base64"),
+        (b'{"specversion":"1.0","id":"1","source":"/s","type":"t","data_base64":7}', None, "is not base64"),
+        (b'{"specversion":"1.0","id":"1","source":"/s","type":"t","data":"text"}', None, "the value is text, not an object"),
+        (b"[" * 100_000, b"application/json", "not JSON"),
+        (b'{"a":' + b"9" * 5_000 + b"}", None, "not JSON"),
+        (b"t[3] offsets 1 to 4 cannot be decoded", CONTENT_TYPE_UNREADABLE.encode(), r"^t\[3\] offsets 1 to 4 cannot be decoded$"),
+    ],
+)
+def test_what_is_not_read_is_refused_by_its_name(value: bytes, content_type: bytes | None, said: str) -> None:
+    headers = [("content-type", content_type)] if content_type else None
+    with pytest.raises(MalformedRecord, match=said):
+        parse_value(value, headers, feedback_pb2.Feedback)
+    with pytest.raises(MalformedRecord):
+        read_change(b"k", value, headers)
+
+
+def test_no_input_ends_a_reader_otherwise_than_by_its_error() -> None:
+    """tests/fuzz goes on where this ends."""
+    for key, value, headers in mutations(RECORDED.values(), random.Random(7), 3_000):
+        for read in (lambda: read_change(key, value, headers), lambda: read_feedback(value, headers, NOW_MS)):  # noqa: B023 # read at once
+            try:
+                read()
+            except MalformedRecord as error:
+                assert str(error)
