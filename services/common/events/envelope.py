@@ -132,13 +132,17 @@ def _keep_nulls(fields: dict[str, Any], message: Message) -> None:
 def _with_written_ids(fields: dict[str, Any], message_class: type[Message]) -> dict[str, Any]:
     """Return the fields with ids as text: a database's whole number is the id that the same number is in a request."""
     numbers = {
-        name: str(fields[name])
+        name: str(int(fields[name]))
         for field in message_class.DESCRIPTOR.fields
         if field.name.endswith("_id")
         for name in (field.name, field.json_name)
-        if type(fields.get(name)) is int
+        if _is_whole(fields.get(name))
     }
     return {**fields, **numbers} if numbers else fields
+
+
+def _is_whole(value: Any) -> bool:
+    return type(value) is int or (isinstance(value, float) and value.is_integer() and abs(value) < 2**53)
 
 
 def json_type(value: Any) -> str:

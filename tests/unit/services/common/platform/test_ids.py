@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from services.common.events.envelope import MalformedRecord
-from services.common.events.wire.catalog import deleted_item, read_item
+from services.common.events.wire.catalog import read_change
 from services.common.events.wire.feedback import feedback_of, parse_feedback
 from services.common.platform.ids import canonical_id, canonical_ids
 from tunemesh_client import Feedback, InvalidRequest
@@ -88,7 +88,7 @@ def test_feedback_of_a_float_user_is_keyed_and_read_as_the_same_user() -> None:
 
 def test_an_item_of_the_catalogue_is_named_as_feedback_names_it() -> None:
     json = [("content-type", b"application/json")]
-    assert read_item(b"50.0", b'{"item_id": "50.0"}', json).item_id == "50"
-    assert read_item(b"50.0", b'{"title": "x"}', json).item_id == deleted_item(b"50.0") == "50"
+    assert read_change(b"50.0", b'{"item_id": "50.0"}', json).item_id == "50"
+    assert read_change(b"50.0", b'{"title": "x"}', json).item_id == read_change(b"50.0", None, None).item_id == "50"
     with pytest.raises(MalformedRecord, match="item_id"):
-        read_item(b" ", b'{"item_id": " "}', json)
+        read_change(b" ", b'{"item_id": " "}', json)

@@ -126,7 +126,7 @@ def test_a_delete_that_names_its_item_needs_no_key(said: Any) -> None:
         (None, None, "the record has no key"),
         (b"", None, "item_id: it is empty"),
         (b"Struct{item_id=1001}", None, "key.converter to JsonConverter"),
-        (b'{"a":1,"b":2}', None, r"none is item_id; set the connector's message.key.columns"),
+        (b'{"a":1,"b":2}', None, "none is item_id; set the connector's message"),
         (b'{"item_id":null}', None, "the id is null"),
         (b'{"item_id":1.5}', None, "the id is a number; it must be text or a whole number"),
         (b"{oops", None, "is not JSON"),
@@ -146,7 +146,7 @@ def test_an_unchanged_column_that_nobody_reads_is_no_fault() -> None:
 def test_another_message_of_the_mesh_is_no_item() -> None:
     """It parses as one: its first field is an id."""
     raw = feedback_pb2.Feedback(feedback_id="f1", request_id="r1", user_id="u1").SerializeToString()
-    with pytest.raises(MalformedRecord, match="ce_type 'tunemesh.events.v1.Feedback': it belongs in another topic"):
+    with pytest.raises(MalformedRecord, match=r"ce_type .*Feedback.: it belongs in another topic"):
         read_change(b"1", raw, headers_for("tunemesh.events.v1.Feedback", "/s"))
 
 
