@@ -5,12 +5,13 @@ from __future__ import annotations
 import heapq
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from typing_extensions import override
 
 from services.common.events.catalog import CatalogItem, DeletedItem
 from services.common.events.content import MalformedRecord
+from services.common.events.dead_letter_writer import Refused, only_log
 from services.common.events.wire.catalog import changes_of
 from services.common.platform.ids import entity_key
 from services.common.platform.topic_follower import Reader, Record
@@ -25,7 +26,7 @@ _MAX_STALE = 1_000
 class ItemIndex(Catalog, Reader):
     """The catalogue in memory; meets `core.Catalog`, and reads what a `TopicFollower` brings. One thread writes, any may read."""
 
-    def __init__(self, newest_limit: int, on_refused: Callable[[Record, str], None] = lambda _record, _cause: None) -> None:
+    def __init__(self, newest_limit: int, on_refused: Refused = only_log) -> None:
         """Empty.
 
         Args:

@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 from tunemesh.recommender.v1 import recommender_service_pb2, recommender_service_pb2_grpc
 
+from services.common.events.dead_letter_writer import dead_letter_writer
 from services.common.events.topics import CATALOG
 from services.common.platform.errors import ConfigurationError
 from services.common.platform.grpc_server import GrpcServer, Servicer, serve
@@ -95,7 +96,8 @@ async def run(settings: RecommenderSettings) -> None:
     rules = load_rules(settings.rules_path)
     telemetry = configure("recommender", settings)
     _log.info("settings: %s", redacted(settings))
-    index = ItemIndex(settings.cold_start_pool)
+    letters = dead_letter_writer(settings.kafka_bootstrap_servers, CATALOG, source="/tunemesh/recommender")
+    index = ItemIndex(settings.cold_start_pool, on_refused=letters.set_aside)
     follower = TopicFollower(settings.kafka_bootstrap_servers, CATALOG.name, index, client_id="recommender")
     features = connect_features(settings, spec)
     ranker = TritonRanker(settings.triton_url, num_tasks=len(spec.task_names), timeout_s=settings.triton_timeout_ms / 1e3)
@@ -114,6 +116,7 @@ async def run(settings: RecommenderSettings) -> None:
 
     async def close() -> None:
         await asyncio.to_thread(follower.stop)
+        await asyncio.to_thread(letters.close)
         await features.close()
         await ranker.close()
 

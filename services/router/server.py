@@ -8,6 +8,7 @@ import time
 
 from tunemesh.router.v1 import router_service_pb2, router_service_pb2_grpc
 
+from services.common.events.dead_letter_writer import dead_letter_writer
 from services.common.events.topics import CONTROL
 from services.common.language.aliases import AliasView
 from services.common.platform import grpc_server, telemetry
@@ -132,7 +133,8 @@ async def run(settings: RouterSettings) -> None:
     )
     recommender = GrpcRecommender(settings.recommender_target, max_message_bytes=settings.max_message_bytes)
     clients = AnswerClients(settings)
-    aliases = AliasView()
+    letters = dead_letter_writer(settings.kafka_bootstrap_servers, CONTROL, source=f"/tunemesh/{SERVICE}")
+    aliases = AliasView(on_refused=letters.set_aside)
     follower = TopicFollower(settings.kafka_bootstrap_servers, CONTROL.name, aliases, client_id=SERVICE, fetch_wait_ms=_ALIAS_FETCH_WAIT_MS)
     follower.start()
     await producer.start(wait_s=1.0)
@@ -144,6 +146,7 @@ async def run(settings: RouterSettings) -> None:
         await recommender.close()
         await clients.close()
         await asyncio.to_thread(follower.stop, _FOLLOWER_STOP_S)
+        await asyncio.to_thread(letters.close)
 
     router = make_router(settings, recommender, Exposures(events))
     generator = clients.generator(settings, LiveAdapters(aliases), Generations(events))

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from tunemesh.events.v1 import example_pb2
 from typing_extensions import override
 
+from services.common.events.dead_letter_writer import Refused, only_log
 from services.common.events.envelope import MalformedRecord, parse_value
 from services.common.events.wire.chat import messages_of
 from services.common.language.adapter_name import is_task
@@ -25,9 +26,9 @@ _log = logging.getLogger(__name__)
 class Examples(tuner.Examples, Reader):
     """llm.examples.v1 as a book that any thread may read; one follower's thread writes it (see topic_follower.Reader)."""
 
-    def __init__(self, book: ExampleBook) -> None:
-        """Begin with an empty book."""
-        self._book, self._lock = book, threading.Lock()
+    def __init__(self, book: ExampleBook, on_refused: Refused = only_log) -> None:
+        """Begin with an empty book; `on_refused` is told of every record that is left out, and why."""
+        self._book, self._lock, self._on_refused = book, threading.Lock(), on_refused
 
     @override
     def begin(self, records: Sequence[Record]) -> None:
@@ -69,6 +70,7 @@ class Examples(tuner.Examples, Reader):
                 self._take_one(parse_value(record.value, record.headers, example_pb2.LlmExample))
             except (MalformedRecord, InvalidInput) as error:
                 _log.warning("the example at offset %d is left out: %s", record.offset, error)
+                self._on_refused(record, str(error))
 
     def _take_one(self, example: example_pb2.LlmExample) -> None:
         if not example.example_id or not is_task(example.task):

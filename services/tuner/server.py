@@ -11,6 +11,7 @@ import grpc.aio
 from opentelemetry.metrics import Meter
 from tunemesh.trainer.v1 import tuner_service_pb2, tuner_service_pb2_grpc
 
+from services.common.events.dead_letter_writer import dead_letter_writer
 from services.common.events.topics import CONTROL, LLM_EXAMPLES
 from services.common.language.adapter_name import AdapterName
 from services.common.language.aliases import AliasView
@@ -172,7 +173,9 @@ class Parts:
         base = resolve(settings.llm_model, settings.models_dir)
         store = AdapterStore(settings.artifacts_url)
         training = TrainingProcess(settings.work_dir, keep=settings.keep_trainings, timeout_s=settings.train_timeout_ms / 1e3)
-        examples = Examples(ExampleBook(max_per_task=settings.max_demonstrations, max_tasks=settings.max_tasks))
+        self._letters = dead_letter_writer(settings.kafka_bootstrap_servers, LLM_EXAMPLES, source=f"/tunemesh/{SERVICE}")
+        book = ExampleBook(max_per_task=settings.max_demonstrations, max_tasks=settings.max_tasks)
+        examples = Examples(book, on_refused=self._letters.set_aside)
         self.aliases = AliasView(on_change=lambda: self._mirror.changed())
         self._mirror = make_mirror(settings, base, store, self.aliases, training)
         self._clients = Clients(settings, base)
@@ -235,6 +238,7 @@ class Parts:
         await self.tuner.stop()
         for follower in self._followers:
             await asyncio.to_thread(follower.stop)
+        await asyncio.to_thread(self._letters.close)
         await self._clients.close()
 
 

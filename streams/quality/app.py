@@ -10,7 +10,9 @@ import asyncio
 import logging
 import threading
 
+from services.common.events.dead_letter_writer import dead_letter_writer
 from services.common.events.envelope import MalformedRecord
+from services.common.events.topics import REPLICAS
 from services.common.platform.clock import wall_ms
 from services.common.platform.errors import Unavailable
 from services.common.platform.grpc_server import GrpcServer
@@ -60,6 +62,7 @@ class QualityStream:
         self._ended.set()
         self._window_end_ms = 0
         self._num_saved = 0
+        self._letters = dead_letter_writer(settings.kafka_bootstrap_servers, REPLICAS, source="/tunemesh/quality")
         self._records = telemetry.meter.create_counter("quality.records", description="Records read, by topic.")
         self._windows = telemetry.meter.create_counter("quality.windows", description="Windows closed, by kind.")
         self._alarms = telemetry.meter.create_counter("quality.alarms", description="Alarms in windows, by name.")
@@ -78,6 +81,7 @@ class QualityStream:
         """End the thread and close what it opened."""
         self._stopped.set()
         await asyncio.to_thread(self._ended.wait, 10.0)
+        await asyncio.to_thread(self._letters.close)
         if self._server is not None:
             await asyncio.to_thread(self._server.close)
 
@@ -113,6 +117,8 @@ class QualityStream:
                 self._taker.take(record, is_recalled=record.timestamp < log.started_ms)
             except MalformedRecord as error:
                 _log.debug("%s[%d]@%d is left out: %s", record.topic, record.partition, record.offset, error)
+                if record.topic == REPLICAS.name:  # those of the other topics are written by who owns them
+                    self._letters.set_aside(record, str(error))
 
     def _close_window(self, log: QualityLog | None) -> None:
         now_ms = wall_ms()

@@ -90,7 +90,7 @@ def content_of(raw: bytes, headers: Headers | None) -> Content:
 def _content_of(raw: bytes, content_type: str | None) -> Content:
     media_type = (content_type or "").partition(";")[0].strip().lower()
     if media_type == CONTENT_TYPE_UNREADABLE:
-        raise MalformedRecord(raw.decode("utf-8", "replace"))
+        raise MalformedRecord(raw.removeprefix(b"\x00").decode("utf-8", "replace"))
     if media_type == _BATCH:
         raise MalformedRecord("a batch of CloudEvents: write one event a record")
     if raw[:1] == _FRAMED:

@@ -62,5 +62,7 @@ ALL: tuple[Topic, ...] = (
     QUALITY,
 )
 
-# Topics that third parties write to: their malformed records go to a dead-letter topic.
-WITH_DLQ: tuple[Topic, ...] = (EXPOSURES, FEEDBACK, SAMPLES, CATALOG, GENERATIONS, INFERENCE_REQUESTS)
+# The mesh reads none of these: it writes them for others.
+_UNREAD = (INFERENCE_RESPONSES, QUALITY)
+WITH_DLQ: tuple[Topic, ...] = tuple(topic for topic in ALL if topic not in _UNREAD)
+"""Topics that the mesh reads: an unusable record of one is in its dead letters, with topic, partition, offset and cause."""

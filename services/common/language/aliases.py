@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from tunemesh.events.v1.control_pb2 import Alias, ControlRecord
 from typing_extensions import override
 
+from services.common.events.dead_letter_writer import Refused, only_log
 from services.common.events.envelope import MalformedRecord, parse_value
 from services.common.platform.control import ALIAS_PREFIX, ControlState
 from services.common.platform.topic_follower import Reader, Record
@@ -47,9 +48,14 @@ def prompt_alias(template: str, label: str) -> str:
 class AliasView(Reader):
     """Thread-safe: one follower writes, any thread reads. `is_known` is False until control.v1 has been read once."""
 
-    def __init__(self, on_change: Callable[[], None] | None = None) -> None:
-        """`on_change` is called in the follower's thread after the first reading and after every change of an alias."""
-        self._on_change = on_change
+    def __init__(self, on_change: Callable[[], None] | None = None, on_refused: Refused = only_log) -> None:
+        """Nothing is known.
+
+        Args:
+            on_change: called in the follower's thread after the first reading and after every change of an alias.
+            on_refused: told there of every record that is left out, and why.
+        """
+        self._on_change, self._on_refused = on_change, on_refused
         self._lock = threading.Lock()
         self._state = ControlState()
         self._aliases: dict[str, Alias] = {}
@@ -92,6 +98,7 @@ class AliasView(Reader):
                 believed = self._state.apply(parse_value(record.value, record.headers, ControlRecord))
             except MalformedRecord as error:
                 _log.warning("control record at offset %d is left out: %s", record.offset, error)
+                self._on_refused(record, str(error))
                 continue
             changed = changed or believed
         aliases = {

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 CONTENT_TYPE_UNREADABLE = "application/vnd.tunemesh.unreadable"
-"""Of a stand-in's value, which is the cause in plain text."""
+"""Of a stand-in's value: a zero byte, so that nobody takes it for Protobuf, and the cause in plain text."""
 
 _CODEC_MASK = 0x07
 CODECS = {1: "gzip", 2: "snappy", 3: "lz4", 4: "zstd"}
@@ -123,4 +123,4 @@ class _ReadableBatch:
         cause = f"{where}{compressed} cannot be decoded: {error!r}"
         _log.error("%s; whatever was in them is lost to %s, reading goes on behind them", cause, decoding.client)
         headers = [("content-type", CONTENT_TYPE_UNREADABLE.encode())]
-        return StandIn(last, batch.max_timestamp, batch.timestamp_type, cause.encode(), headers)
+        return StandIn(last, batch.max_timestamp, batch.timestamp_type, b"\x00" + cause.encode(), headers)

@@ -14,6 +14,7 @@ from tunemesh.events.v1.control_pb2 import ControlRecord
 from tunemesh.events.v1.delta_pb2 import Delta, ReplicaStatus
 from typing_extensions import override
 
+from services.common.events.dead_letter_writer import dead_letter_writer
 from services.common.events.envelope import MalformedRecord, headers_for, parse_value
 from services.common.events.topics import CONTROL, RANKER_BASES, RANKER_DELTAS, REPLICAS
 from services.common.platform.clock import wall_ms
@@ -52,6 +53,7 @@ class KafkaFeed(Feed):
         self._deltas = self._consumer(RANKER_DELTAS.name, shard, fetch_wait_ms=100)
         self._bases = self._consumer(RANKER_BASES.name, 0, fetch_wait_ms=1_000)  # a base is rare and may be late
         self._producer = RenewedProducer(bootstrap_servers, client_id=_CLIENT_ID)
+        self._letters = {topic: dead_letter_writer(bootstrap_servers, topic, source=SOURCE) for topic in (RANKER_DELTAS, RANKER_BASES)}
 
     def _consumer(self, topic: str, partition: int, *, fetch_wait_ms: int) -> Any:
         return assigned_consumer(
@@ -92,6 +94,7 @@ class KafkaFeed(Feed):
                 pointers.append(parse_value(record.value, record.headers, delta_pb2.BasePointer))
             except MalformedRecord as error:
                 _log.error("%s: the record at offset %d is left out: %s", RANKER_BASES.name, record.offset, error)
+                self._letters[RANKER_BASES].set_aside(record, str(error))
         return pointers
 
     def _poll_bases(self) -> list[Any]:
@@ -125,7 +128,7 @@ class KafkaFeed(Feed):
             raise Unavailable(f"{RANKER_DELTAS.name}: {error!r}") from error
         if records:
             self._position = records[-1].offset + 1
-        return [DeltaRecord(record.offset, _parse_delta(record.value), traceparent_of(record.headers)) for record in records]
+        return [DeltaRecord(record.offset, self._parsed(record), traceparent_of(record.headers)) for record in records]
 
     @override
     def seems_shorter(self) -> bool:
@@ -163,13 +166,15 @@ class KafkaFeed(Feed):
         self._deltas.close()
         self._bases.close()
         self._producer.close()
+        for letters in self._letters.values():
+            letters.close()
 
-
-def _parse_delta(value: bytes | None) -> Delta | None:
-    try:
-        return parse_chunk(value)
-    except CorruptArtifact:
-        return None
+    def _parsed(self, record: Any) -> Delta | None:
+        try:
+            return parse_chunk(record.value)
+        except CorruptArtifact as error:
+            self._letters[RANKER_DELTAS].set_aside(record, str(error))
+            return None
 
 
 @contextmanager
