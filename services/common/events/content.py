@@ -41,7 +41,7 @@ _LOOKS = (
     (b"Obj\x01", "an Avro file: write Protobuf or JSON"),
     (b"PAR1", "a Parquet file: write one record an event"),
     (b"<", "XML or HTML: write Protobuf or JSON"),
-    (b"[", "a list: write one event a record, as a JSON object"),
+    (b"[", "a list: write one event a record, as a JSON object"),  # findings/cloudevents_binary_list_is_repr.sh
     (b"Struct{", "a Kafka Connect struct as text: set value.converter to JsonConverter in place of StringConverter"),
 )
 
@@ -98,7 +98,7 @@ def _content_of(raw: bytes, content_type: str | None) -> Content:
     begins_json = raw.removeprefix(_BOM)[:1] == b"{"
     if media_type in _PROTOBUF_NAMES and not begins_json:
         return Content(protobuf=raw)
-    # The CloudEvents SDK 1 labels a structured event with the type of its data.
+    # The CloudEvents SDK 1 labels a structured event with the type of its data (findings/cloudevents_structured_content_type.sh).
     if begins_json or media_type == CONTENT_TYPE_JSON or media_type.endswith(("/json", "+json")):
         return _event_data(_json(raw), must_be_event=media_type == _STRUCTURED)
     if media_type in _UNTOLD:
