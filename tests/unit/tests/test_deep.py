@@ -45,15 +45,15 @@ def test_names_and_costs_are_such_that_a_run_can_tell_them() -> None:
 
 
 def test_every_deep_unit_runs_within_a_few_merges() -> None:
-    """The chance of a unit in one merge is at least one in the number of groups; four groups: 94 % within 10 merges, 99.9 % within 24."""
+    """The chance of a unit in one merge is at least one in the number of groups; five groups: 89 % within 10 merges, 99.5 % within 24."""
     laid = groups(UNITS, CI_BUDGET_S, 1.0)
     assert sum(len(group) for group in laid) == len(UNITS), "a unit alone is longer than CI's budget: split it"
-    assert len(laid) <= 4
+    assert len(laid) <= 5
     runs = [set(taken(UNITS, CI_BUDGET_S, 1.0, commit)) for commit in COMMITS]
     for each in UNITS:
         share = sum(each.name in run for run in runs) / len(runs)
-        assert share > 1 / 4 - 0.03, f"{each.name}: in {share:.0%} of merges"
-        assert (1 - share) ** 24 < 0.003
+        assert share > 1 / 5 - 0.03, f"{each.name}: in {share:.0%} of merges"
+        assert (1 - share) ** 24 < 0.006
         gaps = "".join("x" if each.name in run else "." for run in runs).split("x")
         assert max(map(len, gaps)) < 45, f"{each.name}: the longest of {len(runs)} waits is {max(map(len, gaps))} merges"
 
