@@ -1,7 +1,7 @@
 """What samples teach: the weights of their losses, so that everything that is said about one shown item sums to one sample. Pure; no torch.
 
 Measured by simulation of joiner and learner (tests/integration/trainer/test_calibration.py: 1 to 3 feedbacks an item, in the window, late
-and mixed, opinions that change; 27 runs of 20,000 items): mean prediction over true rate is 1.01, within 0.05 of 1 in all.
+and mixed, opinions that change; 18 runs of 20,000 items): prediction over true rate is 1.02 on average, from 0.99 to 1.04.
 """
 
 from __future__ import annotations

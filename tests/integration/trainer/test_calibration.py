@@ -152,14 +152,15 @@ def test_predictions_are_right_though_people_click_and_rate_and_change_their_min
 def test_predictions_are_right_whatever_is_said_how_often_and_when(
     behaviour: Callable[[tuple[int, int]], Behaviour], delays: tuple[int, int]
 ) -> None:
-    found = [calibration(World(behaviour(delays), SPEC, seed), rate=0.01, num_requests=1_000, measured=600) for seed in range(3)]
-    assert np.mean(found, axis=0) == pytest.approx([1.0, 1.0], abs=0.05)
+    # Of 18 such runs over two seeds the lowest is 0.99, the highest 1.04.
+    found = calibration(World(behaviour(delays), SPEC, seed=0), rate=0.01, num_requests=1_000, measured=600)
+    assert found == pytest.approx((1.0, 1.0), abs=0.05)
 
 
 @pytest.mark.deep
 def test_what_was_not_seen_is_no_negative_where_negatives_come_of_impressions() -> None:
     """A user looks at 4 to 12 of 20 items: with all of them as negatives the rate of those that are seen would be predicted as 0.12."""
     spec = SPEC.model_copy(update={"negatives": SPEC.negatives.model_copy(update={"source": "impressions"})})
-    worlds = [World(changing_minds(MIXED), spec, seed, looking=lambda rng: int(rng.integers(4, 13))) for seed in range(3)]
-    found = [calibration(world, rate=0.01, num_requests=1_500, measured=900) for world in worlds]
-    assert np.mean(found, axis=0) == pytest.approx([1.0, 1.0], abs=0.05)
+    world = World(changing_minds(MIXED), spec, seed=0, looking=lambda rng: int(rng.integers(4, 13)))
+    found = calibration(world, rate=0.01, num_requests=1_500, measured=900)
+    assert found == pytest.approx((1.0, 1.0), abs=0.05)
