@@ -1,20 +1,26 @@
-"""A broker in memory for the updater, and a trainer that publishes to it."""
+"""A broker in memory for the updater, a trainer that publishes to it, and an updater in a thread."""
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Callable
 
 import numpy as np
 from tunemesh.events.v1 import delta_pb2
 from tunemesh.events.v1.delta_pb2 import BasePointer, Delta, DeltaHeader
 
 from services.common.platform.errors import Unavailable
+from services.common.platform.telemetry import disabled
 from services.common.ranker.delta import DeltaBody, TableDelta, encode_body
 from services.common.ranker.delta_chunks import chunk
+from services.common.ranker.tables.checks import TableDamaged
 from services.common.ranker.tables.control_block import Applied
-from services.common.ranker.tables.writer import TableImage
-from services.recommender.updater.core import HistoryLost, Standing
-from services.recommender.updater.worker import Base, DeltaRecord
+from services.common.ranker.tables.reader import ModelReader, TableNotReady
+from services.common.ranker.tables.writer import ModelWriter, TableImage
+from services.recommender.updater.core import Follower, HistoryLost, Identity, Standing
+from services.recommender.updater.worker import Base, DeltaRecord, Timing, Updater
+from tests.limits import seconds
 
 DIM = 2
 NOTHING = np.empty(0, np.int64)
@@ -139,3 +145,54 @@ class FakeTrainer:
 
     def claim_next_epoch(self) -> None:
         self.epoch, self.seq = self.epoch + 1, -1
+
+
+class Running:
+    """An updater in a thread."""
+
+    def __init__(self, broker: FakeBroker, directory) -> None:
+        self.broker, self.directory = broker, directory
+        self.ready = threading.Event()
+        self._stop = threading.Event()
+        self.writer = ModelWriter(directory, "s")
+        self.updater = Updater(
+            Follower(Identity(model="ranker", schema_hash="s")),
+            self.writer,
+            broker.connect,
+            broker.load_base,
+            timing=Timing(poll_s=0.002, report_s=0.01, retry_s=0.01, check_s=0.05),
+            telemetry=disabled(),
+            on_ready=self.ready.set,
+        )
+        self._thread = threading.Thread(target=self.updater.run, args=(self._stop,))
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+        self.writer.close()
+
+    def eventually(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + seconds(20)
+        while not condition():
+            assert time.monotonic() < deadline, "it did not come to that in 20 s"
+            time.sleep(0.005)
+
+    def has(self, trainer: FakeTrainer) -> bool:
+        """Whether a reader sees just what the trainer has learned."""
+        try:
+            reader = ModelReader(self.directory, "s")
+        except (TableNotReady, TableDamaged):
+            return False
+        ids, rows = reader.iter_rows("user")
+        at = reader.status()
+        return (at.epoch, at.seq) == (trainer.epoch, trainer.seq) and dict(
+            zip(ids.tolist(), rows[:, 0].tolist(), strict=True)
+        ) == trainer.rows
+
+
+def reported(broker: FakeBroker) -> Applied:
+    """What the newest report says is applied."""
+    applied = broker.reports[-1].applied if broker.reports else None
+    return applied or Applied(epoch=0, seq=-1, watermark_ms=0, base_id="")

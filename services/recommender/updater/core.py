@@ -208,6 +208,13 @@ class Follower:
         self._need = None
         self._origin = pointer.base_id
 
+    def lost(self) -> None:
+        """Note that the tables are gone: a base is needed, and any will do, the one before included."""
+        self.applied = None
+        self.blocked = ""
+        self._need = None
+        self._origin = None
+
     def discard(self, base_id: str, reason: str) -> None:
         """Note that this base cannot be used, now or later."""
         self._useless[base_id] = reason

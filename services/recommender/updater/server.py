@@ -27,7 +27,12 @@ def make_updater(settings: UpdaterSettings, spec: FeatureSpec, writer: ModelWrit
         writer,
         lambda: KafkaFeed(settings.kafka_bootstrap_servers, model=spec.model, schema_hash=spec.schema_hash, replica_id=settings.replica_id),
         load_base,
-        timing=Timing(poll_s=settings.poll_ms / 1e3, report_s=settings.report_interval_ms / 1e3, retry_s=settings.retry_ms / 1e3),
+        timing=Timing(
+            poll_s=settings.poll_ms / 1e3,
+            report_s=settings.report_interval_ms / 1e3,
+            retry_s=settings.retry_ms / 1e3,
+            check_s=settings.check_interval_ms / 1e3,
+        ),
         telemetry=telemetry,
         on_ready=lambda: server.set_serving_threadsafe(True),
     )

@@ -23,5 +23,7 @@ class UpdaterSettings(BaseServiceSettings, KafkaSettings, FeatureSpecSettings, A
     """How often replicas.v1 is told what is applied."""
     poll_ms: int = Field(50, ge=1)
     """Longest wait for a delta before anything else is looked at."""
+    check_interval_ms: int = Field(30_000, ge=100)
+    """Within this time, all of the tables' memory is looked over for bits that changed by themselves; damaged tables are built again."""
     retry_ms: int = Field(1_000, ge=1)
     """Pause before the broker or the artifact store is tried again."""

@@ -21,6 +21,7 @@ from services.common.platform.errors import CorruptArtifact, NotFound, Unavailab
 from services.common.platform.telemetry import Telemetry
 from services.common.ranker.delta import DeltaBody
 from services.common.ranker.delta_chunks import CompleteDelta, Reassembler
+from services.common.ranker.tables.checks import TableDamaged
 from services.common.ranker.tables.control_block import Applied
 from services.common.ranker.tables.writer import ModelWriter, TableImage
 from services.recommender.updater.core import BasePointer, Follower, HistoryLost, Outcome, Standing
@@ -87,6 +88,7 @@ class Timing:
     poll_s: float
     report_s: float
     retry_s: float
+    check_s: float = 30.0
 
 
 class Updater:
@@ -120,11 +122,13 @@ class Updater:
         self._reassembler = Reassembler()
         self._refused_bases: set[str] = set()
         self._report_at = 0.0
+        self._checked_at = time.monotonic()
         self._met_other_lineage = False
         self._num_failures = 0
         meter = telemetry.meter
         self._deltas = meter.create_counter("updater.deltas", description="Deltas by outcome.")
         self._bases = meter.create_counter("updater.bases", description="Bases by outcome.")
+        self._damages = meter.create_counter("updater.damages", description="Times that the tables were found damaged and built again.")
         self._rows = meter.create_counter("updater.rows", description="Rows and tombstones applied.")
         self._age = meter.create_histogram("updater.delta_age", unit="ms", description="From a delta's creation to its application.")
 
@@ -144,11 +148,13 @@ class Updater:
             except Unavailable as error:
                 pause_s = self._timing.retry_s * min(2 ** max(self._num_failures - 1, 0), _MAX_RETRY_FACTOR)
                 _log.warning("trying again in %.1f s: %s", pause_s, error)
+                self._check_tables()
                 stop.wait(pause_s)
 
     def _follow(self, feed: Feed, stop: threading.Event) -> None:
         self._begin(feed)
         while not stop.is_set():
+            self._check_tables()
             for pointer in feed.new_bases():
                 self._announce(pointer)
             if time.monotonic() >= self._report_at:
@@ -185,6 +191,21 @@ class Updater:
                 return False
         feed.report(self._follower.standing)
         return True
+
+    def _check_tables(self) -> None:
+        """Look over so much of the tables that all of it comes round every `check_s`."""
+        now = time.monotonic()
+        share, self._checked_at = (now - self._checked_at) / self._timing.check_s, now
+        try:
+            self._writer.check(share)
+        except TableDamaged as error:
+            self._rebuild(error)
+
+    def _rebuild(self, damage: TableDamaged) -> None:
+        """Readers have been turned away from the tables already; the next base brings them back."""
+        _log.error("the tables are damaged and will be built again from a base: %s", damage)
+        self._damages.add(1)
+        self._follower.lost()
 
     def _announce(self, pointer: BasePointer) -> None:
         self._met_other_lineage |= pointer.lineage_id != self._follower.lineage_id
@@ -258,6 +279,9 @@ class Updater:
         if decision.outcome is Outcome.APPLY:
             try:
                 self._apply(complete, record)
+            except TableDamaged as error:
+                self._rebuild(error)
+                return
             except CorruptArtifact as error:
                 self._refuse_delta(who, str(error))
                 return

@@ -16,24 +16,30 @@ import numpy as np
 
 from services.common.platform.errors import CorruptArtifact, Unavailable
 from services.common.ranker.atomics import fence_acquire, fence_release, kernel, load_acquire, load_relaxed, store_release
+from services.common.ranker.tables.checks import TableDamaged, sum_of
 from services.common.ranker.tables.index import Int64s
-from services.common.ranker.tables.mapped import create_words, map_words
+from services.common.ranker.tables.words import create_words, map_words
 
 CONTROL_FILE = "control"
 # Changes with every start of the system: after a power cut the file may hold pages of different ages.
 _BOOT_ID_FILE = Path("/proc/sys/kernel/random/boot_id")
 
 _MAGIC = 0x4C52544E4F434D54  # "TMCONTRL", little-endian
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
 _NUM_WORDS = 512
 _MAGIC_AT, _FORMAT_AT, _STATE_AT, _LOCK_AT = range(4)
-_LIVE, _RETIRED = 1, 2
+# Many bits apart: a reader asks whether the state is _LIVE, so damage makes it look for another edition.
+_LIVE, _RETIRED = 0x4556494C45564921, 2
 # The block under the lock.
 _BLOCK_AT, _BLOCK_WORDS = 8, 120
 _BEGUN, _DONE, _BEGUN_EPOCH, _BEGUN_SEQ, _EPOCH, _SEQ, _WATERMARK_MS, _NEXT_OFFSET, _BASE_ID_AT = range(9)
 _TEXT_WORDS = 32
 _MAX_TEXT_BYTES = 8 * _TEXT_WORDS - 8
+# The last word of the block is its checksum.
+_BLOCK_SUM_AT = _BLOCK_WORDS - 1
 _SCHEMA_AT, _LINEAGE_AT, _BOOT_AT = 128, 160, 192
+# Behind the texts, of which it is the checksum.
+_TEXTS_SUM_AT = 224
 _MAX_LOOKS = 1000
 _PATIENCE_S = 1.0
 _PAUSE_S = 50e-6
@@ -100,6 +106,7 @@ def _change(words: Int64s, block: Int64s) -> None:
     lock = words[_LOCK_AT] | 1
     store_release(words, _LOCK_AT, lock)
     fence_release()
+    block[_BLOCK_SUM_AT] = sum_of(block, 0, _BLOCK_SUM_AT)
     for i in range(_BLOCK_WORDS):
         words[_BLOCK_AT + i] = block[i]
     store_release(words, _LOCK_AT, lock + 1)
@@ -132,6 +139,8 @@ class ControlBlock:
             raise CorruptArtifact(f"{path}: no control block, or not of this machine's byte order")
         if self._words[_FORMAT_AT] != _FORMAT_VERSION:
             raise CorruptArtifact(f"{path}: format version {self._words[_FORMAT_AT]}, this program reads {_FORMAT_VERSION}")
+        if self._words[_TEXTS_SUM_AT] != sum_of(self._words, _SCHEMA_AT, _TEXTS_SUM_AT - _SCHEMA_AT):
+            raise TableDamaged(f"{path}: schema, lineage or boot id changed by itself")
         self._path = path
         self._block = np.zeros(_BLOCK_WORDS, np.int64)
         self.schema_hash = _get_text(self._words, _SCHEMA_AT)
@@ -146,6 +155,7 @@ class ControlBlock:
         _set_text(words, _SCHEMA_AT, schema_hash)
         _set_text(words, _LINEAGE_AT, lineage_id)
         _set_text(words, _BOOT_AT, boot_id())
+        words[_TEXTS_SUM_AT] = sum_of(words, _SCHEMA_AT, _TEXTS_SUM_AT - _SCHEMA_AT)
         words[_STATE_AT] = _LIVE
         words[_MAGIC_AT] = _MAGIC
         control = cls(folder, writable=True)
@@ -172,15 +182,28 @@ class ControlBlock:
         """Go on counting where the mapped block is; for a writer that opens a whole edition."""
         if not _look_repeatedly(self._words, self._block):
             raise CorruptArtifact(f"{self._path}: its writer died while changing it")
+        self.check()
 
-    def retire(self) -> None:
-        """Tell readers to open the current edition."""
-        _set_state(self._words, _RETIRED)
+    def check(self) -> None:
+        """For the writer, between two changes. Raises TableDamaged if anything in the block changed by itself."""
+        block = np.empty(_BLOCK_WORDS, np.int64)
+        whole = _look_repeatedly(self._words, block) and np.array_equal(block, self._block)
+        texts_whole = self._words[_TEXTS_SUM_AT] == sum_of(self._words, _SCHEMA_AT, _TEXTS_SUM_AT - _SCHEMA_AT)
+        head_whole = self._words[_MAGIC_AT] == _MAGIC and self._words[_FORMAT_AT] == _FORMAT_VERSION
+        if not whole or not texts_whole or not head_whole or block[_BLOCK_SUM_AT] != sum_of(block, 0, _BLOCK_SUM_AT) or self.is_retired:
+            raise TableDamaged(f"{self._path}: the control block changed by itself")
 
     @property
     def is_retired(self) -> bool:
         """True when another edition is current."""
-        return bool(_state(self._words) == _RETIRED)
+        return bool(_state(self._words) != _LIVE)
+
+    def checked_progress(self) -> Progress:
+        """As `progress`. Raises TableDamaged if the block changed by itself: what costs a little, and is done when an edition is opened."""
+        block = np.empty(_BLOCK_WORDS, np.int64)
+        if _look_repeatedly(self._words, block) and block[_BLOCK_SUM_AT] != sum_of(block, 0, _BLOCK_SUM_AT):
+            raise TableDamaged(f"{self._path}: the control block changed by itself")
+        return self.progress()
 
     def progress(self) -> Progress:
         """Return a consistent look.
@@ -204,6 +227,16 @@ class ControlBlock:
             delta_offset=numbers[_NEXT_OFFSET],
         )
         return Progress(numbers[_BEGUN], numbers[_DONE], numbers[_BEGUN_EPOCH], numbers[_BEGUN_SEQ], applied)
+
+
+def retire(folder: Path) -> None:
+    """Tell the readers of an edition, damaged or not, to open the current one. An edition without a control block has no readers."""
+    try:
+        words = map_words(folder / CONTROL_FILE, writable=True)
+    except (FileNotFoundError, CorruptArtifact):
+        return
+    if words.size > _STATE_AT:
+        _set_state(words, _RETIRED)
 
 
 def _set_text(words: Int64s, at: int, text: str) -> None:

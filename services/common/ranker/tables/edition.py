@@ -19,7 +19,7 @@ import shutil
 from pathlib import Path
 
 from services.common.platform.errors import ConfigurationError, CorruptArtifact
-from services.common.ranker.tables.control_block import CONTROL_FILE, ControlBlock
+from services.common.ranker.tables.control_block import retire
 
 TABLE_FILE_PREFIX = "table-"
 _CURRENT_FILE = "CURRENT"
@@ -31,7 +31,7 @@ _EDITION_NAME = re.compile(r"(?:edition|gen)-(\d{8,})")
 def current_edition(directory: Path) -> Path | None:
     """Return the folder of the current edition, None when there is none yet."""
     try:
-        name = (directory / _CURRENT_FILE).read_text().strip()
+        name = (directory / _CURRENT_FILE).read_text(errors="replace").strip()
     except FileNotFoundError:
         return None
     if not _EDITION_NAME.fullmatch(name):
@@ -44,6 +44,14 @@ def make_current(directory: Path, folder: Path) -> None:
     temporary = directory / f"{_CURRENT_FILE}.new"
     temporary.write_text(folder.name)
     temporary.replace(directory / _CURRENT_FILE)
+
+
+def abandon(directory: Path) -> None:
+    """Turn readers away: the current edition is damaged. Until there is another one, there is none."""
+    (directory / _CURRENT_FILE).unlink(missing_ok=True)
+    for path in directory.iterdir():
+        if _EDITION_NAME.fullmatch(path.name):
+            retire(path)
 
 
 def new_edition(directory: Path) -> tuple[int, Path]:
@@ -60,17 +68,8 @@ def remove_other_editions(directory: Path) -> None:
     current = current_edition(directory)
     for path in directory.iterdir():
         if _EDITION_NAME.fullmatch(path.name) and path != current:
-            if (path / CONTROL_FILE).exists():
-                _retire_leniently(path)
+            retire(path)
             shutil.rmtree(path)
-
-
-def _retire_leniently(folder: Path) -> None:
-    try:
-        ControlBlock(folder, writable=True).retire()
-    except CorruptArtifact:
-        # Its writer died before the block was whole: nobody can have opened it.
-        return
 
 
 class WriterLock:

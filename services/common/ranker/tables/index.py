@@ -22,8 +22,9 @@ Int64s = NDArray[np.int64]
 
 CELL_WORDS = 2
 MISSING = -1
-_EMPTY = 0
-_DELETED = -1
+EMPTY = 0
+DELETED = -1
+FULL = -1
 # Probes stay short up to here (Knuth: 2.2 probes for a hit, 6 for a miss, at 0.7).
 MAX_LOAD = 0.7
 _MIN_CELLS = 16
@@ -55,10 +56,24 @@ def find_one(words: Int64s, key: np.int64, home: np.int64) -> np.int64:
     for probe in range(num_cells):
         cell = (home + probe) & (num_cells - 1)
         state = load_acquire(words, 2 * cell + 1)
-        if state == _EMPTY:
+        if state == EMPTY:
             break
-        if state != _DELETED and words[2 * cell] == key:
+        if state != DELETED and words[2 * cell] == key:
             return np.int64(state - 1)
+    return np.int64(MISSING)
+
+
+@kernel
+def find_cell(words: Int64s, key: np.int64, home: np.int64) -> np.int64:
+    """Return the cell of `key`, or MISSING."""
+    num_cells = words.size // 2
+    for probe in range(num_cells):
+        cell = (home + probe) & (num_cells - 1)
+        state = load_acquire(words, 2 * cell + 1)
+        if state == EMPTY:
+            break
+        if state != DELETED and words[2 * cell] == key:
+            return np.int64(cell)
     return np.int64(MISSING)
 
 
@@ -81,15 +96,19 @@ def find_many(words: Int64s, ids: Int64s, slots: Int64s) -> None:
 def insert_many(words: Int64s, ids: Int64s, slots: Int64s) -> int:
     """Insert ids [N] (distinct, none present) with their slots [N]; return how many empty cells were taken.
 
-    The caller keeps live plus deleted cells within MAX_LOAD of all: without an empty cell probing would not end.
+    The caller keeps live plus deleted cells within MAX_LOAD of all. FULL if there is no cell nevertheless: the memory is damaged.
     """
     num_cells = words.size // 2
     taken = 0
     for i in range(ids.size):
         cell = home_cell(ids[i], num_cells)
-        while words[2 * cell + 1] > _EMPTY:
+        probes = 0
+        while words[2 * cell + 1] not in (EMPTY, DELETED):
             cell = (cell + 1) & (num_cells - 1)
-        if words[2 * cell + 1] == _EMPTY:
+            probes += 1
+            if probes == num_cells:
+                return FULL
+        if words[2 * cell + 1] == EMPTY:
             taken += 1
         words[2 * cell] = ids[i]
         store_release(words, 2 * cell + 1, slots[i] + 1)
@@ -102,14 +121,10 @@ def remove_many(words: Int64s, ids: Int64s, slots: Int64s) -> None:
     num_cells = words.size // 2
     for i in range(ids.size):
         slots[i] = MISSING
-        cell = home_cell(ids[i], num_cells)
-        while words[2 * cell + 1] != _EMPTY:
-            state = words[2 * cell + 1]
-            if state != _DELETED and words[2 * cell] == ids[i]:
-                slots[i] = state - 1
-                store_release(words, 2 * cell + 1, np.int64(_DELETED))
-                break
-            cell = (cell + 1) & (num_cells - 1)
+        cell = find_cell(words, ids[i], home_cell(ids[i], num_cells))
+        if cell >= 0:
+            slots[i] = words[2 * cell + 1] - 1
+            store_release(words, 2 * cell + 1, np.int64(DELETED))
 
 
 @kernel
@@ -118,7 +133,7 @@ def live_entries(words: Int64s, ids: Int64s, slots: Int64s) -> int:
     count = 0
     for cell in range(words.size // 2):
         state = load_acquire(words, 2 * cell + 1)
-        if state > _EMPTY and count < ids.size:
+        if state > EMPTY and count < ids.size:
             ids[count] = words[2 * cell]
             slots[count] = state - 1
             count += 1

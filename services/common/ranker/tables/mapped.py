@@ -2,15 +2,18 @@
 
 File (int64 words, native order; the sections start at multiples of 64 bytes):
 
-    header        magic, format version, edition, dim, capacity, cells, words per row, slots used so far
+    header        magic, format version, edition, dim, capacity, cells, words per row, slots used so far, checksum of the rest and of
+                  the default row
     default row   float32 [dim], what unknown ids read
     cells         the index, see `index`
-    rows          per slot: lock, id, float32 [dim]
+    rows          per slot: lock and checksum, id, float32 [dim]
 
-A row's lock is a sequence lock: odd while the writer is in the row. A reader copies the row between two looks at the lock and takes the
-copy only if the lock was even and did not change. The id stored with the row catches the other race: a slot found in the index may have
-been given to another id by the time it is read; then the reader looks the id up again. A full file does not grow: the writer makes a new
-edition.
+A row's lock is a sequence lock (the lower half of its word; `checks` says what is above): odd while the writer is in the row. A reader
+copies the row between two looks at the lock and takes the copy only if the lock was even and did not change. The id stored with the row
+catches the other race: a slot found in the index may have been given to another id by the time it is read; then the reader looks the id up
+again. A full file does not grow: the writer makes a new edition.
+
+What the writer finds is checked before it is used: a slot that an index cell names must hold that id. The rest is looked for (`check`).
 
 Knows nothing of models, deltas or the order between tables (see `writer` and `reader`).
 Source: sequence locks and the fences that they need: Boehm 2012, "Can seqlocks get along with programming language memory models?"
@@ -18,8 +21,6 @@ Source: sequence locks and the fences that they need: Boehm 2012, "Can seqlocks 
 
 from __future__ import annotations
 
-import mmap
-import os
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +28,20 @@ from numpy.typing import NDArray
 
 from services.common.platform.errors import CorruptArtifact, Unavailable
 from services.common.ranker.atomics import fence_acquire, fence_release, kernel, load_acquire, load_relaxed, prefetch, store_release
+from services.common.ranker.tables.checks import (
+    NOTHING,
+    SEQUENCE_MASK,
+    TableDamaged,
+    are_in_place,
+    damaged_cell,
+    damaged_row,
+    free_slots,
+    sealed,
+    sum_of,
+)
 from services.common.ranker.tables.index import (
     CELL_WORDS,
+    FULL,
     MAX_LOAD,
     MISSING,
     Int64s,
@@ -40,15 +53,15 @@ from services.common.ranker.tables.index import (
     live_entries,
     remove_many,
 )
+from services.common.ranker.tables.words import create_words, map_words
 
 Float32s = NDArray[np.float32]
 Bools = NDArray[np.bool_]
 
-WORD_BYTES = 8
 _MAGIC = 0x454C4241544D54  # "TMTABLE", little-endian
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
 _HEADER_WORDS = 64
-_MAGIC_AT, _FORMAT_AT, _EDITION_AT, _DIM_AT, _CAPACITY_AT, _CELLS_AT, _STRIDE_AT, _USED_AT = range(8)
+_MAGIC_AT, _FORMAT_AT, _EDITION_AT, _DIM_AT, _CAPACITY_AT, _CELLS_AT, _STRIDE_AT, _USED_AT, _SUM_AT = range(9)
 _LINE_WORDS = 8
 
 _LOCK_AT, _ID_AT, _VALUES_AT = 0, 1, 2
@@ -114,15 +127,25 @@ def _write_rows(words: Int64s, floats: Float32s, stride: int, slots: Int64s, ids
     """Write rows [N, dim] under their locks."""
     for i in range(slots.size):
         base = slots[i] * stride
-        lock = words[base + _LOCK_AT]
-        store_release(words, base + _LOCK_AT, lock + 1)
+        # Odd whatever stood there: a slot that nobody has written for long may be damaged.
+        sequence = words[base + _LOCK_AT] & SEQUENCE_MASK | 1
+        store_release(words, base + _LOCK_AT, sequence)
         # The odd lock must be seen before anything of the new row.
         fence_release()
         words[base + _ID_AT] = ids[i]
         first = 2 * (base + _VALUES_AT)
         for c in range(rows.shape[1]):
             floats[first + c] = rows[i, c]
-        store_release(words, base + _LOCK_AT, lock + 2)
+        store_release(words, base + _LOCK_AT, sealed(sequence + 1, sum_of(words, base + _ID_AT, stride - 1)))
+
+
+@kernel
+def _free_rows(words: Int64s, stride: int, slots: Int64s) -> None:
+    """Mark rows as free. They stay readable: a reader may have found them just before they were removed from the index."""
+    for i in range(slots.size):
+        base = slots[i] * stride
+        checksum = sum_of(words, base + _ID_AT, stride - 1) ^ SEQUENCE_MASK
+        store_release(words, base + _LOCK_AT, sealed(words[base + _LOCK_AT] + 2, checksum))
 
 
 class _Layout:
@@ -145,10 +168,32 @@ class _Layout:
             raise CorruptArtifact(f"mapped table {path}: {words.size} words do not fit its header: truncated or damaged")
         cells_at = _HEADER_WORDS + _default_row_words(self.dim)
         rows_at = cells_at + CELL_WORDS * num_cells
-        self.default_row = words[_HEADER_WORDS:cells_at].view(np.float32)[: self.dim]
+        self._default_words = words[_HEADER_WORDS:cells_at]
+        self.default_row = self._default_words.view(np.float32)[: self.dim]
         self.cells = words[cells_at:rows_at]
         self.row_words = words[rows_at:]
         self.row_floats = self.row_words.view(np.float32)
+        self.path = path
+
+    def checksum(self) -> int:
+        """Of what never changes in the header, and of the default row."""
+        return sum_of(self.header, 0, _USED_AT) ^ sum_of(self._default_words, 0, self._default_words.size)
+
+    def check_header(self) -> None:
+        """Raise TableDamaged if the header or the default row changed by itself."""
+        if self.header[_SUM_AT] != self.checksum() or not 0 <= self.header[_USED_AT] <= self.capacity:
+            raise TableDamaged(f"mapped table {self.path}: the header or the default row changed by itself")
+
+    def check(self, num_used: int, start: float, end: float) -> None:
+        """Raise TableDamaged if a row or a cell in this share of the table, both from 0 to 1, changed by itself."""
+        first, stop = int(start * num_used), int(end * num_used)
+        slot = damaged_row(self.cells, self.row_words, self.stride, first, stop)
+        if slot != NOTHING:
+            raise TableDamaged(f"mapped table {self.path}: the row in slot {slot} is not what was written, or is not found")
+        num_cells = self.cells.size // CELL_WORDS
+        cell = damaged_cell(self.cells, self.row_words, self.stride, num_used, int(start * num_cells), int(end * num_cells))
+        if cell != NOTHING:
+            raise TableDamaged(f"mapped table {self.path}: cell {cell} of the index is not what was written")
 
 
 def _default_row_words(dim: int) -> int:
@@ -170,34 +215,6 @@ def _entries(layout: _Layout) -> tuple[Int64s, Int64s]:
     ids, slots = np.empty(layout.capacity, np.int64), np.empty(layout.capacity, np.int64)
     count = live_entries(layout.cells, ids, slots)
     return ids[:count], slots[:count]
-
-
-def map_words(path: Path, *, writable: bool) -> Int64s:
-    """Return the file at `path` as int64 words, shared with all processes that map it.
-
-    Raises:
-        FileNotFoundError: it is not there.
-        CorruptArtifact: it is empty, or does not end at a word.
-    """
-    with path.open("r+b" if writable else "rb") as file:
-        num_bytes = os.fstat(file.fileno()).st_size
-        if num_bytes == 0 or num_bytes % WORD_BYTES:
-            raise CorruptArtifact(f"{path} has {num_bytes} bytes: truncated")
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ)
-    return np.frombuffer(mapped, np.int64)
-
-
-def create_words(path: Path, num_words: int) -> Int64s:
-    """Make a file of zeros and return it mapped for writing.
-
-    Its blocks are reserved now: running out of disk is an error here, and not a SIGBUS in the middle of a row.
-
-    Raises:
-        OSError: e.g. no space left.
-    """
-    with path.open("xb") as file:
-        os.posix_fallocate(file.fileno(), 0, num_words * WORD_BYTES)
-    return map_words(path, writable=True)
 
 
 class MappedTableReader:
@@ -229,6 +246,11 @@ class MappedTableReader:
         if stuck >= 0:
             raise RowBusy(f"mapped table {self._path}: the row of id {ids[stuck]} is being written")
 
+    def check(self) -> None:
+        """Look the whole table over. Raises TableDamaged; what is written during the call may seem damaged."""
+        self._layout.check_header()
+        self._layout.check(int(self._layout.header[_USED_AT]), 0.0, 1.0)
+
     def ids(self) -> Int64s:
         """Return the ids present, ascending. Those that come or go during the call may be there or not."""
         ids = np.sort(_entries(self._layout)[0])
@@ -245,15 +267,17 @@ class MappedTableWriter:
 
         Raises:
             FileNotFoundError: it is not there.
-            CorruptArtifact: it is no table, or of another format.
+            CorruptArtifact: it is no table, or of another format, or (TableDamaged) damaged.
         """
         self._layout = _Layout(path, map_words(path, writable=True))
         at = self._layout
+        at.check_header()
         self._num_used = int(at.header[_USED_AT])
+        at.check(self._num_used, 0.0, 1.0)
         self._taken_cells = int(np.count_nonzero(at.cells[1::CELL_WORDS]))
-        live = np.zeros(self._num_used, np.bool_)
-        live[_entries(self._layout)[1]] = True
-        self._free: list[int] = np.flatnonzero(~live).tolist()
+        free = np.empty(self._num_used, np.int64)
+        self._free: list[int] = free[: free_slots(at.row_words, at.stride, self._num_used, free)].tolist()
+        self._default_row = at.default_row.copy()
 
     @classmethod
     def create(cls, path: Path, *, edition: int, dim: int, capacity: int, default_row: Float32s) -> MappedTableWriter:
@@ -263,6 +287,7 @@ class MappedTableWriter:
         words[_CAPACITY_AT], words[_CELLS_AT], words[_STRIDE_AT] = capacity, cells_for(capacity), _stride(dim)
         words[_HEADER_WORDS : _HEADER_WORDS + _default_row_words(dim)].view(np.float32)[:dim] = default_row
         words[_MAGIC_AT] = _MAGIC
+        words[_SUM_AT] = _Layout(path, words).checksum()
         return cls(path)
 
     @property
@@ -273,7 +298,7 @@ class MappedTableWriter:
     @property
     def default_row(self) -> Float32s:
         """What unknown ids read, float32 [dim]."""
-        return self._layout.default_row
+        return self._default_row
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -290,23 +315,51 @@ class MappedTableWriter:
         return len(self) + num_new <= self._layout.capacity and self._taken_cells + num_new <= num_cells * MAX_LOAD
 
     def upsert(self, ids: Int64s, rows: Float32s) -> None:
-        """Set rows float32 [N, dim] of ids int64 [N] (distinct). The caller has made sure that the new ones fit."""
+        """Set rows float32 [N, dim] of ids int64 [N] (distinct). The caller has made sure that the new ones fit.
+
+        Raises:
+            TableDamaged: the index names a row that is another id's.
+        """
         at = self._layout
         slots = self._find(ids)
+        self._check_found(ids, slots)
         new = slots == MISSING
         slots[new] = self._take_slots(int(np.count_nonzero(new)))
         # The row first: an id that is found always has one.
         _write_rows(at.row_words, at.row_floats, at.stride, slots, ids, np.ascontiguousarray(rows, np.float32))
-        self._taken_cells += insert_many(at.cells, ids[new], slots[new])
+        taken = insert_many(at.cells, ids[new], slots[new])
+        if taken == FULL:
+            raise TableDamaged(f"mapped table {at.path}: the index is full of cells that nobody wrote")
+        self._taken_cells += taken
 
     def delete(self, ids: Int64s) -> None:
-        """Remove ids [N] (distinct); absent ones are no error."""
+        """Remove ids [N] (distinct); absent ones are no error.
+
+        Raises:
+            TableDamaged: the index names a row that is another id's.
+        """
         slots = np.empty(ids.size, np.int64)
         remove_many(self._layout.cells, ids, slots)
-        self._free.extend(slots[slots != MISSING].tolist())
+        self._check_found(ids, slots)
+        had = slots != MISSING
+        _free_rows(self._layout.row_words, self._layout.stride, slots[had])
+        self._free.extend(slots[had].tolist())
+
+    def check(self, start: float, end: float) -> None:
+        """Look over a share of the table, from 0 to 1; the header with its beginning.
+
+        Raises:
+            TableDamaged: something is not what this writer wrote.
+        """
+        if start <= 0.0:
+            self._layout.check_header()
+            if self._layout.header[_USED_AT] != self._num_used:
+                raise TableDamaged(f"mapped table {self._layout.path}: the header changed by itself")
+        self._layout.check(self._num_used, start, end)
 
     def contents(self) -> tuple[Int64s, Float32s]:
-        """Return a copy of all ids [M], in no order, and their rows [M, dim]."""
+        """Return a copy of all ids [M], in no order, and their rows [M, dim]. Raises TableDamaged rather than copy damage."""
+        self.check(0.0, 1.0)
         at = self._layout
         ids, slots = _entries(at)
         values_at = 2 * _VALUES_AT
@@ -317,6 +370,11 @@ class MappedTableWriter:
         slots = np.empty(ids.size, np.int64)
         find_many(self._layout.cells, ids, slots)
         return slots
+
+    def _check_found(self, ids: Int64s, slots: Int64s) -> None:
+        at = self._layout
+        if not are_in_place(at.row_words, at.stride, self._num_used, ids, slots):
+            raise TableDamaged(f"mapped table {at.path}: the index names rows that are other ids'")
 
     def _take_slots(self, count: int) -> Int64s:
         reused = [self._free.pop() for _ in range(min(count, len(self._free)))]

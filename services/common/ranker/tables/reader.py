@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.common.platform.errors import CorruptArtifact, Unavailable
+from services.common.ranker.tables.checks import TableDamaged
 from services.common.ranker.tables.control_block import Applied, ControlBlock, boot_id
 from services.common.ranker.tables.dense import DenseReader, DenseView
 from services.common.ranker.tables.edition import TABLE_FILE_PREFIX, current_edition
@@ -68,6 +69,19 @@ class _Opened:
         self.tables = {path.name.removeprefix(TABLE_FILE_PREFIX): MappedTableReader(path) for path in paths}
         self.dense = DenseReader(folder)
 
+    def check(self) -> None:
+        """Look the whole edition over. Raises TableDamaged, but not for what seems so because its writer is at work."""
+        for _ in range(_MAX_OPENS):
+            before = self.control.checked_progress()
+            try:
+                for table in self.tables.values():
+                    table.check()
+                return
+            except TableDamaged:
+                if before.num_begun == before.num_done and self.control.progress() == before:
+                    raise
+                time.sleep(_PAUSE_S)
+
 
 class ModelReader:
     """Reads the current edition of a folder of mapped tables. Thread-safe."""
@@ -77,11 +91,15 @@ class ModelReader:
 
         Raises:
             TableNotReady: there is none yet.
-            CorruptArtifact: it is of another schema or format, or damaged.
+            CorruptArtifact: it is of another schema or format, or (TableDamaged) damaged.
         """
         self._directory = Path(directory)
         self._schema_hash = schema_hash
         self._opened = self._open()
+        try:
+            self._opened.check()
+        except Unavailable as error:
+            raise TableNotReady(str(error)) from error
         self.read({name: np.empty(0, np.int64) for name in self._opened.tables})
 
     def read(self, ids: Mapping[str, Int64s]) -> ModelView:
@@ -129,7 +147,7 @@ class ModelReader:
                     return result
             except RowBusy as error:
                 reason = str(error)
-            except Unavailable as error:
+            except (Unavailable, CorruptArtifact) as error:
                 raise TableNotReady(str(error)) from error
             deadline = deadline or time.monotonic() + _PATIENCE_S
             if time.monotonic() > deadline:

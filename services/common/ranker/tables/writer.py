@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 
 from services.common.platform.errors import CorruptArtifact
 from services.common.ranker.delta import DeltaBody, TableDelta
+from services.common.ranker.tables.checks import TableDamaged
 from services.common.ranker.tables.control_block import Applied, ControlBlock, boot_id
 from services.common.ranker.tables.dense import DenseReader, DenseView, DenseWriter
 from services.common.ranker.tables.edition import (
     TABLE_FILE_PREFIX,
     WriterLock,
+    abandon,
     current_edition,
     make_current,
     new_edition,
@@ -77,6 +79,8 @@ class ModelWriter:
         self._schema_hash = schema_hash
         self._lock = WriterLock(self._directory)
         self._edition: _Edition | None = None
+        # The share of the edition that `check` has looked over in this round.
+        self._checked = 0.0
         try:
             self._edition = self._open_current()
         except (CorruptArtifact, FileNotFoundError) as reason:
@@ -111,29 +115,70 @@ class ModelWriter:
 
         Raises:
             CorruptArtifact: the delta names a table, a dim or a tensor that this model does not have. Nothing was changed.
+            TableDamaged: the memory is not what was written. Readers are turned away; there is no edition any more.
             RuntimeError: there is no edition; call `build` first.
         """
         if self._edition is None:
             raise RuntimeError("apply before build")
         _check(body, self._edition)
-        tables = self._edition.tables
-        if not all(_has_room(tables[name], delta) for name, delta in body.tables.items()):
-            self._grow(self._edition, {name: delta.ids.size for name, delta in body.tables.items()})
-        # Until it is whole again there is nothing to go on from.
-        at, self._edition = self._edition, None
-        at.control.begin(applied.epoch, applied.seq)
-        for name, delta in body.tables.items():
-            at.tables[name].delete(delta.tombstones)
-            at.tables[name].upsert(delta.ids, delta.rows)
-        if body.dense is not None:
-            at.dense.change(body.dense, epoch=applied.epoch, seq=applied.seq)
-        at.control.finish(applied)
-        self._edition = at
+        try:
+            tables = self._edition.tables
+            if not all(_has_room(tables[name], delta) for name, delta in body.tables.items()):
+                self._grow(self._edition, {name: delta.ids.size for name, delta in body.tables.items()})
+            # Until it is whole again there is nothing to go on from.
+            at, self._edition = self._edition, None
+            at.control.begin(applied.epoch, applied.seq)
+            for name, delta in body.tables.items():
+                at.tables[name].delete(delta.tombstones)
+                at.tables[name].upsert(delta.ids, delta.rows)
+            if body.dense is not None:
+                at.dense.change(body.dense, epoch=applied.epoch, seq=applied.seq)
+            at.control.finish(applied)
+            self._edition = at
+        except TableDamaged:
+            self._abandon()
+            raise
+
+    def check(self, share: float) -> None:
+        """Look over the next `share`, from 0 to 1, of the current edition; after the last one it begins again. Between two deltas.
+
+        Any bit that changed by itself and that a reader could meet is found when all shares have been looked over once.
+
+        Raises:
+            TableDamaged: the memory is not what was written. Readers are turned away; there is no edition any more.
+        """
+        at = self._edition
+        if at is None:
+            return
+        start, end = self._checked, min(1.0, self._checked + share)
+        try:
+            if start <= 0.0:
+                self._check_small_parts(at)
+            for table in at.tables.values():
+                table.check(start, end)
+        except TableDamaged:
+            self._abandon()
+            raise
+        self._checked = 0.0 if end >= 1.0 else end
 
     def close(self) -> None:
         """Let go of the folder; the edition stays for readers and for the next writer."""
         self._edition = None
         self._lock.release()
+
+    def _check_small_parts(self, at: _Edition) -> None:
+        try:
+            current = current_edition(self._directory)
+            at.control.check()
+            at.dense.check_memory()
+        except (CorruptArtifact, FileNotFoundError) as error:
+            raise TableDamaged(str(error)) from error
+        if current != at.folder:
+            raise TableDamaged(f"{self._directory} names {current}, but {at.folder} is current")
+
+    def _abandon(self) -> None:
+        self._edition = None
+        abandon(self._directory)
 
     def _open_current(self) -> _Edition | None:
         folder = current_edition(self._directory)
@@ -168,6 +213,7 @@ class ModelWriter:
             shutil.rmtree(folder, ignore_errors=True)
             raise
         self._edition = edition
+        self._checked = 0.0
         remove_other_editions(self._directory)
 
     def _fill(
@@ -197,6 +243,7 @@ class ModelWriter:
 
     def _grow(self, edition: _Edition, room: Mapping[str, int]) -> None:
         """Copy `edition` to a new one with room for `room` more rows per table."""
+        self._check_small_parts(edition)
         images = {}
         for name, table in edition.tables.items():
             ids, rows = table.contents()

@@ -4,75 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
 import time
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from services.common.platform.errors import CorruptArtifact, Unavailable
-from services.common.platform.telemetry import disabled
 from services.common.ranker.delta import DeltaBody, TableDelta, encode_body
 from services.common.ranker.delta_chunks import chunk
-from services.common.ranker.tables.control_block import Applied
-from services.common.ranker.tables.reader import ModelReader, TableNotReady
-from services.common.ranker.tables.writer import ModelWriter
-from services.recommender.updater.core import Follower, Identity
-from services.recommender.updater.worker import Timing, Updater
-from tests.limits import seconds
-from tests.updater_fakes import DIM, NOTHING, FakeBroker, FakeTrainer
-
-
-class Running:
-    """An updater in a thread."""
-
-    def __init__(self, broker: FakeBroker, directory) -> None:
-        self.broker, self.directory = broker, directory
-        self.ready = threading.Event()
-        self._stop = threading.Event()
-        self.writer = ModelWriter(directory, "s")
-        self.updater = Updater(
-            Follower(Identity(model="ranker", schema_hash="s")),
-            self.writer,
-            broker.connect,
-            broker.load_base,
-            timing=Timing(poll_s=0.002, report_s=0.01, retry_s=0.01),
-            telemetry=disabled(),
-            on_ready=self.ready.set,
-        )
-        self._thread = threading.Thread(target=self.updater.run, args=(self._stop,))
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join(10)
-        assert not self._thread.is_alive()
-        self.writer.close()
-
-    def eventually(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + seconds(20)
-        while not condition():
-            assert time.monotonic() < deadline, "it did not come to that in 20 s"
-            time.sleep(0.005)
-
-    def has(self, trainer: FakeTrainer) -> bool:
-        """Whether a reader sees just what the trainer has learned."""
-        try:
-            reader = ModelReader(self.directory, "s")
-        except TableNotReady:
-            return False
-        ids, rows = reader.iter_rows("user")
-        at = reader.status()
-        return (at.epoch, at.seq) == (trainer.epoch, trainer.seq) and dict(
-            zip(ids.tolist(), rows[:, 0].tolist(), strict=True)
-        ) == trainer.rows
-
-
-def reported(broker: FakeBroker) -> Applied:
-    """What the newest report says is applied."""
-    applied = broker.reports[-1].applied if broker.reports else None
-    return applied or Applied(epoch=0, seq=-1, watermark_ms=0, base_id="")
+from services.common.ranker.tables.reader import ModelReader
+from tests.updater_fakes import DIM, NOTHING, FakeBroker, FakeTrainer, Running, reported
 
 
 @pytest.fixture

@@ -13,11 +13,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from services.common.platform.errors import ConfigurationError, CorruptArtifact, Unavailable
 from services.common.ranker.delta import DeltaBody, TableDelta
+from services.common.ranker.tables.checks import TableDamaged
 from services.common.ranker.tables.control_block import Applied, ControlBlock
 from services.common.ranker.tables.edition import current_edition
 from services.common.ranker.tables.mapped import MappedTableReader, MappedTableWriter
 from services.common.ranker.tables.reader import ModelReader, TableNotReady
 from services.common.ranker.tables.writer import ModelWriter, TableImage
+from tests.fuzz.mapped_tables import fuzz_opening, fuzz_running, small_model
 
 INT64 = np.iinfo(np.int64)
 EXTREMES = [INT64.min, -1, 0, 1, INT64.max]
@@ -297,3 +299,35 @@ def test_a_slot_that_went_to_another_id_is_never_read_as_the_first(tmp_path):
 def test_text_that_does_not_fit_the_control_block_is_refused(tmp_path):
     with pytest.raises(ValueError, match="longer than"):
         ControlBlock.create(tmp_path, schema_hash="s" * 300, lineage_id="l", applied=applied(0))
+
+
+def test_one_to_three_flipped_bits_are_found_or_do_no_harm():
+    """A seeded sample of tests/fuzz/test_mapped_tables.py."""
+    with small_model() as model:
+        assert fuzz_running(model, 250, seed=1)["found"] > 50
+        assert fuzz_opening(model, 250, seed=2)["reader refused"] > 50
+
+
+def test_the_whole_edition_comes_round_when_it_is_looked_over_in_shares(tmp_path):
+    writer = built(tmp_path, dict.fromkeys(range(900), 1.0))
+    words = np.memmap(current_edition(tmp_path) / "table-user", np.int64, "r+")
+    for damaged_at in (np.flatnonzero(words)[-1], 3):
+        for _ in range(19):
+            writer.check(0.05)
+        words[damaged_at] ^= 4
+        with pytest.raises(TableDamaged):
+            for _ in range(21):
+                writer.check(0.05)
+        with pytest.raises(TableNotReady):
+            ModelReader(tmp_path, "schema")
+        writer.build({"user": image({1: 1.0}), "item": image({7: 7.0})}, weights(0.0), applied(0), lineage_id="l1")
+        words = np.memmap(current_edition(tmp_path) / "table-user", np.int64, "r+")
+
+
+def test_damage_is_not_copied_into_the_next_edition(tmp_path):
+    writer = built(tmp_path, dict.fromkeys(range(900), 1.0))
+    words = np.memmap(current_edition(tmp_path) / "table-user", np.int64, "r+")
+    words[np.flatnonzero(words)[-1]] ^= 1 << 40
+    with pytest.raises(TableDamaged, match="is not what was written"):
+        writer.apply(delta(dict.fromkeys(range(5_000, 9_000), 1.0)), applied(0))
+    assert writer.applied is None
