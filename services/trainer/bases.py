@@ -14,6 +14,7 @@ from services.common.platform.artifacts import Arrays, Artifact, Manifest, delet
 from services.common.platform.errors import ConfigurationError, CorruptArtifact, NotFound
 from services.common.ranker.delta import rounded
 from services.trainer.checkpoints import Checkpoint, refuse_poison
+from services.trainer.migration import SCHEMA_ARRAY
 
 _log = logging.getLogger(__name__)
 
@@ -69,13 +70,16 @@ class BaseStore:
 
 
 def read_initial_base(url: str, *, schema_hash: str, variable: str) -> Arrays:
-    """Return the learner's arrays of a base that batch training wrote.
+    """Return the learner's arrays of a base that batch training wrote; the learner says what it keeps of one of another feature spec.
 
     Raises:
-        ConfigurationError: nothing is there, it is damaged, or it was made under another feature spec. Names the variable.
+        ConfigurationError: nothing is there, it is damaged, or it was made under another feature spec and does not say which. Names the
+            variable.
     """
     try:
-        manifest, arrays = read_artifact(url, expect_schema_hash=schema_hash, only=lambda name: not name.startswith("features/"))
+        manifest, arrays = read_artifact(url, expect_schema_hash=None, only=lambda name: not name.startswith("features/"))
+        if manifest.schema_hash != schema_hash and SCHEMA_ARRAY not in arrays:
+            raise CorruptArtifact(f"artifact {url}: schema {manifest.schema_hash!r} is foreign, this program has {schema_hash!r}")
     except (NotFound, CorruptArtifact) as error:
         raise ConfigurationError(f"{variable}={url}: {error}") from error
     _log.info("beginning with base %s of epoch %d", url, manifest.epoch)

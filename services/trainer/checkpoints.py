@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import posixpath
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -29,6 +29,7 @@ from services.common.platform.artifacts import (
 from services.common.platform.errors import ConfigurationError, CorruptArtifact, NotFound
 from services.trainer.dedup import take_arrays
 from services.trainer.merge import PartitionPosition, Position
+from services.trainer.migration import SCHEMA_ARRAY
 from services.trainer.plan import Cut, Restored
 
 _log = logging.getLogger(__name__)
@@ -133,20 +134,24 @@ class CheckpointStore:
     def newest(self) -> Checkpoint | None:
         """Return the newest sound checkpoint; None when there is none. A damaged one is left out with a warning: older ones are as good.
 
+        One of another feature spec that it describes has no base (replicas need one of their spec); the learner says what of it it keeps.
+
         Raises:
-            ConfigurationError: it was made under another feature spec, or all are damaged.
+            ConfigurationError: it was made under another feature spec and does not say which, or all are damaged.
         """
         urls = list_artifacts(self.url)
         damage = ""
         for url in reversed(urls):
             try:
                 manifest, arrays = read_artifact(url, expect_schema_hash=None)
-                if manifest.schema_hash != self._schema_hash:
+                is_foreign = manifest.schema_hash != self._schema_hash
+                if is_foreign and SCHEMA_ARRAY not in arrays:
                     raise ConfigurationError(
                         f"checkpoint {url} was made under feature spec {manifest.schema_hash}, this trainer has {self._schema_hash}: "
                         "restore that feature spec, or set TUNEMESH_ARTIFACTS_URL to a new folder and train a base under the new one"
                     )
-                return _parse(posixpath.basename(url), manifest, arrays)
+                checkpoint = _parse(posixpath.basename(url), manifest, arrays)
+                return replace(checkpoint, cut=replace(checkpoint.cut, base_id="")) if is_foreign else checkpoint
             except CorruptArtifact as error:
                 damage = str(error)
                 _log.warning("checkpoint refused, trying an older one: %s", error)

@@ -9,6 +9,7 @@ Shapes: G groups, B samples, T tasks, U unique ids, D row dimension, L history l
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,11 +30,14 @@ from services.common.ranker.inputs import Float32Array, Int64Array, RankerInputs
 from services.common.ranker.labels import keep_negative
 from services.common.ranker.network import RankerNetwork, Rows, score
 from services.trainer.admission import Admission
+from services.trainer.migration import SCHEMA_ARRAY, Weight, described, migrated
 from services.trainer.prequential import PrequentialWindow, TaskQuality
 from services.trainer.targets import targets
 from services.trainer.trainer_table import Eviction, TrainerTable
 
 Arrays = dict[str, npt.NDArray[Any]]
+
+_log = logging.getLogger(__name__)
 
 _ADAM_BETAS = (0.9, 0.999)
 _EPSILON = 1e-8
@@ -187,16 +191,23 @@ class Learner:
         state["dense_opt/first_moment"] = self._first_moment_P.numpy().copy()
         state["dense_opt/second_moment"] = self._second_moment_P.numpy().copy()
         state["learner/steps"] = np.array([self.steps], np.int64)
+        state[SCHEMA_ARRAY] = described(self._spec)
         for table in self.tables.values():
             state |= table.state_arrays()
         return state
 
     def load_state_arrays(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Replace the state by what `state_arrays` returned; arrays of other names are ignored.
+        """Replace the state by what `state_arrays` returned, perhaps under another feature spec; arrays of other names are ignored.
 
         Raises:
             CorruptArtifact: an array is missing or does not fit.
+            ConfigurationError: it was learned under a feature spec of which nothing can be kept.
         """
+        if SCHEMA_ARRAY in arrays and not np.array_equal(arrays[SCHEMA_ARRAY], described(self._spec)):
+            axes = self.network.input_axes()
+            weights = {name: Weight(value.shape, axes[name]) for name, value in self.dense_state().items()}
+            arrays, change = migrated(arrays, self._spec, weights)
+            _log.warning("going on from weights that were learned under another feature spec: %s", change)
         try:
             moments = [torch.tensor(arrays[f"dense_opt/{name}_moment"], dtype=torch.float32) for name in ("first", "second")]
             steps = int(arrays["learner/steps"][0])

@@ -227,6 +227,11 @@ class FeatureSpec(_Part):
         """Leading dimensions of every row that are per-task biases, not part of the dot product."""
         return len(self.tasks)
 
+    @property
+    def num_content_dims(self) -> int:
+        """Dimensions of a row behind the reserved ones: what the dot product and the network see."""
+        return self.tables.item.dim - self.num_reserved_dims
+
     @cached_property
     def user_columns(self) -> tuple[str, ...]:
         """Names of the columns of Features.user_U."""
@@ -243,11 +248,15 @@ class FeatureSpec(_Part):
 
         Admission, eviction, keep rate and blend may change under the same hash: they do not alter what a stored number means.
         """
+        return hashlib.sha256(self.meaning.encode()).hexdigest()[:16]
+
+    @cached_property
+    def meaning(self) -> str:
+        """What `schema_hash` is a hash of: JSON of [FEATURE_CODE_VERSION, the spec without what may change, user columns, item columns]."""
         meaning = self.model_dump(mode="json", exclude={"negatives", "blend"})
         for table in meaning["tables"].values():
             del table["admission"], table["eviction"]
-        text = json.dumps([FEATURE_CODE_VERSION, meaning, self.user_columns, self.item_columns], sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return json.dumps([FEATURE_CODE_VERSION, meaning, self.user_columns, self.item_columns], sort_keys=True, separators=(",", ":"))
 
     def normalised(self, kind: str, value: float) -> float | None:
         """Return `value` on the kind's scale as 0..1 (clamped), or None when the kind states no opinion or is unknown.

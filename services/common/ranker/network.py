@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from services.common.platform.errors import CorruptArtifact
 from services.common.ranker.feature_spec import FeatureSpec
-from services.common.ranker.inputs import RankerInputs
+from services.common.ranker.inputs import RankerInputs, network_inputs
 
 Float32Array = npt.NDArray[np.float32]
 Precision = Literal["fp32", "bf16"]
@@ -76,7 +76,7 @@ class RankerNetwork(nn.Module):
         self.query = nn.Linear(content, ATTENTION_DIM, bias=False)
         self.key = nn.Linear(content + 1, ATTENTION_DIM, bias=False)
         self.null_score = nn.Parameter(torch.zeros(1))
-        width = 7 * content + len(spec.user_columns) + len(spec.item_columns) + 2
+        width = len(network_inputs(content, spec.user_columns, spec.item_columns))
         self.towers = nn.ModuleList(Tower(width) for _ in range(self.num_tasks))
         self.dot_scale = nn.Parameter(torch.ones(self.num_tasks))
         _initialise(self, seed)
@@ -122,6 +122,19 @@ class RankerNetwork(nn.Module):
         scores_BL = scores_BL.masked_fill(_of_samples(mask_GL == 0, group_B), float("-inf"))
         null_B1 = self.null_score.expand(len(scores_BL), 1)
         return torch.softmax(torch.cat([scores_BL, null_B1], dim=1), dim=1)[:, :-1]
+
+    def input_axes(self) -> dict[str, tuple[int, ...]]:
+        """Return by weight, in the order of `state`, the axes along which the towers' inputs lie, before whatever else lies there.
+
+        When columns are added or dropped, what was learned of the others stays by these.
+        """
+        axes: dict[str, tuple[int, ...]] = {}
+        for name, value in self.state_dict().items():
+            if ".cross." in name:
+                axes[name] = tuple(range(value.dim()))
+            else:
+                axes[name] = (1,) if name.endswith((".hidden.0.weight", ".out.weight")) else ()
+        return axes
 
     def state(self) -> dict[str, Float32Array]:
         """Return copies of the weights by name."""
