@@ -69,12 +69,9 @@ UNITS: tuple[Unit, ...] = (
     Unit("calibration of labels", "ml", ("tests/integration/trainer/test_calibration.py",), 50),
     Unit("kills under client producers", "light", ("tests/integration/tunemesh_client/test_event_producer.py",), 60),
     Unit("fuzz", "light", ("tests/fuzz",), 205),
-    Unit("planted secrets", "light", ("tests/integration/test_secrets.py",), 120),
-    Unit("keepalive", "light", ("tests/integration/common/test_keepalive.py",), 60),
     Unit("healing on a broker", "ml", ("tests/faults/test_healing_on_a_broker.py",), 50),
     Unit("healing of replicas", "light", ("tests/faults/test_healing_of_replicas.py",), 10),
     Unit("planted secrets", "light", ("tests/integration/test_secrets.py",), 45),
-    Unit("healing of replicas", "light", ("tests/faults/test_healing_of_replicas.py",), 20),
     Unit("tunes of the packaged model", "ml", ("tests/integration/tuner/test_gate_on_measured_slices.py",), 280),
 )
 
