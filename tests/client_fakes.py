@@ -53,7 +53,10 @@ class ScriptedMesh(router_grpc.RouterServiceServicer, collector_grpc.FeedbackCol
 
     script: list[Any] = field(default_factory=list)
     seen: list[Seen] = field(default_factory=list)
+    hanging: int = 0
+    """Calls that have come to a Hang."""
     cancelled: int = 0
+    """Those of them that were cancelled there."""
     receipts_short: int = 0
 
     async def Recommend(self, request: router_pb2.RecommendRequest, context: Any) -> router_pb2.RecommendResponse:
@@ -99,6 +102,7 @@ class ScriptedMesh(router_grpc.RouterServiceServicer, collector_grpc.FeedbackCol
         if isinstance(outcome, Refusal):
             await context.abort(outcome.code, outcome.details, outcome.metadata)
         if isinstance(outcome, Hang):
+            self.hanging += 1
             try:
                 await asyncio.Event().wait()
             finally:

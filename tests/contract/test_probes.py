@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import socket
 import subprocess
@@ -47,8 +48,9 @@ def listening(reply: bytes | None) -> Iterator[int]:
             connection, _ = server.accept()
             held.append(connection)
             if reply is not None:
-                connection.sendall(reply)
-                connection.shutdown(socket.SHUT_WR)
+                with contextlib.suppress(OSError):  # the caller may have heard enough
+                    connection.sendall(reply)
+                    connection.shutdown(socket.SHUT_WR)
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()

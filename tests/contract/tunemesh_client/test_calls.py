@@ -222,13 +222,14 @@ async def test_a_task_that_is_cancelled_stays_cancelled(mesh, port):
     async with AsyncClient(f"127.0.0.1:{port}", retry=QUICK) as client:
         for waiting in (asyncio.ensure_future(client.recommend("u")), asyncio.ensure_future(pieces_of(client.generate("u", "When?")))):
             before = mesh.cancelled
-            while len(mesh.seen) == before:
-                await asyncio.sleep(0.01)
-            waiting.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await waiting
-            while mesh.cancelled == before:
-                await asyncio.sleep(0.01)
+            async with asyncio.timeout(seconds(60)):
+                while mesh.hanging == before:
+                    await asyncio.sleep(0.01)
+                waiting.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await waiting
+                while mesh.cancelled == before:
+                    await asyncio.sleep(0.01)
 
 
 # Feedback.

@@ -126,8 +126,10 @@ async def test_leaving_a_stream_early_stops_the_model(mesh, make):
     mesh.script = [[HEADER, "It ", Hang()]]
     stream = make().generate("u", "When?", deadline_s=seconds(60))
     assert await stream.__anext__() == "It "
-    stream.close()
     async with asyncio.timeout(seconds(30)):
+        while not mesh.hanging:  # its last piece may be here before it waits for the next
+            await asyncio.sleep(0.01)
+        stream.close()
         while not mesh.cancelled:
             await asyncio.sleep(0.01)
     assert await pieces_of(stream) == [] and stream.text == "It "

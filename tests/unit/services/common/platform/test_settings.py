@@ -161,9 +161,12 @@ def test_a_password_where_it_would_travel_on_is_refused_with_the_place_for_it(mo
 
 def test_an_empty_variable_is_an_unset_one_for_every_setting_of_every_service(monkeypatch):
     for cls in all_settings():
-        unset = cls()
+        names = declared_variables(cls)
         with monkeypatch.context() as patch:
-            for name in declared_variables(cls):
+            for name in names:
+                patch.delenv(name, raising=False)
+            unset = cls()
+            for name in names:
                 patch.setenv(name, "")
             assert load_settings(cls) == unset, cls.__name__
 
