@@ -20,6 +20,7 @@ from services.mesh.runner.embedded import free_ports
 from services.mesh.runner.environments import REPOSITORY_ROOT, EnvironmentName
 from tests.limits import seconds
 from tests.service_process import Service
+from tests.tiny_model import tiny_llm_env
 from tests.waiting import eventually
 
 MARK = "p1anted"
@@ -96,7 +97,7 @@ def test_a_router_whose_collector_takes_nothing_tells_nobody_its_header(tmp_path
 def shows_a_secret(folder: Path, module: str, environment: EnvironmentName) -> str:
     """Start a program, end it once it listens or has given up, and return what is wrong."""
     folder.mkdir()
-    with running(module, environment, folder) as service:
+    with running(module, environment, folder, **tiny_llm_env()) as service:
         eventually(lambda: service.log, lambda log: "READY" in log or service.has_ended, limit_s=240)
         if not service.has_ended:
             service.terminate(60)
