@@ -137,6 +137,14 @@ def pytest_timeout_set_timer(item: pytest.Item, settings: pytest_timeout.Setting
     return done
 
 
+def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
+    """Name bytes by their argument, not by their content: gzip's holds the second of its making, so that two processes differ.
+
+    Processes that collect different names end the run: "Different tests were collected between gw2 and gw1".
+    """
+    return argname if isinstance(val, bytes) else None
+
+
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Do not even import modules of the other environment: those wholly marked `ml` in light, all that name no `ml` mark in ml."""
     if collection_path.suffix != ".py" or not collection_path.name.startswith("test_"):

@@ -1,6 +1,7 @@
 """Rules that the tests themselves keep: what they may skip for, no repeats until something passes, which marks exclude each other."""
 
 import ast
+import os
 import re
 import subprocess
 from collections.abc import Iterator
@@ -46,10 +47,23 @@ def test_what_runs_without_company_is_of_the_light_environment() -> None:
     assert [path.name for path in alone if "pytest.mark.ml" in path.read_text(encoding="utf-8")] == []
 
 
-@pytest.mark.parametrize(("environment", "marker"), [("light", "not ml"), ("ml", "ml")])
-def test_every_test_of_an_environment_is_collected_in_it(environment: Literal["light", "ml"], marker: str) -> None:
-    """A conftest, or a module without the mark, that imports what the other environment has ends a whole lane."""
+def collected(environment: Literal["light", "ml"], marker: str) -> list[str]:
+    """Collect the tests of an environment in a process of its own, whose sets have an order of their own; return their names."""
     python = Environments.of_repository().python(environment)
     command = [str(python), "-m", "pytest", "-q", "--collect-only", "-p", "no:cacheprovider", "-m", marker, "tests"]
-    done = subprocess.run(command, cwd=REPOSITORY_ROOT, capture_output=True, text=True, timeout=seconds(300), check=False)
+    variables = os.environ | {"PYTHONHASHSEED": "random"}
+    done = subprocess.run(command, cwd=REPOSITORY_ROOT, env=variables, capture_output=True, text=True, timeout=seconds(300), check=False)
     assert done.returncode == 0, done.stdout[-3000:]
+    return [line for line in done.stdout.splitlines() if "::" in line]
+
+
+def test_every_test_of_the_light_environment_is_collected_by_the_same_name_at_any_time(request: pytest.FixtureRequest) -> None:
+    """A conftest, or a module without the mark, that imports what the other environment has ends a whole lane; so does a name that
+    holds a time, an address or the order of a set, for the processes of a lane must collect the same names."""
+    later = set(collected("light", "not ml"))
+    here = [item.nodeid for item in request.session.items if item.get_closest_marker("ml") is None]
+    assert [name for name in here if name not in later] == []
+
+
+def test_every_test_of_the_ml_environment_is_collected() -> None:
+    assert collected("ml", "ml")
