@@ -25,7 +25,8 @@ from services.common.platform.kafka import assigned_consumer
 from services.common.ranker import exposure_block
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.inputs import assemble
-from services.common.ranker.network import RankerNetwork, Rows
+from services.common.ranker.networks.interface import Rows
+from services.common.ranker.networks.registry import make_network
 
 _BATCH = 16
 
@@ -42,7 +43,7 @@ class FrozenRanker:
         _, arrays = read_artifact(base, expect_schema_hash=spec.schema_hash, only=lambda name: name.startswith(("table/", "dense/")))
         self._spec = spec
         self._tables = {name: (arrays[f"table/{name}/ids"], arrays[f"table/{name}/rows"]) for name in spec.table_dims}
-        self._network = RankerNetwork(spec).eval()
+        self._network = make_network(spec).eval()
         self._network.load({name.removeprefix("dense/"): value for name, value in arrays.items() if name.startswith("dense/")})
 
     def score(self, exposures: Sequence[exposure_pb2.Exposure]) -> list[Float32Array]:

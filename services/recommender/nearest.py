@@ -1,10 +1,10 @@
 """Recall by embedding: the items whose rows suit the user's row and history best, read from the mapped tables of this host.
 
 Exact search over a copy of the catalogue's rows. It repeats the part of the first task's logit that is linear in the item's row
-(services.common.ranker.network): scale * (user + mean of history) · item + the item's bias. The copy is renewed piece by piece: each time
-the next `_ROWS_A_TURN` rows, and those of new items first. So a renewal costs the same for every size of the catalogue; of a larger one a
-row may be a few turns old, and a search may meet one that is just being renewed. Neither matters much: the ranker scores what was
-found from whole and present rows. Knows no storage format.
+(services.common.ranker.networks.interface): scale * (user + mean of history) · item + the item's bias. The copy is renewed piece by
+piece: each time the next `_ROWS_A_TURN` rows, and those of new items first. So a renewal costs the same for every size of the
+catalogue; of a larger one a row may be a few turns old, and a search may meet one that is just being renewed. Neither matters much: the
+ranker scores what was found from whole and present rows. Knows no storage format.
 
 Shapes: M places (items, and room for more), L history items, D row dimension, C = D less the leading biases.
 """

@@ -28,7 +28,9 @@ from services.common.ranker import exposure_block
 from services.common.ranker.feature_spec import FeatureSpec, TableSpec
 from services.common.ranker.inputs import Float32Array, Int64Array, RankerInputs, assemble
 from services.common.ranker.labels import keep_negative
-from services.common.ranker.network import RankerNetwork, Rows, score
+from services.common.ranker.networks.interface import RankerNetwork, Rows
+from services.common.ranker.networks.registry import make_network
+from services.common.ranker.networks.scoring import score
 from services.trainer.admission import Admission
 from services.trainer.migration import SCHEMA_ARRAY, Weight, described, migrated
 from services.trainer.prequential import PrequentialWindow, TaskQuality
@@ -118,7 +120,7 @@ class Learner:
         """Make an untrained learner."""
         self._spec = spec
         self.config = config or LearnerConfig()
-        self.network = RankerNetwork(spec, self.config.seed)
+        self.network = make_network(spec, self.config.seed)
         self.tables = {
             "user": self._make_table("user", spec.tables.user),
             "item": self._make_table("item", spec.tables.item),

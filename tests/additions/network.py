@@ -3,7 +3,7 @@
 import json
 
 from services.common.ranker.feature_spec import FeatureSpec
-from services.common.ranker.network import RankerNetwork
+from services.common.ranker.networks.registry import make_network
 
 spec = FeatureSpec.load("model_repo/ranker/feature_spec.yaml")
-print(json.dumps([spec.schema_hash, sorted(RankerNetwork(spec).state())]))
+print(json.dumps([spec.schema_hash, sorted(make_network(spec).state())]))

@@ -37,7 +37,9 @@ from services.common.ranker import exposure_block
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.features import Features, build_features
 from services.common.ranker.inputs import assemble
-from services.common.ranker.network import Precision, RankerNetwork, Rows, faster_precision, has_bf16, score
+from services.common.ranker.networks.interface import Rows
+from services.common.ranker.networks.registry import make_network
+from services.common.ranker.networks.scoring import Precision, faster_precision, has_bf16, score
 from services.common.ranker.states import GlobalState, merge_item_bytes
 from services.common.ranker.tables.dense import DenseView
 from services.common.ranker.tables.reader import ModelReader, ModelView, TableNotReady
@@ -74,7 +76,7 @@ class Scorer:
 
     def __init__(self, spec: FeatureSpec, reader: ModelReader) -> None:
         self._spec, self._reader = spec, reader
-        self._network = RankerNetwork(spec).eval()
+        self._network = make_network(spec).eval()
         self._precision: Precision = "fp32"
         self._loaded: DenseView | None = None
 

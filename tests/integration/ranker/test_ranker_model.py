@@ -87,11 +87,11 @@ ITEM_KEYS = list(range(NUM_ITEMS // 2)) + [entity_key(f"unknown-{number}") for n
 
 def base(seed: int = 1):
     """Return (tables, dense weights, network) of a made-up base with a row for user 7 and for half of the items."""
-    from services.common.ranker.network import RankerNetwork
+    from services.common.ranker.networks.registry import make_network
     from services.common.ranker.tables.writer import TableImage
 
     random = np.random.default_rng(seed)
-    network = RankerNetwork(SPEC, seed)
+    network = make_network(SPEC, seed)
 
     def image(num_rows: int, first: int) -> TableImage:
         ids = np.arange(first, first + num_rows, dtype=np.int64)
@@ -105,7 +105,8 @@ def expected_scores(tables, network, user_key: int) -> np.ndarray:
     import torch
 
     from services.common.ranker.inputs import assemble
-    from services.common.ranker.network import Rows, score
+    from services.common.ranker.networks.interface import Rows
+    from services.common.ranker.networks.scoring import score
 
     def rows(table: str, keys) -> torch.Tensor:
         image = tables[table]

@@ -40,8 +40,8 @@ CATEGORIES = {str(number): ["Drama", "Comedy", "War"][number % 3] for number in 
 DUMP_NETWORK = """
 import sys, numpy as np
 from services.common.ranker.feature_spec import FeatureSpec
-from services.common.ranker.network import RankerNetwork
-np.savez(sys.argv[2], **RankerNetwork(FeatureSpec.load(sys.argv[1])).state())
+from services.common.ranker.networks.registry import make_network
+np.savez(sys.argv[2], **make_network(FeatureSpec.load(sys.argv[1])).state())
 """
 
 

@@ -13,7 +13,9 @@ from services.common.ranker import exposure_block
 from services.common.ranker.features import Features
 from services.common.ranker.inputs import assemble
 from services.common.ranker.labels import keep_negative
-from services.common.ranker.network import RankerNetwork, Rows, score
+from services.common.ranker.networks.interface import Rows
+from services.common.ranker.networks.registry import make_network
+from services.common.ranker.networks.scoring import score
 from services.trainer.batch import FeatureStates
 from services.trainer.learner import Learner, LearnerConfig
 from tests.learning import CATEGORIES, ITEMS, SPEC, group_of, groups, sample
@@ -69,7 +71,7 @@ def test_what_the_trainer_scores_is_what_a_replica_with_its_rows_and_weights_sco
     learner = Learner(SPEC)
     learn(learner, samples[:-1])
     group = samples[-1]
-    replica = RankerNetwork(SPEC, seed=99)
+    replica = make_network(SPEC, seed=99)
     replica.load(learner.dense_state())
     item_ids = [one.item_id for one in group.samples]
     inputs = assemble(SPEC, [(exposure_block.decode(group.features_block, SPEC), np.asarray([int(item) for item in item_ids]))])

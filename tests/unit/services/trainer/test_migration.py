@@ -14,7 +14,7 @@ from services.common.platform.artifacts import Manifest, write_artifact
 from services.common.platform.errors import ConfigurationError, CorruptArtifact
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.inputs import RankerInputs, network_inputs
-from services.common.ranker.network import Rows
+from services.common.ranker.networks.interface import Rows
 from services.trainer.bases import read_initial_base
 from services.trainer.batch import BatchConfig, FeatureStates, replay, replay_order
 from services.trainer.checkpoints import Checkpoint, CheckpointStore, Counters, Retention, checkpoint_name

@@ -92,9 +92,12 @@ def test_the_command_writes_a_base_that_learning_and_features_go_on_from(tmp_pat
         assert ItemState.from_bytes(SPEC, records[item_key(item, "b")]).tally.acts == times
     assert hashes[0] == hashes[1]
     # Whoever keeps a base can tell by these whether today's code would make another one.
-    assert {"services/trainer/learner.py", "services/trainer/trainer_table.py", "services/common/ranker/network.py"} <= manifest.metadata[
-        "sources"
-    ].keys()
+    learner, tables, network = (
+        "services/trainer/learner.py",
+        "services/trainer/trainer_table.py",
+        "services/common/ranker/networks/blocks.py",
+    )
+    assert {learner, tables, network} <= manifest.metadata["sources"].keys()
     assert not any(".venv" in path or path.startswith("/") for path in manifest.metadata["sources"])
     said = capsys.readouterr().out
     assert "pass 2/2" in said and "time: Unix seconds" in said

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from services.common.ranker.network import Precision, faster_precision
+from services.common.ranker.networks.scoring import Precision, faster_precision
 
 pytestmark = pytest.mark.ml
 

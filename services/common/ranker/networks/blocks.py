@@ -1,0 +1,98 @@
+"""Parts that networks share. Shapes as in the interface; A attention dimensions, X inputs side by side."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from services.common.ranker.networks.interface import Samples, of_samples
+
+ATTENTION_DIM = 16
+HIDDEN = (64, 32)
+
+
+class Attended(NamedTuple):
+    """What a candidate sees of its user's history: the pooled contents, the pooled value, and the share that the history took."""
+
+    pooled_BC: Tensor
+    value_B1: Tensor
+    share_B1: Tensor
+
+
+def attend(query: nn.Linear, key: nn.Linear, null_score: Tensor, samples: Samples) -> Attended:
+    """Pool the history by how much each of its items resembles the candidate.
+
+    A learned null entry takes its share, so that nothing similar gives nothing. Source: Zhou et al. 2018 (DIN).
+
+    Args:
+        query: of an item's content, C -> A.
+        key: of a history entry's content and centred value, C + 1 -> A.
+        null_score: float32 [1].
+        samples: of the batch.
+    """
+    group_B = samples.group_B
+    history_GLV = torch.cat([samples.history_GLC, samples.centred_GL.unsqueeze(2)], dim=2)
+    scores_BL = _dot_products(query(samples.item_BC), key(history_GLV), group_B) / query.out_features**0.5
+    scores_BL = scores_BL.masked_fill(of_samples(samples.mask_GL == 0, group_B), float("-inf"))
+    null_B1 = null_score.expand(len(scores_BL), 1)
+    weights_BL = torch.softmax(torch.cat([scores_BL, null_B1], dim=1), dim=1)[:, :-1]
+    pooled_BV = _weighted_sums(weights_BL, history_GLV, group_B)
+    return Attended(pooled_BV[:, :-1], pooled_BV[:, -1:], weights_BL.sum(dim=1, keepdim=True))
+
+
+def wide(samples: Samples, attended: Attended) -> Tensor:
+    """Return everything that is known of a sample side by side, float32 [B, X], in the order of `inputs.network_inputs`."""
+    item_BC = samples.item_BC
+    return torch.cat(
+        [
+            samples.user_BC,
+            item_BC,
+            attended.pooled_BC,
+            samples.user_BC * item_BC,
+            attended.pooled_BC * item_BC,
+            samples.mean_BC * item_BC,
+            samples.liked_BC * item_BC,
+            attended.value_B1,
+            attended.share_B1,
+            samples.user_BU,
+            samples.items_BF,
+        ],
+        dim=1,
+    )
+
+
+class CrossTower(nn.Module):
+    """One task's own cross layers and MLP; returns a logit. Source: Wang et al. 2021 (DCNv2)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.cross = nn.ModuleList(nn.Linear(width, width) for _ in range(2))
+        self.hidden = nn.ModuleList([nn.Linear(width, HIDDEN[0]), nn.Linear(HIDDEN[0], HIDDEN[1])])
+        self.out = nn.Linear(width + HIDDEN[1], 1)
+
+    def forward(self, x0_BX: Tensor) -> Tensor:
+        """Return logits [B] of inputs [B, X]."""
+        crossed_BX = x0_BX
+        for layer in self.cross:
+            crossed_BX = crossed_BX + x0_BX * layer(crossed_BX)
+        deep = x0_BX
+        for layer in self.hidden:
+            deep = functional.relu(layer(deep))
+        return self.out(torch.cat([crossed_BX, deep], dim=1)).squeeze(1)
+
+
+def _dot_products(query_BA: Tensor, keys_GLA: Tensor, group_B: Tensor) -> Tensor:
+    """Return [B, L]: every sample's query with the keys of its group."""
+    if len(keys_GLA) == 1:
+        return query_BA @ keys_GLA[0].t()
+    return torch.einsum("ba,bla->bl", query_BA, keys_GLA[group_B])
+
+
+def _weighted_sums(weights_BL: Tensor, values_GLV: Tensor, group_B: Tensor) -> Tensor:
+    """Return [B, V]: the sums of the values of a sample's group by the sample's weights."""
+    if len(values_GLV) == 1:
+        return weights_BL @ values_GLV[0]
+    return torch.einsum("bl,blv->bv", weights_BL, values_GLV[group_B])

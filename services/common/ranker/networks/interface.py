@@ -1,0 +1,160 @@
+"""What every ranking network is: one class for the trainer and the Triton backend. Rows come in as inputs; a network owns the dense part.
+
+A network's own part is `build` and `deep`. The base class adds, per task, the dot product of user and item and the biases that rows carry,
+so that nearest-neighbour recall (services/recommender/nearest.py) repeats the same product without torch, whichever network ranks.
+Knows no ids, tables, labels or optimizers.
+
+Shapes: G users, B samples (each belongs to one user), L history length, D row dimension, T tasks, U user features, F item features,
+C = D - T content dimensions (the first T of every row are that task's bias).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from services.common.platform.errors import CorruptArtifact
+from services.common.ranker.feature_spec import FeatureSpec
+from services.common.ranker.inputs import RankerInputs
+
+Float32Array = npt.NDArray[np.float32]
+
+
+class Rows(NamedTuple):
+    """Embedding rows that belong to a RankerInputs."""
+
+    user_GD: Tensor
+    item_BD: Tensor
+    history_GLD: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """What a network's own part sees: the contents of rows, the history and the features, of every sample or of its group.
+
+    Attributes:
+        user_BC, item_BC: the contents of the sample's rows.
+        mean_BC: mean of the history's contents; zeros for an empty history.
+        liked_BC: the same, each item weighted by its value less 0.5: what was liked counts for, what was not counts against.
+        user_BU, items_BF: the features.
+        history_GLC, centred_GL, mask_GL: of every group the history's contents, values less 0.5, and 1 where there is an item.
+        group_B: the group of every sample, int64.
+    """
+
+    user_BC: Tensor
+    item_BC: Tensor
+    mean_BC: Tensor
+    liked_BC: Tensor
+    user_BU: Tensor
+    items_BF: Tensor
+    history_GLC: Tensor
+    centred_GL: Tensor
+    mask_GL: Tensor
+    group_B: Tensor
+
+
+class RankerNetwork(nn.Module):
+    """The dense part. Two networks of the same class, spec and seed are equal.
+
+    Attributes:
+        num_tasks: heads; so many leading dimensions of a row are biases.
+        num_content: the other dimensions of a row.
+        dot_scale: float32 [T], the weight of the dot product in every task's logit.
+    """
+
+    def __init__(self, spec: FeatureSpec, seed: int = 0) -> None:
+        super().__init__()
+        self.num_tasks, self.num_content = len(spec.tasks), spec.num_content_dims
+        self.build(spec)
+        self.dot_scale = nn.Parameter(torch.ones(self.num_tasks))
+        initialise(self, seed)
+
+    def build(self, spec: FeatureSpec) -> None:
+        """Make the layers; their weights are set afterwards, by `initialise`."""
+        raise NotImplementedError
+
+    def deep(self, samples: Samples) -> Tensor:
+        """Return the network's own part of the logits, float32 [B, T]."""
+        raise NotImplementedError
+
+    def forward(self, inputs: RankerInputs, rows: Rows) -> Tensor:
+        """Return logits [B, T]; their sigmoid is the calibrated probability of each task."""
+        samples, bias = self._samples(inputs, rows), self.num_tasks
+        deep_BT = self.deep(samples)
+        dot_B1 = ((samples.user_BC + samples.mean_BC) * samples.item_BC).sum(dim=1, keepdim=True)
+        return deep_BT + self.dot_scale * dot_B1 + of_samples(rows.user_GD[:, :bias], samples.group_B) + rows.item_BD[:, :bias]
+
+    def _samples(self, inputs: RankerInputs, rows: Rows) -> Samples:
+        group_B = torch.from_numpy(inputs.group_B)
+        mask_GL = torch.from_numpy(inputs.history_mask_GL)
+        centred_GL = (torch.from_numpy(inputs.history_values_GL) - 0.5) * mask_GL
+        bias = self.num_tasks
+        user_GC, item_BC, history_GLC = rows.user_GD[:, bias:], rows.item_BD[:, bias:], rows.history_GLD[..., bias:]
+        num_G1 = mask_GL.sum(dim=1, keepdim=True).clamp(min=1.0)
+        history_mean_GC = (history_GLC * mask_GL.unsqueeze(2)).sum(dim=1) / num_G1
+        liked_mean_GC = (history_GLC * centred_GL.unsqueeze(2)).sum(dim=1) / num_G1
+        user_BC, mean_BC, liked_BC = (of_samples(part_GC, group_B) for part_GC in (user_GC, history_mean_GC, liked_mean_GC))
+        return Samples(
+            user_BC=user_BC,
+            item_BC=item_BC,
+            mean_BC=mean_BC,
+            liked_BC=liked_BC,
+            user_BU=of_samples(torch.from_numpy(inputs.user_GU), group_B),
+            items_BF=torch.from_numpy(inputs.items_BF),
+            history_GLC=history_GLC,
+            centred_GL=centred_GL,
+            mask_GL=mask_GL,
+            group_B=group_B,
+        )
+
+    def input_axes(self) -> dict[str, tuple[int, ...]]:
+        """Return by weight, in the order of `state`, the axes along which the network's inputs lie, before whatever else lies there.
+
+        When columns are added or dropped, what was learned of the others stays by these.
+        """
+        raise NotImplementedError
+
+    def state(self) -> dict[str, Float32Array]:
+        """Return copies of the weights by name."""
+        return {name: value.detach().float().numpy().copy() for name, value in self.state_dict().items()}
+
+    def load(self, tensors: Mapping[str, Float32Array]) -> None:
+        """Replace the weights by what `state` returned.
+
+        Raises:
+            CorruptArtifact: a name or shape is not this network's.
+        """
+        own = self.state_dict()
+        if own.keys() != tensors.keys():
+            raise CorruptArtifact(f"dense weights: names differ from this network's: {sorted(own.keys() ^ tensors.keys())}")
+        for name, value in tensors.items():
+            if own[name].shape != value.shape:
+                raise CorruptArtifact(f"dense weights: {name} has shape {value.shape}, want {tuple(own[name].shape)}")
+        with torch.no_grad():
+            for name, value in tensors.items():
+                own[name].copy_(torch.tensor(value))
+
+
+def of_samples(part_G: Tensor, group_B: Tensor) -> Tensor:
+    """Return [B, ...]: of every sample the entry of its group.
+
+    A request is one group: its user and history are the same for all samples and need not be copied to each.
+    """
+    return part_G.expand(len(group_B), *part_G.shape[1:]) if len(part_G) == 1 else part_G[group_B]
+
+
+def initialise(network: nn.Module, seed: int) -> None:
+    """Set all weights of linear layers from a generator of their own, whatever torch's global one did before."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.Linear):
+                module.weight.normal_(0.0, module.in_features**-0.5, generator=generator)
+                if module.bias is not None:
+                    module.bias.zero_()
