@@ -25,6 +25,8 @@ from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, T
 from services.common.platform.errors import Overloaded, Unavailable
 from services.common.platform.kafka_async import NotAcknowledged, Record
 from services.common.platform.kafka_async_batches import read_through_readable_batches
+from services.common.platform.kafka_batches import AIOKAFKA_PACKAGES
+from services.common.platform.kafka_compression import Compression, compression_type
 
 _POLL_S = 0.2
 _RETRY_S = 1.0
@@ -73,7 +75,15 @@ class _App(faust.App):  # type: ignore[misc, unused-ignore]
         return _Transport(self.conf.broker_consumer, self)
 
 
-def new_app(app_id: str, *, bootstrap_servers: str, worker_id: str, session_timeout_ms: int, buffer_records: int = 4_096) -> Any:
+def new_app(
+    app_id: str,
+    *,
+    bootstrap_servers: str,
+    worker_id: str,
+    session_timeout_ms: int,
+    buffer_records: int = 4_096,
+    compression: Compression = "none",
+) -> Any:
     """Return a Faust app that is part of the consumer group `app_id`.
 
     Args:
@@ -83,6 +93,9 @@ def new_app(app_id: str, *, bootstrap_servers: str, worker_id: str, session_time
             to time out.
         session_timeout_ms: a silent worker loses its partitions after it.
         buffer_records: about as many are read ahead, per topic, of what the agents have taken.
+        compression: of what the app itself writes.
+    Raises:
+        ConfigurationError: the compression's package is not installed.
     """
     for name in ("faust", "mode", "aiokafka", __name__):  # Faust's services log under the module of their class
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -100,6 +113,7 @@ def new_app(app_id: str, *, bootstrap_servers: str, worker_id: str, session_time
         consumer_auto_offset_reset="earliest",
         consumer_group_instance_id=f"{app_id}-{worker_id}",
         key_serializer="raw",
+        producer_compression_type=compression_type(compression, AIOKAFKA_PACKAGES),
         store="memory://",
         stream_buffer_maxsize=buffer_records,
         stream_wait_empty=False,  # records stay unacknowledged on purpose

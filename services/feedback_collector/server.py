@@ -48,6 +48,7 @@ async def run(settings: FeedbackCollectorSettings) -> None:
         client_id=SERVICE,
         delivery_timeout_ms=settings.delivery_timeout_ms,
         max_in_flight=settings.max_in_flight,
+        compression=settings.kafka_compression,
     )
     await producer.start(wait_s=1.0)
     servicer = servicer_of(make_collector(settings, KafkaFeedbackLog(producer)), signals)

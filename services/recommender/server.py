@@ -96,7 +96,9 @@ async def run(settings: RecommenderSettings) -> None:
     rules = load_rules(settings.rules_path)
     telemetry = configure("recommender", settings)
     _log.info("settings: %s", redacted(settings))
-    letters = dead_letter_writer(settings.kafka_bootstrap_servers, CATALOG, source="/tunemesh/recommender")
+    letters = dead_letter_writer(
+        settings.kafka_bootstrap_servers, CATALOG, source="/tunemesh/recommender", compression=settings.kafka_compression
+    )
     index = ItemIndex(settings.cold_start_pool, on_refused=letters.set_aside)
     follower = TopicFollower(settings.kafka_bootstrap_servers, CATALOG.name, index, client_id="recommender")
     features = connect_features(settings, spec)

@@ -127,13 +127,20 @@ async def run(settings: RouterSettings) -> None:
     signals = telemetry.configure(SERVICE, settings)
     _log.info("settings: %s", redacted(settings))
     spool = Spool(settings.spool_dir, max_bytes=settings.spool_max_bytes, variable=variable_of(settings, "spool_dir"))
-    producer = AsyncProducer(settings.kafka_bootstrap_servers, client_id=SERVICE, delivery_timeout_ms=settings.delivery_timeout_ms)
+    producer = AsyncProducer(
+        settings.kafka_bootstrap_servers,
+        client_id=SERVICE,
+        delivery_timeout_ms=settings.delivery_timeout_ms,
+        compression=settings.kafka_compression,
+    )
     events = KafkaEventLog(
         producer, spool, max_buffered=settings.exposure_buffer, flush_interval_ms=settings.flush_interval_ms, telemetry=signals
     )
     recommender = GrpcRecommender(settings.recommender_target, max_message_bytes=settings.max_message_bytes)
     clients = AnswerClients(settings)
-    letters = dead_letter_writer(settings.kafka_bootstrap_servers, CONTROL, source=f"/tunemesh/{SERVICE}")
+    letters = dead_letter_writer(
+        settings.kafka_bootstrap_servers, CONTROL, source=f"/tunemesh/{SERVICE}", compression=settings.kafka_compression
+    )
     aliases = AliasView(on_refused=letters.set_aside)
     follower = TopicFollower(settings.kafka_bootstrap_servers, CONTROL.name, aliases, client_id=SERVICE, fetch_wait_ms=_ALIAS_FETCH_WAIT_MS)
     follower.start()

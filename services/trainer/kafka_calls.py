@@ -14,6 +14,7 @@ from kafka.errors import KafkaError, OffsetOutOfRangeError
 
 from services.common.platform.errors import Unavailable
 from services.common.platform.kafka import end_offsets
+from services.common.platform.kafka_compression import Compression
 from services.common.platform.kafka_producer import RenewedProducer
 from services.trainer.neighbours import HistoryLost
 
@@ -36,9 +37,11 @@ def translated(what: str) -> Iterator[None]:
         raise Unavailable(f"{what}: {error!r}") from error
 
 
-def make_producer(bootstrap_servers: str) -> RenewedProducer:
+def make_producer(bootstrap_servers: str, compression: Compression) -> RenewedProducer:
     """Return the one producer that all of the trainer's logs share; it is thread-safe, and outlives the broker's absence."""
-    return RenewedProducer(bootstrap_servers, client_id=CLIENT_ID, delivery_timeout_ms=DELIVERY_TIMEOUT_MS, linger_ms=0)
+    return RenewedProducer(
+        bootstrap_servers, client_id=CLIENT_ID, delivery_timeout_ms=DELIVERY_TIMEOUT_MS, compression=compression, linger_ms=0
+    )
 
 
 def position_of(consumer: KafkaConsumer, partition: TopicPartition) -> int:

@@ -103,7 +103,7 @@ class WorkerThread:
 
     def _work(self) -> None:
         settings, spec = self._settings, self._spec
-        producer = make_producer(settings.kafka_bootstrap_servers)
+        producer = make_producer(settings.kafka_bootstrap_servers, settings.kafka_compression)
         samples = KafkaSamples(settings.kafka_bootstrap_servers, settings.samples_topic, settings.user_partitions)
         actor = f"trainer/{os.uname().nodename}/{os.getpid()}"
         control_log = KafkaControlLog(settings.kafka_bootstrap_servers, settings.control_topic, producer)

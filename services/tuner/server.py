@@ -173,7 +173,9 @@ class Parts:
         base = resolve(settings.llm_model, settings.models_dir)
         store = AdapterStore(settings.artifacts_url)
         training = TrainingProcess(settings.work_dir, keep=settings.keep_trainings, timeout_s=settings.train_timeout_ms / 1e3)
-        self._letters = dead_letter_writer(settings.kafka_bootstrap_servers, LLM_EXAMPLES, source=f"/tunemesh/{SERVICE}")
+        self._letters = dead_letter_writer(
+            settings.kafka_bootstrap_servers, LLM_EXAMPLES, source=f"/tunemesh/{SERVICE}", compression=settings.kafka_compression
+        )
         book = ExampleBook(max_per_task=settings.max_demonstrations, max_tasks=settings.max_tasks)
         examples = Examples(book, on_refused=self._letters.set_aside)
         self.aliases = AliasView(on_change=lambda: self._mirror.changed())

@@ -49,7 +49,9 @@ class Curator:
             on_revoked=self._on_revoked,
         )
         brokers, client = settings.kafka_bootstrap_servers, self.app.app_id
-        self._producer = AsyncProducer(brokers, client_id=client, delivery_timeout_ms=settings.delivery_timeout_ms)
+        self._producer = AsyncProducer(
+            brokers, client_id=client, delivery_timeout_ms=settings.delivery_timeout_ms, compression=settings.kafka_compression
+        )
         self._follower = TopicFollower(brokers, LLM_EXAMPLES.name, self._seen, client_id=client)
 
     async def _connect(self) -> None:

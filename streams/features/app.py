@@ -172,13 +172,19 @@ class FeatureStream:
             raise ConfigurationError(f"{variable_of(settings, 'redis_url')}={settings.redis_url}: {REDIS_URL_FORM}") from error
         self._catalog = CatalogFollower()
         self._reader = LogReader(settings.kafka_bootstrap_servers, APP_ID)
-        self._producer = AsyncProducer(settings.kafka_bootstrap_servers, client_id=APP_ID, delivery_timeout_ms=_DELIVERY_TIMEOUT_MS)
+        self._producer = AsyncProducer(
+            settings.kafka_bootstrap_servers,
+            client_id=APP_ID,
+            delivery_timeout_ms=_DELIVERY_TIMEOUT_MS,
+            compression=settings.kafka_compression,
+        )
         self._strikes = strikes_of(settings.strikes_dir, APP_ID, settings.worker_id, settings.kafka_bootstrap_servers)
         self._app = worker.new_app(
             APP_ID,
             bootstrap_servers=settings.kafka_bootstrap_servers,
             worker_id=settings.worker_id,
             session_timeout_ms=settings.session_timeout_ms,
+            compression=settings.kafka_compression,
         )
         self._workers: dict[int, PartitionWorker] = {}
         self._running: dict[int, asyncio.Task[None]] = {}

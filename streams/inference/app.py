@@ -48,13 +48,19 @@ class InferenceDoor:
         self._settings = settings
         self._telemetry = telemetry
         self._router = GrpcRouter(settings.router_target, max_message_bytes=settings.max_message_bytes)
-        self._producer = AsyncProducer(settings.kafka_bootstrap_servers, client_id=APP_ID, delivery_timeout_ms=settings.delivery_timeout_ms)
+        self._producer = AsyncProducer(
+            settings.kafka_bootstrap_servers,
+            client_id=APP_ID,
+            delivery_timeout_ms=settings.delivery_timeout_ms,
+            compression=settings.kafka_compression,
+        )
         self._reader = LogReader(settings.kafka_bootstrap_servers, APP_ID)
         self._app = worker.new_app(
             APP_ID,
             bootstrap_servers=settings.kafka_bootstrap_servers,
             worker_id=settings.worker_id,
             session_timeout_ms=settings.session_timeout_ms,
+            compression=settings.kafka_compression,
             buffer_records=_BUFFER_RECORDS,
         )
         self._patience = Patience(

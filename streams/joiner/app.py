@@ -40,7 +40,7 @@ class Joiner:
         )
         self._num_partitions = settings.user_partitions
         self._telemetry = telemetry
-        self._producer = OrderedProducer(settings.kafka_bootstrap_servers, "tunemesh-joiner")
+        self._producer = OrderedProducer(settings.kafka_bootstrap_servers, "tunemesh-joiner", settings.kafka_compression)
         self.app: PartitionedApp[SampleGroup, Cut] = PartitionedApp(
             "joiner",
             (EXPOSURES, FEEDBACK),

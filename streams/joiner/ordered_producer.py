@@ -8,6 +8,8 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, UnknownError
 
 from services.common.platform.errors import Unavailable
+from services.common.platform.kafka_batches import AIOKAFKA_PACKAGES
+from services.common.platform.kafka_compression import Compression, compression_type
 from streams.partitioned.records import Outgoing
 
 # Longer than a broker's restart: until then aiokafka repeats a batch by itself; after it the joiner dies and starts from the log.
@@ -17,10 +19,11 @@ _DELIVERY_TIMEOUT_MS = 60_000
 class OrderedProducer:
     """Sends without waiting for the acknowledgement; what is sent to one partition is written in the order of the calls."""
 
-    def __init__(self, bootstrap_servers: str, client_id: str) -> None:
-        """Nothing is connected before `start`."""
+    def __init__(self, bootstrap_servers: str, client_id: str, compression: Compression = "none") -> None:
+        """Nothing is connected before `start`. Raises ConfigurationError when the compression's package is not installed."""
         self._bootstrap = bootstrap_servers
         self._client_id = client_id
+        self._compression_type = compression_type(compression, AIOKAFKA_PACKAGES)
         self._producer: AIOKafkaProducer | None = None
 
     async def start(self) -> None:
@@ -43,6 +46,7 @@ class OrderedProducer:
             bootstrap_servers=self._bootstrap,
             client_id=self._client_id,
             acks="all",
+            compression_type=self._compression_type,
             enable_idempotence=idempotent,
             linger_ms=50,  # a request to the broker costs more than the join of an event
             request_timeout_ms=_DELIVERY_TIMEOUT_MS,

@@ -94,6 +94,7 @@ class PartitionedApp(Generic[EmissionT, CutT]):
             bootstrap_servers=settings.kafka_bootstrap_servers,
             worker_id=settings.worker_id,
             session_timeout_ms=settings.session_timeout_ms,
+            compression=settings.kafka_compression,
         )
         for topic in topics:
             agent = worker.fatal(self._app, self._take_all)

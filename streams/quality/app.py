@@ -62,7 +62,9 @@ class QualityStream:
         self._ended.set()
         self._window_end_ms = 0
         self._num_saved = 0
-        self._letters = dead_letter_writer(settings.kafka_bootstrap_servers, REPLICAS, source="/tunemesh/quality")
+        self._letters = dead_letter_writer(
+            settings.kafka_bootstrap_servers, REPLICAS, source="/tunemesh/quality", compression=settings.kafka_compression
+        )
         self._records = telemetry.meter.create_counter("quality.records", description="Records read, by topic.")
         self._windows = telemetry.meter.create_counter("quality.windows", description="Windows closed, by kind.")
         self._alarms = telemetry.meter.create_counter("quality.alarms", description="Alarms in windows, by name.")
@@ -85,6 +87,10 @@ class QualityStream:
         if self._server is not None:
             await asyncio.to_thread(self._server.close)
 
+    def _open_log(self) -> QualityLog:
+        settings = self._settings
+        return QualityLog(settings.kafka_bootstrap_servers, recall_ms=settings.recall_ms, compression=settings.kafka_compression)
+
     def _work(self, server: GrpcServer) -> None:
         self._window_end_ms = self._end_after(wall_ms())
         log: QualityLog | None = None
@@ -92,7 +98,7 @@ class QualityStream:
             while not self._stopped.is_set():
                 try:
                     if log is None:
-                        log = QualityLog(self._settings.kafka_bootstrap_servers, recall_ms=self._settings.recall_ms)
+                        log = self._open_log()
                         server.set_serving_threadsafe(True)
                         _log.info("reading from %s", self._settings.kafka_bootstrap_servers)
                     self._read(log)

@@ -16,6 +16,7 @@ from services.common.events.topics import QUALITY
 from services.common.platform.clock import wall_ms
 from services.common.platform.errors import Unavailable
 from services.common.platform.kafka import assigned_consumer
+from services.common.platform.kafka_compression import Compression
 from services.common.platform.kafka_producer import durable_producer
 from streams.quality.codec import RECALLED, SOURCES, to_message
 from streams.quality.core import Window
@@ -35,14 +36,14 @@ class QualityLog:
         started_ms: records older than this (Unix milliseconds) are from before the start.
     """
 
-    def __init__(self, bootstrap_servers: str, *, recall_ms: int) -> None:
+    def __init__(self, bootstrap_servers: str, *, recall_ms: int, compression: Compression = "none") -> None:
         """Connect.
 
         Raises:
             Unavailable: no broker, or a topic does not exist.
         """
         self.started_ms = wall_ms()
-        self._producer: KafkaProducer = durable_producer(bootstrap_servers, client_id=_CLIENT)
+        self._producer: KafkaProducer = durable_producer(bootstrap_servers, client_id=_CLIENT, compression=compression)
         try:
             self._consumer = self._open(bootstrap_servers, recall_ms)
         except BaseException:

@@ -23,6 +23,8 @@ from services.common.events.envelope import parse_value
 from services.common.events.topics import Topic
 from services.common.platform.errors import Unavailable
 from services.common.platform.kafka import assigned_consumer, drain_to_end
+from services.common.platform.kafka_batches import KAFKA_PYTHON_PACKAGES
+from services.common.platform.kafka_compression import Compression, compression_type
 from services.common.platform.kafka_producer import durable_producer
 from services.common.platform.topic_follower import Record
 
@@ -53,9 +55,10 @@ class LetterBox(Protocol):
 class KafkaLetterBox:
     """The dead-letter topic of `topic` on a broker; connected only while it is used, which is seldom."""
 
-    def __init__(self, bootstrap_servers: str, topic: Topic, *, source: str) -> None:
-        """`source` is the writer's, for the headers."""
-        self._bootstrap_servers, self._topic, self._source = bootstrap_servers, topic, source
+    def __init__(self, bootstrap_servers: str, topic: Topic, *, source: str, compression: Compression = "none") -> None:
+        """`source` is the writer's, for the headers. Raises ConfigurationError when the compression's package is not installed."""
+        compression_type(compression, KAFKA_PYTHON_PACKAGES)  # said now and not by the first letter
+        self._bootstrap_servers, self._topic, self._source, self._compression = bootstrap_servers, topic, source, compression
 
     def known(self) -> Iterable[Name]:
         """Return whose letters are there.
@@ -78,7 +81,7 @@ class KafkaLetterBox:
         Raises:
             Unavailable: one was not; some may be written.
         """
-        producer = durable_producer(self._bootstrap_servers, client_id="dead-letters")
+        producer = durable_producer(self._bootstrap_servers, client_id="dead-letters", compression=self._compression)
         try:
             sent = [
                 producer.send(self._topic.dlq, letter.SerializeToString(), letter.key or None, dead_letter_headers(letter, self._source))
@@ -167,9 +170,9 @@ class DeadLetterWriter:
         return True
 
 
-def dead_letter_writer(bootstrap_servers: str, topic: Topic, *, source: str) -> DeadLetterWriter:
+def dead_letter_writer(bootstrap_servers: str, topic: Topic, *, source: str, compression: Compression = "none") -> DeadLetterWriter:
     """Return a writer to a broker. `source` is the process, e.g. "/tunemesh/recommender"."""
-    return DeadLetterWriter(topic, KafkaLetterBox(bootstrap_servers, topic, source=source))
+    return DeadLetterWriter(topic, KafkaLetterBox(bootstrap_servers, topic, source=source, compression=compression))
 
 
 Refused = Callable[[Record, str], None]

@@ -24,6 +24,8 @@ from aiokafka.errors import (
 )
 
 from services.common.platform.errors import InvalidInput, Overloaded, Unavailable
+from services.common.platform.kafka_batches import AIOKAFKA_PACKAGES
+from services.common.platform.kafka_compression import Compression, compression_type
 
 _MAX_RECORD_BYTES = 1_000_000
 # aiokafka's default of 16 KiB holds one exposure of 100 items: each would cost a request of its own.
@@ -74,6 +76,7 @@ class AsyncProducer:
         client_id: str,
         delivery_timeout_ms: int = 5_000,
         max_in_flight: int = 10_000,
+        compression: Compression = "none",
     ) -> None:
         """Nothing is connected before `start`.
 
@@ -82,11 +85,15 @@ class AsyncProducer:
             client_id: shown in the broker's log.
             delivery_timeout_ms: a record without acknowledgement for so long means that the broker is down.
             max_in_flight: most records that wait for their acknowledgement.
+            compression: of what is written.
+        Raises:
+            ConfigurationError: the compression's package is not installed.
         """
         self._bootstrap = bootstrap_servers
         self._client_id = client_id
         self._timeout_s = delivery_timeout_ms / 1e3
         self._max_in_flight = max_in_flight
+        self._compression_type = compression_type(compression, AIOKAFKA_PACKAGES)
         self._in_flight = 0
         self._producer: AIOKafkaProducer | None = None
         self._connector: asyncio.Task[None] | None = None
@@ -215,6 +222,7 @@ class AsyncProducer:
             bootstrap_servers=self._bootstrap,
             client_id=self._client_id,
             acks="all",
+            compression_type=self._compression_type,
             enable_idempotence=idempotent,
             linger_ms=_LINGER_MS,
             request_timeout_ms=int(self._timeout_s * 1e3),

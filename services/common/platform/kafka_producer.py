@@ -17,6 +17,8 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaError, MessageSizeTooLargeError
 
 from services.common.platform.errors import Unavailable
+from services.common.platform.kafka_batches import KAFKA_PYTHON_PACKAGES
+from services.common.platform.kafka_compression import Compression, compression_type
 from services.common.platform.kafka_connect import connected
 
 # While the broker is down, what would block for longer fails.
@@ -26,18 +28,22 @@ _RENEWAL_PAUSE_S = 1.0
 _ABANDON_TIMEOUT_S = 2.0
 
 
-def durable_producer(bootstrap_servers: str, *, client_id: str, delivery_timeout_ms: int = 10_000, **overrides: Any) -> KafkaProducer:
+def durable_producer(
+    bootstrap_servers: str, *, client_id: str, delivery_timeout_ms: int = 10_000, compression: Compression = "none", **overrides: Any
+) -> KafkaProducer:
     """Return a thread-safe kafka-python producer: idempotent, acks=all, murmur2 by key.
 
     `send(...).get(timeout_s)` waits for the acknowledgement.
 
     Raises:
         Unavailable: no broker.
+        ConfigurationError: the compression's package is not installed.
     """
     config: dict[str, Any] = {
         "bootstrap_servers": bootstrap_servers.split(","),
         "client_id": client_id,
         "acks": "all",
+        "compression_type": compression_type(compression, KAFKA_PYTHON_PACKAGES),
         "enable_idempotence": True,
         "allow_auto_create_topics": False,
         "delivery_timeout_ms": delivery_timeout_ms,
@@ -63,8 +69,7 @@ class RenewedProducer:
         """Connect.
 
         Args: as of `durable_producer`.
-        Raises:
-            Unavailable: no broker.
+        Raises: as `durable_producer`.
         """
         self._bootstrap_servers = bootstrap_servers
         self._config: dict[str, Any] = {

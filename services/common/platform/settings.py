@@ -25,6 +25,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.common.platform.errors import ConfigurationError
+from services.common.platform.kafka_compression import Compression
 from services.common.platform.secrets import HIDDEN, Redactor, guarded_output, holds_password, secrets_in, without_credentials
 
 EXIT_BAD_CONFIGURATION = 2
@@ -123,7 +124,14 @@ class BaseServiceSettings(Settings):
     """OTLP gRPC endpoint, e.g. http://127.0.0.1:4317; unset: local files. Credentials for it belong into OTEL_EXPORTER_OTLP_HEADERS."""
 
 
-class KafkaSettings(Settings):
+class KafkaWriterSettings(Settings):
+    """For whatever writes to Kafka."""
+
+    kafka_compression: Compression = Field("none", validation_alias="TUNEMESH_KAFKA_COMPRESSION")
+    """How every producer of the mesh compresses what it writes: none, gzip, snappy, lz4 or zstd. All readers read all of them."""
+
+
+class KafkaSettings(KafkaWriterSettings):
     """For processes that read or write Kafka."""
 
     kafka_bootstrap_servers: str = Field("127.0.0.1:19092", min_length=1, validation_alias="KAFKA_BOOTSTRAP_SERVERS")

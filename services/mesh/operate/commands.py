@@ -226,7 +226,8 @@ def _list_topic(operator: Operator, arguments: argparse.Namespace, topic: Topic)
 
 def _redrive(operator: Operator, arguments: argparse.Namespace) -> int:
     topic = _topic(arguments.topic)
-    done = Redrive(operator.kafka, operator.scanner(), topic).run(reason=arguments.reason, limit=arguments.limit, again=arguments.again)
+    redrive = Redrive(operator.kafka, operator.scanner(), topic, operator.settings.kafka_compression)
+    done = redrive.run(reason=arguments.reason, limit=arguments.limit, again=arguments.again)
     document = {
         "topic": topic.name,
         "redriven": len(done.sent),

@@ -21,6 +21,7 @@ from services.common.events.envelope import MalformedRecord, header, parse_value
 from services.common.events.topics import Topic
 from services.common.platform.clock import wall_ms
 from services.common.platform.errors import Unavailable
+from services.common.platform.kafka_compression import Compression
 from services.common.platform.kafka_producer import durable_producer
 from services.mesh.operate.letter_book import REDRIVEN_HEADER, Letter, LetterBook, note, unresolved, won
 from services.mesh.operate.log_scan import LogScanner
@@ -65,9 +66,9 @@ def read_book(scanner: LogScanner, topic: Topic) -> LetterBook:
 class Redrive:
     """One run over one dead-letter topic."""
 
-    def __init__(self, bootstrap_servers: str, scanner: LogScanner, topic: Topic) -> None:
+    def __init__(self, bootstrap_servers: str, scanner: LogScanner, topic: Topic, compression: Compression = "none") -> None:
         """`topic` is the source topic, whose dead letters are put back."""
-        self._bootstrap, self._scanner, self._topic = bootstrap_servers, scanner, topic
+        self._bootstrap, self._scanner, self._topic, self._compression = bootstrap_servers, scanner, topic, compression
         self._run_id = uuid.uuid4().hex
         self._result = Redriven()
 
@@ -77,7 +78,7 @@ class Redrive:
         Raises:
             Unavailable: no broker, or it did not acknowledge. Running again continues, and puts nothing back twice.
         """
-        producer = durable_producer(self._bootstrap, client_id="tunemesh-operate")
+        producer = durable_producer(self._bootstrap, client_id="tunemesh-operate", compression=self._compression)
         try:
             pending = read_book(self._scanner, self._topic).pending(reason=reason, again=again)
             free = self._not_sent_yet(producer, pending)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from services.common.platform.settings import FeatureSpecSettings
+from services.common.platform.settings import FeatureSpecSettings, KafkaWriterSettings
 
 
-class OperateSettings(FeatureSpecSettings):
+class OperateSettings(FeatureSpecSettings, KafkaWriterSettings):
     """Where the mesh is and how long its answers are waited for. Environment prefix TUNEMESH_OPERATE_.
 
     An empty address means that of the mesh in the run folder or, when none is up there, the loopback port that compose publishes.

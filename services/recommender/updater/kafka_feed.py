@@ -21,6 +21,7 @@ from services.common.platform.clock import wall_ms
 from services.common.platform.control import ControlState
 from services.common.platform.errors import CorruptArtifact, Unavailable
 from services.common.platform.kafka import assigned_consumer, drain_to_end
+from services.common.platform.kafka_compression import Compression
 from services.common.platform.kafka_producer import RenewedProducer
 from services.common.platform.traceparent import traceparent_of
 from services.common.ranker.delta_chunks import parse_chunk
@@ -39,7 +40,9 @@ _CONNECT_TIMEOUT_MS = 5_000
 class KafkaFeed(Feed):
     """Meets `worker.Feed`: one shard's partition of the deltas, and the announcements."""
 
-    def __init__(self, bootstrap_servers: str, *, model: str, schema_hash: str, replica_id: str, shard: int = 0) -> None:
+    def __init__(
+        self, bootstrap_servers: str, *, model: str, schema_hash: str, replica_id: str, shard: int = 0, compression: Compression = "none"
+    ) -> None:
         """Connect.
 
         Raises:
@@ -52,8 +55,11 @@ class KafkaFeed(Feed):
         self._has_read_bases = False
         self._deltas = self._consumer(RANKER_DELTAS.name, shard, fetch_wait_ms=100)
         self._bases = self._consumer(RANKER_BASES.name, 0, fetch_wait_ms=1_000)  # a base is rare and may be late
-        self._producer = RenewedProducer(bootstrap_servers, client_id=_CLIENT_ID)
-        self._letters = {topic: dead_letter_writer(bootstrap_servers, topic, source=SOURCE) for topic in (RANKER_DELTAS, RANKER_BASES)}
+        self._producer = RenewedProducer(bootstrap_servers, client_id=_CLIENT_ID, compression=compression)
+        self._letters = {
+            topic: dead_letter_writer(bootstrap_servers, topic, source=SOURCE, compression=compression)
+            for topic in (RANKER_DELTAS, RANKER_BASES)
+        }
 
     def _consumer(self, topic: str, partition: int, *, fetch_wait_ms: int) -> Any:
         return assigned_consumer(

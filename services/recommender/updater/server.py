@@ -25,7 +25,13 @@ def make_updater(settings: UpdaterSettings, spec: FeatureSpec, writer: ModelWrit
     return Updater(
         Follower(Identity(model=spec.model, schema_hash=spec.schema_hash)),
         writer,
-        lambda: KafkaFeed(settings.kafka_bootstrap_servers, model=spec.model, schema_hash=spec.schema_hash, replica_id=settings.replica_id),
+        lambda: KafkaFeed(
+            settings.kafka_bootstrap_servers,
+            model=spec.model,
+            schema_hash=spec.schema_hash,
+            replica_id=settings.replica_id,
+            compression=settings.kafka_compression,
+        ),
         load_base,
         timing=Timing(
             poll_s=settings.poll_ms / 1e3,

@@ -132,7 +132,7 @@ async def ranker(topic: Topic, monkeypatch: pytest.MonkeyPatch) -> list[DeadLett
     monkeypatch.setattr(kafka_feed, "assigned_consumer", lambda *_, **__: consumer)
     monkeypatch.setattr(kafka_feed, "drain_to_end", lambda _: bad_messages(topic))
     monkeypatch.setattr(kafka_feed, "RenewedProducer", lambda *_, **__: SimpleNamespace(close=lambda: None))
-    monkeypatch.setattr(kafka_feed, "dead_letter_writer", lambda _, of, source: DeadLetterWriter(of, box))
+    monkeypatch.setattr(kafka_feed, "dead_letter_writer", lambda _, of, **__: DeadLetterWriter(of, box))
     feed = kafka_feed.KafkaFeed("nowhere", model="m", replica_id="r", schema_hash="s")
     if topic is RANKER_BASES:
         assert feed.new_bases() == []

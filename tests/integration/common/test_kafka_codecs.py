@@ -1,42 +1,131 @@
-"""Every codec, written by either client of the mesh and read by either, on a real broker (batches of other writers: unit tests)."""
+"""Every codec, written by each producer of the mesh and read by either client, on a real broker (batches of other writers: unit tests)."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from typing import Any, get_args
 
 import pytest
-from aiokafka import AIOKafkaProducer
+from tunemesh.events.v1.dead_letter_pb2 import DeadLetter
 
+from services.common.events.dead_letter_writer import KafkaLetterBox
+from services.common.events.dead_letters import dead_letter
+from services.common.events.envelope import parse_value
+from services.common.events.topics import Topic
+from services.common.platform import kafka as kafka_reader
 from services.common.platform.kafka import assigned_consumer, drain_to_end
-from services.common.platform.kafka_producer import durable_producer
+from services.common.platform.kafka_async import AsyncProducer, Record
+from services.common.platform.kafka_batches import CODECS
+from services.common.platform.kafka_compression import Compression
+from services.common.platform.kafka_producer import RenewedProducer
+from services.mesh.runner.topics import create_topics
+from services.trainer.kafka_calls import make_producer
+from streams.joiner.ordered_producer import OrderedProducer
 from streams.logs import LogReader
+from streams.partitioned.records import Outgoing
+from streams.worker import new_app
 from tests.limits import seconds
 
 pytestmark = pytest.mark.integration
 
+VALUES = [b"value %d " % number * 100 for number in range(10)]
+KEY = b"k"
 
-@pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
-async def test_each_client_reads_what_either_has_compressed(kafka_bootstrap: str, topics: Callable[..., str], codec: str) -> None:
-    topic = topics(f"codec-{codec}")
-    values = [b"value %d " % number * 100 for number in range(40)]
 
-    def write() -> None:
-        producer = durable_producer(kafka_bootstrap, client_id="test", compression_type=codec, linger_ms=50)
-        sent = [producer.send(topic, key=b"k", value=value) for value in values[:20]]
-        for future in sent:
-            future.get(seconds(10))
-        producer.close()
-
-    await asyncio.to_thread(write)
-    producer = AIOKafkaProducer(bootstrap_servers=kafka_bootstrap, compression_type=codec, linger_ms=50)
-    await producer.start()
-    await asyncio.gather(*[await producer.send(topic, value, b"k") for value in values[20:]])
+async def by_asyncio(bootstrap: str, topic: str, compression: Compression) -> None:
+    producer = AsyncProducer(bootstrap, client_id="test", compression=compression)
+    assert await producer.start(wait_s=seconds(10))
+    await producer.send([Record(topic, KEY, value) for value in VALUES])
     await producer.stop()
 
-    consumer = await asyncio.to_thread(assigned_consumer, kafka_bootstrap, topic, start="beginning", client_id="test")
-    assert [record.value for record in await asyncio.to_thread(drain_to_end, consumer)] == values
-    consumer.close()
-    reader, found = LogReader(kafka_bootstrap, "test-codecs"), []
-    await reader.find_last(topic, 0, lambda record: found.append(record.value))
-    assert found == values
+
+async def by_joiner(bootstrap: str, topic: str, compression: Compression) -> None:
+    producer = OrderedProducer(bootstrap, "test", compression)
+    await producer.start()
+    await asyncio.gather(*[await producer.send(Outgoing(topic=topic, partition=0, key=KEY, value=value, headers=())) for value in VALUES])
+    await producer.stop()
+
+
+async def by_faust(bootstrap: str, topic: str, compression: Compression) -> None:
+    app = new_app("test-codecs", bootstrap_servers=bootstrap, worker_id="w", session_timeout_ms=6_000, compression=compression)
+    producer = await app.maybe_start_producer()
+    for value in VALUES:
+        await producer.send_and_wait(topic, KEY, value, 0, None, {})
+    await producer.stop()
+
+
+async def by_threads(producer: RenewedProducer, topic: str) -> None:
+    sent = [producer.send(topic, value, KEY) for value in VALUES]
+    await asyncio.to_thread(lambda: [future.get(seconds(10)) for future in sent])
+    await asyncio.to_thread(producer.close)
+
+
+async def by_replica(bootstrap: str, topic: str, compression: Compression) -> None:
+    await by_threads(await asyncio.to_thread(RenewedProducer, bootstrap, client_id="test", compression=compression), topic)
+
+
+async def by_trainer(bootstrap: str, topic: str, compression: Compression) -> None:
+    await by_threads(await asyncio.to_thread(make_producer, bootstrap, compression), topic)
+
+
+async def by_letters(bootstrap: str, topic: str, compression: Compression) -> None:
+    of = Topic(name=topic.removesuffix(".dlq.v1"), key="", value="", partitioning="single", cleanup="delete")
+    letters = [
+        dead_letter(topic=of.name, partition=0, offset=offset, reason="malformed", detail="test", key=KEY, value=value, headers=())
+        for offset, value in enumerate(VALUES)
+    ]
+    await asyncio.to_thread(KafkaLetterBox(bootstrap, of, source="/test", compression=compression).put, letters)
+
+
+PRODUCERS: dict[str, Callable[[str, str, Compression], Awaitable[None]]] = {
+    "asyncio": by_asyncio,
+    "joiner": by_joiner,
+    "faust": by_faust,
+    "replica": by_replica,
+    "trainer": by_trainer,
+    "letters": by_letters,
+}
+
+
+@pytest.fixture
+def codecs_read(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[str]]:
+    """By topic, the codecs of the batches that kafka-python consumers of the mesh have read, by the attributes that the broker sent."""
+    found: dict[str, set[str]] = defaultdict(set)
+
+    class Noted(kafka_reader.ReadableBatches):
+        def next_batch(self) -> Any:
+            batch = super().next_batch()
+            if batch is not None:
+                found[self._topic].add(CODECS.get(batch.attributes & 0x07, "none"))
+            return batch
+
+    monkeypatch.setattr(kafka_reader, "ReadableBatches", Noted)
+    return found
+
+
+@pytest.mark.parametrize("compression", get_args(Compression))
+async def test_what_each_producer_writes_is_compressed_as_set_and_read_by_either_client(
+    kafka_bootstrap: str, topics: Callable[..., str], codecs_read: dict[str, set[str]], compression: Compression
+) -> None:
+    names = {name: f"{topics(f'codecs-{name}-{compression}')}.dlq.v1" for name in PRODUCERS}
+    create_topics(kafka_bootstrap, dict.fromkeys(names.values(), 1))
+
+    async def write_and_read(name: str) -> tuple[list[bytes], list[bytes]]:
+        await PRODUCERS[name](kafka_bootstrap, names[name], compression)
+        consumer = await asyncio.to_thread(assigned_consumer, kafka_bootstrap, names[name], start="beginning", client_id="test")
+        by_kafka_python = await asyncio.to_thread(drain_to_end, consumer)
+        await asyncio.to_thread(consumer.close)
+        by_aiokafka: list[Any] = []
+        await LogReader(kafka_bootstrap, "test-codecs").find_last(names[name], 0, by_aiokafka.append)
+        return [_value(name, record) for record in by_kafka_python], [_value(name, record) for record in by_aiokafka]
+
+    read = await asyncio.gather(*[write_and_read(name) for name in PRODUCERS])
+    assert dict(zip(PRODUCERS, read, strict=True)) == dict.fromkeys(PRODUCERS, (VALUES, VALUES))
+    assert codecs_read == {topic: {compression} for topic in names.values()}
+
+
+def _value(name: str, record: Any) -> bytes:
+    value: bytes = record.value if name != "letters" else parse_value(record.value, record.headers, DeadLetter).value
+    return value

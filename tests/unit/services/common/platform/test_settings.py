@@ -44,14 +44,23 @@ def test_own_settings_carry_the_prefix_and_shared_ones_have_one_name_for_the_mes
     monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "kafka:9092")
     monkeypatch.setenv("TUNEMESH_USER_PARTITIONS", "6")
     monkeypatch.setenv("TUNEMESH_TABLES_DIR", "/dev/shm/tables")
+    assert load_settings(ProbeSettings).kafka_compression == "none"
+    monkeypatch.setenv("TUNEMESH_KAFKA_COMPRESSION", "zstd")
     settings = load_settings(ProbeSettings)
+    assert settings.kafka_compression == "zstd"
     assert (settings.port, settings.kafka_bootstrap_servers, settings.user_partitions) == (50100, "kafka:9092", 6)
     assert settings.tables_dir == Path("/dev/shm/tables")
     assert settings.feature_spec_path == Path("model_repo/ranker/feature_spec.yaml")
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("TUNEMESH_PROBE_PORT", "eighty"), ("TUNEMESH_USER_PARTITIONS", "0"), ("TUNEMESH_TELEMETRY_SAMPLE_RATIO", "2")]
+    ("name", "value"),
+    [
+        ("TUNEMESH_PROBE_PORT", "eighty"),
+        ("TUNEMESH_USER_PARTITIONS", "0"),
+        ("TUNEMESH_TELEMETRY_SAMPLE_RATIO", "2"),
+        ("TUNEMESH_KAFKA_COMPRESSION", "brotli"),
+    ],
 )
 def test_a_wrong_value_is_one_line_that_names_the_variable_and_the_value(monkeypatch, name, value):
     monkeypatch.setenv(name, value)
