@@ -19,6 +19,7 @@ from typing_extensions import override
 
 from services.common.events.chat import Message, Sampling
 from services.common.language.control_tokens import control_tokens_of
+from services.common.platform import openmp
 from services.common.platform.errors import InvalidInput
 from services.llm.adapter_pool import AdapterUnusable, LoraEngine
 from services.llm.core.generation import Engine, EngineGone, LoadedAdapter, Piece
@@ -222,9 +223,7 @@ class VllmEngine(Engine, LoraEngine):
 
 def prepare_environment(options: EngineOptions) -> None:
     """Set what vLLM and its OpenMP read from the environment only. Its processes inherit it."""
-    # OpenMP's threads spin while they wait for each other, 300,000 turns by default. On a machine that is full they take from the processes
-    # beside them, and from each other, what they wait for; a thousand turns are as fast on one that is idle.
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    openmp.spin_shortly()
     os.environ["VLLM_CPU_OMP_THREADS_BIND"] = engine_cores(options.cpu_threads)
     os.environ["VLLM_NO_USAGE_STATS"] = "1"
     if Path(options.model).is_dir():

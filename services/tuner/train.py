@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from services.common.language.control_tokens import control_tokens_of, harmless
+from services.common.platform import openmp
 from services.common.platform.errors import InvalidInput
 from services.tuner.dataset import TrainingExample, batches_without
 from services.tuner.job import (
@@ -56,8 +57,7 @@ def main() -> None:
         threading.Thread(target=_end_with_stdin, name="end-with-stdin", daemon=True).start()
     # Answering goes before learning when both want the processor.
     os.nice(_NICENESS)
-    # Read when torch is loaded. Threads that wait by spinning take from the servers beside them what they wait for.
-    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    openmp.spin_shortly()  # before torch is imported
     try:
         run(folder)
     except Exception as error:

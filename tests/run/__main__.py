@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+from services.common.platform import openmp
 from tests import limits, speed
 from tests.run import containment, deep
 from tests.run.execution import run_phase
@@ -38,9 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     paths = [word for word in rest if not word.startswith("-") and (ROOT / word.split("::", 1)[0]).exists()]
     extra = [word for word in rest if word not in paths]
     REPORTS.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault(
-        "GOMP_SPINCOUNT", "1000"
-    )  # torch's threads in several workers, on a machine that is full: see services/llm/engine.py
+    openmp.spin_shortly()  # torch's threads in several workers, on a machine that is full
     factor = _speed_factor()
     with SharedServers(REPORTS / "servers", with_mlflow=not (options.deep or paths)) as servers:
         os.environ.update(servers.variables)
