@@ -170,3 +170,14 @@ def test_the_index_of_decisions_names_each_one_where_it_stands() -> None:
     assert [number for number, _, _ in rows] == [f"D{index}" for index in range(1, len(rows) + 1)] and rows
     standing = {number: page for page in pages() for number in re.findall(r"^(?:- )?\*\*(D\d+)\. ", text_of(page), re.MULTILINE)}
     assert {number: page for number, _, page in rows} == standing
+
+
+def test_a_decision_has_a_number() -> None:
+    """A bold bullet with a date, or in a section of decisions."""
+    unnumbered = re.compile(r"^- \*\*(?!D\d+\. )(.+?)\*\*(.*)$", re.MULTILINE)
+    found = []
+    for page in pages():
+        for section in re.split(r"^## ", text_of(page), flags=re.MULTILINE):
+            is_decisions = section.startswith("Decisions\n")
+            found += [(page, title) for title, rest in unnumbered.findall(section) if is_decisions or re.match(r" \(20\d\d-\d\d", rest)]
+    assert found == []
