@@ -15,6 +15,7 @@ from services.common.language.base_model import resolve
 from services.common.platform.errors import ConfigurationError
 from services.common.platform.grpc_server import GrpcServer, Servicer, serve
 from services.common.platform.settings import redacted, variable_of
+from services.common.platform.stores import NoSuchStore
 from services.common.platform.telemetry import Telemetry, configure
 from services.common.platform.topic_follower import TopicFollower
 from services.prompt_assembler.core.assembler import Assembler, Labels
@@ -42,7 +43,7 @@ def make_assembler(settings: PromptAssemblerSettings, labels: Labels, counter: T
         store = FileTemplateStore(
             settings.artifacts_url, load_built_in(), check_s=settings.store_check_ms / 1e3, monotonic_s=time.monotonic
         )
-    except (ValueError, ImportError) as error:
+    except NoSuchStore as error:
         raise ConfigurationError(f"{variable_of(settings, 'artifacts_url')}={settings.artifacts_url}: {error}") from error
     return Assembler(store, labels, counter, max_versions=settings.max_versions)
 

@@ -16,15 +16,14 @@ import re
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
-import fsspec
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from typing_extensions import override
 
 from services.common.events.chat import Message
 from services.common.platform.errors import ConfigurationError, InvalidInput, Unavailable
+from services.common.platform.stores import check_store, is_local, opened_store
 from services.prompt_assembler.core.assembler import TemplateStore
 from services.prompt_assembler.core.template import FIRST_VERSION, MAX_TEMPLATE_BYTES, Template, check_template
 
@@ -120,9 +119,11 @@ class FileTemplateStore(TemplateStore):
             built_in: versions that need no file.
             check_s: what was found or missing is believed for so long.
             monotonic_s: the clock for that.
+        Raises:
+            NoSuchStore: the URL is of no store that this program knows.
         """
-        self._filesystem, root = fsspec.url_to_fs(artifacts_url)
-        self._root = posixpath.join(str(root), "prompts")
+        check_store(artifacts_url)
+        self._url = posixpath.join(artifacts_url, "prompts")
         self._known: dict[tuple[str, int], Template] = {(template.name, template.version): template for template in built_in}
         self._built_in = {name for name, _ in self._known}
         self._check_s, self._monotonic_s = check_s, monotonic_s
@@ -131,7 +132,7 @@ class FileTemplateStore(TemplateStore):
 
     @override
     async def names(self) -> Sequence[str]:
-        entries = await asyncio.to_thread(self._list, self._root)
+        entries = await asyncio.to_thread(self._list)
         return sorted(self._built_in | {entry for entry in entries[:_MAX_NAMES] if "." not in entry})
 
     @override
@@ -140,7 +141,7 @@ class FileTemplateStore(TemplateStore):
         now_s = self._monotonic_s()
         if listing is not None and now_s < listing[0] + self._check_s:
             return listing[1]
-        entries = await asyncio.to_thread(self._list, posixpath.join(self._root, name))
+        entries = await asyncio.to_thread(self._list, name)
         found = {int(match[1]) for match in map(_FILE.fullmatch, entries) if match}
         if name in self._built_in:
             found.add(FIRST_VERSION)
@@ -176,7 +177,7 @@ class FileTemplateStore(TemplateStore):
         self._listings.pop(template.name, None)
         if (template.name, template.version) in self._known:
             return False
-        added = await asyncio.to_thread(self._create, self._path(template.name, template.version), write_template(template))
+        added = await asyncio.to_thread(self._create, self._file(template.name, template.version), write_template(template))
         self._listings.pop(template.name, None)
         if added:
             _log.info("template %s@v%d is put", template.name, template.version)
@@ -184,48 +185,41 @@ class FileTemplateStore(TemplateStore):
             self._known[template.name, template.version] = template
         return added
 
-    def _path(self, name: str, version: int) -> str:
-        return posixpath.join(self._root, name, f"v{version}.yaml")
-
-    def _list(self, folder: str) -> list[str]:
-        try:
+    def _list(self, *folder: str) -> list[str]:
+        with opened_store(posixpath.join(self._url, *folder), "listed") as (filesystem, path):
             # An object store's client may keep listings of its own.
-            self._filesystem.invalidate_cache(folder)
-            return sorted(posixpath.basename(entry.rstrip("/")) for entry in self._filesystem.ls(folder, detail=False))
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        except OSError as error:
-            raise Unavailable(f"templates in {folder} cannot be listed: {error}") from error
+            filesystem.invalidate_cache(path)
+            try:
+                return sorted(posixpath.basename(entry.rstrip("/")) for entry in filesystem.ls(path, detail=False))
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+
+    def _file(self, name: str, version: int) -> str:
+        return posixpath.join(self._url, name, f"v{version}.yaml")
 
     def _read(self, name: str, version: int) -> Template | None:
-        path = self._path(name, version)
+        url = self._file(name, version)
+        with opened_store(url, "read") as (filesystem, path):
+            try:
+                with filesystem.open(path, "rb") as file:
+                    raw = bytes(file.read(_MAX_FILE_BYTES + 1))
+            except (FileNotFoundError, NotADirectoryError):
+                return None
         try:
-            with self._filesystem.open(path, "rb") as file:
-                raw = bytes(file.read(_MAX_FILE_BYTES + 1))
             return parse_template(raw, name=name, version=version)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            raise Unavailable(f"template {path} cannot be read: {error}") from error
         except InvalidInput as error:
-            raise Unavailable(f"template {path} is damaged: {error}") from error
+            raise Unavailable(f"template {url} is damaged: {error}") from error
 
-    def _create(self, path: str, content: bytes) -> bool:
-        try:
-            if _is_local(self._filesystem):
-                return _create_local(Path(path), content)
-            # Object stores do this as one conditional write.
-            self._filesystem.pipe_file(path, content, mode="create")
-            return True
-        except FileExistsError:
-            return False
-        except OSError as error:
-            raise Unavailable(f"template {path} cannot be written: {error}") from error
-
-
-def _is_local(filesystem: Any) -> bool:
-    protocol = filesystem.protocol
-    return "file" in ((protocol,) if isinstance(protocol, str) else protocol)
+    def _create(self, url: str, content: bytes) -> bool:
+        with opened_store(url, "written") as (filesystem, path):
+            try:
+                if is_local(filesystem):
+                    return _create_local(Path(path), content)
+                # Object stores do this as one conditional write.
+                filesystem.pipe_file(path, content, mode="create")
+                return True
+            except FileExistsError:
+                return False
 
 
 def _create_local(path: Path, content: bytes) -> bool:

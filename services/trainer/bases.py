@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tunemesh.events.v1.delta_pb2 import RowDtype
 
 from services.common.platform.artifacts import Arrays, Artifact, Manifest, delete_artifact, list_artifacts, read_artifact, write_artifact
-from services.common.platform.errors import ConfigurationError, CorruptArtifact, NotFound
+from services.common.platform.errors import ConfigurationError, CorruptArtifact, NotFound, Unavailable
 from services.common.ranker.delta import rounded
 from services.trainer.checkpoints import Checkpoint, refuse_poison
 from services.trainer.migration import SCHEMA_ARRAY
@@ -64,9 +64,15 @@ class BaseStore:
         return write_artifact(posixpath.join(self.url, cut.base_id), manifest, arrays)
 
     def prune(self) -> None:
-        """Delete what is older than the newest `keep`. Call it once the newest is announced: until then replicas load an older one."""
-        for old in list_artifacts(self.url)[: -self._keep]:
-            delete_artifact(old)
+        """Delete what is older than the newest `keep`. Call it once the newest is announced: until then replicas load an older one.
+
+        A store that does not answer keeps them until the next call: the base that was announced counts all the same.
+        """
+        try:
+            for old in list_artifacts(self.url)[: -self._keep]:
+                delete_artifact(old)
+        except Unavailable as error:
+            _log.warning("older bases are deleted after the next one: %s", error)
 
 
 def read_initial_base(url: str, *, schema_hash: str, variable: str) -> Arrays:

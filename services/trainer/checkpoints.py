@@ -26,7 +26,7 @@ from services.common.platform.artifacts import (
     read_manifest,
     write_artifact,
 )
-from services.common.platform.errors import ConfigurationError, CorruptArtifact, NotFound
+from services.common.platform.errors import ConfigurationError, CorruptArtifact, NotFound, Unavailable
 from services.trainer.dedup import take_arrays
 from services.trainer.merge import PartitionPosition, Position
 from services.trainer.migration import SCHEMA_ARRAY
@@ -138,6 +138,7 @@ class CheckpointStore:
 
         Raises:
             ConfigurationError: it was made under another feature spec and does not say which, or all are damaged.
+            Unavailable: the store cannot be read.
         """
         urls = list_artifacts(self.url)
         damage = ""
@@ -189,11 +190,11 @@ class CheckpointStore:
 
     def _kept(self, lineage_id: str) -> list[tuple[str, Manifest]]:
         """Return those of this history and feature spec, by name."""
+        self._manifests = self._look_at(list_artifacts(self.url))
         return [
             (url, manifest)
-            for url in list_artifacts(self.url)
-            if (manifest := self._manifest(url)) is not None
-            and (manifest.lineage_id, manifest.schema_hash) == (lineage_id, self._schema_hash)
+            for url, manifest in self._manifests.items()
+            if manifest is not None and (manifest.lineage_id, manifest.schema_hash) == (lineage_id, self._schema_hash)
         ]
 
     def _first_sound(self, urls: Sequence[str], lineage_id: str) -> Dated | None:
@@ -241,25 +242,36 @@ class CheckpointStore:
         )
         url = posixpath.join(self.url, cut.name)
         write_artifact(url, manifest, {**checkpoint.arrays, **checkpoint.dedup})
-        self._prune()
+        try:
+            self._prune()
+        except Unavailable as error:
+            _log.warning("checkpoint %s is written; which older ones can go is looked at after the next one: %s", url, error)
         return url
 
     def _prune(self) -> None:
-        urls = list_artifacts(self.url)
-        manifests = [self._manifest(url) for url in urls]
-        for at in self._retention.dispensable([manifest.created_at_ms if manifest is not None else None for manifest in manifests]):
+        """Delete what the retention gives up. One that is listed and not there is nobody's to judge: the next look says."""
+        found = self._look_at(list_artifacts(self.url))
+        urls = list(found)
+        for at in self._retention.dispensable([manifest.created_at_ms if manifest is not None else None for manifest in found.values()]):
             delete_artifact(urls[at])
-        self._manifests = {url: manifest for url, manifest in self._manifests.items() if url in urls}
+        self._manifests = found
 
-    def _manifest(self, url: str) -> Manifest | None:
-        """Return the manifest, None when it is damaged or has just been deleted."""
-        if url not in self._manifests:
+    def _look_at(self, urls: Sequence[str]) -> dict[str, Manifest | None]:
+        """Return the manifests by URL, in the order of `urls`; None: damaged. Those that are not there are left out.
+
+        Raises:
+            Unavailable: the store cannot be read, which says nothing about a checkpoint.
+        """
+        found: dict[str, Manifest | None] = {}
+        for url in urls:
             try:
-                self._manifests[url] = read_manifest(url).manifest
-            except (CorruptArtifact, NotFound) as error:
+                found[url] = self._manifests[url] if url in self._manifests else read_manifest(url).manifest
+            except NotFound as error:
                 _log.warning("checkpoint left out: %s", error)
-                self._manifests[url] = None
-        return self._manifests[url]
+            except CorruptArtifact as error:
+                _log.warning("checkpoint left out: %s", error)
+                found[url] = None
+        return found
 
 
 def nothing_so_old(time_ms: int, kept_ms: Sequence[int]) -> NotFound:

@@ -21,8 +21,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import fsspec
-
 from services.common.language.adapter_manifest import (
     CONTENT_FILES,
     FORMAT_VERSION,
@@ -34,7 +32,8 @@ from services.common.language.adapter_manifest import (
     verdict_from,
 )
 from services.common.language.adapter_name import AdapterName, BadAdapterName
-from services.common.platform.errors import Conflict, CorruptArtifact, InvalidInput, NotFound, Unavailable
+from services.common.platform.errors import Conflict, CorruptArtifact, InvalidInput, NotFound
+from services.common.platform.stores import check_store, is_folder, is_local, is_there, opened_store
 
 _MANIFEST, _VERDICT = "manifest.json", "verdict.json"
 _MAX_JSON_BYTES = 1024 * 1024
@@ -60,11 +59,11 @@ class AdapterStore:
         Args:
             artifacts_url: TUNEMESH_ARTIFACTS_URL; the adapters are in its folder "adapters".
             max_bytes: a larger adapter is neither published nor fetched.
+        Raises:
+            NoSuchStore: the URL is of no store that this program knows.
         """
-        self._filesystem, root = fsspec.url_to_fs(str(artifacts_url))
-        self._root = posixpath.join(str(root), "adapters")
-        protocol = self._filesystem.protocol
-        self._is_local = "file" in ((protocol,) if isinstance(protocol, str) else protocol)
+        check_store(artifacts_url)
+        self._url = posixpath.join(str(artifacts_url), "adapters")
         self._max_bytes = max_bytes
 
     def publish(self, name: str | AdapterName, folder: str | Path, manifest: AdapterManifest) -> AdapterManifest:
@@ -89,15 +88,13 @@ class AdapterStore:
         complete = dataclasses.replace(manifest, content_hash=hash_content(folder))
         self._check_size(str(parsed), sum((Path(folder) / file).stat().st_size for file in CONTENT_FILES))
         raw = to_json(complete)
-        try:
-            if self._filesystem.exists(self._path(parsed, _MANIFEST)):
+        with opened_store(self._at(parsed), "written") as (filesystem, path):
+            if is_there(filesystem, posixpath.join(path, _MANIFEST)):
                 raise AdapterExists(f"adapter {parsed} exists already, and adapters do not change: take the next version")
-            if self._is_local:
-                self._publish_local(parsed, Path(folder), raw)
+            if is_local(filesystem):
+                _publish_local(parsed, Path(path), Path(folder), raw)
             else:
-                self._publish_remote(parsed, Path(folder), raw)
-        except OSError as error:
-            raise Unavailable(f"adapter {parsed} cannot be written: {error}") from error
+                _publish_remote(parsed, filesystem, path, Path(folder), raw)
         return complete
 
     def fetch(self, name: str | AdapterName, into: str | Path) -> Path:
@@ -137,16 +134,14 @@ class AdapterStore:
         Raises:
             Unavailable: the store cannot be read.
         """
-        self._filesystem.invalidate_cache()
-        try:
-            if not self._filesystem.isdir(self._root):
+        with opened_store(self._url, "listed") as (filesystem, root):
+            filesystem.invalidate_cache()
+            if not is_folder(filesystem, root):
                 return []
-            folders = [entry["name"] for entry in self._filesystem.ls(self._root, detail=True) if entry["type"] == "directory"]
+            folders = [entry["name"] for entry in filesystem.ls(root, detail=True) if entry["type"] == "directory"]
             found = [_parse_or_none(posixpath.basename(folder.rstrip("/"))) for folder in folders]
             named = [name for name in found if name is not None and (task is None or name.task == task)]
-            return sorted(name for name in named if self._filesystem.exists(self._path(name, _MANIFEST)))
-        except OSError as error:
-            raise Unavailable(f"the adapters in {self._root} cannot be listed: {error}") from error
+            return sorted(name for name in named if is_there(filesystem, posixpath.join(root, str(name), _MANIFEST)))
 
     def next_name(self, base: str, task: str) -> AdapterName:
         """Return the lowest version above all that the store holds for the base and task.
@@ -170,7 +165,7 @@ class AdapterStore:
         parsed = AdapterName.parse(str(name))
         fields = self._read_json(parsed, _MANIFEST)
         if fields is None:
-            raise AdapterNotFound(f"there is no adapter {parsed} in {self._root}")
+            raise AdapterNotFound(f"there is no adapter {parsed} in {self._url}")
         try:
             if fields.get("format_version") != FORMAT_VERSION:
                 raise CorruptArtifact(
@@ -193,12 +188,11 @@ class AdapterStore:
         """
         parsed = AdapterName.parse(verdict.name)
         self.manifest(parsed)
-        try:
-            self._create(self._path(parsed, _VERDICT), to_json(verdict))
-        except FileExistsError as error:
-            raise AdapterExists(f"adapter {parsed} has a verdict already") from error
-        except OSError as error:
-            raise Unavailable(f"the verdict on {parsed} cannot be written: {error}") from error
+        with opened_store(self._at(parsed), "written") as (filesystem, path):
+            try:
+                _create(filesystem, posixpath.join(path, _VERDICT), to_json(verdict))
+            except FileExistsError as error:
+                raise AdapterExists(f"adapter {parsed} has a verdict already") from error
 
     def verdict(self, name: str | AdapterName) -> AdapterVerdict | None:
         """Return what the adapter gate said about an adapter; None when it has not spoken.
@@ -216,78 +210,31 @@ class AdapterStore:
         except (TypeError, KeyError, AttributeError) as error:
             raise CorruptArtifact(f"adapter {parsed}: {_VERDICT} cannot be understood: {error}") from error
 
-    def _path(self, name: AdapterName, file: str) -> str:
-        return posixpath.join(self._root, str(name), file)
+    def _at(self, name: AdapterName) -> str:
+        return posixpath.join(self._url, str(name))
 
     def _check_size(self, name: str, size_bytes: int) -> None:
         if size_bytes > self._max_bytes:
             raise InvalidInput(f"adapter {name} has {size_bytes} bytes; at most {self._max_bytes} are taken")
 
-    def _publish_local(self, name: AdapterName, folder: Path, manifest: bytes) -> None:
-        """Write beside, flush, rename: a directory is never renamed onto one that holds files, so the first writer wins."""
-        root = Path(self._root)
-        root.mkdir(parents=True, exist_ok=True)
-        _remove_stale(root)
-        temporary = Path(tempfile.mkdtemp(prefix=f"{_TEMPORARY_PREFIX}{name}-", dir=root))
-        try:
-            for file in CONTENT_FILES:
-                shutil.copyfile(folder / file, temporary / file)
-            (temporary / _MANIFEST).write_bytes(manifest)
-            for path in (*temporary.iterdir(), temporary):
-                _flush_to_disk(path)
-            # mkdtemp made it private; the llm service may run as another user.
-            temporary.chmod(0o755)
-            try:
-                temporary.rename(root / str(name))
-            except OSError as error:
-                if (root / str(name)).exists():
-                    raise AdapterExists(f"adapter {name} exists already, and adapters do not change: take the next version") from error
-                raise
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-        _flush_to_disk(root)
-
-    def _publish_remote(self, name: AdapterName, folder: Path, manifest: bytes) -> None:
-        for file in CONTENT_FILES:
-            self._filesystem.put_file(str(folder / file), self._path(name, file))
-        try:
-            self._create(self._path(name, _MANIFEST), manifest)
-        except FileExistsError as error:
-            raise AdapterExists(f"adapter {name} exists already, and adapters do not change: take the next version") from error
-
-    def _create(self, path: str, raw: bytes) -> None:
-        """Write a file that must not exist. An object store is asked first, in a step of its own: it has one writer, the tuner."""
-        if self._is_local:
-            with Path(path).open("xb") as file:
-                file.write(raw)
-                file.flush()
-                os.fsync(file.fileno())
-            return
-        if self._filesystem.exists(path):
-            raise FileExistsError(path)
-        self._filesystem.pipe_file(path, raw)
-
     def _copy_content(self, name: AdapterName, folder: Path) -> None:
-        try:
-            sizes = {file: int(self._filesystem.info(self._path(name, file))["size"]) for file in CONTENT_FILES}
-            if sum(sizes.values()) > self._max_bytes:
-                raise CorruptArtifact(f"adapter {name} has {sum(sizes.values())} bytes; at most {self._max_bytes} are taken")
-            for file in CONTENT_FILES:
-                self._filesystem.get_file(self._path(name, file), str(folder / file))
-        except FileNotFoundError as error:
-            raise CorruptArtifact(f"adapter {name} is incomplete: {error}") from error
-        except OSError as error:
-            raise Unavailable(f"adapter {name} cannot be read: {error}") from error
+        with opened_store(self._at(name), "read") as (filesystem, path):
+            try:
+                sizes = {file: int(filesystem.info(posixpath.join(path, file))["size"]) for file in CONTENT_FILES}
+                if sum(sizes.values()) > self._max_bytes:
+                    raise CorruptArtifact(f"adapter {name} has {sum(sizes.values())} bytes; at most {self._max_bytes} are taken")
+                for file in CONTENT_FILES:
+                    filesystem.get_file(posixpath.join(path, file), str(folder / file))
+            except FileNotFoundError as error:
+                raise CorruptArtifact(f"adapter {name} is incomplete: {error}") from error
 
     def _read_json(self, name: AdapterName, file: str) -> dict[str, Any] | None:
-        try:
-            with self._filesystem.open(self._path(name, file), "rb") as stream:
-                raw = stream.read(_MAX_JSON_BYTES + 1)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            raise Unavailable(f"adapter {name}: {file} cannot be read: {error}") from error
+        with opened_store(posixpath.join(self._at(name), file), "read") as (filesystem, path):
+            try:
+                with filesystem.open(path, "rb") as stream:
+                    raw = stream.read(_MAX_JSON_BYTES + 1)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
         if len(raw) > _MAX_JSON_BYTES:
             raise CorruptArtifact(f"adapter {name}: {file} has more than {_MAX_JSON_BYTES} bytes")
         try:
@@ -297,6 +244,54 @@ class AdapterStore:
         if not isinstance(fields, dict):
             raise CorruptArtifact(f"adapter {name}: {file} is not an object")
         return fields
+
+
+def _publish_local(name: AdapterName, target: Path, folder: Path, manifest: bytes) -> None:
+    """Write beside, flush, rename: a directory is never renamed onto one that holds files, so the first writer wins."""
+    root = target.parent
+    root.mkdir(parents=True, exist_ok=True)
+    _remove_stale(root)
+    temporary = Path(tempfile.mkdtemp(prefix=f"{_TEMPORARY_PREFIX}{name}-", dir=root))
+    try:
+        for file in CONTENT_FILES:
+            shutil.copyfile(folder / file, temporary / file)
+        (temporary / _MANIFEST).write_bytes(manifest)
+        for path in (*temporary.iterdir(), temporary):
+            _flush_to_disk(path)
+        # mkdtemp made it private; the llm service may run as another user.
+        temporary.chmod(0o755)
+        try:
+            temporary.rename(target)
+        except OSError as error:
+            if target.exists():
+                raise AdapterExists(f"adapter {name} exists already, and adapters do not change: take the next version") from error
+            raise
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _flush_to_disk(root)
+
+
+def _publish_remote(name: AdapterName, filesystem: Any, path: str, folder: Path, manifest: bytes) -> None:
+    for file in CONTENT_FILES:
+        filesystem.put_file(str(folder / file), posixpath.join(path, file))
+    try:
+        _create(filesystem, posixpath.join(path, _MANIFEST), manifest)
+    except FileExistsError as error:
+        raise AdapterExists(f"adapter {name} exists already, and adapters do not change: take the next version") from error
+
+
+def _create(filesystem: Any, path: str, raw: bytes) -> None:
+    """Write a file that must not exist. An object store is asked first, in a step of its own: it has one writer, the tuner."""
+    if is_local(filesystem):
+        with Path(path).open("xb") as file:
+            file.write(raw)
+            file.flush()
+            os.fsync(file.fileno())
+        return
+    if is_there(filesystem, path):
+        raise FileExistsError(path)
+    filesystem.pipe_file(path, raw)
 
 
 def _parse_or_none(text: str) -> AdapterName | None:

@@ -23,18 +23,17 @@ import shutil
 import tempfile
 import time
 import tokenize
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import crc32c
-import fsspec
 import numpy as np
 from numpy.typing import NDArray
 
-from services.common.platform.errors import ConfigurationError, Conflict, CorruptArtifact, NotFound, ServiceError, Unavailable
+from services.common.platform.errors import Conflict, CorruptArtifact, NotFound, Unavailable
+from services.common.platform.stores import NoSuchStore, is_folder, is_local, is_there, open_store, opened_store
 
 Array = NDArray[Any]
 Arrays = dict[str, Array]
@@ -112,12 +111,12 @@ def write_artifact(url: str | Path, manifest: Manifest, arrays: Mapping[str, Arr
         Unavailable: the store cannot be written, e.g. it is full.
         ConfigurationError: the URL is of no store that this program knows.
     """
-    with _own_store(url, "written") as (filesystem, path):
-        if filesystem.exists(posixpath.join(path, _MANIFEST)):
+    with opened_store(url, "written") as (filesystem, path):
+        if is_there(filesystem, posixpath.join(path, _MANIFEST)):
             raise Conflict(f"artifact {url} exists already and artifacts do not change; choose another name")
-        if _is_local(filesystem):
+        if is_local(filesystem):
             return _write_local(str(url), Path(path), manifest, arrays)
-        if filesystem.exists(path):
+        if is_there(filesystem, path):
             filesystem.rm(path, recursive=True)
         return _write_files(str(url), filesystem, path, manifest, arrays)
 
@@ -130,7 +129,7 @@ def read_manifest(url: str | Path, *, expect_manifest_crc32c: int | None = None)
         CorruptArtifact: the manifest is damaged, of an unknown format, or not the one that was meant.
         Unavailable: the store cannot be read.
     """
-    filesystem, path = _resolve(url)
+    filesystem, path = _open_for_reading(url)
     raw = _read_file(filesystem, posixpath.join(path, _MANIFEST))
     if raw is None:
         raise NotFound(f"no READY artifact at {url}: it has no {_MANIFEST}")
@@ -161,7 +160,7 @@ def read_artifact(
         CorruptArtifact: foreign schema or lineage, unknown format, missing, truncated or damaged file. The message says which.
         Unavailable: the store cannot be read.
     """
-    filesystem, path = _resolve(url)
+    filesystem, path = _open_for_reading(url)
     manifest = read_manifest(url, expect_manifest_crc32c=expect_manifest_crc32c).manifest
     if expect_schema_hash is not None and manifest.schema_hash != expect_schema_hash:
         raise CorruptArtifact(f"artifact {url}: schema {manifest.schema_hash!r} is foreign, this program has {expect_schema_hash!r}")
@@ -183,11 +182,11 @@ def list_artifacts(url: str | Path) -> list[str]:
         Unavailable: the store cannot be read.
         ConfigurationError: the URL is of no store that this program knows.
     """
-    with _own_store(url, "listed") as (filesystem, path):
-        if not filesystem.isdir(path):
+    with opened_store(url, "listed") as (filesystem, path):
+        if not is_folder(filesystem, path):
             return []
         folders = [entry["name"] for entry in filesystem.ls(path, detail=True) if entry["type"] == "directory"]
-        names = [posixpath.basename(folder) for folder in folders if filesystem.exists(posixpath.join(folder, _MANIFEST))]
+        names = [posixpath.basename(folder) for folder in folders if is_there(filesystem, posixpath.join(folder, _MANIFEST))]
     return [posixpath.join(str(url), name) for name in sorted(names) if not name.startswith(_TEMPORARY_PREFIX)]
 
 
@@ -198,41 +197,20 @@ def delete_artifact(url: str | Path) -> None:
         Unavailable: the store cannot be written.
         ConfigurationError: the URL is of no store that this program knows.
     """
-    with _own_store(url, "deleted") as (filesystem, path):
+    with opened_store(url, "deleted") as (filesystem, path):
         manifest = posixpath.join(path, _MANIFEST)
-        if filesystem.exists(manifest):
+        if is_there(filesystem, manifest):
             filesystem.rm(manifest)
-        if filesystem.exists(path):
+        if is_there(filesystem, path):
             filesystem.rm(path, recursive=True)
 
 
-def _resolve(url: str | Path) -> tuple[Any, str]:
-    """Return the store and the path in it. Raises NotFound: there is no such store."""
+def _open_for_reading(url: str | Path) -> tuple[Any, str]:
+    """Return the store and the path in it. The URL may come out of a topic: where there is no such store, there is no artifact."""
     try:
-        filesystem, path = fsspec.url_to_fs(str(url))
-    except Exception as error:
-        raise NotFound(f"{url} is in no store that this program knows: {error}") from error
-    return filesystem, str(path)
-
-
-@contextmanager
-def _own_store(url: str | Path, done: str) -> Iterator[tuple[Any, str]]:
-    """Give the store of a URL that a setting names, and its path in it; turn the store's errors into the two that callers know."""
-    try:
-        at = _resolve(url)
-    except NotFound as error:
-        raise ConfigurationError(f"{error}; set TUNEMESH_ARTIFACTS_URL to a folder, or install the store's package") from error
-    try:
-        yield at
-    except (ServiceError, CorruptArtifact, ValueError):
-        raise
-    except Exception as error:  # an OSError, or whatever the store's own client raises
-        raise Unavailable(f"artifacts at {url} cannot be {done}: {error}") from error
-
-
-def _is_local(filesystem: Any) -> bool:
-    protocol = filesystem.protocol
-    return "file" in ((protocol,) if isinstance(protocol, str) else protocol)
+        return open_store(url)
+    except NoSuchStore as error:
+        raise NotFound(str(error)) from error
 
 
 def _write_local(url: str, folder: Path, manifest: Manifest, arrays: Mapping[str, Array]) -> Artifact:
@@ -241,7 +219,7 @@ def _write_local(url: str, folder: Path, manifest: Manifest, arrays: Mapping[str
     _remove_stale(folder.parent)
     temporary = Path(tempfile.mkdtemp(prefix=f"{_TEMPORARY_PREFIX}{folder.name}-", dir=folder.parent))
     try:
-        filesystem, path = _resolve(temporary)
+        filesystem, path = open_store(temporary)
         artifact = _write_files(url, filesystem, path, manifest, arrays)
         for directory, _, files in os.walk(temporary, topdown=False):
             for name in [*files, "."]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from services.common.language import lora_store
 from services.common.language.adapter_manifest import CONTENT_FILES, AdapterManifest, AdapterVerdict, Metric, hash_content
 from services.common.language.adapter_name import AdapterName, BadAdapterName, is_task
 from services.common.language.lora_store import AdapterExists, AdapterNotFound, AdapterStore
@@ -89,7 +90,7 @@ def test_a_name_is_never_used_twice(url, adapter):
 
 def test_of_two_writers_at_the_same_moment_one_wins_and_nothing_is_mixed(adapter, tmp_path, monkeypatch):
     store = AdapterStore(tmp_path / "artifacts")
-    monkeypatch.setattr(store._filesystem, "exists", lambda path: False)
+    monkeypatch.setattr(lora_store, "is_there", lambda filesystem, path: False)
     store.publish(NAME, adapter, manifest(num_examples=1))
     with pytest.raises(AdapterExists):
         store.publish(NAME, adapter, manifest(num_examples=2))
