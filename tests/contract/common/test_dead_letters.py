@@ -1,4 +1,7 @@
-"""Ten bad records to each topic that the mesh reads: each is in the topic's dead letters with topic, partition, offset and cause."""
+"""Ten bad records to each topic that the mesh reads: each is in the topic's dead letters with topic, partition, offset and cause.
+
+In process, without a broker: tests/integration/common/test_dead_letters_on_a_broker.py writes the same records to a real one.
+"""
 
 from __future__ import annotations
 
