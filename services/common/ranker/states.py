@@ -96,19 +96,25 @@ class _Cursor:
         self._at += packed.size
         return values
 
-    def text(self) -> str:
-        length = int(self.take(_U16)[0])
-        raw = self._data[self._at : self._at + length]
-        if len(raw) < length:
-            raise CorruptArtifact(f"{self._what}: text runs past the end")
-        self._at += length
+    def texts_with(self, packed: struct.Struct) -> list[tuple[str, tuple[float, ...]]]:
+        """Read a number of (text, values) and those; in one loop over local names, since a user has some forty of them."""
+        number = int(self.take(_U16)[0])
+        data, at, size = self._data, self._at, packed.size
+        found = []
         try:
-            return raw.decode()
+            for _ in range(number):
+                text_at = at + 2
+                at = text_at + (data[at] | data[at + 1] << 8) + size
+                found.append((data[text_at : at - size].decode(), packed.unpack_from(data, at - size)))
+        except (struct.error, IndexError) as error:
+            raise CorruptArtifact(f"{self._what}: {len(data)} bytes are too few ({error})") from error
         except UnicodeDecodeError as error:
             raise CorruptArtifact(f"{self._what}: a text is not UTF-8 ({error})") from error
+        self._at = at
+        return found
 
     def tallies(self) -> dict[str, Tally]:
-        return {self.text(): Tally(*self.take(_TALLY)) for _ in range(int(self.take(_U16)[0]))}
+        return {name: Tally._make(values) for name, values in self.texts_with(_TALLY)}
 
     def end(self) -> None:
         if self._at != len(self._data):
@@ -165,7 +171,7 @@ class UserState:
         """
         cursor = _Cursor(data, "user state")
         offset, count, rated, value_sum, value_sq_sum = cursor.take(_USER_HEAD)
-        history = [HistoryEntry(cursor.text(), cursor.take(_F64)[0]) for _ in range(int(cursor.take(_U16)[0]))]
+        history = [HistoryEntry(item_id, value) for item_id, (value,) in cursor.texts_with(_F64)]
         categories = cursor.tallies()
         cursor.end()
         return cls(int(offset), Tally(count, rated, value_sum), value_sq_sum, history[: spec.history.length], categories)
@@ -317,7 +323,6 @@ def merge_item_bytes(
         CorruptArtifact: a state is not of this spec.
     """
     size = item_state_bytes(spec)
-    num_half_lives = len(spec.counters.half_lives_events)
     num_items = len(partials_PN[0]) if partials_PN else 0
     missing = bytes(size)
     blob = b"".join([missing if state is None else state for states in partials_PN for state in states])
@@ -332,9 +337,8 @@ def merge_item_bytes(
         clocks[0] += live_clock
     elapsed_PN = np.maximum(np.asarray(clocks)[:, None] - table_PNK[:, :, 1], 0.0)
     keep_PNH = np.exp2(-elapsed_PN[:, :, None] / half_lives_H)
-    decayed_PNH3 = table_PNK[:, :, 6:].reshape(len(partials_PN), num_items, num_half_lives, 3)
-    return ItemMatrix(
-        tally_N3=table_PNK[:, :, 2:5].sum(axis=0),
-        value_sq_sum_N=table_PNK[:, :, 5].sum(axis=0),
-        decayed_NH3=(decayed_PNH3 * keep_PNH[..., None]).sum(axis=0),
-    )
+    # What is summed over the partials lies side by side, so that it is added partial by partial, the base first, however many items there
+    # are: an item's sums are the same bits whichever others it is merged with.
+    sums_PNM = table_PNK[:, :, 2:].copy()
+    sums_PNM[:, :, 4:].reshape(*keep_PNH.shape, 3)[...] *= keep_PNH[..., None]
+    return ItemMatrix.of_sums(sums_PNM.reshape(len(partials_PN), -1).sum(axis=0).reshape(num_items, size // 8 - 2))

@@ -1,7 +1,7 @@
 """Counts of acts and of the opinions that they stated: of one thing, and of N items as arrays.
 
 Opinions are on the 0..1 scale (FeatureSpec.normalised). Knows neither the feature spec nor where counts are kept.
-Shapes: N items, H half-lives.
+Shapes: N items, H half-lives, M = 4 + 3H numbers an item.
 """
 
 from __future__ import annotations
@@ -50,3 +50,8 @@ class ItemMatrix:
 
     def __len__(self) -> int:
         return len(self.tally_N3)
+
+    @classmethod
+    def of_sums(cls, sums_NM: Float64Array) -> ItemMatrix:
+        """Return views of float64 [N, 4 + 3H]: per item acts, rated, value_sum, the sum of squared values, then a tally a half-life."""
+        return cls(sums_NM[:, :3], sums_NM[:, 3], sums_NM[:, 4:].reshape(len(sums_NM), -1, 3))
