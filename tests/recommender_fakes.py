@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from services.common.platform.ids import entity_key
 from services.common.ranker import exposure_block
@@ -51,9 +52,9 @@ class FakeFeatureStore:
     async def read(self, user_id: str, item_ids: Sequence[str]) -> OnlineState:
         self._called("read")
         states = [self.items[item_id].to_bytes(SPEC) if item_id in self.items else None for item_id in item_ids]
-        return OnlineState(
-            self.users.get(user_id), merge_item_bytes(SPEC, [[None] * len(states), states], [None, self.total]), merge_globals([self.total])
-        )
+        items = merge_item_bytes(SPEC, [[None] * len(states), states], [None, self.total])
+        keys_N = np.array([entity_key(item_id) for item_id in item_ids], dtype=np.int64)
+        return OnlineState(self.users.get(user_id), items, keys_N, merge_globals([self.total]))
 
     async def user(self, user_id: str) -> UserState | None:
         self._called("user")
@@ -82,15 +83,15 @@ class FakeRanker:
     blocks: list[bytes] = field(default_factory=list)
     deadlines: list[float] = field(default_factory=list)
 
-    async def score(self, user_key: int, item_keys: Sequence[int], features_block: bytes, deadline_s: float) -> Scores:
+    async def score(self, user_key: int, item_keys_N: npt.NDArray[np.int64], features_block: bytes, deadline_s: float) -> Scores:
         if self.is_down:
             raise RankerUnavailable("down")
         features = exposure_block.decode(features_block, SPEC)
         assert features.user_key == user_key
-        assert len(features) == len(item_keys)
+        assert len(features) == len(item_keys_N)
         self.blocks.append(features_block)
         self.deadlines.append(deadline_s)
-        columns = [[self.score_of(key)] * len(SPEC.task_names) for key in item_keys]
+        columns = [[self.score_of(key)] * len(SPEC.task_names) for key in item_keys_N.tolist()]
         return Scores(np.array(columns, dtype=np.float32), 3, 41, 42)
 
 
@@ -101,6 +102,9 @@ class FakeCatalog:
 
     def categories(self, item_id: str) -> Sequence[str]:
         return self.by_item.get(item_id, ())
+
+    def categories_of(self, item_ids: Sequence[str]) -> Sequence[Sequence[str]]:
+        return [self.categories(item_id) for item_id in item_ids]
 
     def newest(self) -> Sequence[str]:
         return tuple(self.by_item)

@@ -1,8 +1,9 @@
 """Measure what a Recommend of 100 candidates costs in processor time: `python -m loadtests.bench_recommend_path [--against FOLDER]`.
 
 Runs router and recommender as processes over real gRPC and a real Redis, with a stand-in for Triton, and the ranking model's own code in
-the ml environment without a tritonserver. With `--against`, another checkout's code runs in turn with this one's. Only processor time is taken
-(all threads of a process, from /proc/PID/task/*/schedstat), so a busy machine disturbs little. Medians of the rounds, with their spread.
+the ml environment without a tritonserver. With `--against`, another checkout's code runs in turn with this one's. Only processor time is
+taken (all threads of a process, from /proc/PID/task/*/schedstat), so a busy machine disturbs
+little. Medians of the rounds, with their spread.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import heapq
 import logging
 from collections import deque
 from collections.abc import Sequence
+from itertools import repeat
 
 from typing_extensions import override
 
@@ -54,6 +55,10 @@ class ItemIndex(Catalog, Reader):
     @override
     def categories(self, item_id: str) -> Sequence[str]:
         return self._categories.get(item_id, ())
+
+    @override
+    def categories_of(self, item_ids: Sequence[str]) -> Sequence[Sequence[str]]:
+        return list(map(self._categories.get, item_ids, repeat(())))
 
     @override
     def newest(self) -> Sequence[str]:

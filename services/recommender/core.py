@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, overload
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import override
 
 from services.common.events.limits import check_id, check_ids
 from services.common.platform.errors import InvalidInput, Unavailable
@@ -29,6 +30,7 @@ from services.recommender.rules import Rules, diversified
 Float32Array = npt.NDArray[np.float32]
 
 _CANDIDATE = ("candidate",)
+_COLD_CANDIDATE = ("candidate", "cold_start")
 
 FEATURES_UNAVAILABLE = "features_unavailable"
 RANKER_UNAVAILABLE = "ranker_unavailable"
@@ -83,6 +85,8 @@ class OnlineState:
 
     user: UserState | None
     items: ItemMatrix
+    item_keys_N: npt.NDArray[np.int64]
+    """The items' table keys."""
     total: GlobalState
 
 
@@ -106,10 +110,39 @@ class RankedItem(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RankedItems(Sequence[RankedItem]):
+    """The K items of an answer, best first, as columns; a `RankedItem` is made when one is looked at."""
+
+    item_ids: Sequence[str]
+    scores_K: Float32Array
+    task_scores_KT: Float32Array
+    """[K, 0] when the ranker did not answer."""
+    reasons: Sequence[Sequence[str]]
+
+    @override
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+    @overload
+    def __getitem__(self, at: int) -> RankedItem: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[RankedItem]: ...
+
+    @override
+    def __getitem__(self, at: int | slice) -> RankedItem | Sequence[RankedItem]:
+        if isinstance(at, slice):
+            return [self[one] for one in range(*at.indices(len(self)))]
+        return RankedItem(self.item_ids[at], float(self.scores_K[at]), self.task_scores_KT[at].tolist(), self.reasons[at])
+
+
+NO_ITEMS = RankedItems(item_ids=(), scores_K=np.empty(0, dtype=np.float32), task_scores_KT=np.empty((0, 0), dtype=np.float32), reasons=())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """The answer to one query, best first."""
 
-    items: tuple[RankedItem, ...]
+    items: RankedItems
     version: Scores | None
     """None when the ranker did not answer."""
     degraded: tuple[str, ...]
@@ -139,7 +172,7 @@ class FeatureStore(Protocol):
 class Ranker(Protocol):
     """Scores items."""
 
-    async def score(self, user_key: int, item_keys: Sequence[int], features_block: bytes, deadline_s: float) -> Scores:
+    async def score(self, user_key: int, item_keys_N: npt.NDArray[np.int64], features_block: bytes, deadline_s: float) -> Scores:
         """Return one row per item. Raises RankerUnavailable."""
 
 
@@ -152,6 +185,9 @@ class Catalog(Protocol):
 
     def categories(self, item_id: str) -> Sequence[str]:
         """Return an item's categories; empty when it is unknown."""
+
+    def categories_of(self, item_ids: Sequence[str]) -> Sequence[Sequence[str]]:
+        """Return `categories` of each."""
 
     def newest(self) -> Sequence[str]:
         """Return the ids of the newest items, newest first."""
@@ -190,39 +226,37 @@ class Recommender:
         Whatever is missing is named in `degraded`; an answer always comes.
         """
         degraded: list[str] = [] if self._catalog.is_ready else [CATALOG_UNAVAILABLE]
-        is_open = not query.candidates
-        reasons: Mapping[str, Sequence[str]]
-        if is_open:
+        reasons: Mapping[str, Sequence[str]] = {}
+        item_ids: Sequence[str] = query.candidates
+        if not query.candidates:
             reasons = await self._recall(query.user_id, degraded)
+            item_ids = list(reasons)
         elif self._rules.exclude_any:
-            reasons = {item_id: _CANDIDATE for item_id in query.candidates if self._allows(item_id)}
-        else:
-            reasons = dict.fromkeys(query.candidates, _CANDIDATE)
-        item_ids = list(reasons)
+            item_ids = [item_id for item_id in query.candidates if self._allows(item_id)]
         if not item_ids:
-            return Answer(items=(), version=None, degraded=tuple(degraded), features_block=b"")
-        categories = [self._catalog.categories(item_id) for item_id in item_ids]
+            return Answer(items=NO_ITEMS, version=None, degraded=tuple(degraded), features_block=b"")
+        categories = self._catalog.categories_of(item_ids)
         state = await self._online_state(query.user_id, item_ids, degraded)
         features = build_features(self._spec, query.user_id, state.user, state.items, categories, state.total)
         block = exposure_block.encode(features, self._spec.schema_hash)
-        scored = await self._score(query, item_ids, block, degraded)
+        scored = await self._score(query, state.item_keys_N, block, degraded)
         rank_N = popularity(state.items) if scored is None else self._spec.blended(scored.scores_NT)
-        order: Sequence[int] = np.argsort(-rank_N, kind="stable").tolist()
-        if is_open:
-            order = diversified(order, categories, self._rules)
-        order = order[: query.limit]
-        # Plain lists: a hundred look-ups in arrays take longer than the whole sort.
-        scores, is_new = rank_N.tolist(), (state.items.tally_N3[:, 0] == 0).tolist()
-        task_scores = [()] * len(item_ids) if scored is None else scored.scores_NT.tolist()
-        if FEATURES_UNAVAILABLE in degraded:
-            is_new = [False] * len(item_ids)
-        items = [
-            RankedItem(item_ids[row], scores[row], task_scores[row], _with_cold_start(reasons[item_ids[row]], is_new[row])) for row in order
-        ]
-        logged = b""
+        order_K = np.argsort(-rank_N, kind="stable")
+        if not query.candidates:
+            order_K = np.asarray(diversified(order_K.tolist(), categories, self._rules), dtype=np.int64)
+        order_K = order_K[: query.limit]
+        logged, is_new_K = b"", np.zeros(len(order_K), dtype=np.bool_)
         if FEATURES_UNAVAILABLE not in degraded:
-            logged = exposure_block.encode(replace(features, items_NF=features.items_NF[order]), self._spec.schema_hash)
-        return Answer(items=tuple(items), version=scored, degraded=tuple(degraded), features_block=logged)
+            logged = exposure_block.encode(replace(features, items_NF=features.items_NF[order_K]), self._spec.schema_hash)
+            is_new_K = state.items.tally_N3[order_K, 0] == 0
+        chosen = [item_ids[row] for row in order_K.tolist()]
+        items = RankedItems(
+            item_ids=chosen,
+            scores_K=rank_N[order_K].astype(np.float32, copy=False),
+            task_scores_KT=np.empty((len(chosen), 0), dtype=np.float32) if scored is None else scored.scores_NT[order_K],
+            reasons=_reasons(chosen, is_new_K.tolist(), reasons),
+        )
+        return Answer(items=items, version=scored, degraded=tuple(degraded), features_block=logged)
 
     def _allows(self, item_id: str) -> bool:
         return self._rules.allows(item_id, self._catalog.categories(item_id))
@@ -234,12 +268,12 @@ class Recommender:
                 return await self._features.read(user_id, item_ids)
             except FeaturesUnavailable:
                 degraded.append(FEATURES_UNAVAILABLE)
-        return OnlineState(None, merge_item_bytes(self._spec, [[None] * len(item_ids)], [None]), GlobalState())
+        keys_N = np.asarray([entity_key(item_id) for item_id in item_ids], dtype=np.int64)
+        return OnlineState(None, merge_item_bytes(self._spec, [[None] * len(item_ids)], [None]), keys_N, GlobalState())
 
-    async def _score(self, query: Query, item_ids: Sequence[str], block: bytes, degraded: list[str]) -> Scores | None:
+    async def _score(self, query: Query, item_keys_N: npt.NDArray[np.int64], block: bytes, degraded: list[str]) -> Scores | None:
         try:
-            keys = [entity_key(item_id) for item_id in item_ids]
-            return await self._ranker.score(entity_key(query.user_id), keys, block, query.deadline_s)
+            return await self._ranker.score(entity_key(query.user_id), item_keys_N, block, query.deadline_s)
         except RankerUnavailable:
             degraded.append(RANKER_UNAVAILABLE)
             return None
@@ -286,6 +320,13 @@ def popularity(items: ItemMatrix) -> npt.NDArray[np.float64]:
     """Return float64 [N]: recent acts per item, ties broken by all acts. Replaces a ranker that does not answer."""
     recent_N, total_N = items.decayed_NH3[:, 0, 0], items.tally_N3[:, 0]
     return recent_N + 1e-6 * np.log1p(total_N)
+
+
+def _reasons(item_ids: Sequence[str], are_new: Sequence[bool], recalled: Mapping[str, Sequence[str]]) -> list[Sequence[str]]:
+    """Return why each item is there: it was recalled for what `recalled` says, or named by the client."""
+    if not recalled:
+        return [_COLD_CANDIDATE if is_new else _CANDIDATE for is_new in are_new]
+    return [_with_cold_start(recalled[item_id], is_new) for item_id, is_new in zip(item_ids, are_new, strict=True)]
 
 
 def _with_cold_start(reasons: Sequence[str], is_new: bool) -> Sequence[str]:

@@ -22,8 +22,10 @@ from services.common.platform.errors import CorruptArtifact
 from services.common.ranker.feature_records import global_key, item_key, neighbours_key, partial_names, popular_key, seen_key, user_key
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.recall_state import Counted, add_up, unpack_counts
-from services.common.ranker.states import GlobalState, UserState, merge_globals, merge_item_bytes
+from services.common.ranker.states import GlobalState, UserState, merge_globals
+from services.common.ranker.tallies import ItemMatrix
 from services.recommender.core import FeatureStore, FeaturesUnavailable, OnlineState
+from services.recommender.item_cache import Generation
 from services.recommender.recall import popular_now
 
 _CORRUPT_LOG_INTERVAL_S = 10.0
@@ -75,7 +77,8 @@ class RedisFeatureStore(FeatureStore):
             client: with socket timeouts set.
             spec: of the states.
             user_partitions: partials per item beside the base's.
-            cache_ttl_s: how long item states, global states and popular items are kept.
+            cache_ttl_s: how long item states, global states and popular items are kept; an item is kept as long as the totals it was
+                merged with, so that its counters are never older than that.
             cache_size: item states kept.
             backoff_s: how long Redis is left alone after a failure.
             clock: monotonic seconds.
@@ -83,9 +86,7 @@ class RedisFeatureStore(FeatureStore):
         self._client, self._spec, self._clock = client, spec, clock
         self._partials = partial_names(user_partitions)
         self._ttl_s, self._cache_size, self._backoff_s = cache_ttl_s, cache_size, backoff_s
-        # Item id -> (expiry, one packed state per partial), oldest first: refreshing re-inserts.
-        self._items: dict[str, tuple[float, tuple[bytes | None, ...]]] = {}
-        self._globals: tuple[float, list[GlobalState | None], GlobalState] | None = None
+        self._generation: Generation | None = None
         self._popular: tuple[float, list[Counted]] | None = None
         self._retry_at = 0.0
         self._is_down = False
@@ -94,26 +95,23 @@ class RedisFeatureStore(FeatureStore):
     @override
     async def read(self, user_id: str, item_ids: Sequence[str]) -> OnlineState:
         now = self._clock()
-        # Taken before the await: another request may evict what is cached now.
-        states = {item_id: cached[1] for item_id in item_ids if (cached := self._items.get(item_id)) is not None and cached[0] > now}
-        stale = [item_id for item_id in item_ids if item_id not in states]
+        generation = self._current(now)
         keys = [user_key(user_id)]
-        totals = self._globals
-        if totals is None or totals[0] <= now:
-            totals = None
+        if generation is None:
             keys += [global_key(partial) for partial in self._partials]
         num_head = len(keys)
+        stale = item_ids if generation is None else generation.missing(item_ids)
         keys += [item_key(item_id, partial) for item_id in stale for partial in self._partials]
         values = await self._mget(keys)
         try:
-            if totals is None:
-                totals = self._globals = self._unpacked_globals(values[1:num_head], now)
+            if generation is None:
+                # Of the requests that find none at the same time, the first to come back begins it for all of them.
+                generation = self._current(now) or self._begin(values[1:num_head], now)
+            items = generation.rows(item_ids, stale, values[num_head:])
             user = UserState.from_bytes(self._spec, values[0]) if values[0] is not None else None
-            states |= self._remember(stale, values[num_head:], now)
-            items = merge_item_bytes(self._spec, list(zip(*(states[item_id] for item_id in item_ids), strict=True)), totals[1])
         except CorruptArtifact as error:
             raise self._corrupt(error) from error
-        return OnlineState(user, items, totals[2])
+        return OnlineState(user, ItemMatrix.of_sums(items.sums_NM), items.keys_N, generation.total)
 
     @override
     async def user(self, user_id: str) -> UserState | None:
@@ -150,20 +148,14 @@ class RedisFeatureStore(FeatureStore):
         """Close the connections."""
         await self._client.aclose()
 
-    def _remember(self, item_ids: Sequence[str], values: Sequence[bytes | None], now: float) -> dict[str, tuple[bytes | None, ...]]:
-        """Cache the packed states of the items, evict the oldest beyond the cache's size, and return them."""
-        width = len(self._partials)
-        fetched = {item_id: tuple(values[row * width : (row + 1) * width]) for row, item_id in enumerate(item_ids)}
-        for item_id, states in fetched.items():
-            self._items.pop(item_id, None)
-            self._items[item_id] = (now + self._ttl_s, states)
-        while len(self._items) > self._cache_size:
-            del self._items[next(iter(self._items))]
-        return fetched
+    def _current(self, now: float) -> Generation | None:
+        return self._generation if self._generation is not None and self._generation.expires_at > now else None
 
-    def _unpacked_globals(self, values: Sequence[bytes | None], now: float) -> tuple[float, list[GlobalState | None], GlobalState]:
-        states = [GlobalState.from_bytes(value) if value is not None else None for value in values]
-        return now + self._ttl_s, states, merge_globals(states)
+    def _begin(self, values: Sequence[bytes | None], now: float) -> Generation:
+        totals = [GlobalState.from_bytes(value) if value is not None else None for value in values]
+        expires_at = now + self._ttl_s
+        self._generation = Generation(self._spec, totals, merge_globals(totals), expires_at=expires_at, max_items=self._cache_size)
+        return self._generation
 
     def _popular_now(self, values: Sequence[bytes | None]) -> list[Counted]:
         width = len(self._partials)

@@ -38,10 +38,14 @@ class RecommenderServicer(recommender_service_pb2_grpc.RecommenderServiceService
         return self._response(answer)
 
     def _response(self, answer: Answer) -> recommender_service_pb2.RecommendResponse:
-        version = answer.version
+        version, items = answer.version, answer.items
+        rows = zip(items.item_ids, items.scores_K.tolist(), items.task_scores_KT.tolist(), items.reasons, strict=True)
         return recommender_service_pb2.RecommendResponse(
             # As mappings: protobuf fills a list of them in half the time that a list of messages takes to build and copy.
-            items=[item._asdict() for item in answer.items],
+            items=[
+                {"item_id": item_id, "score": score, "task_scores": task_scores, "reasons": reasons}
+                for item_id, score, task_scores, reasons in rows
+            ],
             task_names=self._spec.task_names,
             model_version="" if version is None else f"{version.epoch}.{version.seq_max}",
             seq_min=0 if version is None else version.seq_min,

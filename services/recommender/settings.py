@@ -30,9 +30,9 @@ class RecommenderSettings(BaseServiceSettings, KafkaSettings, RedisSettings, Tri
     rules_path: Path = Path(__file__).with_name("rules.yaml")
     """The business-rules file; the one beside this module by default."""
     item_cache_ttl_ms: int = Field(500, ge=0)
-    """Item states and stream-wide counters are read from Redis at most this often; users are always read fresh."""
+    """Item states and stream-wide counters are read from Redis at most this often, and end together; users are always read fresh."""
     item_cache_size: int = Field(50_000, ge=0)
-    """Item states kept; about 1 KB each."""
+    """Item states kept; about 0.25 KB each."""
     redis_timeout_ms: int = Field(100, ge=1)
     """A Redis call that takes longer counts as failed."""
     redis_backoff_ms: int = Field(500, ge=0)

@@ -1,19 +1,23 @@
-"""Asks Triton for scores. Knows the ranker model's tensors (model_repo/ranker/config.pbtxt), not what is in them."""
+"""Asks Triton for scores. Knows the ranker model's tensors (model_repo/ranker/config.pbtxt), not what is in them.
+
+Speaks the Open Inference Protocol by tritonclient's generated messages, not by its client: a request is put together once, without an
+object and a copy per tensor.
+"""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Any
 
 import grpc
 import numpy as np
-from tritonclient.grpc import InferInput
-from tritonclient.grpc.aio import InferenceServerClient
-from tritonclient.utils import InferenceServerException
+import numpy.typing as npt
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 from typing_extensions import override
 
-from services.common.platform.grpc_client import RECONNECT_OPTIONS
+from services.common.platform.grpc_client import open_channel
 from services.common.platform.traceparent import current_traceparent
 from services.recommender.core import Ranker, RankerUnavailable, Scores
 
@@ -21,6 +25,8 @@ MODEL = "ranker"
 
 # What it takes to send a degraded answer once the ranker was given up.
 _RESERVE_S = 0.01
+
+_OUTPUTS = tuple(service_pb2.ModelInferRequest.InferRequestedOutputTensor(name=name) for name in ("SCORES", "VERSION"))
 
 _log = logging.getLogger(__name__)
 
@@ -37,38 +43,40 @@ class TritonRanker(Ranker):
             timeout_s: longest wait for one answer.
             clock: monotonic seconds; what deadlines count in.
         """
-        self._client = InferenceServerClient(url, channel_args=list(RECONNECT_OPTIONS))
+        self._channel = open_channel(url)
+        self._infer = service_pb2_grpc.GRPCInferenceServiceStub(self._channel).ModelInfer
         self._num_tasks, self._timeout_s, self._clock = num_tasks, timeout_s, clock
         self._is_down = False
 
     @override
-    async def score(self, user_key: int, item_keys: Sequence[int], features_block: bytes, deadline_s: float) -> Scores:
+    async def score(self, user_key: int, item_keys_N: npt.NDArray[np.int64], features_block: bytes, deadline_s: float) -> Scores:
         timeout_s = min(self._timeout_s, deadline_s - self._clock() - _RESERVE_S)
         if timeout_s <= 0:
             raise RankerUnavailable("ranker: no time is left before the deadline")
-        inputs = [
-            _tensor("USER_ID", "INT64", np.array([user_key], dtype=np.int64)),
-            _tensor("ITEM_IDS", "INT64", np.array(item_keys, dtype=np.int64)),
-            _tensor("FEATURES", "UINT8", np.frombuffer(features_block, dtype=np.uint8)),
-        ]
-        traceparent = current_traceparent()
-        parameters = {"traceparent": traceparent} if traceparent else None
         try:
-            result = await self._client.infer(MODEL, inputs, client_timeout=timeout_s, parameters=parameters)
-        except (InferenceServerException, grpc.RpcError) as error:
-            raise self._failed(f"{error}") from error
-        scores_NT, version = result.as_numpy("SCORES"), result.as_numpy("VERSION")
-        if scores_NT is None or version is None or scores_NT.shape != (len(item_keys), self._num_tasks) or version.shape != (3,):
+            response = await self._infer(_request(user_key, item_keys_N, features_block), timeout=timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise self._failed(f"[{error.code()}] {error.details()}") from error
+        scores = self._scores(response, len(item_keys_N))
+        if scores is None:
             raise self._failed("its answer has another shape than model_repo/ranker/config.pbtxt says")
         if self._is_down:
             self._is_down = False
             _log.info("the ranker is back")
-        epoch, seq_min, seq_max = version.tolist()
-        return Scores(scores_NT, epoch, seq_min, seq_max)
+        return scores
 
     async def close(self) -> None:
         """Close the channel."""
-        await self._client.close()
+        await self._channel.close()
+
+    def _scores(self, response: Any, num_items: int) -> Scores | None:
+        """Return the scores; None for an answer that does not hold `num_items` rows of them, or no version."""
+        raw = dict(zip((output.name for output in response.outputs), response.raw_output_contents, strict=False))
+        scores, version = raw.get("SCORES", b""), raw.get("VERSION", b"")
+        if len(scores) != 4 * num_items * self._num_tasks or len(version) != 8 * 3:
+            return None
+        epoch, seq_min, seq_max = np.frombuffer(version, dtype="<i8").tolist()
+        return Scores(np.frombuffer(scores, dtype="<f4").reshape(num_items, self._num_tasks), epoch, seq_min, seq_max)
 
     def _failed(self, reason: str) -> RankerUnavailable:
         if not self._is_down:
@@ -77,7 +85,14 @@ class TritonRanker(Ranker):
         return RankerUnavailable(f"ranker: {reason}")
 
 
-def _tensor(name: str, datatype: str, values: np.ndarray) -> InferInput:
-    tensor = InferInput(name, list(values.shape), datatype)
-    tensor.set_data_from_numpy(values)
-    return tensor
+def _request(user_key: int, item_keys_N: npt.NDArray[np.int64], features_block: bytes) -> Any:
+    request = service_pb2.ModelInferRequest(model_name=MODEL, outputs=_OUTPUTS)
+    request.inputs.add(name="USER_ID", datatype="INT64", shape=(1,))
+    request.inputs.add(name="ITEM_IDS", datatype="INT64", shape=(len(item_keys_N),))
+    request.inputs.add(name="FEATURES", datatype="UINT8", shape=(len(features_block),))
+    user = user_key.to_bytes(8, "little", signed=True)
+    request.raw_input_contents.extend((user, np.asarray(item_keys_N, dtype="<i8").tobytes(), features_block))
+    traceparent = current_traceparent()
+    if traceparent:
+        request.parameters["traceparent"].string_param = traceparent
+    return request

@@ -64,5 +64,17 @@ def build_features(
         history_keys_L=np.asarray([entity_key(entry.item_id) for entry in state.history], dtype=np.int64),
         history_values_L=np.asarray(values, dtype=np.float16),
         user_U=np.asarray([column.of(user_view) for column in USER_COLUMNS], dtype=np.float16),
-        items_NF=np.column_stack([column.of(item_view) for column in ITEM_COLUMNS]).astype(np.float16),
+        items_NF=_item_columns(item_view, len(spec.item_columns)),
     )
+
+
+def _item_columns(view: ItemView, num_columns: int) -> Float16Array:
+    """Return the item columns side by side; each is rounded as it is written, so no wider copy of all is made."""
+    items_NF = np.empty((len(view.items), num_columns), dtype=np.float16)
+    at = 0
+    for column in ITEM_COLUMNS:
+        values = column.of(view)
+        width = 1 if values.ndim == 1 else values.shape[1]
+        items_NF[:, at : at + width] = values.reshape(-1, width)
+        at += width
+    return items_NF

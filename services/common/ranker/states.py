@@ -4,7 +4,8 @@ One pure implementation for the stream app, the batch trainer and the recommende
 decay counts events, never wall time. Knows nothing about Redis, Kafka, or which features are made of the states.
 
 Item and global states are PARTIAL aggregates: one per source partition and one from the base, so that no two workers write one key
-(services.common.ranker.feature_records names them). Shapes: N items, H half-lives, P partials, K numbers of a packed item state.
+(services.common.ranker.feature_records names them). Shapes: N items, H half-lives, P partials, K numbers of a packed item state,
+M = K - 2 of an item's sums.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy as np
 
 from services.common.platform.errors import CorruptArtifact, InvalidInput
 from services.common.ranker.feature_spec import FeatureSpec
-from services.common.ranker.tallies import EMPTY_TALLY, NEUTRAL_VALUE, ItemMatrix, Tally
+from services.common.ranker.tallies import EMPTY_TALLY, NEUTRAL_VALUE, Float64Array, ItemMatrix, Tally
 
 NO_OFFSET = -1
 
@@ -311,10 +312,20 @@ def merge_globals(partials: Iterable[GlobalState | None]) -> GlobalState:
     return total
 
 
+def num_item_sums(spec: FeatureSpec) -> int:
+    """Return M, how many numbers `item_sums` has of an item."""
+    return item_state_bytes(spec) // 8 - 2
+
+
 def merge_item_bytes(
     spec: FeatureSpec, partials_PN: Sequence[Sequence[bytes | None]], globals_P: Sequence[GlobalState | None]
 ) -> ItemMatrix:
-    """Merge packed ItemStates.
+    """Return `item_sums` as columns; raises what it raises."""
+    return ItemMatrix.of_sums(item_sums(spec, partials_PN, globals_P))
+
+
+def item_sums(spec: FeatureSpec, partials_PN: Sequence[Sequence[bytes | None]], globals_P: Sequence[GlobalState | None]) -> Float64Array:
+    """Merge packed ItemStates: return float64 [N, M], each item's sums over its partials, decayed counters brought up to the present.
 
     Args:
         partials_PN: for every partial (base first, then partitions: `partial_names`) the packed states of the N items, None where absent.
@@ -341,4 +352,5 @@ def merge_item_bytes(
     # are: an item's sums are the same bits whichever others it is merged with.
     sums_PNM = table_PNK[:, :, 2:].copy()
     sums_PNM[:, :, 4:].reshape(*keep_PNH.shape, 3)[...] *= keep_PNH[..., None]
-    return ItemMatrix.of_sums(sums_PNM.reshape(len(partials_PN), -1).sum(axis=0).reshape(num_items, size // 8 - 2))
+    sums_NM: Float64Array = sums_PNM.reshape(len(partials_PN), -1).sum(axis=0).reshape(num_items, num_item_sums(spec))
+    return sums_NM

@@ -115,7 +115,7 @@ async def test_excluded_items_are_not_returned_even_when_named():
 async def test_nothing_left_to_rank_is_an_empty_answer():
     fixture = Fixture(rules=Rules(exclude_items=frozenset({"5"})))
     answer = await fixture.core().recommend(query(candidates=["5"]))
-    assert answer.items == () and answer.features_block == b"" and not fixture.ranker.blocks
+    assert not answer.items and answer.features_block == b"" and not fixture.ranker.blocks
 
 
 async def test_the_diversity_rule_leaves_named_candidates_alone():
@@ -188,7 +188,7 @@ async def test_an_open_request_with_nothing_to_recall_from_is_empty_and_says_wha
     fixture = Fixture(catalog=FakeCatalog(is_ready=False))
     fixture.features.is_down = True
     answer = await fixture.core().recommend(query())
-    assert answer.items == () and answer.degraded == ("catalog_unavailable", "features_unavailable")
+    assert not answer.items and answer.degraded == ("catalog_unavailable", "features_unavailable")
 
 
 @pytest.mark.parametrize(
