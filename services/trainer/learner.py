@@ -18,8 +18,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
-from torch.nn import functional
 from tunemesh.samples.v1.sample_pb2 import SampleGroup
 
 from services.common.platform.errors import CorruptArtifact
@@ -28,13 +26,15 @@ from services.common.ranker import exposure_block
 from services.common.ranker.feature_spec import FeatureSpec, TableSpec
 from services.common.ranker.inputs import Float32Array, Int64Array, RankerInputs, assemble
 from services.common.ranker.labels import keep_negative
-from services.common.ranker.networks.interface import RankerNetwork, Rows
+from services.common.ranker.networks.interface import Rows
 from services.common.ranker.networks.registry import make_network
 from services.common.ranker.networks.scoring import score
 from services.trainer.admission import Admission
+from services.trainer.gradients import StepInputs, gradients_of
 from services.trainer.migration import SCHEMA_ARRAY, Weight, described, migrated
 from services.trainer.prequential import PrequentialWindow, TaskQuality
 from services.trainer.targets import targets
+from services.trainer.tower_kernels import adagrad, adam, losses
 from services.trainer.trainer_table import Eviction, TrainerTable
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -95,7 +95,7 @@ class _Batch(NamedTuple):
     inputs: RankerInputs
     ones_BT: Float32Array
     zeros_BT: Float32Array
-    user_shown_G1: Float32Array
+    user_shown_G: Float32Array
 
 
 class _Leaf(NamedTuple):
@@ -104,7 +104,7 @@ class _Leaf(NamedTuple):
     table: TrainerTable
     ids_U: Int64Array
     slots_U: Int64Array
-    rows_UD: Tensor
+    rows_UD: Float32Array
 
 
 class Learner:
@@ -126,13 +126,11 @@ class Learner:
             "item": self._make_table("item", spec.tables.item),
         }
         self.steps = 0
-        self._flat_P = _flatten(self.network)
-        self._first_moment_P = torch.zeros_like(self._flat_P)
-        self._second_moment_P = torch.zeros_like(self._flat_P)
+        self._gradients = gradients_of(self.network)
+        self._first_moment_P, self._second_moment_P = (np.zeros_like(self._gradients.flat_P) for _ in range(2))
         # Unanswered items reach the learner thinned: their odds are too low by the keep rate, which this shift takes out of the logit.
-        self._shift_T = torch.tensor(
-            [-math.log(spec.negatives.keep_rate) if task.unanswered is not None else 0.0 for task in spec.tasks], dtype=torch.float32
-        )
+        shifts = [-math.log(spec.negatives.keep_rate) if task.unanswered is not None else 0.0 for task in spec.tasks]
+        self._shift_T = np.asarray(shifts, dtype=np.float32)
         self._prequential = PrequentialWindow(spec.task_names, self.config.prequential_samples)
 
     def score(self, groups: Sequence[SampleGroup]) -> list[Float32Array]:
@@ -155,25 +153,23 @@ class Learner:
         """
         batch = self._batch(groups)
         self.steps += 1
-        users, items, rows = self._leaves(batch)
-        logits_BT = self.network(batch.inputs, rows)
-        shifted_BT = logits_BT + self._shift_T
-        ones_BT, zeros_BT = torch.from_numpy(batch.ones_BT), torch.from_numpy(batch.zeros_BT)
-        loss_BT = ones_BT * functional.softplus(-shifted_BT) + zeros_BT * functional.softplus(shifted_BT)
-        parameters = list(self.network.parameters())
-        *dense, of_users, of_items = torch.autograd.grad(loss_BT.sum() / self.config.loss_unit, [*parameters, users.rows_UD, items.rows_UD])
-        gradient_P = torch.cat([gradient.reshape(-1) for gradient in dense])
-        self._adam(gradient_P)
-        square = float(gradient_P.double().square().sum())
-        square += self._adagrad(users, of_users.numpy(), self.config.user_rate)
-        square += self._adagrad(items, of_items.numpy(), self.config.item_rate)
+        users, items, inputs = self._leaves(batch)
+        logits_BT = self._gradients.forward(inputs)
+        scores_BT, of_logits_BT = np.empty_like(logits_BT), np.empty_like(logits_BT)
+        losses_T = np.empty(logits_BT.shape[1], dtype=np.float64)
+        unit = np.float32(self.config.loss_unit)
+        losses(logits_BT, self._shift_T, batch.ones_BT, batch.zeros_BT, unit, scores_BT, of_logits_BT, losses_T)
+        of_users_UD, of_items_UD = self._gradients.backward(of_logits_BT)
+        square = (
+            self._adam()
+            + self._adagrad(users, of_users_UD, self.config.user_rate)
+            + self._adagrad(items, of_items_UD, self.config.item_rate)
+        )
         if self.steps % self.config.evict_every_steps == 0:
             for table in self.tables.values():
                 table.evict(self.steps)
-        scores_BT = torch.sigmoid(shifted_BT.detach()).numpy()
         self._prequential.add(scores_BT, batch.ones_BT, batch.zeros_BT)
-        losses = tuple(float(loss) for loss in loss_BT.detach().sum(dim=0))
-        return StepStats(len(loss_BT), losses, math.sqrt(square), scores_BT)
+        return StepStats(len(logits_BT), tuple(losses_T.tolist()), math.sqrt(square), scores_BT)
 
     def forget_users(self) -> None:
         """Empty the user table, as before the first event: a further pass over the same events must not know them from the last one."""
@@ -190,8 +186,8 @@ class Learner:
     def state_arrays(self) -> Arrays:
         """Return copies of the whole state: tables, dense weights (`dense/`), optimizer (`dense_opt/`) and the step count."""
         state: Arrays = {f"dense/{name}": value for name, value in self.dense_state().items()}
-        state["dense_opt/first_moment"] = self._first_moment_P.numpy().copy()
-        state["dense_opt/second_moment"] = self._second_moment_P.numpy().copy()
+        state["dense_opt/first_moment"] = self._gradients.named(self._first_moment_P)
+        state["dense_opt/second_moment"] = self._gradients.named(self._second_moment_P)
         state["learner/steps"] = np.array([self.steps], np.int64)
         state[SCHEMA_ARRAY] = described(self._spec)
         for table in self.tables.values():
@@ -211,16 +207,16 @@ class Learner:
             arrays, change = migrated(arrays, self._spec, weights)
             _log.warning("going on from weights that were learned under another feature spec: %s", change)
         try:
-            moments = [torch.tensor(arrays[f"dense_opt/{name}_moment"], dtype=torch.float32) for name in ("first", "second")]
+            moments = [np.asarray(arrays[f"dense_opt/{name}_moment"], dtype=np.float32) for name in ("first", "second")]
             steps = int(arrays["learner/steps"][0])
         except KeyError as error:
             raise CorruptArtifact(f"learner: the state has no array {error.args[0]}") from error
-        if any(moment.shape != self._flat_P.shape for moment in moments):
+        if any(moment.shape != self._gradients.flat_P.shape for moment in moments):
             raise CorruptArtifact("learner: the optimizer's state is of another network")
         self.network.load({name.removeprefix("dense/"): value for name, value in arrays.items() if name.startswith("dense/")})
         for table in self.tables.values():
             table.load_state_arrays(arrays)
-        self._first_moment_P, self._second_moment_P = moments
+        self._first_moment_P, self._second_moment_P = (self._gradients.unnamed(moment) for moment in moments)
         self.steps = steps
 
     def state_hash(self) -> str:
@@ -228,8 +224,8 @@ class Learner:
         digest = hashlib.blake2b(digest_size=16)
         for table in self.tables.values():
             digest.update(table.content_hash().encode())
-        for tensor_P in (self._flat_P, self._first_moment_P, self._second_moment_P):
-            digest.update(tensor_P.numpy().tobytes())
+        for vector_P in (self._gradients.flat_P, self._first_moment_P, self._second_moment_P):
+            digest.update(self._gradients.named(vector_P).tobytes())
         digest.update(str(self.steps).encode())
         return digest.hexdigest()
 
@@ -261,7 +257,7 @@ class Learner:
         inputs = assemble(self._spec, parts)
         ones_BT, zeros_BT = targets(self._spec, groups)
         hidden = [_is_hidden(group, self.config.user_dropout) for group in groups]
-        return _Batch(inputs, ones_BT, zeros_BT, 1.0 - np.asarray(hidden, dtype=np.float32)[:, None])
+        return _Batch(inputs, ones_BT, zeros_BT, 1.0 - np.asarray(hidden, dtype=np.float32))
 
     def _stored_rows(self, inputs: RankerInputs) -> Rows:
         items = self.tables["item"]
@@ -272,8 +268,8 @@ class Learner:
             torch.from_numpy(history_GLD),
         )
 
-    def _leaves(self, batch: _Batch) -> tuple[_Leaf, _Leaf, Rows]:
-        """Return the unique rows as autograd leaves, and the inputs' rows gathered from them. Creates rows of admitted ids."""
+    def _leaves(self, batch: _Batch) -> tuple[_Leaf, _Leaf, StepInputs]:
+        """Return the unique rows of both tables, and the inputs with their places in them. Creates rows of admitted ids."""
         inputs = batch.inputs
         real_GL = inputs.history_mask_GL > 0
         user_ids_U, user_at_G = np.unique(inputs.user_keys_G, return_inverse=True)
@@ -283,12 +279,16 @@ class Learner:
         num_samples = len(inputs.item_keys_B)
         history_at_GL = np.zeros(real_GL.shape, dtype=np.int64)
         history_at_GL[real_GL] = item_at[num_samples:]
-        rows = Rows(
-            users.rows_UD[torch.from_numpy(user_at_G)] * torch.from_numpy(batch.user_shown_G1),
-            items.rows_UD[torch.from_numpy(item_at[:num_samples])],
-            items.rows_UD[torch.from_numpy(history_at_GL)] * torch.from_numpy(inputs.history_mask_GL).unsqueeze(2),
+        step = StepInputs(
+            inputs=inputs,
+            users_UD=users.rows_UD,
+            items_UD=items.rows_UD,
+            user_at_G=user_at_G,
+            item_at_B=item_at[:num_samples],
+            history_at_GL=history_at_GL,
+            shown_G=batch.user_shown_G,
         )
-        return users, items, rows
+        return users, items, step
 
     def _leaf(self, name: str, ids_U: Int64Array, *, counted: Int64Array) -> _Leaf:
         table = self.tables[name]
@@ -297,39 +297,21 @@ class Learner:
         slots_U = table.slots_for_update(ids_U)
         rows_UD = table.rows[slots_U]
         rows_UD[slots_U < 0] = table.default_row
-        return _Leaf(table, ids_U, slots_U, torch.from_numpy(rows_UD).requires_grad_(True))
+        return _Leaf(table, ids_U, slots_U, rows_UD)
 
     def _adagrad(self, leaf: _Leaf, gradient_UD: Float32Array, rate: float) -> float:
-        """Move the admitted rows; return the sum of squares of their gradients. Source: Duchi et al. 2011."""
-        admitted_U = leaf.slots_U >= 0
-        slots_U, gradient_UD = leaf.slots_U[admitted_U], gradient_UD[admitted_U]
-        rates_D = np.full(leaf.table.dim, rate, dtype=np.float32)
-        rates_D[: self._spec.num_reserved_dims] = self.config.bias_rate
-        squares_UD = leaf.table.accumulators[slots_U, 0] + gradient_UD * gradient_UD
-        leaf.table.accumulators[slots_U, 0] = squares_UD
-        leaf.table.rows[slots_U] -= rates_D * gradient_UD / (np.sqrt(squares_UD) + np.float32(_EPSILON))
-        leaf.table.mark_touched(leaf.ids_U[admitted_U])
-        return float(np.square(gradient_UD, dtype=np.float64).sum())
+        """Move the admitted rows; return the sum of squares of their gradients."""
+        table, num_biases = leaf.table, self._spec.num_reserved_dims
+        square = adagrad(table.rows, table.accumulators, leaf.slots_U, gradient_UD, rate, self.config.bias_rate, num_biases, _EPSILON)
+        table.mark_touched(leaf.ids_U)
+        return float(square)
 
-    def _adam(self, gradient_P: Tensor) -> None:
-        """Move the dense part. Source: Kingma and Ba 2015."""
+    def _adam(self) -> float:
+        """Move the dense part; return the sum of squares of its gradient."""
         first, second = _ADAM_BETAS
-        self._first_moment_P.mul_(first).add_(gradient_P, alpha=1.0 - first)
-        self._second_moment_P.mul_(second).addcmul_(gradient_P, gradient_P, value=1.0 - second)
-        rate = self.config.dense_rate / (1.0 - first**self.steps)
-        root_P = (self._second_moment_P / (1.0 - second**self.steps)).sqrt_().add_(_EPSILON)
-        self._flat_P.addcdiv_(self._first_moment_P, root_P, value=-rate)
-
-
-def _flatten(network: RankerNetwork) -> Tensor:
-    """Move the parameters into one tensor, float32 [P], and make them views of it: the optimizer then is a handful of operations."""
-    parameters = list(network.parameters())
-    flat_P = torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
-    at = 0
-    for parameter in parameters:
-        parameter.data = flat_P[at : at + parameter.numel()].view_as(parameter)
-        at += parameter.numel()
-    return flat_P
+        own, rate = self._gradients, self.config.dense_rate / (1.0 - first**self.steps)
+        moments = self._first_moment_P, self._second_moment_P
+        return float(adam(own.flat_P, *moments, own.gradient_P, rate, _ADAM_BETAS, 1.0 - second**self.steps, _EPSILON))
 
 
 def _is_hidden(group: SampleGroup, rate: float) -> bool:
