@@ -78,8 +78,9 @@ class Epoch:
 
     def learn(self, batch: Batch[Learnable]) -> int:
         """Learn those samples of a batch that were not learned before; return their number."""
-        groups = [group for item in batch.groups if (group := without_repeats(item.group, batch, self.dedup)) is not None]
-        num_all = sum(len(item.group.samples) for item in batch.groups)
+        items = [(segment, item.group) for segment in batch.segments for item in segment.groups]
+        groups = [group for segment, whole in items if (group := without_repeats(whole, segment, self.dedup)) is not None]
+        num_all = sum(len(whole.samples) for _, whole in items)
         num_new = sum(len(group.samples) for group in groups)
         num_refused = self._refused()
         groups = [rest for group in groups if (rest := without_repeated_opinions(group)) is not None]

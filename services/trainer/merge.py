@@ -1,14 +1,17 @@
 """The order in which samples of several partitions are learned, as a function of the logs alone.
 
 The joiner writes numbered ticks to every partition of samples.v1. The merge always takes the next records from the partition whose
-last tick is lowest (ties: the lower partition number), up to and including that partition's next tick, and cuts the groups of such
-a segment into micro-batches. How the records arrived, in which poll and how fast, changes nothing: a restart repeats the same batches.
+last tick is lowest (ties: the lower partition number), up to and including that partition's next tick. A micro-batch takes such segments
+until it is full, or until every partition is past the tick that its first group stands behind. So there are as many micro-batches as the
+samples of a tick fill, however many partitions they are spread over. How the records arrived, in which poll and how fast, changes nothing:
+where a batch ends depends on where it begins and on the logs, so a restart repeats the same batches.
 
 It knows neither Kafka nor what a group holds.
 """
 
 from __future__ import annotations
 
+import heapq
 import itertools
 from collections import deque
 from collections.abc import Sequence
@@ -66,8 +69,8 @@ class TickRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch(Generic[Group]):
-    """Groups of one segment, in the order of the log.
+class Segment(Generic[Group]):
+    """Groups of one partition between two ticks, in the order of the log.
 
     Attributes:
         partition: where they stand.
@@ -78,6 +81,18 @@ class Batch(Generic[Group]):
     partition: int
     exposures_done: int
     groups: tuple[Group, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch(Generic[Group]):
+    """What is learned in one step: segments in the order of the merge, at least one."""
+
+    segments: tuple[Segment[Group], ...]
+
+    @property
+    def groups(self) -> list[Group]:
+        """All groups, in order."""
+        return [group for segment in self.segments for group in segment.groups]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +114,12 @@ class TickMerge(Generic[Group]):
         self._partitions = list(position.partitions)
         self._batch_groups = batch_groups
         self._buffers: list[deque[GroupRecord[Group] | TickRecord | UnusableRecord]] = [deque() for _ in self._partitions]
+        # The batch that is being filled, and the places behind it.
+        self._open: list[Segment[Group]] = []
+        self._num_open = 0
+        self._open_behind = NO_TICK
+        self._ahead = list(self._partitions)
+        self._order = self._in_order()
 
     @property
     def position(self) -> Position:
@@ -116,57 +137,78 @@ class TickMerge(Generic[Group]):
             ValueError: the offset was pushed or consumed before.
         """
         buffer = self._buffers[partition]
-        floor = buffer[-1].offset + 1 if buffer else self._partitions[partition].next_offset
+        floor = buffer[-1].offset + 1 if buffer else self._ahead[partition].next_offset
         if record.offset < floor:
             raise ValueError(f"partition {partition}: offset {record.offset} pushed, but {floor} is the next one")
         buffer.append(record)
 
     def next_batch(self) -> Batch[Group] | None:
-        """Return the next micro-batch (1 to batch_groups groups of one segment), or None until more records are pushed."""
+        """Return the next micro-batch (1 to batch_groups groups), or None until more records are pushed."""
         while True:
-            partition = min(range(len(self._partitions)), key=lambda p: self._partitions[p].last_tick)
-            cut = self._end_of_batch(partition)
+            last_tick, partition = self._order[0]
+            if self._open and (self._num_open == self._batch_groups or last_tick > self._open_behind):
+                return self._close()
+            cut = self._end_of_segment(partition, self._batch_groups - self._num_open)
             if cut == 0:
                 return None
-            batch = self._consume(partition, cut)
-            if batch.groups:
-                return batch
+            segment = self._consume(partition, cut)
+            heapq.heapreplace(self._order, (self._ahead[partition].last_tick, partition))
+            if segment.groups:
+                self._open_behind = self._open_behind if self._open else last_tick
+                self._open.append(segment)
+                self._num_open += len(segment.groups)
+            elif not self._open:
+                self._partitions[partition] = self._ahead[partition]
 
-    def pass_over(self, ends: Sequence[int]) -> list[Batch[Group]]:
+    def pass_over(self, ends: Sequence[int]) -> list[Segment[Group]]:
         """Consume the buffered records below `ends` (one offset per partition), one partition after the other; return their groups."""
-        batches = []
+        segments = self._open
         for partition, end in enumerate(ends):
             buffer = self._buffers[partition]
             while buffer and buffer[0].offset < end:
                 cut = next((at + 1 for at, record in enumerate(buffer) if isinstance(record, TickRecord)), len(buffer))
                 below = sum(record.offset < end for record in itertools.islice(buffer, cut))
-                batches.append(self._consume(partition, below))
-        return [batch for batch in batches if batch.groups]
+                segments.append(self._consume(partition, below))
+        self._order = self._in_order()
+        self._close()
+        return [segment for segment in segments if segment.groups]
 
-    def _end_of_batch(self, partition: int) -> int:
-        """Return how many buffered records make up the next batch: through a tick, or to the last group that fits; 0: wait."""
+    def _in_order(self) -> list[tuple[int, int]]:
+        """Return a heap of (last tick, partition)."""
+        order = [(place.last_tick, partition) for partition, place in enumerate(self._ahead)]
+        heapq.heapify(order)
+        return order
+
+    def _close(self) -> Batch[Group]:
+        batch = Batch(tuple(self._open))
+        self._open, self._num_open = [], 0
+        self._partitions = list(self._ahead)
+        return batch
+
+    def _end_of_segment(self, partition: int, room: int) -> int:
+        """Return how many buffered records to take: through the next tick, or to the last group that fits into `room`; 0: wait."""
         num_groups = 0
         for index, record in enumerate(self._buffers[partition]):
             if isinstance(record, TickRecord):
                 return index + 1
             if isinstance(record, GroupRecord):
                 num_groups += 1
-                if num_groups == self._batch_groups:
+                if num_groups == room:
                     return index + 1
         return 0
 
-    def _consume(self, partition: int, num_records: int) -> Batch[Group]:
+    def _consume(self, partition: int, num_records: int) -> Segment[Group]:
         buffer, groups = self._buffers[partition], []
-        before = place = self._partitions[partition]
+        before = place = self._ahead[partition]
         for _ in range(num_records):
             record = buffer.popleft()
-            place = replace(place, next_offset=record.offset + 1)
             if isinstance(record, GroupRecord):
                 groups.append(record.group)
             elif isinstance(record, TickRecord):
                 place = _after_tick(place, record)
-        self._partitions[partition] = place
-        return Batch(partition, before.exposures_done, tuple(groups))
+            place = replace(place, next_offset=record.offset + 1)
+        self._ahead[partition] = place
+        return Segment(partition, before.exposures_done, tuple(groups))
 
 
 def _after_tick(place: PartitionPosition, record: TickRecord) -> PartitionPosition:

@@ -157,7 +157,7 @@ def _pass_over(epoch: Epoch, source: SampleSource, spec: FeatureSpec, ends: Sequ
                 merge.push(record.partition, parse_record(spec, record.offset, record.value, record.headers))
             except UnusableSample:
                 merge.push(record.partition, UnusableRecord(record.offset))
-        for batch in merge.pass_over(ends):
-            for item in batch.groups:
-                remember(item.group, batch, window)
+        for segment in merge.pass_over(ends):
+            for item in segment.groups:
+                remember(item.group, segment, window)
     return merge.position, window

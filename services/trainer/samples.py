@@ -21,7 +21,7 @@ from services.common.platform.errors import CorruptArtifact
 from services.common.ranker import exposure_block
 from services.common.ranker.feature_spec import FeatureSpec
 from services.trainer.dedup import NO_OFFSET, DedupWindow
-from services.trainer.merge import Batch, GroupRecord, TickRecord
+from services.trainer.merge import GroupRecord, Segment, TickRecord
 from services.trainer.targets import says_something_new
 
 
@@ -65,9 +65,9 @@ def parse_record(spec: FeatureSpec, offset: int, value: bytes | None, headers: H
     return GroupRecord(offset, Learnable(record.group, header(headers, "traceparent") or ""))
 
 
-def without_repeats(group: SampleGroup, batch: Batch[Learnable], window: DedupWindow) -> SampleGroup | None:
-    """Return a group of a batch with those samples only that are to be learned, and let the window know them; None when none is left."""
-    is_new = remember(group, batch, window)
+def without_repeats(group: SampleGroup, segment: Segment[Learnable], window: DedupWindow) -> SampleGroup | None:
+    """Return a group of a segment with those samples only that are to be learned, and let the window know them; None when none is left."""
+    is_new = remember(group, segment, window)
     if is_new.all():
         return group
     return _only(group, np.flatnonzero(is_new).tolist())
@@ -90,13 +90,13 @@ def _only(group: SampleGroup, rows: Sequence[int]) -> SampleGroup | None:
     return rest
 
 
-def remember(group: SampleGroup, batch: Batch[Learnable], window: DedupWindow) -> NDArray[np.bool_]:
-    """Let the window know the samples of a group of a batch; return bool [samples of the group], true where one is new."""
+def remember(group: SampleGroup, segment: Segment[Learnable], window: DedupWindow) -> NDArray[np.bool_]:
+    """Let the window know the samples of a group of a segment; return bool [samples of the group], true where one is new."""
     return window.add(
         np.array([sample.sample_id for sample in group.samples], np.uint64),
-        partition=batch.partition,
+        partition=segment.partition,
         exposure_offset=group.exposure_offset if group.HasField("exposure_offset") else NO_OFFSET,
-        exposures_done=batch.exposures_done,
+        exposures_done=segment.exposures_done,
     )
 
 

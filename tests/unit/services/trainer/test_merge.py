@@ -3,7 +3,17 @@ import random
 
 import pytest
 
-from services.trainer.merge import Batch, GroupRecord, PartitionPosition, Position, TickMerge, TickRecord, UnusableRecord, start_position
+from services.trainer.merge import (
+    Batch,
+    GroupRecord,
+    PartitionPosition,
+    Position,
+    Segment,
+    TickMerge,
+    TickRecord,
+    UnusableRecord,
+    start_position,
+)
 
 Record = GroupRecord[str] | TickRecord | UnusableRecord
 
@@ -34,10 +44,41 @@ def feed(merge: TickMerge[str], logs: list[list[Record]], order: list[int]) -> l
     return batches
 
 
-def test_segments_alternate_by_tick_and_batches_end_with_the_segment() -> None:
+def test_segments_alternate_by_tick_and_a_batch_ends_when_it_is_full_or_all_are_past_the_tick() -> None:
     merge = TickMerge[str](start_position([0, 0]), batch_groups=2)
     batches = feed(merge, [log_of(0, [3, 1]), log_of(1, [1, 2])], [])
-    assert batches == [["p0s0g0", "p0s0g1"], ["p0s0g2"], ["p1s0g0"], ["p0s1g0"], ["p1s1g0", "p1s1g1"]]
+    assert batches == [["p0s0g0", "p0s0g1"], ["p0s0g2", "p1s0g0"], ["p0s1g0", "p1s1g0"], ["p1s1g1"]]
+
+
+@pytest.mark.parametrize("num_partitions", [1, 2, 7, 100])
+def test_a_ticks_groups_make_as_many_batches_however_many_partitions_they_are_spread_over(num_partitions: int) -> None:
+    source = random.Random(num_partitions)
+    spread = [[source.randrange(num_partitions) for _ in range(count)] for count in (120, 0, 7, 33, 64)]
+    logs = [log_of(partition, [users.count(partition) for users in spread]) for partition in range(num_partitions)]
+    batches = feed(TickMerge[str](start_position([0] * num_partitions), batch_groups=16), logs, [])
+    assert [len(batch) for batch in batches] == [*[16] * 7, 8, 7, 16, 16, 1, *[16] * 4]
+    assert sorted(itertools.chain(*batches)) == sorted(
+        f"p{p}s{s}g{g}" for p in range(num_partitions) for s, users in enumerate(spread) for g in range(users.count(p))
+    )
+
+
+def test_a_partition_that_lags_by_ticks_is_learned_up_to_the_others_first() -> None:
+    merge = TickMerge[str](start_position([0, 0]), batch_groups=9)
+    assert feed(merge, [log_of(0, [1, 1], first_tick=12), log_of(1, [1, 1, 1, 1])], []) == [
+        ["p0s0g0", "p1s0g0"], ["p1s1g0"], ["p1s2g0"], ["p0s1g0", "p1s3g0"],
+    ]  # fmt: skip
+
+
+def test_what_waits_for_the_other_partitions_ticks_is_not_in_the_position_and_may_be_passed_over() -> None:
+    merge = TickMerge[str](start_position([0, 0]), batch_groups=9)
+    for record in log_of(0, [2]):
+        merge.push(0, record)
+    assert merge.next_batch() is None
+    assert merge.position.offsets == [0, 0]
+    with pytest.raises(ValueError, match="offset 2 pushed, but 3 is the next one"):
+        merge.push(0, TickRecord(2, 11, 0))
+    assert merge.pass_over([3, 0]) == [Segment(0, 0, ("p0s0g0", "p0s0g1"))]
+    assert merge.position.offsets == [3, 0]
 
 
 def test_batches_do_not_depend_on_the_order_in_which_records_arrive() -> None:
@@ -71,7 +112,7 @@ def test_an_incomplete_batch_waits_for_its_tick() -> None:
     assert merge.next_batch() is None
     assert merge.position.offsets == [0]
     merge.push(0, TickRecord(1, 7, 70))
-    assert merge.next_batch() == Batch(0, 0, ("a",))
+    assert merge.next_batch() == Batch((Segment(0, 0, ("a",)),))
     assert merge.position == Position((PartitionPosition(2, 7, 70),))
 
 
@@ -133,7 +174,8 @@ def test_a_batch_says_which_exposures_were_done_before_it_and_not_by_the_tick_th
     )
     for record in groups:
         merge.push(0, record)
-    assert list(iter(merge.next_batch, None)) == [Batch(0, 4, ("a", "b")), Batch(0, 4, ("c",)), Batch(0, 7, ("d",))]
+    batches = [batch.segments for batch in iter(merge.next_batch, None)]
+    assert batches == [(Segment(0, 4, ("a", "b")),), (Segment(0, 4, ("c",)),), (Segment(0, 7, ("d",)),)]
     assert merge.position == Position((PartitionPosition(6, 5, 50, 9),))
 
 
@@ -150,6 +192,6 @@ def test_what_is_passed_over_comes_segment_by_segment_up_to_the_ends() -> None:
     for record in (GroupRecord(0, "a"), GroupRecord(1, "b"), TickRecord(2, 7, 70, 5), GroupRecord(3, "c"), GroupRecord(4, "d")):
         merge.push(0, record)
     merge.push(1, GroupRecord(0, "e"))
-    assert merge.pass_over([4, 1]) == [Batch(0, 0, ("a", "b")), Batch(0, 5, ("c",)), Batch(1, 0, ("e",))]
+    assert merge.pass_over([4, 1]) == [Segment(0, 0, ("a", "b")), Segment(0, 5, ("c",)), Segment(1, 0, ("e",))]
     assert merge.position.offsets == [4, 1]
     assert (merge.buffered(0), merge.buffered(1)) == (1, 0)

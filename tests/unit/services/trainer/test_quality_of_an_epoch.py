@@ -6,7 +6,7 @@ import pytest
 
 from services.common.platform.errors import CorruptArtifact
 from services.trainer.matured import BlockSize, MaturedLabels
-from services.trainer.merge import Batch
+from services.trainer.merge import Batch, Segment
 from services.trainer.samples import Learnable
 from tests.trainer_fakes.broker import FakeBroker, broker_with
 from tests.trainer_fakes.life import Life, start
@@ -28,7 +28,7 @@ def learn_requests(life: Life, first: int, count: int, *, score: float) -> int:
         both = [group(request, "u", ["1"], positive=True), group(request, "u", ["2"], positive=False)]
         for one in both:
             one.exposed_at_ms = 1_000 + request
-        life.epoch.learn(Batch(0, 0, tuple(Learnable(one, "") for one in both)))
+        life.epoch.learn(Batch((Segment(0, 0, tuple(Learnable(one, "") for one in both)),)))
     return first + count
 
 

@@ -7,7 +7,7 @@ from tunemesh.samples.v1.sample_pb2 import SampleGroup, SampleRecord, TaskLabel,
 
 from services.common.ranker import exposure_block
 from services.trainer.dedup import DedupWindow
-from services.trainer.merge import Batch, GroupRecord, TickRecord
+from services.trainer.merge import GroupRecord, Segment, TickRecord
 from services.trainer.samples import Learnable, UnusableSample, parse_record, without_repeats
 from tests.trainer_fakes.sample_logs import SPEC, block, group
 
@@ -67,28 +67,28 @@ def test_bytes_that_are_no_sample_record_are_malformed(value: bytes | None) -> N
     assert refused.value.reason == "malformed"
 
 
-BATCH: Batch[Learnable] = Batch(partition=0, exposures_done=10, groups=())
+SEGMENT: Segment[Learnable] = Segment(partition=0, exposures_done=10, groups=())
 
 
 def test_of_a_group_that_was_partly_learned_the_rest_keeps_its_own_features() -> None:
     window = DedupWindow(100, 100)
     whole = group(1, "u", ["1", "2", "3"], positive=False, seed=4)
     window.add(np.array([whole.samples[1].sample_id], np.uint64))
-    rest = without_repeats(whole, BATCH, window)
+    rest = without_repeats(whole, SEGMENT, window)
     assert rest is not None
     assert [sample.item_id for sample in rest.samples] == ["1", "3"]
     features, all_features = exposure_block.decode(rest.features_block, SPEC), exposure_block.decode(whole.features_block, SPEC)
     assert (features.items_NF == all_features.items_NF[[0, 2]]).all()
-    assert without_repeats(whole, BATCH, window) is None
+    assert without_repeats(whole, SEGMENT, window) is None
 
 
 def test_a_new_group_is_passed_on_as_it_is() -> None:
     whole = group(1, "u", ["1", "2"], positive=False)
-    assert without_repeats(whole, BATCH, DedupWindow(100, 100)) is whole
+    assert without_repeats(whole, SEGMENT, DedupWindow(100, 100)) is whole
 
 
 @pytest.mark.parametrize(("exposure_offset", "is_learned"), [(9, False), (10, True)])
 def test_a_group_whose_exposure_was_done_before_is_a_repetition(exposure_offset: int, is_learned: bool) -> None:
     whole = group(1, "u", ["1", "2"], positive=False)
     whole.exposure_offset = exposure_offset
-    assert (without_repeats(whole, BATCH, DedupWindow(100, 100)) is not None) == is_learned
+    assert (without_repeats(whole, SEGMENT, DedupWindow(100, 100)) is not None) == is_learned
