@@ -95,11 +95,11 @@ class _Flat:
         self._parameter_order = list(parameters)
 
     def named(self, vector_P: Float32Array) -> Float32Array:
-        """See Gradients."""
+        """Return a copy in the order of the network's parameters."""
         return np.concatenate([vector_P[slice(*self._spans[name])] for name in self._parameter_order])
 
     def unnamed(self, vector_P: Float32Array) -> Float32Array:
-        """See Gradients."""
+        """Return a copy in the order of `flat_P`."""
         result, at = np.empty_like(vector_P), 0
         for name in self._parameter_order:
             start, end = self._spans[name]
@@ -123,7 +123,7 @@ class Autograd(_Flat):
         self._leaves: list[Tensor] = []
 
     def forward(self, step: StepInputs) -> Float32Array:
-        """See Gradients."""
+        """Run the network on rows gathered from the unique ones."""
         self._leaves = [torch.from_numpy(rows).requires_grad_(True) for rows in (step.users_UD, step.items_UD)]
         users_UD, items_UD = self._leaves
         mask_GL1 = torch.from_numpy(step.inputs.history_mask_GL).unsqueeze(2)
@@ -137,7 +137,7 @@ class Autograd(_Flat):
         return result
 
     def backward(self, of_logits_BT: Float32Array) -> tuple[Float32Array, Float32Array]:
-        """See Gradients."""
+        """Go back through the graph of the last `forward`."""
         parameters = list(self._network.parameters())
         found = torch.autograd.grad(self._logits_BT, [*parameters, *self._leaves], torch.from_numpy(of_logits_BT))
         self.gradient_P[:] = torch.cat([gradient.reshape(-1) for gradient in found[:-2]]).numpy()
@@ -202,7 +202,7 @@ class WrittenOut(_Flat):
         return views
 
     def forward(self, step: StepInputs) -> Float32Array:
-        """See Gradients."""
+        """Interact, then one product a layer for the towers of all tasks."""
         inputs, weights, space = step.inputs, self._weights, self._space
         batch, tasks, width = len(inputs.item_keys_B), self._num_tasks, self._width
         num_groups, length = inputs.history_keys_GL.shape
@@ -242,7 +242,7 @@ class WrittenOut(_Flat):
         return logits_BT
 
     def backward(self, of_logits_BT: Float32Array) -> tuple[Float32Array, Float32Array]:
-        """See Gradients."""
+        """Go back the same way; a product's weight and its input each take one product more."""
         weights, out, space, last = self._weights, self._of_weights, self._space, self._last
         x0_BX, x1_TBX, second_TBX, cross_bias_TX, h1_TBK = last["towers"]
         first_BN, h0_TBH = last["first"], last["h0"]
