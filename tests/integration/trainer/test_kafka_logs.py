@@ -29,7 +29,7 @@ Topics = Callable[..., str]
 
 @pytest.fixture
 def producer(kafka_bootstrap: str) -> Iterator[RenewedProducer]:
-    made = make_producer(kafka_bootstrap)
+    made = make_producer(kafka_bootstrap, "none")
     yield made
     made.close()
 
@@ -168,7 +168,7 @@ def test_an_append_without_a_broker_fails_in_time_and_does_not_block(topics: Top
 
     bootstrap = fresh_broker.bootstrap  # type: ignore[attr-defined]
     create_topics(bootstrap, {"deltas": 1})
-    producer = make_producer(bootstrap)
+    producer = make_producer(bootstrap, "none")
     log = KafkaDeltaLog(bootstrap, "deltas", 0, producer)
     pending = log.append([Delta(header=DeltaHeader(seq=0))], "")
     pending.wait(10_000)
