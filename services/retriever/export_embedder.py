@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from services.common.platform.errors import ConfigurationError
+from services.common.platform.secrets import guard_output
 from services.common.platform.settings import ModelSettings, exit_with_configuration_error, load_settings
 from services.retriever.embedder_files import MODEL_FILE, STAMP_FILE, TOKENIZER_FILE, EmbedderStamp, Probe, read_stamp
 
@@ -196,6 +197,7 @@ def _sha256(path: Path) -> str:
 
 def main() -> None:
     """Make the embedder; exit code 2 when that cannot be."""
+    guard_output(os.environ)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     try:
         prepare(load_settings(ModelSettings).models_dir)

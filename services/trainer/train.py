@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ import torch
 from services.common.platform.artifacts import Manifest, write_artifact
 from services.common.platform.clock import wall_ms
 from services.common.platform.errors import ConfigurationError, ServiceError
-from services.common.platform.secrets import without_credentials
+from services.common.platform.secrets import guard_output, without_credentials
 from services.common.ranker.feature_records import pack_records
 from services.common.ranker.feature_spec import FeatureSpec
 from services.trainer.batch import BatchConfig, FeatureStates, Placed, replay_order, train_epoch
@@ -87,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return the exit code."""
+    guard_output(os.environ)
     options = _parser().parse_args(argv)
     # One thread: the order of sums, and so every bit of the weights, must not depend on the machine.
     torch.set_num_threads(1)

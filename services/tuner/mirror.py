@@ -18,6 +18,7 @@ from services.common.language.adapter_name import AdapterName
 from services.common.language.aliases import BASE_MODEL
 from services.common.language.lora_store import AdapterStore
 from services.common.platform.errors import CorruptArtifact, InvalidInput, NotFound, ServiceError
+from services.common.platform.settings import process_redactor
 from services.tuner.job import Step
 
 _BEGIN_TIMEOUT_S = 5.0
@@ -182,7 +183,7 @@ class Mirror:
     def failed(self, run_id: str, error: str) -> None:
         """Have the run of a failed tune ended."""
         if run_id:
-            self._reconciler.note_failure(run_id, error)
+            self._reconciler.note_failure(run_id, process_redactor()(error))
         self.changed()
 
     async def run(self) -> None:

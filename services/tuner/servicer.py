@@ -9,6 +9,7 @@ from tunemesh.trainer.v1 import tuner_service_pb2 as pb
 from tunemesh.trainer.v1 import tuner_service_pb2_grpc
 
 from services.common.language.aliases import BASE_MODEL, llm_alias
+from services.common.platform.settings import process_redactor
 from services.tuner.tuner import Tuner
 
 
@@ -55,6 +56,6 @@ class TunerServicer(tuner_service_pb2_grpc.TunerServiceServicer):
             loss=status.loss,
             metrics=status.metrics,
             refusals=status.refusals,
-            error=status.error,
+            error=process_redactor()(status.error),
             mlflow_run_id=status.mlflow_run_id,
         )

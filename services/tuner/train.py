@@ -19,6 +19,7 @@ from typing import Any
 from services.common.language.control_tokens import control_tokens_of, harmless
 from services.common.platform import openmp
 from services.common.platform.errors import InvalidInput
+from services.common.platform.secrets import Redactor, guard_output, secrets_in
 from services.tuner.dataset import TrainingExample, batches_without
 from services.tuner.job import (
     ADAPTER_FOLDER,
@@ -48,6 +49,7 @@ class Encoded:
 
 def main() -> None:
     """Train what the folder in the last argument describes."""
+    guard_output(os.environ)
     parser = argparse.ArgumentParser(prog="python -m services.tuner.train", description=__doc__)
     parser.add_argument("folder", type=Path, help="with job.json; the adapter is left there")
     parser.add_argument("--end-with-stdin", action="store_true", help="end at once when standard input closes: the tuner is gone")
@@ -61,7 +63,7 @@ def main() -> None:
     try:
         run(folder)
     except Exception as error:
-        write_error(folder, f"{type(error).__name__}: {error}")
+        write_error(folder, Redactor(secrets_in(os.environ))(f"{type(error).__name__}: {error}"))
         raise
 
 

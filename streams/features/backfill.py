@@ -7,6 +7,7 @@ state only, which the stream goes on with: it is set only where there is none, s
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -18,6 +19,7 @@ from redis.exceptions import RedisError
 
 from services.common.platform.artifacts import read_artifact
 from services.common.platform.errors import ConfigurationError, CorruptArtifact, ServiceError, Unavailable
+from services.common.platform.secrets import guard_output
 from services.common.platform.settings import (
     EXIT_BAD_CONFIGURATION,
     REDIS_URL_FORM,
@@ -93,6 +95,7 @@ def _run(base: str) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; return the exit code."""
+    guard_output(os.environ)
     parser = argparse.ArgumentParser(prog="python -m streams.features.backfill", description="Load a base's feature states into Redis.")
     parser.add_argument("--base", required=True, help="folder or URL of the base")
     base = parser.parse_args(argv).base

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from services.common.platform.errors import shortened
 from services.common.platform.kafka_batches import CONTENT_TYPE_UNREADABLE
 
 Headers = Sequence[tuple[str, bytes]]
@@ -48,6 +49,10 @@ _LOOKS = (
 
 class MalformedRecord(Exception):
     """A Kafka value that cannot be read; the message says why. Retrying does not help: set the record aside."""
+
+    def __init__(self, message: str) -> None:
+        """`message` may quote what was read, of whatever length."""
+        super().__init__(shortened(message))
 
 
 @dataclass(frozen=True, slots=True)

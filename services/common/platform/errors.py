@@ -5,6 +5,17 @@ A core subclasses these; `services.common.platform.grpc_server` maps them to gRP
 
 from __future__ import annotations
 
+MAX_MESSAGE_CHARS = 1_000
+"""Of an error that says what somebody sent. gRPC gives up a call whose details are larger than 8 KiB."""
+
+
+def shortened(text: str, max_chars: int = MAX_MESSAGE_CHARS) -> str:
+    """Return the text, without its middle when it is longer than `max_chars`: what callers and producers send may be of any length."""
+    if len(text) <= max_chars:
+        return text
+    head, tail = max_chars * 3 // 4, max_chars // 4
+    return f"{text[:head]}… ({len(text) - head - tail} characters left out) …{text[-tail:]}"
+
 
 class ServiceError(Exception):
     """Root of the errors that a caller is told about, with their message."""

@@ -32,6 +32,7 @@ from services.common.platform.errors import (
     Overloaded,
     ServiceError,
     Unavailable,
+    shortened,
 )
 from services.common.platform.settings import BaseServiceSettings, variable_of
 from services.common.platform.telemetry import Telemetry
@@ -161,7 +162,7 @@ class EdgeInterceptor(grpc.aio.ServerInterceptor):
         if isinstance(error, grpc.aio.AbortError):
             raise error
         if isinstance(error, ServiceError):
-            await context.abort(status_of(error), self._telemetry.redact(str(error)))
+            await context.abort(status_of(error), shortened(self._telemetry.redact(str(error))))
         _log.error("%s failed", method, exc_info=error)
         await context.abort(grpc.StatusCode.INTERNAL, f"internal error in {self._telemetry.service_name}; its log has the traceback")
 

@@ -26,7 +26,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.common.platform.errors import ConfigurationError
 from services.common.platform.kafka_compression import Compression
-from services.common.platform.secrets import HIDDEN, Redactor, guarded_output, holds_password, secrets_in, without_credentials
+from services.common.platform.secrets import HIDDEN, Redactor, guard_output, holds_password, secrets_in, without_credentials
 
 EXIT_BAD_CONFIGURATION = 2
 
@@ -311,19 +311,19 @@ def exit_with_configuration_error(error: ConfigurationError) -> None:
 
 
 def run_main(main: Callable[[], Awaitable[None]]) -> None:
-    """Run an asyncio process on uvloop; a ConfigurationError becomes one line on stderr and exit code 2. No secret is printed meanwhile.
+    """Run an asyncio process on uvloop; a ConfigurationError becomes one line on stderr and exit code 2. From here on no secret is printed.
 
-    `main` is called inside the guard, so it may load its settings itself: `run_main(lambda: serve(load_settings(RouterSettings)))`.
+    `main` is called behind the guard, so it may load its settings itself: `run_main(lambda: serve(load_settings(RouterSettings)))`.
     """
 
-    async def guarded() -> None:
+    async def called() -> None:
         await main()
 
-    with guarded_output(os.environ):
-        try:
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(guarded())
-        except ConfigurationError as error:
-            exit_with_configuration_error(error)
-        except KeyboardInterrupt:
-            raise SystemExit(130) from None
+    guard_output(os.environ)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(called())
+    except ConfigurationError as error:
+        exit_with_configuration_error(error)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None

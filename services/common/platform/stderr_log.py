@@ -8,9 +8,12 @@ import time
 
 from typing_extensions import override
 
+from services.common.platform.errors import shortened
 from services.common.platform.secrets import Redactor
 
 _DAMPED_S = 10.0
+# What a producer sent may stand in a message: of a longer one, and of a longer traceback, begin and end are shown.
+_MAX_RECORD_CHARS = 16_000
 
 
 class Damper(logging.Filter):
@@ -32,7 +35,7 @@ class Damper(logging.Filter):
 
 
 class _RedactedFormatter(logging.Formatter):
-    """Formats a record, its traceback included, without secrets."""
+    """Formats a record, its traceback included, without secrets and of bounded length."""
 
     converter = time.gmtime  # type: ignore[assignment]  # as its documentation says; the stub knows a narrower type
 
@@ -42,7 +45,7 @@ class _RedactedFormatter(logging.Formatter):
 
     @override
     def format(self, record: logging.LogRecord) -> str:
-        return self._redact(super().format(record))
+        return shortened(self._redact(super().format(record)), _MAX_RECORD_CHARS)
 
 
 def configure_logging(service_name: str, redact: Redactor, level: int = logging.INFO) -> None:

@@ -103,6 +103,15 @@ async def test_each_error_of_a_core_has_its_status_and_keeps_its_message(channel
     assert (caught.value.code(), caught.value.details()) == (status, str(error))
 
 
+async def test_an_error_that_quotes_a_long_request_has_its_status_too(channel, probe):
+    """gRPC gives up a call whose details are larger than its metadata may be: the caller would see another status, or none."""
+    probe.error = InvalidInput(f"user_id: {'u' * 100_000} is too long")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await recommend(channel)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert caught.value.details().startswith("user_id: uuu") and caught.value.details().endswith("uuu is too long")
+
+
 async def test_a_defect_is_internal_with_the_traceback_in_the_log_and_not_at_the_caller(channel, probe, caplog):
     probe.error = KeyError("secret detail")
     with pytest.raises(grpc.aio.AioRpcError) as caught:

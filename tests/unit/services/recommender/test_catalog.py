@@ -41,6 +41,13 @@ def test_a_null_value_deletes_the_item():
     assert index.categories("1") == () and index.item_id(1) is None and index.newest() == ()
 
 
+def test_a_refused_record_is_named_by_the_begin_of_its_key(caplog):
+    index = ItemIndex(10)
+    index.extend([Record(b"k" * 1_000_000, b"no item", offset=7), Record(None, b"no item", offset=8)])
+    assert "the record at offset 7 with key b'kkk" in caplog.text and "offset 8 with key b''" in caplog.text
+    assert len(caplog.text) < 2_000
+
+
 def test_newest_items_come_first_and_only_so_many():
     index = ItemIndex(2)
     index.extend([item("a", updated_at_ms=1), item("b", updated_at_ms=3), item("c", updated_at_ms=2)])

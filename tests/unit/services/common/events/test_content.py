@@ -32,6 +32,22 @@ def recorded(noun: str) -> list[str]:
     return sorted(name.partition("/")[2] for name in RECORDED if name.startswith(f"{noun}/"))
 
 
+@pytest.mark.parametrize(
+    ("value", "headers"),
+    [
+        (b"x", [("content-type", b"t" * 1_000_000)]),
+        (json.dumps({"n" * 1_000_000: 1}).encode(), None),
+        (json.dumps({"updated_at_ms": "9" * 1_000_000, "item_id": "1"}).encode(), None),
+        (json.dumps({"op": "t", "source": "s" * 1_000_000}).encode(), None),
+        (json.dumps({"specversion": "1.0", "id": "1", "source": "s", "type": "t" * 1_000_000}).encode(), None),
+    ],
+)
+def test_what_is_said_of_a_record_is_bounded_whatever_stands_in_it(value: bytes, headers: list[tuple[str, bytes]] | None) -> None:
+    with pytest.raises(MalformedRecord) as caught:
+        read_change(b"k" * 1_000_000, value, headers)
+    assert len(str(caught.value)) < 1_100
+
+
 @pytest.mark.parametrize("writer", recorded("item"))
 def test_an_item_of_every_writer_is_read_or_refused_by_name(writer: str) -> None:
     key, value, headers = RECORDED[f"item/{writer}"]

@@ -1,5 +1,7 @@
+import io
 import json
 import logging
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +12,8 @@ from opentelemetry.trace import SpanKind
 
 from services.common.platform import telemetry
 from services.common.platform.errors import ConfigurationError
-from services.common.platform.stderr_log import Damper
+from services.common.platform.secrets import Redactor
+from services.common.platform.stderr_log import Damper, configure_logging
 from services.common.platform.telemetry_files import read_spans
 from services.common.platform.traceparent import current_traceparent, outgoing_metadata, sampled_link, traceparent_of
 
@@ -153,6 +156,20 @@ def test_a_kafka_client_that_repeats_itself_is_logged_once(caplog):
     record = logging.LogRecord("aiokafka.conn", logging.ERROR, "", 1, "cannot connect to %s", ("x",), None)
     other = logging.LogRecord("services.router", logging.ERROR, "", 1, "cannot connect to %s", ("x",), None)
     assert [damper.filter(record), damper.filter(record), damper.filter(other), damper.filter(other)] == [True, False, True, True]
+
+
+def test_a_line_of_the_log_is_bounded_whatever_a_producer_sent(monkeypatch):
+    shown = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", shown)
+    monkeypatch.setattr(logging, "root", logging.RootLogger(logging.WARNING))
+    configure_logging("probe", Redactor(["hunter-2"]))
+    logging.root.warning("key %r is refused: hunter-2", "k" * 1_000_000)
+    try:
+        raise ValueError("v" * 1_000_000)
+    except ValueError:
+        logging.root.exception("it failed")
+    assert len(shown.getvalue()) < 40_000
+    assert "is refused: ***" in shown.getvalue() and "it failed\nTraceback" in shown.getvalue()
 
 
 def test_a_span_that_is_not_sampled_costs_microseconds():
