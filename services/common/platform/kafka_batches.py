@@ -4,8 +4,8 @@ Both clients (kafka-python, aiokafka) raise out of their poll when a batch is co
 when its content is broken, without saying where; the position stays, so a process that starts again meets the same batch. Here every batch
 is read through `ReadableBatches`:
 
-- a codec without its package: the client's own error, with all that an operator needs. The records are sound and the next process may read
-  them, so nothing is skipped.
+- a codec without its package, or with one that does not import (python-snappy without cramjam): the client's own error, with all that an
+  operator needs. The records are sound and the next process may read them, so nothing is skipped. Nor is it when memory runs out.
 - a batch whose checksum is wrong: as the clients do, an error; the next fetch may bring it whole.
 - a sound checksum over content that cannot be decoded: nobody will ever read it. One stand-in record takes its place, at the batch's last
   offset. `envelope.parse_value` calls it malformed with the cause, so that it goes the way of any unusable record: to the dead letters.
@@ -15,9 +15,10 @@ Knows neither client, no topic and no message type.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,12 +65,12 @@ class Decoding:
     Attributes:
         client: its name, for messages.
         packages: by codec, (module, package).
-        missing_codec: makes the client's own error of a message: its callers handle that one.
+        missing_codec: the client's own error when it has no package for a codec; its callers handle that one.
     """
 
     client: str
     packages: Mapping[str, tuple[str, str]]
-    missing_codec: Callable[[str], Exception]
+    missing_codec: type[Exception]
 
 
 class ReadableBatches:
@@ -104,23 +105,40 @@ class _ReadableBatch:
             for record in batch:
                 first = record.offset + 1
                 yield record
+        except MemoryError as error:
+            error.add_note(f"while {self._where(first)} were decompressed: they may be sound, and are read again by the next process")
+            raise
         except Exception as error:  # noqa: BLE001 # what codecs and parsers raise on bytes that they cannot read has no common root
             yield self._stand_in(first, error)
+
+    def _where(self, first: int) -> str:
+        return f"{self._topic}[{self._partition}] offsets {first} to {self._batch.next_offset - 1}"
 
     def _stand_in(self, first: int, error: Exception) -> StandIn:
         batch, decoding = self._batch, self._decoding
         last = batch.next_offset - 1
         number = batch.attributes & _CODEC_MASK
         codec = CODECS.get(number, f"codec {number}" if number else "")
-        where = f"{self._topic}[{self._partition}] offsets {first} to {last}"
+        where = self._where(first)
         module, package = decoding.packages.get(codec, ("", ""))
-        if module and importlib.util.find_spec(module) is None:
+        # The client decides by whether the import succeeded, which finding the package does not tell.
+        if module and isinstance(error, (decoding.missing_codec, ImportError)):
             raise decoding.missing_codec(
                 f"{where} are compressed with {codec}, which {decoding.client} reads with the Python package {package}; "
-                "it is not installed: install the environment's lock file again (`make setup`)"
+                f"it {_why_not(module)}: install the environment's lock file again (`make setup`)"
             ) from error
         compressed = f", compressed with {codec}," if codec else ""
         cause = f"{where}{compressed} cannot be decoded: {error!r}"
         _log.error("%s; whatever was in them is lost to %s, reading goes on behind them", cause, decoding.client)
         headers = [("content-type", CONTENT_TYPE_UNREADABLE.encode())]
         return StandIn(last, batch.max_timestamp, batch.timestamp_type, b"\x00" + cause.encode(), headers)
+
+
+def _why_not(module: str) -> str:
+    if importlib.util.find_spec(module) is None:
+        return "is not installed"
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # noqa: BLE001 # a broken package raises anything while it is imported
+        return f"does not import ({error!r})"
+    return "did not import when this process started"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import importlib
 import importlib.util
 import json
 import struct
@@ -105,6 +106,39 @@ def test_a_codec_without_its_package_is_named_with_the_offsets_and_nothing_is_sk
     assert type(caught.value).__name__ == "UnsupportedCodecError"
     assert name.partition("/")[2] in str(caught.value)
     assert any(f"package {package};" in str(caught.value) for package in packages.split())
+
+
+@CLIENTS
+@pytest.mark.parametrize("name", ["java/snappy", "java/zstd", "java/lz4"])
+def test_a_codec_whose_package_is_there_and_does_not_import_is_no_broken_content(
+    read: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with python-snappy, whose own dependency cramjam is missing: it is found, its import fails, and the client has no codec."""
+    for codec in ("snappy", "lz4", "zstd"):
+        monkeypatch.setattr(f"aiokafka.codec.has_{codec}", lambda: False)
+        monkeypatch.setattr(f"kafka.codec.has_{codec}", lambda: False)
+
+    def fails(module: str) -> None:
+        raise ModuleNotFoundError(f"of {module}: No module named 'beneath'")
+
+    monkeypatch.setattr(importlib, "import_module", fails)
+    with pytest.raises(Exception, match=r"t\[3\] offsets 0 to 4 .* does not import \(ModuleNotFoundError.*'beneath'") as caught:
+        read(RECORDED[name])
+    assert type(caught.value).__name__ == "UnsupportedCodecError"
+
+
+@CLIENTS
+def test_memory_that_runs_out_is_no_broken_content(read: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("aiokafka.record.default_records.gzip_decode", exhausted, raising=False)
+    monkeypatch.setattr("kafka.record.default_records.gzip_decode", exhausted, raising=False)
+    monkeypatch.setattr(gzip, "decompress", exhausted)
+    monkeypatch.setattr(gzip.GzipFile, "read", exhausted)
+    with pytest.raises(MemoryError) as caught:
+        read(RECORDED["librdkafka/gzip"])
+    assert "t[3] offsets 0 to 4" in caught.value.__notes__[0]
 
 
 @CLIENTS
