@@ -7,7 +7,9 @@ The contract, by what the cell is:
   Postgres ({a,b}).
 - any other text: names with one separator between them. "|" if any text of the column has one, else ";", else ",": so the commas of
   "Books, used|Films" belong to a name. `--category-separator` says it where that is not so.
-- a number is the category of that name, as an id is; null, an empty text and an empty list name none.
+- a number is the category of that name, as an id is ("7.0" too); an empty list names none.
+- null says nothing, so what an earlier row said of the item stays. An empty text, NaN and the words for them (`columns.NULL_WORDS`) are
+  null: it is what pandas writes into CSV for what it writes as null into Parquet.
 
 A name twice in a cell counts once. Maps, nested lists, structs without `name`, and numpy's print of an array (['a' 'b']) are refused.
 """
@@ -88,7 +90,8 @@ def _of_text(text: str, separator: str) -> list[str]:
         return _of_bracketed(text)
     if text in NULL_WORDS:
         return []
-    return [name.strip() for name in (text.split(separator) if separator else [text])]
+    # pandas makes 7.0 of a number in a column with missing cells.
+    return [canonical_id(name) for name in (text.split(separator) if separator else [text])]
 
 
 def _of_bracketed(text: str) -> list[str]:

@@ -156,8 +156,7 @@ def read_values(column: Any, place: Place) -> npt.NDArray[np.float64]:
     if pa.types.is_null(kind):
         return np.full(len(column), np.nan)
     if is_textual(kind):
-        column = pc.utf8_trim_whitespace(texts(column, place))
-        column = pc.if_else(pc.is_in(column, pa.array(["", *sorted(NULL_WORDS)], pa.large_string())), None, column)
+        column = _nulls_for_missing(pc.utf8_trim_whitespace(texts(column, place)))
         try:
             column = column.cast(pa.float64())
         except pa.ArrowInvalid as error:
@@ -172,15 +171,26 @@ def read_values(column: Any, place: Place) -> npt.NDArray[np.float64]:
     return np.asarray(column.to_numpy(zero_copy_only=False), np.float64)
 
 
+def _nulls_for_missing(strings: Any) -> Any:
+    """Return the strings with null for those that are empty, or spell a missing value."""
+    words = pa.array(["", *sorted(NULL_WORDS)], pa.large_string())
+    return pc.if_else(pc.is_in(pc.utf8_trim_whitespace(strings), words), None, strings)
+
+
 def category_column(column: Any, place: Place) -> Any:
-    """Return a column of categories as one array whose cells `cell_of` gives.
+    """Return a column of categories as one array whose cells `cell_of` gives; null: the row says nothing of its item's categories.
+
+    An empty text, a word for a missing value and NaN are null, as CSV has nothing else for what is null in Parquet. An empty list is not:
+    it says that the item has none.
 
     Raises:
         EventFileError: its type names no categories.
     """
     column = plain(column)
     if is_textual(column.type):
-        return texts(column, place)
+        return _nulls_for_missing(texts(column, place))
+    if pa.types.is_floating(column.type):
+        return pc.if_else(pc.is_nan(column), None, column)
     kind = column.type
     while any(of(kind) for of in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list, pa.types.is_list_view)):
         kind = kind.value_type

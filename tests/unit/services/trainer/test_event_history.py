@@ -123,7 +123,7 @@ def test_quotes_are_doubled_or_escaped_and_may_hold_line_ends(tmp_path: Path) ->
     for path in (doubled, escaped):
         history = read_history(path, SPEC)
         assert len(history.interactions) == 2
-        assert history.categories == {"i": ()}  # the last row that says any: an empty text says that there are none
+        assert history.categories == {"i": ("x", "y, z")}  # the second row's cell is empty: it says nothing
     assert read_history(one, SPEC).categories == {"i": ("x",)}
 
 
@@ -244,3 +244,50 @@ def test_damaged_columns_and_files_are_read_or_refused() -> None:
     """A seeded sample of tests/fuzz/test_event_files.py."""
     columns, files = fuzz_columns(500, seed=1), fuzz_files(500, seed=1)
     assert min(columns["read"], columns["refused"]) > 300 and files["refused"] > 100 and files["read"] > 10, (columns, files)
+
+
+MISSING = [
+    pytest.param(["Drama|War", None, "Comedy", None, None, "Crime"], id="text"),
+    pytest.param([["Drama", "War"], None, ["Comedy"], None, None, ["Crime"]], id="lists"),
+    pytest.param([["Drama", "War"], None, ["Comedy"], [], None, ["Crime"]], id="an empty list says that there are none"),
+    pytest.param([7.0, float("nan"), 8.0, None, None, 9.0], id="numbers"),
+    pytest.param([None] * 6, id="none at all"),
+]
+
+
+@pytest.mark.parametrize("categories", MISSING)
+def test_a_frame_is_the_same_history_in_every_format_that_pandas_writes(tmp_path: Path, categories: list[object]) -> None:
+    """pandas writes a missing cell as nothing, or as the user's word for it, into CSV, and as null into Parquet."""
+    import pandas as pd
+
+    frame = pd.DataFrame(
+        {
+            "user_id": ["1", "2", "1", "2", "3", "3"],
+            "item_id": ["a", "a", "b", "b", "c", "c"],
+            "kind": ["rating", "click", "rating", "click", "click", "rating"],
+            "value": [4.0, None, 3.0, None, None, 5.0],
+            "time": [T_MS // 1000 + second for second in range(6)],
+            "categories": categories,
+        }
+    )
+    frame.to_parquet(tmp_path / "events.parquet")
+    frame.to_feather(tmp_path / "events.feather")
+    frame.to_json(tmp_path / "events.jsonl", orient="records", lines=True)
+    for name, options in {
+        "csv": {},
+        "NA.csv": {"na_rep": "NA"},
+        "null.csv": {"na_rep": "NULL"},
+        "tsv": {"sep": "\t", "na_rep": r"\N"},
+    }.items():
+        frame.to_csv(tmp_path / f"events.{name}", index=False, **options)
+    wanted = read_history(tmp_path / "events.parquet", SPEC)
+    for path in sorted(tmp_path.iterdir()):
+        read = read_history(path, SPEC)
+        assert (read.interactions, read.categories, read.set_aside) == (wanted.interactions, wanted.categories, wanted.set_aside), path.name
+    if categories[0] is not None:
+        erased = categories[3] == []
+        assert [len(names) for names in wanted.categories.values()] == [
+            2 if isinstance(categories[0], (str, list)) else 1,
+            0 if erased else 1,
+            1,
+        ]
