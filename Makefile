@@ -93,13 +93,20 @@ protos: $(LIGHT_STAMP) ## generate protos/gen from protos/tunemesh
 	@find protos/gen -name '*_pb2*' -delete
 	@$(call PROTOC,protos/gen)
 
-# With what the protos are compared: PROTOS_AGAINST=COMMIT, else where this branch left main; on main itself the commit before, or, when the
-# protos are changed and not committed yet, the last commit. (In a fresh clone main is what was just merged: it is compared with nothing but itself.)
+# With what the protos are compared: PROTOS_AGAINST=COMMIT, else where this branch left main. On main itself: the last commit, when the protos are
+# changed and not committed yet; what origin/main was before the last fetch or push moved it; or, in a fresh clone, which does not know that, the
+# commit PROTOS_DEPTH back, since main may just have been moved on by many commits at once. A field that came and went in between breaks nobody.
+PROTOS_DEPTH ?= 100
 protos-check: $(LIGHT_STAMP) ## buf lint, buf breaking against what main had before, and generated code equal to what protos give
 	@$(LIGHT)/bin/buf lint
 	@main=$$(git rev-parse --verify --quiet origin/main || git rev-parse --verify --quiet main || git rev-parse --verify --quiet HEAD || true); \
 	before="$(PROTOS_AGAINST)"; [ -n "$$before" ] || before=$$(git merge-base HEAD "$$main" 2> /dev/null || true); \
-	if [ -n "$$before" ] && [ "$$before" = "$$(git rev-parse HEAD)" ] && git diff --quiet HEAD -- protos; then before=$$(git rev-parse --verify --quiet HEAD^ || true); fi; \
+	head=$$(git rev-parse --verify --quiet HEAD || true); \
+	if [ -n "$$before" ] && [ "$$before" = "$$head" ] && git diff --quiet HEAD -- protos; then \
+		before=$$(git rev-parse --verify --quiet 'origin/main@{1}' 2> /dev/null || true); \
+		if [ -z "$$before" ] || [ "$$before" = "$$head" ] || ! git merge-base --is-ancestor "$$before" HEAD 2> /dev/null; then before=$$(git rev-list --first-parent --max-count=$$(($(PROTOS_DEPTH) + 1)) HEAD | tail -1); fi; \
+		[ "$$before" != "$$head" ] || before=; \
+	fi; \
 	if [ -z "$$before" ]; then echo "protos-check: no earlier commit to compare with, breaking changes not checked"; exit 0; fi; \
 	echo "protos-check: breaking changes since $$(git log -1 --format='%h %s' "$$before" | cut -c1-80)"; \
 	config=$$(cat buf.yaml); git grep -q '^option go_package' "$$before" -- protos || config=$$(sed 's/^    - FILE$$/&\n  except: [$(FIRST_OPTIONS)]/' buf.yaml); \

@@ -99,6 +99,22 @@ def test_protos_check_notices_a_breaking_change_in_a_fresh_clone_of_main_where_i
     assert_broken(copy)
 
 
+def test_protos_check_notices_a_breaking_change_under_later_commits_that_came_to_main_with_it(copy: Path) -> None:
+    commit_as_main(copy)
+    git(copy, "update-ref", "-m", "fetch", "--create-reflog", "refs/remotes/origin/main", "HEAD")
+    break_protos(copy)
+    commit(copy, "a break")
+    for number in range(2):
+        (copy / "protos" / "README.txt").write_text(f"later {number}")
+        commit(copy, "something else")
+    git(copy, "update-ref", "-m", "fetch", "refs/remotes/origin/main", "HEAD")
+    assert_broken(copy)
+    shutil.rmtree(copy / ".git" / "logs")  # a fresh clone
+    assert_broken(copy)
+    assert make("protos-check", copy, "PROTOS_DEPTH=1").returncode == 0
+    assert make("protos-check", copy, "PROTOS_AGAINST=HEAD~2").returncode == 0
+
+
 def test_protos_check_compares_a_branch_with_where_it_left_main(copy: Path) -> None:
     commit_as_main(copy)
     git(copy, "checkout", "-b", "branch")

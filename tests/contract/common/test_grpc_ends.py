@@ -34,6 +34,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self._reader = InMemoryMetricReader()
+        self.has_begun = asyncio.Event()
         self.spans = InMemorySpanExporter()
         tracer_provider = TracerProvider(shutdown_on_exit=False)
         tracer_provider.add_span_processor(SimpleSpanProcessor(self.spans))
@@ -62,17 +63,18 @@ async def silence(_request, _context):
     await asyncio.Event().wait()
 
 
-async def never(_request, _context):
-    await asyncio.Event().wait()
-
-
 async def too_late(_request, _context):
     raise DeadlineExceeded("the service's own limit is over")
 
 
 @asynccontextmanager
 async def probe(recorder: Recorder, **options: int) -> AsyncIterator[grpc.aio.Channel]:
-    """A channel, with `options`, to a server with the silent methods."""
+    """A channel, with `options`, to a server with the silent methods; `recorder.has_begun` is set when a call of Never has begun."""
+
+    async def never(_request, _context):
+        recorder.has_begun.set()
+        await asyncio.Event().wait()
+
     handlers = {
         "Silence": grpc.unary_stream_rpc_method_handler(silence),
         "Never": grpc.unary_unary_rpc_method_handler(never),
@@ -95,16 +97,23 @@ async def code_of(call) -> grpc.StatusCode:
 
 
 async def test_a_callers_deadline_is_counted_as_one_for_unary_and_streamed_calls() -> None:
-    recorder = Recorder()
-    async with probe(recorder) as channel:
-        assert await code_of(channel.unary_unary("/t.Probe/Never")(b"", timeout=0.2)) is grpc.StatusCode.DEADLINE_EXCEEDED
-        call = channel.unary_stream("/t.Probe/Silence")(b"", timeout=1.0)
-        with pytest.raises(grpc.aio.AioRpcError):
-            async for _ in call:
-                pass
-        assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        await recorder.until({DEADLINE_EXCEEDED: 2})
-    assert {span.status.status_code for span in recorder.spans.get_finished_spans()} == {StatusCode.ERROR}
+    """The shortest deadline that the calls begin within: one that is over before a call reaches its method is nobody's to count."""
+    for timeout_s in (0.2, 1.0, 5.0, seconds(30)):
+        recorder = Recorder()
+        async with probe(recorder) as channel:
+            await channel.channel_ready()
+            assert await code_of(channel.unary_unary("/t.Probe/Never")(b"", timeout=timeout_s)) is grpc.StatusCode.DEADLINE_EXCEEDED
+            call = channel.unary_stream("/t.Probe/Silence")(b"", timeout=timeout_s)
+            received = []
+            with pytest.raises(grpc.aio.AioRpcError):
+                async for message in call:
+                    received.append(message)
+            assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            if recorder.has_begun.is_set() and received == [b"first"]:
+                await recorder.until({DEADLINE_EXCEEDED: 2})
+                assert {span.status.status_code for span in recorder.spans.get_finished_spans()} == {StatusCode.ERROR}
+                return
+    pytest.fail("no call began within its deadline")
 
 
 async def test_a_call_that_its_caller_gives_up_is_counted_as_cancelled() -> None:
