@@ -74,7 +74,7 @@ class Generation:
             fetched: items whose states were just read.
             packed: their packed states, all partials of the first item, then those of the second, and so on.
         Raises:
-            CorruptArtifact: a state is not of this spec; nothing is kept.
+            CorruptArtifact: one of them is no state; nothing is kept.
         """
         if not fetched:
             return self._gathered(item_ids)

@@ -1,7 +1,8 @@
 """Reads online features and recall lists from Redis, where the feature stream writes them.
 
 Item states and stream-wide counters are kept for a short while, users never: a user's own act must show in the next answer.
-Knows nothing about what the states mean; `services.common.ranker.states` does.
+What cannot be read counts as absent, and is told (`services.common.ranker.state_reader`): the item or user is answered as a new one,
+until the stream writes it again. Knows nothing about what the states mean; `services.common.ranker.states` does.
 """
 
 from __future__ import annotations
@@ -18,17 +19,16 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError, RedisError
 from typing_extensions import override
 
-from services.common.platform.errors import CorruptArtifact
 from services.common.ranker.feature_records import global_key, item_key, neighbours_key, partial_names, popular_key, seen_key, user_key
 from services.common.ranker.feature_spec import FeatureSpec
-from services.common.ranker.recall_state import Counted, add_up, unpack_counts
-from services.common.ranker.states import GlobalState, UserState, merge_globals
+from services.common.ranker.recall_state import Counted, add_up
+from services.common.ranker.state_reader import StateReader
+from services.common.ranker.states import UserState, merge_globals
 from services.common.ranker.tallies import ItemMatrix
 from services.recommender.core import FeatureStore, FeaturesUnavailable, OnlineState
 from services.recommender.item_cache import Generation
 from services.recommender.recall import popular_now
 
-_CORRUPT_LOG_INTERVAL_S = 10.0
 _MAX_CONNECTIONS = 64
 
 _log = logging.getLogger(__name__)
@@ -84,13 +84,13 @@ class RedisFeatureStore(FeatureStore):
             clock: monotonic seconds.
         """
         self._client, self._spec, self._clock = client, spec, clock
+        self._reader = StateReader(spec)
         self._partials = partial_names(user_partitions)
         self._ttl_s, self._cache_size, self._backoff_s = cache_ttl_s, cache_size, backoff_s
         self._generation: Generation | None = None
         self._popular: tuple[float, list[Counted]] | None = None
         self._retry_at = 0.0
         self._is_down = False
-        self._log_corrupt_at = 0.0
 
     @override
     async def read(self, user_id: str, item_ids: Sequence[str]) -> OnlineState:
@@ -103,23 +103,18 @@ class RedisFeatureStore(FeatureStore):
         stale = item_ids if generation is None else generation.missing(item_ids)
         keys += [item_key(item_id, partial) for item_id in stale for partial in self._partials]
         values = await self._mget(keys)
-        try:
-            if generation is None:
-                # Of the requests that find none at the same time, the first to come back begins it for all of them.
-                generation = self._current(now) or self._begin(values[1:num_head], now)
-            items = generation.rows(item_ids, stale, values[num_head:])
-            user = UserState.from_bytes(self._spec, values[0]) if values[0] is not None else None
-        except CorruptArtifact as error:
-            raise self._corrupt(error) from error
+        if generation is None:
+            # Of the requests that find none at the same time, the first to come back begins it for all of them.
+            generation = self._current(now) or self._begin(values[1:num_head], now)
+        items = generation.rows(item_ids, stale, self._reader.item_bytes(keys[num_head:], values[num_head:]))
+        user = self._reader.user(keys[0], values[0])
         return OnlineState(user, ItemMatrix.of_sums(items.sums_NM), items.keys_N, generation.total)
 
     @override
     async def user(self, user_id: str) -> UserState | None:
-        [value] = await self._mget([user_key(user_id)])
-        try:
-            return UserState.from_bytes(self._spec, value) if value is not None else None
-        except CorruptArtifact as error:
-            raise self._corrupt(error) from error
+        key = user_key(user_id)
+        [value] = await self._mget([key])
+        return self._reader.user(key, value)
 
     @override
     async def popular(self, limit: int) -> Sequence[Counted]:
@@ -127,7 +122,7 @@ class RedisFeatureStore(FeatureStore):
         if self._popular is None or self._popular[0] <= now:
             keys = [key(partial) for key in (popular_key, global_key) for partial in self._partials]
             values = await self._mget(keys)
-            self._popular = (now + self._ttl_s, self._popular_now(values))
+            self._popular = (now + self._ttl_s, self._popular_now(keys, values))
         return self._popular[1][:limit]
 
     @override
@@ -135,7 +130,9 @@ class RedisFeatureStore(FeatureStore):
         keys = [neighbours_key(item_id, partial) for item_id in item_ids for partial in self._partials]
         values = await self._mget(keys)
         width = len(self._partials)
-        return [(item_id, self._added_up(values[row * width : (row + 1) * width])) for row, item_id in enumerate(item_ids)]
+        lists = [self._reader.counts(key, value) for key, value in zip(keys, values, strict=True)]
+        parts = [lists[at : at + width] for at in range(0, len(lists), width)]
+        return [(item_id, add_up(some, sum(map(len, some)))) for item_id, some in zip(item_ids, parts, strict=True)]
 
     @override
     async def seen(self, user_id: str, item_ids: Sequence[str]) -> frozenset[str]:
@@ -152,26 +149,17 @@ class RedisFeatureStore(FeatureStore):
         return self._generation if self._generation is not None and self._generation.expires_at > now else None
 
     def _begin(self, values: Sequence[bytes | None], now: float) -> Generation:
-        totals = [GlobalState.from_bytes(value) if value is not None else None for value in values]
+        totals = [self._reader.whole(global_key(partial), value) for partial, value in zip(self._partials, values, strict=True)]
         expires_at = now + self._ttl_s
         self._generation = Generation(self._spec, totals, merge_globals(totals), expires_at=expires_at, max_items=self._cache_size)
         return self._generation
 
-    def _popular_now(self, values: Sequence[bytes | None]) -> list[Counted]:
+    def _popular_now(self, keys: Sequence[str], values: Sequence[bytes | None]) -> list[Counted]:
         width = len(self._partials)
-        try:
-            lists = [unpack_counts(value or b"") for value in values[:width]]
-            totals = [GlobalState.from_bytes(value) if value is not None else None for value in values[width:]]
-        except CorruptArtifact as error:
-            raise self._corrupt(error) from error
+        totals = [self._reader.whole(key, value) for key, value in zip(keys[width:], values[width:], strict=True)]
+        clocks = [0.0 if state is None else state.clock for state in totals]
+        lists = [self._reader.popular(*each) for each in zip(keys[:width], values[:width], clocks, strict=True)]
         return popular_now(lists, totals, self._spec.counters.half_lives_events[0])
-
-    def _added_up(self, values: Sequence[bytes | None]) -> list[Counted]:
-        try:
-            lists = [unpack_counts(value) for value in values if value is not None]
-        except CorruptArtifact as error:
-            raise self._corrupt(error) from error
-        return add_up(lists, sum(map(len, lists)))
 
     async def _mget(self, keys: Sequence[str]) -> list[bytes | None]:
         values: list[bytes | None] = await self._call("MGET", *keys)
@@ -195,11 +183,4 @@ class RedisFeatureStore(FeatureStore):
         if not self._is_down:
             self._is_down = True
             _log.warning("online features are unavailable, answers say features_unavailable: %s: %s", type(error).__name__, error)
-        return FeaturesUnavailable(f"online features: {error}")
-
-    def _corrupt(self, error: CorruptArtifact) -> FeaturesUnavailable:
-        """Return the core's error for one unreadable state; others may be whole, so Redis is not left alone. Logged every few seconds."""
-        if self._clock() >= self._log_corrupt_at:
-            self._log_corrupt_at = self._clock() + _CORRUPT_LOG_INTERVAL_S
-            _log.error("a state in Redis cannot be read, its answers say features_unavailable: %s", error)
         return FeaturesUnavailable(f"online features: {error}")

@@ -13,8 +13,8 @@ from tunemesh.events.v1.delta_pb2 import RowDtype
 from services.common.platform.artifacts import Arrays, Artifact, Manifest, delete_artifact, list_artifacts, read_artifact, write_artifact
 from services.common.platform.errors import ConfigurationError, CorruptArtifact, NotFound, Unavailable
 from services.common.ranker.delta import rounded
+from services.common.ranker.spec_description import SCHEMA_ARRAY
 from services.trainer.checkpoints import Checkpoint, refuse_poison
-from services.trainer.migration import SCHEMA_ARRAY
 
 _log = logging.getLogger(__name__)
 

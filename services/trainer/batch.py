@@ -30,8 +30,8 @@ from services.common.ranker.recall_state import (
     MAX_POPULAR,
     Neighbours,
     Popularity,
-    pack_counts,
     pack_ids,
+    pack_popular,
 )
 from services.common.ranker.states import NO_OFFSET, GlobalState, Interaction, ItemState, UserState, merge_item_bytes
 
@@ -121,7 +121,8 @@ class FeatureStates:
         for item_id, near in self._neighbours.items():
             yield feature_records.neighbours_key(item_id, BASE_PARTIAL), near.to_bytes()
         yield feature_records.global_key(BASE_PARTIAL), self._global.to_bytes()
-        yield feature_records.popular_key(BASE_PARTIAL), pack_counts(self._popularity.top(self._global.clock, MAX_POPULAR))
+        top = self._popularity.top(self._global.clock, MAX_POPULAR)
+        yield feature_records.popular_key(BASE_PARTIAL), pack_popular(self._popularity.half_life_events, top)
 
 
 class BatchLearner(Protocol):

@@ -27,9 +27,9 @@ from services.common.platform.artifacts import (
     write_artifact,
 )
 from services.common.platform.errors import ConfigurationError, CorruptArtifact, NotFound, Unavailable
+from services.common.ranker.spec_description import SCHEMA_ARRAY
 from services.trainer.dedup import take_arrays
 from services.trainer.merge import PartitionPosition, Position
-from services.trainer.migration import SCHEMA_ARRAY
 from services.trainer.plan import Cut, Restored
 
 _log = logging.getLogger(__name__)

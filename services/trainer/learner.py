@@ -29,9 +29,10 @@ from services.common.ranker.labels import keep_negative
 from services.common.ranker.networks.interface import Rows
 from services.common.ranker.networks.registry import make_network
 from services.common.ranker.networks.scoring import score
+from services.common.ranker.spec_description import SCHEMA_ARRAY, described
 from services.trainer.admission import Admission
 from services.trainer.gradients import StepInputs, gradients_of
-from services.trainer.migration import SCHEMA_ARRAY, Weight, described, migrated
+from services.trainer.migration import Weight, migrated
 from services.trainer.prequential import PrequentialWindow, TaskQuality
 from services.trainer.targets import targets
 from services.trainer.tower_kernels import adagrad, adam, losses

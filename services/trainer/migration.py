@@ -8,7 +8,6 @@ name. Pure.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -19,10 +18,10 @@ import numpy.typing as npt
 from services.common.platform.errors import ConfigurationError, CorruptArtifact
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.inputs import network_inputs
+from services.common.ranker.spec_description import SCHEMA_ARRAY, Description, described
 
 Arrays = dict[str, npt.NDArray[Any]]
 
-SCHEMA_ARRAY = "learner/schema"
 _MOMENTS = ("dense_opt/first_moment", "dense_opt/second_moment")
 # Parts of the spec that change which columns there are, or how much history there is, but not what a stored number means.
 _FREE = ("counters", "history", "kinds")
@@ -47,11 +46,6 @@ class Change:
         added = f"weights of the new columns {', '.join(self.added)} begin at zero" if self.added else "no column is new"
         dropped = f"what was learned of {', '.join(self.dropped)} is gone" if self.dropped else "none is gone"
         return f"all rows are kept; {added}; {dropped}"
-
-
-def described(spec: FeatureSpec) -> npt.NDArray[np.uint8]:
-    """Return the description of a spec as an array, uint8 [N]."""
-    return np.frombuffer(spec.meaning.encode(), np.uint8).copy()
 
 
 def migrated(arrays: Mapping[str, npt.NDArray[Any]], spec: FeatureSpec, weights: Mapping[str, Weight]) -> tuple[Arrays, Change]:
@@ -115,36 +109,13 @@ class _Moved(NamedTuple):
 def _inputs_before(arrays: Mapping[str, npt.NDArray[Any]], spec: FeatureSpec) -> Sequence[str]:
     """Return the names of the inputs of the network that learned this state. Refuses, by name, what cannot be kept."""
     try:
-        code_version, meaning, user_columns, item_columns = json.loads(arrays[SCHEMA_ARRAY].tobytes())
-        columns = [[str(name) for name in names] for names in (user_columns, item_columns)]
-        different = _different(meaning, json.loads(spec.meaning)[1])
-    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
-        raise CorruptArtifact(f"learner: the description of its feature spec cannot be understood: {error}") from error
-    present_version = json.loads(spec.meaning)[0]
-    if code_version != present_version:
-        different = [f"the feature code is of version {code_version}, here {present_version}", *different]
+        description = Description.of(arrays[SCHEMA_ARRAY])
+    except CorruptArtifact as error:
+        raise CorruptArtifact(f"learner: {error}") from error
+    different = description.differences(spec, free=_FREE)
     if different:
         raise ConfigurationError(
             f"weights learned under another feature spec cannot be kept: {'; '.join(different)}: restore that feature spec, or set "
             "TUNEMESH_ARTIFACTS_URL to a new folder and train a base under the new one"
         )
-    return network_inputs(spec.num_content_dims, *columns)
-
-
-def _different(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Return what gives stored numbers another meaning, in words."""
-    found = [
-        f"{key} was {_short(old.get(key))} and is {_short(new.get(key))}"
-        for key in sorted(old.keys() | new.keys())
-        if key not in _FREE and old.get(key) != new.get(key)
-    ]
-    both = sorted(old["kinds"].keys() & new["kinds"].keys())
-    return found + [
-        f"kinds.{kind} was {_short(old['kinds'][kind])} and is {_short(new['kinds'][kind])}"
-        for kind in both
-        if old["kinds"][kind] != new["kinds"][kind]
-    ]
-
-
-def _short(value: object) -> str:
-    return json.dumps(value, sort_keys=True)[:200]
+    return network_inputs(spec.num_content_dims, description.user_columns, description.item_columns)

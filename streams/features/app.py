@@ -15,7 +15,7 @@ from services.common.events.dead_letters import dead_letter, dead_letter_headers
 from services.common.events.envelope import MalformedRecord
 from services.common.events.topics import CATALOG, FEEDBACK
 from services.common.platform.clock import wall_ms
-from services.common.platform.errors import ConfigurationError, Unavailable
+from services.common.platform.errors import ConfigurationError, CorruptArtifact, Unavailable
 from services.common.platform.grpc_server import GrpcServer
 from services.common.platform.kafka_async import AsyncProducer, Record
 from services.common.platform.partitioning import partition_of
@@ -93,7 +93,8 @@ class PartitionWorker:
                 if condemned:
                     await self._set_aside(batch[0], condemned)
                 else:
-                    with self._strikes.on_trial(batch):
+                    # A damaged state is no fault of the record that needs it.
+                    with self._strikes.on_trial(batch, unless=(CorruptArtifact,)):
                         await self._write(reducer, batch)
                 for message in batch:
                     self._ack(message)
@@ -194,6 +195,11 @@ class FeatureStream:
             "features.about_answers",
             callbacks=[self._observe_about_answers],
             description="Feedback about answers, which has no item: left.",
+        )
+        telemetry.meter.create_observable_counter(
+            "features.unreadable_states",
+            callbacks=[lambda _: [Observation(self._store.num_unreadable)]],
+            description="States in Redis that cannot be read and count as absent.",
         )
         self._num_applied_before = 0
         self._num_about_answers_before = 0

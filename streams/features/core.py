@@ -8,13 +8,14 @@ Repetitions of a feedback id among the latest acts are skipped. Knows neither Re
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.labels import value_fault
 from services.common.ranker.recall_state import CO_OCCURRENCE_DEPTH, MAX_NEIGHBOURS, Neighbours, Popularity
-from services.common.ranker.states import GlobalState, Interaction, ItemState, UserState
+from services.common.ranker.states import NO_OFFSET, GlobalState, Interaction, ItemState, UserState
+from services.common.ranker.tallies import Tally
 
 # Feedback ids remembered per partition: a sender's retry comes within seconds.
 MAX_RECENT_IDS = 10_000
@@ -58,6 +59,18 @@ class Changes:
 
     def __bool__(self) -> bool:
         return bool(self.recent_ids)
+
+
+def rebuilt_global(partitions: int, recent_ids: Iterable[tuple[str, int]], counts: Mapping[str, tuple[float, float]]) -> GlobalState:
+    """Return what can be known of a partition whose GlobalState cannot be read: how far it got, and its clock. Opinions are counted anew.
+
+    Args:
+        partitions: among which the stream is split.
+        recent_ids: (feedback id, offset) pairs, written together with the lost state.
+        counts: `Popularity.counts`, likewise: the newest clock among them is that of the last act.
+    """
+    acts = max((clock for _, clock in counts.values()), default=0.0) / partitions
+    return GlobalState(partitions, max((offset for _, offset in recent_ids), default=NO_OFFSET), Tally(acts, 0.0, 0.0))
 
 
 class FeaturePartition:

@@ -11,11 +11,21 @@ from services.common.platform.errors import CorruptArtifact
 from services.common.ranker import exposure_block
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.features import Features
-from services.common.ranker.recall_state import MAX_NEIGHBOURS, Neighbours, unpack_counts
+from services.common.ranker.recall_state import (
+    MAX_NEIGHBOURS,
+    Neighbours,
+    pack_decayed,
+    pack_popular,
+    unpack_counts,
+    unpack_decayed,
+    unpack_popular,
+)
 from services.common.ranker.states import GlobalState, Interaction, ItemState, UserState
+from tests import old_states
 from tests.fuzzing import Damage
 
 SPEC = FeatureSpec.load("model_repo/ranker/feature_spec.yaml")
+OTHER_SPEC = FeatureSpec.parse(SPEC.model_dump(mode="json") | {"counters": {"half_lives_events": [50, 500, 70_000]}})
 
 
 def _sound() -> Mapping[str, tuple[Sequence[bytes], Callable[[bytes], object]]]:
@@ -30,7 +40,12 @@ def _sound() -> Mapping[str, tuple[Sequence[bytes], Callable[[bytes], object]]]:
     blocks = [exposure_block.encode(_features(num_items), SPEC.schema_hash) for num_items in (0, 1, 5)]
     return {
         "user": ([UserState().to_bytes(), user.to_bytes()], lambda raw: UserState.from_bytes(SPEC, raw)),
-        "item": ([ItemState().to_bytes(SPEC), item.to_bytes(SPEC)], lambda raw: ItemState.from_bytes(SPEC, raw)),
+        "item": (
+            [ItemState().to_bytes(SPEC), item.to_bytes(SPEC), old_states.item_bytes(item)],
+            lambda raw: ItemState.from_bytes(OTHER_SPEC, ItemState.from_bytes(SPEC, raw).to_bytes(SPEC)),
+        ),
+        "decayed": ([pack_decayed(3.0, 700.0, 500.0), old_states.popularity_bytes(3.0, 700.0)], lambda raw: unpack_decayed(raw, 77.0)),
+        "popular": ([pack_popular(500.0, list(near.counts.items()))], lambda raw: unpack_popular(raw, 77.0, 1_000.0)),
         "global": ([GlobalState().to_bytes(), everyone.to_bytes()], GlobalState.from_bytes),
         "neighbours": ([near.to_bytes()], lambda raw: Neighbours.from_bytes(raw, MAX_NEIGHBOURS)),
         "counts": ([near.to_bytes()], unpack_counts),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
@@ -20,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from services.common.events.feedback_kinds import ITEM_KINDS
 from services.common.platform.errors import ConfigurationError
 from services.common.ranker import columns
+from services.common.ranker.half_lives import MAX_HALF_LIVES
 
 # Raise it when a column of the same name, the exposure block's layout or the network changes its meaning: old artifacts are then refused.
 # A column that is added, removed, renamed or moved needs nothing: the names of all columns enter the hash.
@@ -104,7 +106,7 @@ class KindSpec(_Part):
 class CounterSpec(_Part):
     """The online counters of items, users and the whole stream."""
 
-    half_lives_events: tuple[float, ...] = Field(default=(500.0, 5000.0), min_length=1, max_length=4)
+    half_lives_events: tuple[float, ...] = Field(default=(500.0, 5000.0), min_length=1, max_length=MAX_HALF_LIVES)
     """Half-lives of the decayed counters, in events of the whole stream, shortest first."""
     max_user_categories: int = Field(default=64, ge=1, le=1024)
     """Categories remembered per user; the rarest go first."""
@@ -112,7 +114,7 @@ class CounterSpec(_Part):
     @model_validator(mode="after")
     def _half_lives_rise(self) -> CounterSpec:
         lives = self.half_lives_events
-        if any(life <= 0 for life in lives) or list(lives) != sorted(set(lives)):
+        if any(not 0 < life < math.inf for life in lives) or list(lives) != sorted(set(lives)):
             raise ValueError("half_lives_events must be positive and rising")
         return self
 

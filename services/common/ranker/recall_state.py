@@ -12,10 +12,15 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from services.common.platform.errors import CorruptArtifact
+from services.common.ranker.half_lives import window_events
 
 _HEAD = struct.Struct("<H")
 _COUNT = struct.Struct("<f")
+_DECAYED = struct.Struct("<ddd")
+_DECAYED_OF_BEFORE = struct.Struct("<dd")
 
 Counted = tuple[str, float]
 
@@ -38,7 +43,7 @@ def unpack_counts(data: bytes) -> list[Counted]:
     """Invert `pack_counts`.
 
     Raises:
-        CorruptArtifact: the bytes are cut short, or an id is not UTF-8.
+        CorruptArtifact: the bytes are cut short, an id is not UTF-8, or a count is none.
     """
     counts = []
     at = 0
@@ -48,13 +53,45 @@ def unpack_counts(data: bytes) -> list[Counted]:
             at += _HEAD.size
             item_id = data[at : at + length].decode()
             at += length
-            counts.append((item_id, _COUNT.unpack_from(data, at)[0]))
+            (count,) = _COUNT.unpack_from(data, at)
             at += _COUNT.size
+            if not 0 <= count < math.inf:
+                raise CorruptArtifact(f"counted items: {item_id!r} is counted {count} times")
+            counts.append((item_id, count))
     except struct.error as error:
         raise CorruptArtifact(f"counted items: {len(data)} bytes are cut short") from error
     except UnicodeDecodeError as error:
         raise CorruptArtifact(f"counted items: an id is not UTF-8 ({error})") from error
     return counts
+
+
+def pack_popular(half_life_events: float, counts: Iterable[Counted]) -> bytes:
+    """Pack the popular items of a partial with the half-life of their counts, which stands in front under the id that no item has: ""."""
+    return pack_counts([("", half_life_events), *counts])
+
+
+def unpack_popular(data: bytes, half_life_events: float, clock: float, *, unsaid: float | None = None) -> list[Counted]:
+    """Invert `pack_popular`, as counts under the half-life `half_life_events`.
+
+    Args:
+        data: the bytes.
+        half_life_events: of the present feature spec.
+        clock: GlobalState.clock of the same partial: the counts are as of then.
+        unsaid: half-life of a list of before, which does not say it; None: the present one.
+    Raises:
+        CorruptArtifact: as `unpack_counts`.
+    """
+    counts = unpack_counts(data)
+    is_said = bool(counts) and counts[0][0] == ""
+    before = counts[0][1] if is_said else float(np.float32(half_life_events if unsaid is None else unsaid))
+    share = _share(before, float(np.float32(half_life_events)), clock)
+    return [(item_id, count * share) for item_id, count in counts[is_said:]]
+
+
+def _share(before: float, after: float, clock: float) -> float:
+    """Return what a count under the half-life `before` is to be multiplied with, its acts having come evenly."""
+    old = window_events(before, clock) if before != after else 0.0
+    return window_events(after, clock) / old if old > 0.0 else 1.0
 
 
 def pack_ids(item_ids: Iterable[str]) -> bytes:
@@ -141,6 +178,27 @@ class Popularity:
         if len(self._leaders) == self._max_leaders:
             negative, item_id = max((-standing, item_id) for item_id, standing in self._leaders.items())
             self._last = (-negative, item_id)
+
+
+def pack_decayed(count: float, clock: float, half_life_events: float) -> bytes:
+    """Pack one of `Popularity.counts` with its half-life."""
+    return _DECAYED.pack(count, clock, half_life_events)
+
+
+def unpack_decayed(data: bytes, half_life_events: float) -> tuple[float, float]:
+    """Invert `pack_decayed`; return (count, clock) under the half-life `half_life_events`. Counts of before are taken to have this one.
+
+    Raises:
+        CorruptArtifact: the bytes are no such count.
+    """
+    if len(data) not in (_DECAYED.size, _DECAYED_OF_BEFORE.size):
+        raise CorruptArtifact(f"popularity: {len(data)} bytes are no count")
+    count, clock, before = _DECAYED.unpack(data) if len(data) == _DECAYED.size else (*_DECAYED_OF_BEFORE.unpack(data), half_life_events)
+    is_sound = 0 < count < math.inf and 0 <= clock < math.inf and 0 < before < math.inf
+    present = count * _share(before, half_life_events, clock) if is_sound else 0.0
+    if not 0 < present < math.inf:
+        raise CorruptArtifact(f"popularity: {count} at {clock} with half-life {before} is no count")
+    return present, clock
 
 
 @dataclass(slots=True)

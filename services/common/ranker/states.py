@@ -4,8 +4,9 @@ One pure implementation for the stream app, the batch trainer and the recommende
 decay counts events, never wall time. Knows nothing about Redis, Kafka, or which features are made of the states.
 
 Item and global states are PARTIAL aggregates: one per source partition and one from the base, so that no two workers write one key
-(services.common.ranker.feature_records names them). Shapes: N items, H half-lives, P partials, K numbers of a packed item state,
-M = K - 2 of an item's sums.
+(services.common.ranker.feature_records names them). A packed item state says under which half-lives it was made; under others it is read as
+services.common.ranker.half_lives translates it. Shapes: N items, H half-lives, P partials, K numbers of a packed item state,
+M of an item's sums.
 """
 
 from __future__ import annotations
@@ -13,15 +14,17 @@ from __future__ import annotations
 import heapq
 import math
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
-from services.common.platform.errors import CorruptArtifact, InvalidInput
+from services.common.platform.errors import CorruptArtifact
 from services.common.ranker.feature_spec import FeatureSpec
+from services.common.ranker.half_lives import MAX_HALF_LIVES, under_other_half_lives
+from services.common.ranker.packing import F64, U16, Cursor, check_packable, pack_tallies, pack_text
 from services.common.ranker.tallies import EMPTY_TALLY, NEUTRAL_VALUE, Float64Array, ItemMatrix, Tally
 
 NO_OFFSET = -1
@@ -29,7 +32,6 @@ NO_OFFSET = -1
 # Categories that GlobalState counts: it is written with every batch of acts and read with every request. When there are so many and a
 # quarter more, the rarest go, down to this number.
 MAX_CATEGORIES = 4_096
-_LONGEST_TEXT = 0xFFFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,76 +52,8 @@ class HistoryEntry(NamedTuple):
     value: float
 
 
-_U16 = struct.Struct("<H")
-_F64 = struct.Struct("<d")
-_TALLY = struct.Struct("<ddd")
 _USER_HEAD = struct.Struct("<qdddd")
 _GLOBAL_HEAD = struct.Struct("<qHddd")
-
-
-def check_packable(*texts: str) -> None:
-    """Refuse what no state could be written with. Doors have tighter bounds (services.common.events.limits): this one is the last.
-
-    Raises:
-        InvalidInput: a text has more than 65,535 bytes.
-    """
-    for text in texts:
-        if len(text) * 4 > _LONGEST_TEXT and len(text.encode()) > _LONGEST_TEXT:
-            size = len(text.encode())
-            raise InvalidInput(f"{text[:40]!r}…: it has {size} bytes; an id or category in a state has at most {_LONGEST_TEXT}")
-
-
-def _pack_text(text: str) -> bytes:
-    raw = text.encode()
-    return struct.pack("<H", len(raw)) + raw
-
-
-def _pack_tallies(tallies: Mapping[str, Tally]) -> bytes:
-    parts = [struct.pack("<H", len(tallies))]
-    for name, tally in tallies.items():
-        parts += (_pack_text(name), _TALLY.pack(*tally))
-    return b"".join(parts)
-
-
-class _Cursor:
-    """Reads packed fields one after another; running past the end means a damaged state."""
-
-    def __init__(self, data: bytes, what: str) -> None:
-        self._data = data
-        self._at = 0
-        self._what = what
-
-    def take(self, packed: struct.Struct) -> tuple[float, ...]:
-        try:
-            values = packed.unpack_from(self._data, self._at)
-        except struct.error as error:
-            raise CorruptArtifact(f"{self._what}: {len(self._data)} bytes are too few ({error})") from error
-        self._at += packed.size
-        return values
-
-    def texts_with(self, packed: struct.Struct) -> list[tuple[str, tuple[float, ...]]]:
-        """Read a number of (text, values) and those; in one loop over local names, since a user has some forty of them."""
-        number = int(self.take(_U16)[0])
-        data, at, size = self._data, self._at, packed.size
-        found = []
-        try:
-            for _ in range(number):
-                text_at = at + 2
-                at = text_at + (data[at] | data[at + 1] << 8) + size
-                found.append((data[text_at : at - size].decode(), packed.unpack_from(data, at - size)))
-        except (struct.error, IndexError) as error:
-            raise CorruptArtifact(f"{self._what}: {len(data)} bytes are too few ({error})") from error
-        except UnicodeDecodeError as error:
-            raise CorruptArtifact(f"{self._what}: a text is not UTF-8 ({error})") from error
-        self._at = at
-        return found
-
-    def tallies(self) -> dict[str, Tally]:
-        return {name: Tally._make(values) for name, values in self.texts_with(_TALLY)}
-
-    def end(self) -> None:
-        if self._at != len(self._data):
-            raise CorruptArtifact(f"{self._what}: {len(self._data) - self._at} bytes too many")
 
 
 @dataclass(slots=True)
@@ -157,10 +91,10 @@ class UserState:
 
     def to_bytes(self) -> bytes:
         """Pack; `from_bytes` restores an equal state."""
-        parts = [_USER_HEAD.pack(self.last_offset, *self.tally, self.value_sq_sum), _U16.pack(len(self.history))]
+        parts = [_USER_HEAD.pack(self.last_offset, *self.tally, self.value_sq_sum), U16.pack(len(self.history))]
         for entry in self.history:
-            parts += (_pack_text(entry.item_id), _F64.pack(entry.value))
-        parts.append(_pack_tallies(self.categories))
+            parts += (pack_text(entry.item_id), F64.pack(entry.value))
+        parts.append(pack_tallies(self.categories))
         return b"".join(parts)
 
     @classmethod
@@ -170,9 +104,9 @@ class UserState:
         Raises:
             CorruptArtifact: the bytes are not a UserState.
         """
-        cursor = _Cursor(data, "user state")
+        cursor = Cursor(data, "user state")
         offset, count, rated, value_sum, value_sq_sum = cursor.take(_USER_HEAD)
-        history = [HistoryEntry(item_id, value) for item_id, (value,) in cursor.texts_with(_F64)]
+        history = [HistoryEntry(item_id, value) for item_id, (value,) in cursor.texts_with(F64)]
         categories = cursor.tallies()
         cursor.end()
         return cls(int(offset), Tally(count, rated, value_sum), value_sq_sum, history[: spec.history.length], categories)
@@ -217,7 +151,7 @@ class GlobalState:
     def to_bytes(self) -> bytes:
         """Pack; `from_bytes` restores an equal state."""
         head = _GLOBAL_HEAD.pack(self.last_offset, self.partitions, *self.tally)
-        return head + _pack_tallies(self.kinds) + _pack_tallies(self.categories)
+        return head + pack_tallies(self.kinds) + pack_tallies(self.categories)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> GlobalState:
@@ -226,16 +160,55 @@ class GlobalState:
         Raises:
             CorruptArtifact: the bytes are not a GlobalState.
         """
-        cursor = _Cursor(data, "global state")
+        cursor = Cursor(data, "global state")
         offset, partitions, count, rated, value_sum = cursor.take(_GLOBAL_HEAD)
         kinds, categories = cursor.tallies(), cursor.tallies()
         cursor.end()
         return cls(int(partitions), int(offset), Tally(count, rated, value_sum), kinds, categories)
 
 
+# The first number of a packed item state, before its half-lives. States of before began with their offset, which is never below -1, and did
+# not say under which half-lives they were made.
+_ITEM_FORMAT = -2
+
+
 @lru_cache(maxsize=8)
 def _item_struct(num_half_lives: int) -> struct.Struct:
+    return struct.Struct(f"<q{num_half_lives}dq{5 + 3 * num_half_lives}d")
+
+
+@lru_cache(maxsize=8)
+def _item_struct_of_before(num_half_lives: int) -> struct.Struct:
     return struct.Struct(f"<q{5 + 3 * num_half_lives}d")
+
+
+@lru_cache(maxsize=8)
+def _item_head(half_lives_events: tuple[float, ...]) -> bytes:
+    return struct.pack(f"<q{len(half_lives_events)}d", _ITEM_FORMAT, *half_lives_events)
+
+
+def _item_numbers(data: bytes) -> tuple[tuple[float, ...] | None, int, tuple[float, ...]]:
+    """Return the half-lives (None: it does not say), the offset and the other numbers of a packed item state.
+
+    Raises:
+        CorruptArtifact: the bytes are no item state.
+    """
+    words, rest = divmod(len(data), 8)
+    is_marked = words > 0 and int.from_bytes(data[:8], "little", signed=True) == _ITEM_FORMAT
+    num_half_lives, odd = divmod(words - 7, 4) if is_marked else divmod(words - 6, 3)
+    if rest or odd or not 1 <= num_half_lives <= MAX_HALF_LIVES:
+        raise CorruptArtifact(f"item state: {len(data)} bytes are no item state")
+    half_lives: tuple[float, ...] | None = None
+    if is_marked:
+        numbers = _item_struct(num_half_lives).unpack(data)[1:]
+        half_lives, numbers = numbers[:num_half_lives], numbers[num_half_lives:]
+        if not all(0 < one < math.inf for one in half_lives) or list(half_lives) != sorted(set(half_lives)):
+            raise CorruptArtifact(f"item state: half-lives {half_lives} are not positive and rising")
+    else:
+        numbers = _item_struct_of_before(num_half_lives).unpack(data)
+    if not all(0 <= number < math.inf for number in numbers[1:]):
+        raise CorruptArtifact("item state: a count is negative, infinite or no number")
+    return half_lives, int(numbers[0]), numbers[1:]
 
 
 @dataclass(slots=True)
@@ -273,29 +246,59 @@ class ItemState:
 
     def to_bytes(self, spec: FeatureSpec) -> bytes:
         """Pack into `item_state_bytes(spec)` bytes; `from_bytes` restores an equal state."""
-        num_half_lives = len(spec.counters.half_lives_events)
-        decayed = self.decayed or [EMPTY_TALLY] * num_half_lives
+        half_lives = spec.counters.half_lives_events
+        decayed = self.decayed or [EMPTY_TALLY] * len(half_lives)
         flat = [number for tally in decayed for number in tally]
-        return _item_struct(num_half_lives).pack(self.last_offset, self.clock, *self.tally, self.value_sq_sum, *flat)
+        return _item_struct(len(half_lives)).pack(
+            _ITEM_FORMAT, *half_lives, self.last_offset, self.clock, *self.tally, self.value_sq_sum, *flat
+        )
 
     @classmethod
-    def from_bytes(cls, spec: FeatureSpec, data: bytes) -> ItemState:
-        """Unpack.
+    def from_bytes(cls, spec: FeatureSpec, data: bytes, *, unsaid: Sequence[float] | None = None) -> ItemState:
+        """Unpack, as a state under the spec's half-lives, whatever half-lives it was made under.
 
+        Args:
+            spec: the present one.
+            data: the bytes.
+            unsaid: half-lives of a state of before, which does not say them; None: the spec's, if they are as many, else unknown.
         Raises:
-            CorruptArtifact: the bytes are not an ItemState of this spec.
+            CorruptArtifact: the bytes are not an ItemState.
         """
-        packed = _item_struct(len(spec.counters.half_lives_events))
-        if len(data) != packed.size:
-            raise CorruptArtifact(f"item state: {len(data)} bytes, want {packed.size} (written under another feature spec?)")
-        offset, clock, count, rated, value_sum, value_sq_sum, *flat = packed.unpack(data)
-        decayed = [Tally(*flat[at : at + 3]) for at in range(0, len(flat), 3)]
-        return cls(offset, clock, Tally(count, rated, value_sum), value_sq_sum, decayed)
+        present = spec.counters.half_lives_events
+        said, offset, (clock, count, rated, value_sum, value_sq_sum, *flat) = _item_numbers(data)
+        tally, decayed = Tally(count, rated, value_sum), [Tally(*flat[at : at + 3]) for at in range(0, len(flat), 3)]
+        half_lives = said or tuple(unsaid or present)
+        if len(half_lives) != len(decayed):
+            half_lives, decayed = (), []
+        if half_lives != present:
+            decayed = under_other_half_lives(tally, decayed, half_lives, present, clock)
+        return cls(offset, clock, tally, value_sq_sum, decayed)
 
 
 def item_state_bytes(spec: FeatureSpec) -> int:
     """Return the size of a packed ItemState."""
     return _item_struct(len(spec.counters.half_lives_events)).size
+
+
+def item_state_head(spec: FeatureSpec) -> bytes:
+    """Return what a packed ItemState under the spec's half-lives begins with."""
+    return _item_head(spec.counters.half_lives_events)
+
+
+def present_item_bytes(spec: FeatureSpec, data: bytes, *, unsaid: Sequence[float] | None = None) -> bytes:
+    """Return a packed ItemState as `to_bytes` under `spec` writes it: the very bytes when it was made under its half-lives.
+
+    The numbers of such a state are not looked at. Arguments and errors as in `ItemState.from_bytes`.
+    """
+    if len(data) == item_state_bytes(spec) and data.startswith(_item_head(spec.counters.half_lives_events)):
+        return data
+    return ItemState.from_bytes(spec, data, unsaid=unsaid).to_bytes(spec)
+
+
+def are_counts(spec: FeatureSpec, present: Sequence[bytes]) -> bool:
+    """Whether all numbers of item states, as `present_item_bytes` returns them, can be counts: finite and not negative."""
+    table = np.frombuffer(b"".join(present), dtype="<f8").reshape(len(present), -1)[:, len(spec.counters.half_lives_events) + 2 :]
+    return bool(np.all((table >= 0) & (table < np.inf)))
 
 
 def merge_globals(partials: Iterable[GlobalState | None]) -> GlobalState:
@@ -314,7 +317,7 @@ def merge_globals(partials: Iterable[GlobalState | None]) -> GlobalState:
 
 def num_item_sums(spec: FeatureSpec) -> int:
     """Return M, how many numbers `item_sums` has of an item."""
-    return item_state_bytes(spec) // 8 - 2
+    return 4 + 3 * len(spec.counters.half_lives_events)
 
 
 def merge_item_bytes(
@@ -331,15 +334,20 @@ def item_sums(spec: FeatureSpec, partials_PN: Sequence[Sequence[bytes | None]], 
         partials_PN: for every partial (base first, then partitions: `partial_names`) the packed states of the N items, None where absent.
         globals_P: the GlobalStates of the same partials: their clocks say how much each partial has decayed since it was written.
     Raises:
-        CorruptArtifact: a state is not of this spec.
+        CorruptArtifact: one of them is no ItemState.
     """
     size = item_state_bytes(spec)
     num_items = len(partials_PN[0]) if partials_PN else 0
     missing = bytes(size)
-    blob = b"".join([missing if state is None else state for states in partials_PN for state in states])
-    if len(blob) != size * num_items * len(partials_PN):
-        raise CorruptArtifact(f"item state: not {size} bytes each (written under another feature spec?)")
-    table_PNK = np.frombuffer(blob, dtype="<f8").reshape(len(partials_PN), num_items, size // 8)
+    head = _item_head(spec.counters.half_lives_events)
+    blob = b"".join(
+        [
+            missing if state is None else state if len(state) == size and state.startswith(head) else present_item_bytes(spec, state)
+            for states in partials_PN
+            for state in states
+        ]
+    )
+    table_PNK = np.frombuffer(blob, dtype="<f8").reshape(len(partials_PN), num_items, size // 8)[:, :, len(head) // 8 :]
     half_lives_H = np.asarray(spec.counters.half_lives_events)
     # The base's events are over: its clock goes on with everything that came after it.
     live_clock = sum(state.tally.acts for state in globals_P[1:] if state is not None)

@@ -131,14 +131,16 @@ async def test_seen_items_are_those_of_the_users_set(store, redis):
     assert await store.seen("7", []) == frozenset()
 
 
-@pytest.mark.parametrize("key", [user_key("7"), item_key("10", "0"), global_key("1")])
-async def test_a_state_of_another_spec_is_features_unavailable_and_does_not_harm_other_requests(store, redis, clock, key):
+@pytest.mark.parametrize("key", [user_key("7"), item_key("10", "0"), global_key("1"), popular_key("0"), neighbours_key("10", "1")])
+async def test_a_state_that_cannot_be_read_is_absent_and_harms_no_request(store, redis, clock, key, caplog):
+    await redis.set(item_key("10", "1"), item_state("10", [5.0]).to_bytes(SPEC))
     await redis.set(key, b"not a state")
-    with pytest.raises(FeaturesUnavailable):
-        await store.read("7", ["10"])
-    await redis.delete(key)
-    clock.now = 0.6
-    assert (await store.read("7", ["10"])).items.tally_N3[0, 0] == 0
+    for _ in range(3):
+        state = await store.read("7", ["10"])
+        assert state.user is None and state.items.tally_N3[0, 0] == 1
+        assert await store.user("7") is None and await store.popular(3) == [] and await store.neighbours(["10"]) == [("10", [])]
+        clock.now += 0.6
+    assert sum(f"{key} in Redis cannot be read" in record.message for record in caplog.records) == 1
 
 
 async def test_a_dead_redis_is_left_alone_for_a_while_and_used_again_afterwards(clock):

@@ -13,7 +13,7 @@ from tunemesh.events.v1 import feedback_pb2
 
 from services.common.platform.kafka import assigned_consumer, drain_to_end
 from services.common.ranker.feature_records import global_key, item_key, neighbours_key, popular_key, seen_key, user_key
-from services.common.ranker.recall_state import MAX_POPULAR, Popularity, pack_counts
+from services.common.ranker.recall_state import MAX_POPULAR, Popularity, pack_popular
 from services.common.ranker.states import GlobalState, Interaction
 from streams.features.core import Act, FeaturePartition
 from streams.features.store import popularity_counts_key, recent_ids_key
@@ -97,7 +97,9 @@ def expected_state(bootstrap: str) -> dict[str, object]:
         state |= {neighbours_key(item, name): value.to_bytes() for item, value in reducer.cache.neighbours.items()}
         state |= {seen_key(user): items for user, items in seen.items()}
         state[global_key(name)] = reducer.global_state.to_bytes()
-        state[popular_key(name)] = pack_counts(reducer.popularity.top(reducer.global_state.clock, MAX_POPULAR))
+        state[popular_key(name)] = pack_popular(
+            reducer.popularity.half_life_events, reducer.popularity.top(reducer.global_state.clock, MAX_POPULAR)
+        )
     return state
 
 

@@ -76,8 +76,8 @@ def test_requests_that_fetch_the_same_items_at_once_keep_each_once() -> None:
     assert len(generation) == 30
 
 
-def test_a_state_of_another_spec_is_refused_and_keeps_nothing() -> None:
+def test_bytes_that_are_no_state_are_refused_and_nothing_is_kept() -> None:
     generation = Stored(4, seed=3).generation(30)
-    with pytest.raises(CorruptArtifact, match="item state: not"):
+    with pytest.raises(CorruptArtifact, match="are no item state"):
         generation.rows(["a", "b"], ["a", "b"], [None, None, b"not a state", None, None, None])
     assert len(generation) == 0 and isinstance(generation.total, GlobalState)

@@ -15,13 +15,13 @@ from services.common.platform.errors import ConfigurationError, CorruptArtifact
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.inputs import RankerInputs, network_inputs
 from services.common.ranker.networks.interface import Rows
+from services.common.ranker.spec_description import SCHEMA_ARRAY
 from services.trainer.bases import read_initial_base
 from services.trainer.batch import BatchConfig, FeatureStates, replay, replay_order
 from services.trainer.checkpoints import Checkpoint, CheckpointStore, Counters, Retention, checkpoint_name
 from services.trainer.dedup import DedupWindow
 from services.trainer.learner import Learner
 from services.trainer.merge import PartitionPosition, Position
-from services.trainer.migration import SCHEMA_ARRAY
 from services.trainer.plan import Cut
 from tests.learning import CATEGORIES, ITEMS, SPEC, groups, interactions
 
