@@ -123,9 +123,10 @@ class _ReadableBatch:
         module, package = decoding.packages.get(codec, ("", ""))
         # The client decides by whether the import succeeded, which finding the package does not tell.
         if module and isinstance(error, (decoding.missing_codec, ImportError)):
+            fault = import_fault(module) or "did not import when this process started"
             raise decoding.missing_codec(
                 f"{where} are compressed with {codec}, which {decoding.client} reads with the Python package {package}; "
-                f"it {_why_not(module)}: install the environment's lock file again (`make setup`)"
+                f"it {fault}: install the environment's lock file again (`make setup`)"
             ) from error
         compressed = f", compressed with {codec}," if codec else ""
         cause = f"{where}{compressed} cannot be decoded: {error!r}"
@@ -134,11 +135,12 @@ class _ReadableBatch:
         return StandIn(last, batch.max_timestamp, batch.timestamp_type, b"\x00" + cause.encode(), headers)
 
 
-def _why_not(module: str) -> str:
+def import_fault(module: str) -> str:
+    """Return why a package cannot be imported, as the end of a sentence that begins with its name; "" when it can."""
     if importlib.util.find_spec(module) is None:
         return "is not installed"
     try:
         importlib.import_module(module)
     except Exception as error:  # noqa: BLE001 # a broken package raises anything while it is imported
         return f"does not import ({error!r})"
-    return "did not import when this process started"
+    return ""

@@ -5,11 +5,11 @@ Knows neither client, no topic and no message type.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
 from typing import Literal
 
 from services.common.platform.errors import ConfigurationError
+from services.common.platform.kafka_batches import import_fault
 
 Compression = Literal["none", "gzip", "snappy", "lz4", "zstd"]
 """Kafka's names."""
@@ -24,12 +24,13 @@ def compression_type(compression: Compression, packages: Mapping[str, tuple[str,
         compression: the setting.
         packages: by codec, (module, package) that the client needs: KAFKA_PYTHON_PACKAGES or AIOKAFKA_PACKAGES.
     Raises:
-        ConfigurationError: the codec's package is not installed.
+        ConfigurationError: the codec's package is not installed, or does not import.
     """
     module, package = packages.get(compression, ("", ""))
-    if module and importlib.util.find_spec(module) is None:
+    fault = import_fault(module) if module else ""
+    if fault:
         raise ConfigurationError(
-            f"TUNEMESH_KAFKA_COMPRESSION={compression}: the Python package {package} is not installed: install the environment's lock file "
+            f"TUNEMESH_KAFKA_COMPRESSION={compression}: the Python package {package} {fault}: install the environment's lock file "
             "again (`make setup`), or choose gzip or none"
         )
     return None if compression == "none" else compression

@@ -78,3 +78,10 @@ def test_a_codec_is_the_clients_own_name_and_a_missing_package_is_named(packages
     absent = packages | {"lz4": ("no_such_module", "no-such-package")}
     with pytest.raises(ConfigurationError, match=r"TUNEMESH_KAFKA_COMPRESSION=lz4: the Python package no-such-package is not installed"):
         compression_type("lz4", absent)
+
+
+def test_a_package_that_is_there_and_does_not_import_is_named_before_a_client_is_made(tmp_path, monkeypatch) -> None:
+    (tmp_path / "broken_codec.py").write_text("import what_it_needs_beneath")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigurationError, match=r"the Python package broken-codec does not import \(ModuleNotFoundError.*beneath"):
+        compression_type("lz4", AIOKAFKA_PACKAGES | {"lz4": ("broken_codec", "broken-codec")})

@@ -6,6 +6,7 @@ import errno
 import ftplib
 import socket
 import uuid
+from types import SimpleNamespace
 
 import fsspec
 import numpy as np
@@ -20,10 +21,14 @@ from services.common.platform.errors import ConfigurationError, NotFound, Unavai
 from services.common.platform.stores import NoSuchStore, check_store, open_store
 from services.prompt_assembler.store import FileTemplateStore
 from services.trainer.bases import BaseStore
-from services.trainer.checkpoints import CheckpointStore, Retention
+from services.trainer.checkpoint_writer import CheckpointWriter
+from services.trainer.checkpoints import CheckpointStore, Counters, Retention
+from services.trainer.merge import Position
 
 NO_STORES = ["nosuch://bucket/x", "simplecache::nosuch://bucket/x", "sftp://host/x"]
 MANIFEST = Manifest(kind="base", model="ranker", schema_hash="abc", lineage_id="l1", epoch=1, seq=-1)
+CUT = {"lineage_id": "l1", "epoch": 1, "base_id": "", "row_dtype": 1, "delta_offset": 0, "restored": None}
+CHECKPOINT = {"seq": 0, "within_seq": 0, "counters": Counters(), "dedup": {}}
 WAYS = {
     "list_artifacts": list_artifacts,
     "read_manifest": read_manifest,
@@ -137,6 +142,23 @@ def test_a_checkpoint_is_kept_though_the_store_was_down_when_its_manifest_was_lo
     monkeypatch.setattr(UnsteadyStore, "failure", None)
     store._prune()
     assert len(list_artifacts(folder)) == 4
+
+
+def test_a_checkpoint_that_finds_its_store_down_is_an_error_for_the_log_and_the_trainer_goes_on(closed_port):
+    writer = CheckpointWriter(lambda: None)
+    cut = SimpleNamespace(arrays={}, cut=SimpleNamespace(position=Position(()), name="checkpoint-000001-000001", **CUT), **CHECKPOINT)
+    epoch = SimpleNamespace(
+        stores=SimpleNamespace(checkpoints=checkpoints_at(closed_port, keep=1)),
+        merge=SimpleNamespace(position=SimpleNamespace(offsets=[1])),
+        publisher=SimpleNamespace(refusal=""),
+        cut=lambda: cut,
+        now_ms=lambda: 1,
+    )
+    writer.start(epoch)
+    failed = writer.wait()
+    writer.close()
+    assert isinstance(failed, Unavailable) and "does not answer" in str(failed)
+    assert not writer.is_writing and writer.last_url == ""
 
 
 def test_a_base_that_is_announced_counts_though_older_ones_cannot_be_deleted(closed_port, caplog):
