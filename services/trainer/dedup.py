@@ -133,9 +133,11 @@ class DedupWindow:
         ids = sample_ids.view(np.int64)
         if exposure_offset != NO_OFFSET and exposure_offset < exposures_done:
             return np.zeros(ids.size, np.bool_)
-        is_first = np.zeros(ids.size, np.bool_)
-        is_first[np.unique(ids, return_index=True)[1]] = True
-        is_new: Bools = is_first & (self._known.find(ids) == MISSING)
+        is_new: Bools = self._known.find(ids) == MISSING
+        if len(set(ids.tolist())) < ids.size:
+            is_first = np.zeros(ids.size, np.bool_)
+            is_first[np.unique(ids, return_index=True)[1]] = True
+            is_new &= is_first
         if exposure_offset != NO_OFFSET and exposure_offset < queue.forgotten:
             self._num_refused += int(is_new.sum())
             return np.zeros(ids.size, np.bool_)

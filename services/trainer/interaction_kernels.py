@@ -28,9 +28,10 @@ _HALF, _ZERO, _ONE = np.float32(0.5), np.float32(0.0), np.float32(1.0)
 def fast_kernel(function: KernelT) -> KernelT:
     """Compile `function` on its first call, as `atomics.kernel` does, but with sums that may be taken several at once.
 
-    That is what makes them fast. In which order, the compiled code says, so equal calls give equal bits.
+    That is what makes them fast. In which order, the compiled code says, so equal calls give equal bits. Divisions by zero give what numpy
+    gives, not an exception: looking for them would keep loops from being vectorised.
     """
-    compiled: KernelT = numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})(function)
+    compiled: KernelT = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})(function)
     return compiled
 
 

@@ -13,6 +13,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,6 +32,7 @@ from services.common.ranker.networks.registry import make_network
 from services.common.ranker.networks.scoring import score
 from services.common.ranker.spec_description import SCHEMA_ARRAY, described
 from services.trainer.admission import Admission
+from services.trainer.distinct import distinct
 from services.trainer.gradients import StepInputs, gradients_of
 from services.trainer.migration import Weight, migrated
 from services.trainer.prequential import PrequentialWindow, TaskQuality
@@ -44,6 +46,8 @@ _log = logging.getLogger(__name__)
 
 _ADAM_BETAS = (0.9, 0.999)
 _EPSILON = 1e-8
+# The same items are shown again and again: 200 bytes for each that is remembered.
+_item_key = lru_cache(1 << 16)(entity_key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +107,6 @@ class _Leaf(NamedTuple):
     """The unique rows of one table that a step works on."""
 
     table: TrainerTable
-    ids_U: Int64Array
     slots_U: Int64Array
     rows_UD: Float32Array
 
@@ -253,7 +256,7 @@ class Learner:
     def _batch(self, groups: Sequence[SampleGroup]) -> _Batch:
         parts = []
         for group in groups:
-            item_keys_N = np.asarray([entity_key(sample.item_id) for sample in group.samples], dtype=np.int64)
+            item_keys_N = np.asarray([_item_key(sample.item_id) for sample in group.samples], dtype=np.int64)
             parts.append((exposure_block.decode(group.features_block, self._spec), item_keys_N))
         inputs = assemble(self._spec, parts)
         ones_BT, zeros_BT = targets(self._spec, groups)
@@ -272,12 +275,11 @@ class Learner:
     def _leaves(self, batch: _Batch) -> tuple[_Leaf, _Leaf, StepInputs]:
         """Return the unique rows of both tables, and the inputs with their places in them. Creates rows of admitted ids."""
         inputs = batch.inputs
-        real_GL = inputs.history_mask_GL > 0
-        user_ids_U, user_at_G = np.unique(inputs.user_keys_G, return_inverse=True)
-        item_ids_U, item_at = np.unique(np.concatenate([inputs.item_keys_B, inputs.history_keys_GL[real_GL]]), return_inverse=True)
-        users = self._leaf("user", user_ids_U, counted=inputs.user_keys_G)
-        items = self._leaf("item", item_ids_U, counted=inputs.item_keys_B)
-        num_samples = len(inputs.item_keys_B)
+        num_samples, real_GL = len(inputs.item_keys_B), inputs.history_mask_GL > 0
+        users, user_at_G = self._leaf("user", inputs.user_keys_G, num_counted=len(inputs.user_keys_G))
+        # An item of a history is no occurrence of it: that was counted when it was shown.
+        shown_then_history = np.concatenate([inputs.item_keys_B, inputs.history_keys_GL[real_GL]])
+        items, item_at = self._leaf("item", shown_then_history, num_counted=num_samples)
         history_at_GL = np.zeros(real_GL.shape, dtype=np.int64)
         history_at_GL[real_GL] = item_at[num_samples:]
         step = StepInputs(
@@ -291,20 +293,21 @@ class Learner:
         )
         return users, items, step
 
-    def _leaf(self, name: str, ids_U: Int64Array, *, counted: Int64Array) -> _Leaf:
+    def _leaf(self, name: str, keys_N: Int64Array, *, num_counted: int) -> tuple[_Leaf, Int64Array]:
+        """Return the unique rows of keys, of which the first `num_counted` are occurrences, and the place of each key among them."""
         table = self.tables[name]
         table.advance(self.steps)
-        table.count(counted)
-        slots_U = table.slots_for_update(ids_U)
+        ids_U, place_N = distinct(keys_N)
+        slots_U = table.count_and_find(ids_U, np.bincount(place_N[:num_counted], minlength=len(ids_U)))
         rows_UD = table.rows[slots_U]
         rows_UD[slots_U < 0] = table.default_row
-        return _Leaf(table, ids_U, slots_U, rows_UD)
+        return _Leaf(table, slots_U, rows_UD), place_N
 
     def _adagrad(self, leaf: _Leaf, gradient_UD: Float32Array, rate: float) -> float:
         """Move the admitted rows; return the sum of squares of their gradients."""
         table, num_biases = leaf.table, self._spec.num_reserved_dims
         square = adagrad(table.rows, table.accumulators, leaf.slots_U, gradient_UD, rate, self.config.bias_rate, num_biases, _EPSILON)
-        table.mark_touched(leaf.ids_U)
+        table.mark_slots(leaf.slots_U)
         return float(square)
 
     def _adam(self) -> float:

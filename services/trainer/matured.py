@@ -107,14 +107,19 @@ class MaturedLabels:
         """
         row = 0
         for group in groups:
-            unanswered = {sample.item_id for sample in group.samples if sample.revision == 0}
-            for sample in group.samples:
-                if sample.revision == 0:
-                    self._count(scores_BT[row], [0.0 if task in self._negative_for else math.nan for task in range(len(self._tasks))])
-                elif sample.item_id not in unanswered:
-                    self._wait(group, sample, scores_BT[row])
-                row += 1
-            if len(unanswered) == len(group.samples) or not self._negative_for:
+            end = row + len(group.samples)
+            is_answered = [sample.revision != 0 for sample in group.samples]
+            if any(is_answered):
+                unanswered = {sample.item_id for sample, answered in zip(group.samples, is_answered, strict=True) if not answered}
+                for sample, answered, scores_T in zip(group.samples, is_answered, scores_BT[row:end], strict=True):
+                    if not answered:
+                        self._count_negatives(scores_T[None])
+                    elif sample.item_id not in unanswered:
+                        self._wait(group, sample, scores_T)
+            else:
+                self._count_negatives(scores_BT[row:end])
+            row = end
+            if not any(is_answered) or not self._negative_for:
                 self._mature_ms = max(self._mature_ms, group.exposed_at_ms)
         self._settle()
         return [block for index in range(len(self._tasks)) if (block := self._cut(index)) is not None]
@@ -134,6 +139,12 @@ class MaturedLabels:
         while self._order and (self._order[0][0] <= self._mature_ms or len(self._order) > self._size.max_waiting):
             answered = self._waiting.pop(heapq.heappop(self._order)[1])
             self._count(answered.scores_T, answered.labels_T)
+
+    def _count_negatives(self, scores_NT: npt.NDArray[np.float32]) -> None:
+        for index in self._negative_for:
+            column = self._columns[index]
+            column.labels += [False] * len(scores_NT)
+            column.scores += scores_NT[:, index].tolist()
 
     def _count(self, scores_T: npt.NDArray[np.float32], labels_T: Sequence[float]) -> None:
         for column, score, label in zip(self._columns, scores_T.tolist(), labels_T, strict=True):

@@ -6,15 +6,24 @@ and mixed, opinions that change; 18 runs of 20,000 items): prediction over true 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tunemesh.samples.v1.sample_pb2 import Sample, SampleGroup
+from tunemesh.samples.v1.sample_pb2 import Sample, SampleGroup, TaskLabel
 
 from services.common.ranker.feature_spec import FeatureSpec
 
 Float32Array = npt.NDArray[np.float32]
+
+
+Said = tuple[tuple[str, float], ...]
+
+
+def said(labels: Iterable[TaskLabel]) -> Said:
+    """Return labels as (task, value) pairs."""
+    return tuple([(label.task, label.value) for label in labels])
 
 
 def targets(spec: FeatureSpec, groups: Sequence[SampleGroup]) -> tuple[Float32Array, Float32Array]:
@@ -26,27 +35,45 @@ def targets(spec: FeatureSpec, groups: Sequence[SampleGroup]) -> tuple[Float32Ar
     Of a task whose unanswered items are negatives, these are thinned and the logit is shifted to make up for it. So a 0 that feedback
     states weighs the keep rate there, and a negative that was kept at another rate than the spec's present one weighs their ratio.
     """
+    # Few kinds of samples make up a batch: each is worked out once.
+    weights_of: dict[tuple[Any, ...], int] = {}
+    known: list[Float32Array] = []
+    kinds = []
+    for group in groups:
+        for sample in group.samples:
+            if sample.revision:
+                says: tuple[Any, ...] = (sample.retracts_negative, said(sample.labels), said(sample.replaces))
+            else:
+                says = (sample.keep_rate, said(sample.labels))
+            kind = weights_of.get(says)
+            if kind is None:
+                kind = weights_of[says] = len(known)
+                known.append(_weights(spec, sample))
+            kinds.append(kind)
+    both_B2T = np.asarray(known, dtype=np.float32).reshape(-1, 2, len(spec.tasks))[kinds]
+    return np.ascontiguousarray(both_B2T[:, 0]), np.ascontiguousarray(both_B2T[:, 1])
+
+
+def _weights(spec: FeatureSpec, sample: Sample) -> Float32Array:
+    """Return the weights of one sample, float32 [2, T]."""
     column = {name: index for index, name in enumerate(spec.task_names)}
     unanswered = [index for index, task in enumerate(spec.tasks) if task.unanswered is not None]
     keep_rate = spec.negatives.keep_rate
+    weights_2T = np.zeros((2, len(column)), dtype=np.float32)
+    ones_T, zeros_T = weights_2T
+    if not sample.revision:
+        for label in sample.labels:
+            ones_T[column[label.task]] = keep_rate / sample.keep_rate * label.value
+            zeros_T[column[label.task]] = keep_rate / sample.keep_rate * (1.0 - label.value)
+        return weights_2T
     zero_weights = dict.fromkeys(column, 1.0) | {spec.task_names[index]: keep_rate for index in unanswered}
-    num_samples = sum(len(group.samples) for group in groups)
-    ones_BT = np.zeros((num_samples, len(column)), dtype=np.float32)
-    zeros_BT = np.zeros_like(ones_BT)
-    samples = (sample for group in groups for sample in group.samples)
-    for row, sample in enumerate(samples):
-        if not sample.revision:
-            for label in sample.labels:
-                ones_BT[row, column[label.task]] = keep_rate / sample.keep_rate * label.value
-                zeros_BT[row, column[label.task]] = keep_rate / sample.keep_rate * (1.0 - label.value)
-            continue
-        for sign, labels in ((1.0, sample.labels), (-1.0, sample.replaces)):
-            for label in labels:
-                ones_BT[row, column[label.task]] += sign * label.value
-                zeros_BT[row, column[label.task]] += sign * (1.0 - label.value) * zero_weights[label.task]
-        if sample.retracts_negative:
-            zeros_BT[row, unanswered] -= 1.0
-    return ones_BT, zeros_BT
+    for sign, labels in ((1.0, sample.labels), (-1.0, sample.replaces)):
+        for label in labels:
+            ones_T[column[label.task]] += sign * label.value
+            zeros_T[column[label.task]] += sign * (1.0 - label.value) * zero_weights[label.task]
+    if sample.retracts_negative:
+        zeros_T[unanswered] -= 1.0
+    return weights_2T
 
 
 def says_something_new(sample: Sample) -> bool:

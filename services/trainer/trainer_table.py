@@ -6,11 +6,9 @@ from a hash of (table seed, id, column), so it does not matter in which order id
 One micro-batch calls, in this order:
 
     table.advance(step)                          # the table's clock
-    table.count(ids_with_repeats)                # frequencies, before de-duplication
-    rows = table.lookup(ids)                     # forward
-    slots = table.slots_for_update(unique_ids)   # creates the rows of admitted ids, -1 for the others
+    slots = table.count_and_find(ids, counts)    # counts of before de-duplication; creates the rows of admitted ids, -1 for others
     table.rows[slots] -= ...                     # the optimizer writes rows and accumulators in place
-    table.mark_touched(unique_ids)
+    table.mark_slots(slots)
     table.evict(step)                            # whenever the caller likes, at steps that depend on the data alone
 
 Knows nothing of networks, gradients, files or Kafka. Not thread-safe: what it returns are copies, which another thread may use.
@@ -166,6 +164,35 @@ class TrainerTable:
             raise ValueError(f"table {self.name!r}: step {step} is before {self.step}")
         self.step = step
 
+    def count_and_find(self, ids: Int64s, counts: Int64s) -> Int64s:
+        """Add `counts` [U] to the frequencies of ids [U] (distinct), of rows and of ids waiting for admission; return their slots.
+
+        Rows of ids that are admitted by now are created; -1 for the others. An id that did not occur, but whose row will change, counts 0.
+        In which order the ids stand makes no difference.
+        """
+        slots = self._index.find(ids)
+        unknown = np.flatnonzero(slots == MISSING)
+        if not unknown.size:
+            self.frequency[slots] += counts
+            self.last_step[slots] = self.step
+            self._age(int(counts.sum()))
+            return slots
+        known = slots[slots != MISSING]
+        self.frequency[known] += counts[slots != MISSING]
+        self.last_step[known] = self.step
+        unknown = unknown[np.argsort(ids[unknown])]
+        occurred = unknown[counts[unknown] > 0]
+        self._waiting.add(ids[occurred], counts[occurred], self.step)
+        self._age(int(counts.sum()))
+        waiting = self._waiting.get(ids[unknown])
+        admitted = (waiting >= self._admission.filter_freq) | (self._admission.filter_freq <= 1)
+        slots[unknown[admitted]] = self._create(ids[unknown[admitted]], waiting[admitted])
+        return slots
+
+    def mark_slots(self, slots: Int64s) -> None:
+        """Remember that the rows in these slots [N] changed; -1 is none."""
+        self._touched_in[slots[slots != MISSING]] = self._take
+
     def count(self, ids: Int64s) -> None:
         """Add the occurrences of ids [N], repeats included, to the frequencies of rows and of ids waiting for admission."""
         unique, counts = np.unique(ids, return_counts=True)
@@ -184,16 +211,9 @@ class TrainerTable:
         return rows
 
     def slots_for_update(self, ids: Int64s) -> Int64s:
-        """Return the slot of each of ids [U] (distinct); creates the rows of ids that are admitted by now, -1 for the others."""
+        """Return the slot of each of ids [U] (distinct) that `count` has counted; creates rows as `count_and_find` does."""
         ids = np.ascontiguousarray(ids, np.int64)
-        slots = self._index.find(ids)
-        self.last_step[slots[slots != MISSING]] = self.step
-        unknown = np.flatnonzero(slots == MISSING)
-        if unknown.size:
-            counts = self._waiting.get(ids[unknown])
-            admitted = (counts >= self._admission.filter_freq) | (self._admission.filter_freq <= 1)
-            slots[unknown[admitted]] = self._create(ids[unknown[admitted]], counts[admitted])
-        return slots
+        return self.count_and_find(ids, np.zeros(ids.size, np.int64))
 
     def mark_touched(self, ids: Int64s) -> None:
         """Remember that the rows of ids [N] changed; ids without a row are ignored. Creation and eviction mark by themselves."""

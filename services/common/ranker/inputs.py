@@ -53,21 +53,20 @@ def assemble(spec: FeatureSpec, groups: Sequence[tuple[Features, Int64Array]]) -
         if len(features) != len(keys_N):
             raise ValueError(f"{len(keys_N)} items, but {len(features)} rows of features")
     num_groups, length = len(groups), spec.history.length
+    lengths_G = np.asarray([min(length, len(features.history_keys_L)) for features, _ in groups], dtype=np.int64)
+    filled_GL = np.arange(length) < lengths_G[:, None]
     history_keys_GL = np.zeros((num_groups, length), dtype=np.int64)
     history_values_GL = np.zeros((num_groups, length), dtype=np.float32)
-    history_mask_GL = np.zeros((num_groups, length), dtype=np.float32)
-    for row, (features, _) in enumerate(groups):
-        used = min(length, len(features.history_keys_L))
-        history_keys_GL[row, :used] = features.history_keys_L[:used]
-        history_values_GL[row, :used] = features.history_values_L[:used]
-        history_mask_GL[row, :used] = 1.0
+    # Row by row from the left, as the histories stand one behind the other.
+    history_keys_GL[filled_GL] = np.concatenate([features.history_keys_L[:length] for features, _ in groups])
+    history_values_GL[filled_GL] = np.concatenate([features.history_values_L[:length] for features, _ in groups])
     sizes = [len(keys_N) for _, keys_N in groups]
     return RankerInputs(
         user_keys_G=np.asarray([features.user_key for features, _ in groups], dtype=np.int64),
         history_keys_GL=history_keys_GL,
         history_values_GL=history_values_GL,
-        history_mask_GL=history_mask_GL,
-        user_GU=np.stack([features.user_U for features, _ in groups]).astype(np.float32),
+        history_mask_GL=filled_GL.astype(np.float32),
+        user_GU=np.concatenate([features.user_U for features, _ in groups]).astype(np.float32).reshape(num_groups, len(spec.user_columns)),
         item_keys_B=np.concatenate([keys_N for _, keys_N in groups]),
         items_BF=np.concatenate([features.items_NF for features, _ in groups]).astype(np.float32),
         group_B=np.repeat(np.arange(num_groups), sizes),

@@ -175,10 +175,11 @@ class SlotIndex:
     def insert(self, ids: Int64s) -> Int64s:
         """Give each of ids [N] (distinct, none present) a slot and return the slots; `capacity` may double."""
         num_reused = min(len(self._free), ids.size)
-        reused = [self._free.pop() for _ in range(num_reused)]
-        fresh = np.arange(self._num_slots_used, self._num_slots_used + ids.size - num_reused, dtype=np.int64)
-        slots = np.concatenate([np.array(reused, np.int64), fresh])
-        self._num_slots_used += fresh.size
+        slots = np.arange(self._num_slots_used - num_reused, self._num_slots_used + ids.size - num_reused, dtype=np.int64)
+        if num_reused:
+            slots[:num_reused] = self._free[: -num_reused - 1 : -1]
+            del self._free[-num_reused:]
+        self._num_slots_used += ids.size - num_reused
         while self._num_slots_used > self.capacity:
             self.capacity *= 2
         if self._taken_cells + ids.size > self._words.size // CELL_WORDS * MAX_LOAD:

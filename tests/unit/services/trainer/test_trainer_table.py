@@ -315,3 +315,31 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(damage, reason
     with pytest.raises(CorruptArtifact, match=reason):
         subject.load_state_arrays(state)
     assert subject.content_hash() == before
+
+
+@pytest.mark.parametrize("max_element_size", [0, 300])
+@pytest.mark.parametrize("filter_freq", [1, 3])
+def test_counting_and_finding_at_once_is_counting_and_then_finding_in_any_order(filter_freq: int, max_element_size: int) -> None:
+    """The order matters to a Bloom filter: ids share its cells."""
+    rng = np.random.default_rng(filter_freq)
+    admission = Admission(filter_freq=filter_freq, max_element_size=max_element_size, max_waiting=50)
+    rules = {"admission": admission, "eviction": Eviction(max_rows=40, steps_to_live=9), "accumulator_init": 0.1}
+    one, two = TrainerTable("item", 4, **rules), TrainerTable("item", 4, **rules)
+    for step in range(1, 120):
+        occurred = np.minimum(rng.zipf(1.3, 30), 500).astype(np.int64) - 3
+        ids = np.unique(np.concatenate([occurred, rng.integers(0, 60, 10)]))
+        one.advance(step)
+        one.count(occurred)
+        slots = one.slots_for_update(ids)
+        order = rng.permutation(ids.size)
+        counts = np.array([np.count_nonzero(occurred == id_) for id_ in ids])
+        two.advance(step)
+        found = two.count_and_find(ids[order], counts[order])
+        np.testing.assert_array_equal(found >= 0, slots[order] >= 0)
+        one.mark_touched(ids)
+        two.mark_slots(found)
+        if step % 7 == 0:
+            np.testing.assert_array_equal(one.evict(step), two.evict(step))
+        assert one.content_hash() == two.content_hash()
+        left, right = one.state_arrays(), two.state_arrays()
+        assert all(np.array_equal(left[name], right[name]) for name in left)
