@@ -3,7 +3,7 @@
 It imports nothing of this folder, and of the project only what has stood there for long, so that it runs over another checkout too
 (PYTHONPATH says which). The time is processor time of the whole process: other work on the machine does not count.
 
-Ways: `epoch` takes the bytes of samples.v1 through intake, merge, de-duplication, learner and the gate's labels; `step` is Learner.step
+Ways: `epoch` takes the bytes of samples.v1 through intake, merge, de-duplication, learner and the gate's labels; `step` is the learner
 alone; `torch` is what one would write with torch alone: nn.Embedding(sparse=True) with torch.optim.Adagrad, the same network with
 torch.optim.Adam, and the same micro-batches, their ids already indices and their features already tensors.
 """
@@ -40,7 +40,6 @@ from services.trainer.publish_gate import PublishGateLimits
 from services.trainer.publisher import DeltaPublisher, Identity
 from services.trainer.quality_gate import QualityGate, QualityLimits
 from services.trainer.samples import parse_record
-from services.trainer.targets import targets
 
 BATCH_GROUPS = 16
 _OUT_OF_REACH = QualityLimits(auc_drop=1e9, log_loss_rise=1e9, calibration_factor=1e9)
@@ -128,8 +127,15 @@ class Counting(Learner):
         self.loss, self.samples = 0.0, 0
 
     def step(self, groups: Any) -> Any:
-        """Learn, and count."""
+        """Learn, and count where `learn`, which other checkouts may lack, does not."""
         stats = super().step(groups)
+        return stats if hasattr(Learner, "learn") else self._counted(stats)
+
+    def learn(self, groups: Any) -> Any:
+        """Learn, and count."""
+        return self._counted(super().learn(groups))
+
+    def _counted(self, stats: Any) -> Any:
         self.loss += sum(stats.loss_by_task)
         self.samples += stats.num_samples
         return stats
@@ -165,14 +171,16 @@ def micro_batches(path: Path) -> Iterator[list[SampleGroup]]:
 
 
 def step_way(spec: FeatureSpec, path: Path) -> Callable[[], Run]:
-    """Learner.step alone."""
-    batches = list(micro_batches(path))
+    """Learner.learn alone, of groups that were read before."""
+    from services.trainer.group_columns import columns_of
+
+    batches = [[columns_of(spec, group) for group in batch] for batch in micro_batches(path)]
 
     def run() -> Run:
         learner = Counting(spec)
         started = time.process_time()
         for batch in batches:
-            learner.step(batch)
+            learner.learn(batch)
         return Run(learner.samples, learner.steps, time.process_time() - started, learner.loss)
 
     return run
@@ -240,12 +248,14 @@ def torch_way(spec: FeatureSpec, path: Path) -> Callable[[], Run]:
 
 
 def _tensors(spec: FeatureSpec, groups: list[SampleGroup], users: _Indices, items: _Indices) -> _Tensors:
+    from services.trainer.group_columns import columns_of, loss_weights
+
     parts = [
         (exposure_block.decode(group.features_block, spec), np.asarray([entity_key(sample.item_id) for sample in group.samples], np.int64))
         for group in groups
     ]
     inputs = assemble(spec, parts)
-    ones_BT, zeros_BT = targets(spec, groups)
+    ones_BT, zeros_BT = loss_weights([columns_of(spec, group) for group in groups])
     return _Tensors(
         inputs,
         users.of(inputs.user_keys_G),

@@ -80,17 +80,17 @@ class Epoch:
         """Learn those samples of a batch that were not learned before; return their number."""
         items = [(segment, item.group) for segment in batch.segments for item in segment.groups]
         groups = [group for segment, whole in items if (group := without_repeats(whole, segment, self.dedup)) is not None]
-        num_all = sum(len(whole.samples) for _, whole in items)
-        num_new = sum(len(group.samples) for group in groups)
+        num_all = sum(len(whole) for _, whole in items)
+        num_new = sum(len(group) for group in groups)
         num_refused = self._refused()
         groups = [rest for group in groups if (rest := without_repeated_opinions(group)) is not None]
         if groups:
-            step = self.learner.step(groups)
+            step = self.learner.learn(groups)
             self.publisher.note_step(num_samples=step.num_samples, gradient_norm=step.gradient_norm)
             for block in self.labels.add(groups, step.scores_BT):
                 self.quality.judge(block)
             self.publisher.quality_refusal = self.quality.refusal
-            self.accepted_at_ms += [sample.accepted_at_ms for group in groups for sample in group.samples if sample.accepted_at_ms]
+            self.accepted_at_ms += [at_ms for group in groups for at_ms in group.accepted_at_ms if at_ms]
         counters = self.counters
         self.counters = replace(
             counters,

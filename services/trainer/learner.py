@@ -34,9 +34,9 @@ from services.common.ranker.spec_description import SCHEMA_ARRAY, described
 from services.trainer.admission import Admission
 from services.trainer.distinct import distinct
 from services.trainer.gradients import StepInputs, gradients_of
+from services.trainer.group_columns import GroupColumns, columns_of, loss_weights
 from services.trainer.migration import Weight, migrated
 from services.trainer.prequential import PrequentialWindow, TaskQuality
-from services.trainer.targets import targets
 from services.trainer.tower_kernels import adagrad, adam, losses
 from services.trainer.trainer_table import Eviction, TrainerTable
 
@@ -139,7 +139,7 @@ class Learner:
 
     def score(self, groups: Sequence[SampleGroup]) -> list[Float32Array]:
         """Return per group float32 [samples, T]: calibrated probabilities under the present weights; learns nothing."""
-        batch = self._batch(groups)
+        batch = self._batch([columns_of(self._spec, group) for group in groups])
         scores_BT = score(self.network, batch.inputs, self._stored_rows(batch.inputs), precision="fp32")
         return np.split(scores_BT, np.cumsum([len(group.samples) for group in groups])[:-1])
 
@@ -150,11 +150,15 @@ class Learner:
         return score(self.network, inputs, self._stored_rows(inputs), precision="fp32")
 
     def step(self, groups: Sequence[SampleGroup]) -> StepStats:
-        """Learn one micro-batch, of at least one sample.
+        """Learn one micro-batch of groups that are messages still.
 
         Raises:
-            CorruptArtifact: a features block is damaged or foreign; nothing was learned.
+            UnusableSample: one is malformed or foreign; nothing was learned.
         """
+        return self.learn([columns_of(self._spec, group) for group in groups])
+
+    def learn(self, groups: Sequence[GroupColumns]) -> StepStats:
+        """Learn one micro-batch, of at least one sample."""
         batch = self._batch(groups)
         self.steps += 1
         users, items, inputs = self._leaves(batch)
@@ -253,14 +257,11 @@ class Learner:
             seed=self.config.seed,
         )
 
-    def _batch(self, groups: Sequence[SampleGroup]) -> _Batch:
-        parts = []
-        for group in groups:
-            item_keys_N = np.asarray([_item_key(sample.item_id) for sample in group.samples], dtype=np.int64)
-            parts.append((exposure_block.decode(group.features_block, self._spec), item_keys_N))
-        inputs = assemble(self._spec, parts)
-        ones_BT, zeros_BT = targets(self._spec, groups)
-        hidden = [_is_hidden(group, self.config.user_dropout) for group in groups]
+    def _batch(self, groups: Sequence[GroupColumns]) -> _Batch:
+        keys = [np.array([_item_key(item_id) for item_id in group.item_ids], dtype=np.int64) for group in groups]
+        inputs = assemble(self._spec, [(group.features, keys_N) for group, keys_N in zip(groups, keys, strict=True)])
+        ones_BT, zeros_BT = loss_weights(groups)
+        hidden = [_is_hidden(group.sample_ids[0], self.config.user_dropout) for group in groups]
         return _Batch(inputs, ones_BT, zeros_BT, 1.0 - np.asarray(hidden, dtype=np.float32))
 
     def _stored_rows(self, inputs: RankerInputs) -> Rows:
@@ -318,6 +319,6 @@ class Learner:
         return float(adam(own.flat_P, *moments, own.gradient_P, rate, _ADAM_BETAS, 1.0 - second**self.steps, _EPSILON))
 
 
-def _is_hidden(group: SampleGroup, rate: float) -> bool:
-    """Say whether a group learns without its user's row; a function of its first sample id, independent of which negatives were kept."""
-    return rate > 0 and keep_negative(group.samples[0].sample_id ^ 0x5DEECE66D, rate)
+def _is_hidden(first_sample_id: int, rate: float) -> bool:
+    """Say whether a group learns without its user's row; a function of its first sample's id, independent of which negatives were kept."""
+    return rate > 0 and keep_negative(first_sample_id ^ 0x5DEECE66D, rate)

@@ -21,8 +21,8 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from tunemesh.samples.v1.sample_pb2 import Sample, SampleGroup
 
+from services.trainer.group_columns import GroupColumns
 from services.trainer.prequential import area_under_roc, mean_log_loss
 
 # Labels of one block of one task.
@@ -85,7 +85,6 @@ class MaturedLabels:
     def __init__(self, tasks: Sequence[str], unanswered: Sequence[bool], size: BlockSize | None = None) -> None:
         """`unanswered`: by task, whether an item without an answer is a negative."""
         self._tasks = tuple(tasks)
-        self._index = {task: index for index, task in enumerate(self._tasks)}
         self._negative_for = [index for index, is_negative in enumerate(unanswered) if is_negative]
         self._size = size or BlockSize()
         self._columns = [_Column() for _ in self._tasks]
@@ -98,7 +97,7 @@ class MaturedLabels:
         """Answers whose window has not closed yet."""
         return len(self._waiting)
 
-    def add(self, groups: Sequence[SampleGroup], scores_BT: npt.NDArray[np.float32]) -> list[Block]:
+    def add(self, groups: Sequence[GroupColumns], scores_BT: npt.NDArray[np.float32]) -> list[Block]:
         """Take what is being learned; return the blocks that are full.
 
         Args:
@@ -107,33 +106,36 @@ class MaturedLabels:
         """
         row = 0
         for group in groups:
-            end = row + len(group.samples)
-            is_answered = [sample.revision != 0 for sample in group.samples]
-            if any(is_answered):
-                unanswered = {sample.item_id for sample, answered in zip(group.samples, is_answered, strict=True) if not answered}
-                for sample, answered, scores_T in zip(group.samples, is_answered, scores_BT[row:end], strict=True):
-                    if not answered:
-                        self._count_negatives(scores_T[None])
-                    elif sample.item_id not in unanswered:
-                        self._wait(group, sample, scores_T)
+            end = row + len(group)
+            if any(group.revisions):
+                self._add_answers(group, scores_BT[row:end])
             else:
                 self._count_negatives(scores_BT[row:end])
-            row = end
-            if not any(is_answered) or not self._negative_for:
+            if not any(group.revisions) or not self._negative_for:
                 self._mature_ms = max(self._mature_ms, group.exposed_at_ms)
+            row = end
         self._settle()
         return [block for index in range(len(self._tasks)) if (block := self._cut(index)) is not None]
 
-    def _wait(self, group: SampleGroup, sample: Sample, scores_T: npt.NDArray[np.float32]) -> None:
+    def _add_answers(self, group: GroupColumns, scores_NT: npt.NDArray[np.float32]) -> None:
+        unanswered = {item_id for item_id, revision in zip(group.item_ids, group.revisions, strict=True) if revision == 0}
+        for row, revision in enumerate(group.revisions):
+            if revision == 0:
+                self._count_negatives(scores_NT[row : row + 1])
+            elif group.item_ids[row] not in unanswered:
+                self._wait(group, row, scores_NT[row])
+
+    def _wait(self, group: GroupColumns, row: int, scores_T: npt.NDArray[np.float32]) -> None:
         if group.exposed_at_ms <= self._mature_ms:
             return  # late: the item has counted as a negative
-        key = (group.request_id, sample.item_id)
+        key = (group.request_id, group.item_ids[row])
         answered = self._waiting.get(key)
         if answered is None:
             answered = self._waiting[key] = _Answered(scores_T, [math.nan] * len(self._tasks))
             heapq.heappush(self._order, (group.exposed_at_ms, key))
-        for label in sample.labels:
-            answered.labels_T[self._index[label.task]] = label.value
+        for index, label in enumerate(group.meanings[row].labels_T):
+            if not math.isnan(label):
+                answered.labels_T[index] = label
 
     def _settle(self) -> None:
         while self._order and (self._order[0][0] <= self._mature_ms or len(self._order) > self._size.max_waiting):

@@ -12,10 +12,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from tunemesh.events.v1.delta_pb2 import BasePointer, Delta
-from tunemesh.samples.v1.sample_pb2 import SampleGroup
 
 from services.trainer.bases import BaseStore
 from services.trainer.checkpoints import CheckpointStore
+from services.trainer.group_columns import GroupColumns
 from services.trainer.owner import ControlOwner
 from services.trainer.prequential import TaskQuality
 from services.trainer.publisher import DeltaLog, Published
@@ -48,7 +48,7 @@ class Step(Protocol):
 class Learner(Published, Protocol):
     """What learns. `services.trainer.learner.Learner` is the real one."""
 
-    def step(self, groups: Sequence[SampleGroup]) -> Step:
+    def learn(self, groups: Sequence[GroupColumns]) -> Step:
         """Learn one micro-batch."""
 
     def prequential(self) -> Mapping[str, TaskQuality]:

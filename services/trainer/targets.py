@@ -6,28 +6,17 @@ and mixed, opinions that change; 18 runs of 20,000 items): prediction over true 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
-from tunemesh.samples.v1.sample_pb2 import Sample, SampleGroup, TaskLabel
+from tunemesh.samples.v1.sample_pb2 import Sample
 
 from services.common.ranker.feature_spec import FeatureSpec
 
 Float32Array = npt.NDArray[np.float32]
 
 
-Said = tuple[tuple[str, float], ...]
-
-
-def said(labels: Iterable[TaskLabel]) -> Said:
-    """Return labels as (task, value) pairs."""
-    return tuple([(label.task, label.value) for label in labels])
-
-
-def targets(spec: FeatureSpec, groups: Sequence[SampleGroup]) -> tuple[Float32Array, Float32Array]:
-    """Return weights, float32 [B, T] each, of the losses towards 1 and towards 0; tasks without a label weigh nothing.
+def weights(spec: FeatureSpec, sample: Sample) -> Float32Array:
+    """Return the weights of a sample's losses, float32 [2, T]: towards 1 and towards 0; tasks without a label weigh nothing.
 
     What feedback says about an item replaces what was known of it: the loss of the labels before weighs -1, so all revisions sum to the
     one sample of the last. A late answer takes its negative back in the same way (Ktena et al. 2019, fake negatives).
@@ -35,27 +24,6 @@ def targets(spec: FeatureSpec, groups: Sequence[SampleGroup]) -> tuple[Float32Ar
     Of a task whose unanswered items are negatives, these are thinned and the logit is shifted to make up for it. So a 0 that feedback
     states weighs the keep rate there, and a negative that was kept at another rate than the spec's present one weighs their ratio.
     """
-    # Few kinds of samples make up a batch: each is worked out once.
-    weights_of: dict[tuple[Any, ...], int] = {}
-    known: list[Float32Array] = []
-    kinds = []
-    for group in groups:
-        for sample in group.samples:
-            if sample.revision:
-                says: tuple[Any, ...] = (sample.retracts_negative, said(sample.labels), said(sample.replaces))
-            else:
-                says = (sample.keep_rate, said(sample.labels))
-            kind = weights_of.get(says)
-            if kind is None:
-                kind = weights_of[says] = len(known)
-                known.append(_weights(spec, sample))
-            kinds.append(kind)
-    both_B2T = np.asarray(known, dtype=np.float32).reshape(-1, 2, len(spec.tasks))[kinds]
-    return np.ascontiguousarray(both_B2T[:, 0]), np.ascontiguousarray(both_B2T[:, 1])
-
-
-def _weights(spec: FeatureSpec, sample: Sample) -> Float32Array:
-    """Return the weights of one sample, float32 [2, T]."""
     column = {name: index for index, name in enumerate(spec.task_names)}
     unanswered = [index for index, task in enumerate(spec.tasks) if task.unanswered is not None]
     keep_rate = spec.negatives.keep_rate

@@ -171,22 +171,19 @@ class TrainerTable:
         In which order the ids stand makes no difference.
         """
         slots = self._index.find(ids)
-        unknown = np.flatnonzero(slots == MISSING)
-        if not unknown.size:
-            self.frequency[slots] += counts
-            self.last_step[slots] = self.step
-            self._age(int(counts.sum()))
-            return slots
-        known = slots[slots != MISSING]
-        self.frequency[known] += counts[slots != MISSING]
-        self.last_step[known] = self.step
+        is_known = slots != MISSING
+        self.frequency[slots[is_known]] += counts[is_known]
+        self.last_step[slots[is_known]] = self.step
+        unknown = np.flatnonzero(~is_known)
         unknown = unknown[np.argsort(ids[unknown])]
         occurred = unknown[counts[unknown] > 0]
-        self._waiting.add(ids[occurred], counts[occurred], self.step)
+        if occurred.size:
+            self._waiting.add(ids[occurred], counts[occurred], self.step)
         self._age(int(counts.sum()))
-        waiting = self._waiting.get(ids[unknown])
-        admitted = (waiting >= self._admission.filter_freq) | (self._admission.filter_freq <= 1)
-        slots[unknown[admitted]] = self._create(ids[unknown[admitted]], waiting[admitted])
+        if unknown.size:
+            waiting = self._waiting.get(ids[unknown])
+            admitted = (waiting >= self._admission.filter_freq) | (self._admission.filter_freq <= 1)
+            slots[unknown[admitted]] = self._create(ids[unknown[admitted]], waiting[admitted])
         return slots
 
     def mark_slots(self, slots: Int64s) -> None:

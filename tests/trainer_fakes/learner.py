@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tunemesh.samples.v1.sample_pb2 import SampleGroup
 
 from services.common.platform.ids import entity_key
+from services.trainer.group_columns import GroupColumns
 from services.trainer.prequential import TaskQuality
 from services.trainer.trainer_table import Eviction, TrainerTable
 from tests.trainer_fakes.sample_logs import SPEC
@@ -34,20 +34,20 @@ class FakeLearner:
         self.score = 0.5  # what it says of every sample
         self.evict_every = evict_every
 
-    def step(self, groups: Sequence[SampleGroup]) -> FakeStep:
+    def learn(self, groups: Sequence[GroupColumns]) -> FakeStep:
         self.steps += 1
         for table in self.tables.values():
             table.advance(self.steps)
         for group in groups:
-            for sample in group.samples:
-                value = np.float32(sum(label.value for label in sample.labels) + (-2.0 if sample.retracts_negative else 1.0))
-                self._update("user", entity_key(group.user_id), value)
-                self._update("item", entity_key(sample.item_id), value)
-                self.dense[sample.sample_id % 4] = np.tanh(self.dense[sample.sample_id % 4] * np.float32(0.9) + value / len(groups))
+            for sample_id, item_id, meaning in zip(group.sample_ids, group.item_ids, group.meanings, strict=True):
+                value = np.float32(1.0 + np.nansum(meaning.labels_T) + sum(weight for weight in meaning.numbers if weight < 0))
+                self._update("user", group.features.user_key, value)
+                self._update("item", entity_key(item_id), value)
+                self.dense[sample_id % 4] = np.tanh(self.dense[sample_id % 4] * np.float32(0.9) + value / len(groups))
         if self.steps % self.evict_every == 0:
             for table in self.tables.values():
                 table.evict(self.steps)
-        num_samples = sum(len(group.samples) for group in groups)
+        num_samples = sum(len(group) for group in groups)
         scores_BT = np.full((num_samples, len(SPEC.tasks)), self.score, np.float32)
         return FakeStep(num_samples, gradient_norm=float(len(groups)), scores_BT=scores_BT)
 

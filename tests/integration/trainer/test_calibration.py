@@ -15,6 +15,7 @@ from services.common.events.feedback import Feedback
 from services.common.ranker import exposure_block
 from services.common.ranker.feature_spec import FeatureSpec
 from services.trainer.batch import FeatureStates
+from services.trainer.group_columns import GroupColumns, columns_of
 from services.trainer.learner import Learner, LearnerConfig
 from services.trainer.samples import without_repeated_opinions
 from streams.joiner import codec
@@ -123,18 +124,18 @@ def calibration(world: World, *, num_requests: int, measured: int, rate: float =
     learner = Learner(spec, LearnerConfig(dense_rate=rate / 10, user_rate=rate, item_rate=rate, bias_rate=rate))
     seen = []
     for number, emissions in enumerate(world.emissions(num_requests, block)):
-        groups = [learnable for emission in emissions if (learnable := as_learned(emission)) is not None]
+        groups = [learnable for emission in emissions if (learnable := as_learned(spec, emission)) is not None]
         for start in range(0, len(groups), 16):
-            learner.step(groups[start : start + 16])
+            learner.learn(groups[start : start + 16])
         if number >= num_requests - measured:
             seen.append(learner.score_block(block, SHOWN).mean(axis=0))
     interact, like = np.mean(seen, axis=0)
     return float(interact / RATE), float(like / LIKED)
 
 
-def as_learned(emission: Emission) -> sample_pb2.SampleGroup | None:
+def as_learned(spec: FeatureSpec, emission: Emission) -> GroupColumns | None:
     assert isinstance(emission, SampleGroup)
-    return without_repeated_opinions(sample_pb2.SampleRecord.FromString(codec.write_group(emission)).group)
+    return without_repeated_opinions(columns_of(spec, sample_pb2.SampleRecord.FromString(codec.write_group(emission)).group))
 
 
 IN_WINDOW, LATE, MIXED = (0, WINDOW_MS), (WINDOW_MS, HORIZON_MS), (0, HORIZON_MS)

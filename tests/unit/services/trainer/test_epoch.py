@@ -121,7 +121,7 @@ def test_what_a_zombie_published_after_the_cut_is_published_again_or_taken_back(
     zombie = start(broker)
     learn(zombie, random.Random(9), max_batches=20)
     successor = start(broker)
-    zombie.learner.step([])
+    zombie.learner.learn([])
     zombie.learner.tables["user"].slots_for_update(np.array([-5], np.int64))
     publish_all(zombie)
     assert broker.replica.equals(successor.learner.state_arrays())

@@ -7,23 +7,39 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
-from tunemesh.samples.v1.sample_pb2 import Sample, SampleGroup, TaskLabel
 
+from services.common.ranker.features import Features
+from services.trainer.group_columns import GroupColumns, Meaning
 from services.trainer.matured import Block, BlockSize, MaturedLabels
 from services.trainer.prequential import PrequentialWindow
 
 TASKS, UNANSWERED = ("interact", "like"), (True, False)
+NO_FEATURES = Features(0, np.empty(0, np.int64), np.empty(0, np.float16), np.empty(0, np.float16), np.empty((0, 0), np.float16))
 ANY = BlockSize(min_ms=0, min_positives=1, min_negatives=1)
 
 
-def answer(request: str, at_ms: int, item_id: str, *, revision: int = 1, **labels: float) -> SampleGroup:
-    given = [TaskLabel(task=task, value=value) for task, value in labels.items()]
-    return SampleGroup(request_id=request, exposed_at_ms=at_ms, samples=[Sample(item_id=item_id, revision=revision, labels=given)])
+def said(request: str, at_ms: int, samples: Sequence[tuple[str, int, Mapping[str, float]]], tasks: Sequence[str] = TASKS) -> GroupColumns:
+    """Return a group of (item, revision, labels) samples; what else a group has, nobody looks at here."""
+    labels = [tuple(given.get(task, math.nan) for task in tasks) for _, _, given in samples]
+    return GroupColumns(
+        request_id=request,
+        exposed_at_ms=at_ms,
+        exposure_offset=0,
+        features=NO_FEATURES,
+        sample_ids=[0] * len(samples),
+        item_ids=[item_id for item_id, _, _ in samples],
+        revisions=[revision for _, revision, _ in samples],
+        accepted_at_ms=[0] * len(samples),
+        meanings=[Meaning((0.0,) * 2 * len(tasks) + labels_T, True) for labels_T in labels],
+    )
 
 
-def closing(request: str, at_ms: int, *item_ids: str) -> SampleGroup:
-    labels = [TaskLabel(task="interact", value=0.0)]
-    return SampleGroup(request_id=request, exposed_at_ms=at_ms, samples=[Sample(item_id=item_id, labels=labels) for item_id in item_ids])
+def answer(request: str, at_ms: int, item_id: str, *, revision: int = 1, tasks: Sequence[str] = TASKS, **labels: float) -> GroupColumns:
+    return said(request, at_ms, [(item_id, revision, labels)], tasks)
+
+
+def closing(request: str, at_ms: int, *item_ids: str) -> GroupColumns:
+    return said(request, at_ms, [(item_id, 0, {"interact": 0.0}) for item_id in item_ids])
 
 
 def scores(*interact: float, like: float = 0.5) -> np.ndarray:
@@ -61,8 +77,7 @@ def test_an_item_counts_once_with_its_first_score_and_its_last_labels() -> None:
 def test_what_comes_after_the_window_is_left_out() -> None:
     labels = MaturedLabels(TASKS, UNANSWERED, ANY)
     labels.add([closing("a", 10, "1")], scores(0.2))
-    both = answer("a", 10, "2", interact=1.0)
-    both.samples.insert(0, Sample(item_id="2", labels=[TaskLabel(task="interact", value=0.0)]))
+    both = said("a", 10, [("2", 0, {"interact": 0.0}), ("2", 1, {"interact": 1.0})])
     assert labels.add([answer("a", 10, "1", interact=1.0)], scores(0.9)) == []
     assert labels.add([both], scores(0.2, 0.9)) == []
     block = by_task(labels.add([answer("b", 20, "1", interact=1.0), closing("b", 20, "3")], scores(0.9, 0.1)))["interact"]
@@ -84,8 +99,8 @@ def test_a_block_is_cut_when_it_is_long_enough_in_time_and_in_labels_of_both_kin
 
 def test_a_spec_without_negatives_takes_answers_as_they_come() -> None:
     labels = MaturedLabels(("like",), (False,), ANY)
-    labels.add([answer("a", 10, "1", like=1.0)], np.asarray([[0.8]], np.float32))
-    blocks = labels.add([answer("b", 11, "1", like=0.0)], np.asarray([[0.2]], np.float32))
+    labels.add([answer("a", 10, "1", tasks=("like",), like=1.0)], np.asarray([[0.8]], np.float32))
+    blocks = labels.add([answer("b", 11, "1", tasks=("like",), like=0.0)], np.asarray([[0.2]], np.float32))
     assert [(block.num_positives, block.num_negatives, block.auc) for block in blocks] == [(1, 1, 1.0)]
 
 
@@ -111,7 +126,7 @@ def test_traffic_that_grows_does_not_look_like_a_loss_of_calibration() -> None:
     events = sorted((event for event in events if event[0] < 100_000), key=lambda event: event[0])
     blocks = []
     for _, group in events:
-        positive = float(group.samples[0].revision > 0)
+        positive = float(group.revisions[0] > 0)
         latest.add(scores(0.5), np.asarray([[positive, 0]], np.float32), np.asarray([[1 - positive, 0]], np.float32))
         blocks += [block for block in matured.add([group], scores(0.5)) if block.task == "interact"]
     assert len(blocks) > 3

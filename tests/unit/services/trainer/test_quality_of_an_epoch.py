@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 
 from services.common.platform.errors import CorruptArtifact
+from services.trainer.group_columns import columns_of
 from services.trainer.matured import BlockSize, MaturedLabels
 from services.trainer.merge import Batch, Segment
 from services.trainer.samples import Learnable
 from tests.trainer_fakes.broker import FakeBroker, broker_with
 from tests.trainer_fakes.life import Life, start
-from tests.trainer_fakes.sample_logs import group, sample_log
+from tests.trainer_fakes.sample_logs import SPEC, group, sample_log
 
 SMALL = BlockSize(min_ms=0, min_positives=10, min_negatives=10)
 
@@ -28,7 +29,7 @@ def learn_requests(life: Life, first: int, count: int, *, score: float) -> int:
         both = [group(request, "u", ["1"], positive=True), group(request, "u", ["2"], positive=False)]
         for one in both:
             one.exposed_at_ms = 1_000 + request
-        life.epoch.learn(Batch((Segment(0, 0, tuple(Learnable(one, "") for one in both)),)))
+        life.epoch.learn(Batch((Segment(0, 0, tuple(Learnable(columns_of(SPEC, one), "") for one in both)),)))
     return first + count
 
 

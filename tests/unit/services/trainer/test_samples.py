@@ -7,6 +7,7 @@ from tunemesh.samples.v1.sample_pb2 import SampleGroup, SampleRecord, TaskLabel,
 
 from services.common.ranker import exposure_block
 from services.trainer.dedup import DedupWindow
+from services.trainer.group_columns import columns_of
 from services.trainer.merge import GroupRecord, Segment, TickRecord
 from services.trainer.samples import Learnable, UnusableSample, parse_record, without_repeats
 from tests.trainer_fakes.sample_logs import SPEC, block, group
@@ -20,7 +21,7 @@ def test_a_sound_group_keeps_its_trace() -> None:
     record = parse(SampleRecord(group=group(1, "u", ["1", "2"], positive=False)))
     assert isinstance(record, GroupRecord)
     assert (record.offset, record.group.traceparent) == (7, "00-x")
-    assert len(record.group.group.samples) == 2
+    assert len(record.group.group) == 2
 
 
 def test_a_tick_carries_number_and_watermark() -> None:
@@ -72,23 +73,24 @@ SEGMENT: Segment[Learnable] = Segment(partition=0, exposures_done=10, groups=())
 
 def test_of_a_group_that_was_partly_learned_the_rest_keeps_its_own_features() -> None:
     window = DedupWindow(100, 100)
-    whole = group(1, "u", ["1", "2", "3"], positive=False, seed=4)
-    window.add(np.array([whole.samples[1].sample_id], np.uint64))
+    whole = columns_of(SPEC, group(1, "u", ["1", "2", "3"], positive=False, seed=4))
+    window.add(np.array([whole.sample_ids[1]], np.uint64))
     rest = without_repeats(whole, SEGMENT, window)
     assert rest is not None
-    assert [sample.item_id for sample in rest.samples] == ["1", "3"]
-    features, all_features = exposure_block.decode(rest.features_block, SPEC), exposure_block.decode(whole.features_block, SPEC)
-    assert (features.items_NF == all_features.items_NF[[0, 2]]).all()
+    assert rest.item_ids == ["1", "3"]
+    assert (rest.features.items_NF == whole.features.items_NF[[0, 2]]).all()
+    assert len(rest) == len(rest.revisions) == len(rest.accepted_at_ms) == len(rest.meanings) == 2
     assert without_repeats(whole, SEGMENT, window) is None
 
 
 def test_a_new_group_is_passed_on_as_it_is() -> None:
-    whole = group(1, "u", ["1", "2"], positive=False)
+    whole = columns_of(SPEC, group(1, "u", ["1", "2"], positive=False))
     assert without_repeats(whole, SEGMENT, DedupWindow(100, 100)) is whole
 
 
 @pytest.mark.parametrize(("exposure_offset", "is_learned"), [(9, False), (10, True)])
 def test_a_group_whose_exposure_was_done_before_is_a_repetition(exposure_offset: int, is_learned: bool) -> None:
-    whole = group(1, "u", ["1", "2"], positive=False)
-    whole.exposure_offset = exposure_offset
+    message = group(1, "u", ["1", "2"], positive=False)
+    message.exposure_offset = exposure_offset
+    whole = columns_of(SPEC, message)
     assert (without_repeats(whole, SEGMENT, DedupWindow(100, 100)) is not None) == is_learned

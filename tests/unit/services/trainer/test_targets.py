@@ -14,8 +14,9 @@ from services.common.events.feedback import Feedback
 from services.common.ranker import exposure_block
 from services.common.ranker.feature_spec import FeatureSpec
 from services.trainer.batch import FeatureStates
+from services.trainer.group_columns import GroupColumns, columns_of, loss_weights
 from services.trainer.samples import without_repeated_opinions
-from services.trainer.targets import says_something_new, targets
+from services.trainer.targets import says_something_new
 from streams.joiner import codec
 from streams.joiner.core import JoinConfig, JoinerPartition
 from streams.joiner.model import SampleGroup as Joined
@@ -64,7 +65,7 @@ def some_acts(random_: random.Random) -> list[Feedback]:
     return sorted(acts, key=lambda act: act.accepted_at_ms + random_.randrange(600))
 
 
-def joined(acts: Sequence[Feedback], exposure_is_late: bool) -> list[SampleGroup]:
+def joined(acts: Sequence[Feedback], exposure_is_late: bool) -> list[GroupColumns]:
     """Return all that the joiner emits about one request."""
     joiner = JoinerPartition(SPEC, JoinConfig(window_ms=WINDOW, late_horizon_ms=HORIZON, tick_interval_ms=500), an_intake())
     emissions = []
@@ -85,14 +86,14 @@ def joined(acts: Sequence[Feedback], exposure_is_late: bool) -> list[SampleGroup
     if exposure_is_late and not acts:
         expose()
     emissions += joiner.on_tick(T0 + 10 * (WINDOW + HORIZON), (1, len(acts)))[0]
-    return [SampleRecord.FromString(codec.write_group(one)).group for one in emissions if isinstance(one, Joined)]
+    return [columns_of(SPEC, SampleRecord.FromString(codec.write_group(one)).group) for one in emissions if isinstance(one, Joined)]
 
 
-def net(groups: Sequence[SampleGroup]) -> dict[tuple[str, str], tuple[float, float]]:
+def net(groups: Sequence[GroupColumns]) -> dict[tuple[str, str], tuple[float, float]]:
     """Return the sum of the weights towards 1 and towards 0 by item and task; nothing where both are 0."""
-    ones_BT, zeros_BT = targets(SPEC, groups)
+    ones_BT, zeros_BT = loss_weights(groups)
     sums: dict[tuple[str, str], tuple[float, float]] = {}
-    rows = [sample.item_id for group in groups for sample in group.samples]
+    rows = [item_id for group in groups for item_id in group.item_ids]
     for row, item_id in enumerate(rows):
         for column, task in enumerate(SPEC.task_names):
             ones, zeros = sums.get((item_id, task), (0.0, 0.0))
@@ -142,22 +143,33 @@ def revised(before: float, after: float) -> Sample:
     )
 
 
+def group_of(rows: Sequence[tuple[Sample, int]]) -> SampleGroup:
+    """Return a group of the samples, each with the row of the block that is its item's."""
+    return SampleGroup(
+        schema_hash=SPEC.schema_hash,
+        features_block=exposure_block.select(BLOCK, [row for _, row in rows]),
+        samples=[sample for sample, _ in rows],
+    )
+
+
 def test_a_repeated_opinion_teaches_nothing_and_is_no_occurrence() -> None:
     assert not says_something_new(revised(1.0, 1.0))
     assert says_something_new(revised(1.0, 0.0))
     assert says_something_new(Sample(revision=1, labels=[TaskLabel(task="like", value=1.0)]))
-    group = SampleGroup(features_block=exposure_block.select(BLOCK, [1]), samples=[revised(0.0, 0.0)])
+    group = columns_of(SPEC, group_of([(revised(0.0, 0.0), 1)]))
     assert without_repeated_opinions(group) is None
 
 
 def test_of_a_group_in_which_one_opinion_is_new_the_rest_keeps_its_own_features() -> None:
-    group = SampleGroup(features_block=exposure_block.select(BLOCK, [1, 2]), samples=[revised(0.0, 0.0), revised(0.0, 1.0)])
+    group = columns_of(SPEC, group_of([(revised(0.0, 0.0), 1), (revised(0.0, 1.0), 2)]))
     rest = without_repeated_opinions(group)
     assert rest is not None
-    assert rest.features_block == exposure_block.select(BLOCK, [2]) and list(rest.samples) == [revised(0.0, 1.0)]
+    alone = columns_of(SPEC, group_of([(revised(0.0, 1.0), 2)]))
+    np.testing.assert_array_equal(rest.features.items_NF, alone.features.items_NF)
+    assert rest.meanings == alone.meanings and rest.item_ids == alone.item_ids
 
 
 def test_the_learner_needs_the_weights_as_float32() -> None:
-    ones_BT, zeros_BT = targets(SPEC, [SampleGroup(samples=[revised(1.0, 0.0)])])
+    ones_BT, zeros_BT = loss_weights([columns_of(SPEC, group_of([(revised(1.0, 0.0), 1)]))])
     assert (ones_BT.dtype, zeros_BT.dtype, ones_BT.shape) == (np.float32, np.float32, (1, 2))
     assert (ones_BT.tolist(), zeros_BT.tolist()) == ([[0.0, -1.0]], [[0.0, 1.0]])

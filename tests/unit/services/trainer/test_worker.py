@@ -281,7 +281,7 @@ def test_a_trainer_that_was_superseded_ends_and_writes_nothing_more() -> None:
 def test_an_error_of_the_learner_ends_the_worker() -> None:
     broker = broker_with(sample_log(1))
     life = start(broker)
-    life.learner.step = lambda groups: 1 / 0  # type: ignore[method-assign,assignment]
+    life.learner.learn = lambda groups: 1 / 0  # type: ignore[method-assign,assignment]
     worker = RankerWorker(
         life.begin_epoch, SPEC, life.samples, FakeDeadLetters(broker), FakeReports(), QUICK, telemetry.disabled("trainer")
     )
