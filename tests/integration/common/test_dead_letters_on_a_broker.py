@@ -1,7 +1,8 @@
 """Ten bad records to each topic that the mesh reads, on a real broker: each is in the topic's dead letters once, with where it lay and why.
 
 The streams run as their processes. What services read runs in this one, of the parts that their servers wire: their reader of the log, and
-their writer of dead letters. Which bad records there are, and what a letter holds: tests/contract/common/test_dead_letters.py.
+their writer of dead letters. All compress what they write, and the letters are read out of such batches. Which bad records there are, and
+what a letter holds: tests/contract/common/test_dead_letters.py.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from services.common.events.topics import CATALOG, CONTROL, LLM_EXAMPLES, SAMPLE
 from services.common.language.aliases import AliasView
 from services.common.platform import telemetry
 from services.common.platform.kafka import assigned_consumer, drain_to_end
+from services.common.platform.kafka_compression import Compression
 from services.common.platform.kafka_producer import durable_producer
 from services.common.platform.topic_follower import Reader, TopicFollower
 from services.recommender.catalog import ItemIndex
@@ -44,12 +46,14 @@ from tests.waiting import eventually
 pytestmark = pytest.mark.integration
 
 STREAMS = ("joiner", "curator", "inference")
+COMPRESSION: Compression = "zstd"
 
 
 @contextmanager
 def streams(bootstrap: str, folder: Path) -> Iterator[None]:
     env = {
         "KAFKA_BOOTSTRAP_SERVERS": bootstrap,
+        "TUNEMESH_KAFKA_COMPRESSION": COMPRESSION,
         "TUNEMESH_FEATURE_SPEC": str(SPEC_PATH),
         "TUNEMESH_USER_PARTITIONS": str(PARTITIONS),
         "TUNEMESH_TELEMETRY_DIR": str(folder / "telemetry"),
@@ -69,7 +73,9 @@ def streams(bootstrap: str, folder: Path) -> Iterator[None]:
 @contextmanager
 def quality(bootstrap: str) -> Iterator[None]:
     """Returns once it reads: what comes before is in no window."""
-    stream = QualityStream(QualitySettings(kafka_bootstrap_servers=bootstrap, feature_spec_path=SPEC_PATH), telemetry.disabled())
+    stream = QualityStream(
+        QualitySettings(kafka_bootstrap_servers=bootstrap, kafka_compression=COMPRESSION, feature_spec_path=SPEC_PATH), telemetry.disabled()
+    )
     serving = threading.Event()
     server: Any = SimpleNamespace(set_serving_threadsafe=lambda is_serving: serving.set() if is_serving else None)
     thread = threading.Thread(target=stream._work, args=(server,), daemon=True)
@@ -85,7 +91,7 @@ def quality(bootstrap: str) -> Iterator[None]:
 
 @contextmanager
 def followed(bootstrap: str, topic: Topic, reader_of: Callable[[Any], Reader]) -> Iterator[None]:
-    letters = dead_letter_writer(bootstrap, topic, source="/test")
+    letters = dead_letter_writer(bootstrap, topic, source="/test", compression=COMPRESSION)
     follower = TopicFollower(bootstrap, topic.name, reader_of(letters.set_aside), client_id="test")
     follower.start()
     try:
@@ -97,7 +103,7 @@ def followed(bootstrap: str, topic: Topic, reader_of: Callable[[Any], Reader]) -
 
 def update(bootstrap: str) -> None:
     """As the updater's worker: what bases there are, then the deltas."""
-    feed = KafkaFeed(bootstrap, model=SPEC.model, schema_hash=SPEC.schema_hash, replica_id="test")
+    feed = KafkaFeed(bootstrap, model=SPEC.model, schema_hash=SPEC.schema_hash, replica_id="test", compression=COMPRESSION)
     try:
         assert feed.new_bases() == []
         read: list[Any] = []
@@ -109,7 +115,7 @@ def update(bootstrap: str) -> None:
 
 def train(bootstrap: str) -> None:
     """As the trainer's worker, with an epoch that only counts."""
-    samples, producer = KafkaSamples(bootstrap, SAMPLES.name, PARTITIONS), make_producer(bootstrap, "none")
+    samples, producer = KafkaSamples(bootstrap, SAMPLES.name, PARTITIONS), make_producer(bootstrap, COMPRESSION)
     pushed: list[Any] = []
     merge = SimpleNamespace(
         position=SimpleNamespace(partitions=range(PARTITIONS)), buffered=lambda _: 0, push=lambda _, record: pushed.append(record)
@@ -164,7 +170,9 @@ class Letters:
         return {topic: sorted(self._read[topic.dlq], key=lambda letter: letter.source_offset) for topic in WITH_DLQ}
 
 
-def test_ten_bad_records_of_each_topic_are_in_its_dead_letters(fresh_broker, mesh_topics, tmp_path: Path) -> None:
+def test_ten_bad_records_of_each_topic_are_in_its_dead_letters(
+    fresh_broker, mesh_topics, codecs_read: dict[str, set[str]], tmp_path: Path
+) -> None:
     bootstrap = fresh_broker.bootstrap
     mesh_topics(bootstrap, user_partitions=PARTITIONS)
     letters = Letters(bootstrap)
@@ -187,3 +195,4 @@ def test_ten_bad_records_of_each_topic_are_in_its_dead_letters(fresh_broker, mes
     every = [each for topic in WITH_DLQ for each in found[topic]]
     assert {each.reason for each in every} == {MALFORMED}
     assert all(each.detail and each.failed_at_ms for each in every)
+    assert codecs_read.items() >= {topic.dlq: {COMPRESSION} for topic in WITH_DLQ}.items()

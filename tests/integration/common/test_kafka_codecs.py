@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from typing import Any, get_args
 
@@ -14,10 +13,8 @@ from services.common.events.dead_letter_writer import KafkaLetterBox
 from services.common.events.dead_letters import dead_letter
 from services.common.events.envelope import parse_value
 from services.common.events.topics import Topic
-from services.common.platform import kafka as kafka_reader
 from services.common.platform.kafka import assigned_consumer, drain_to_end
 from services.common.platform.kafka_async import AsyncProducer, Record
-from services.common.platform.kafka_batches import CODECS
 from services.common.platform.kafka_compression import Compression
 from services.common.platform.kafka_producer import RenewedProducer
 from services.mesh.runner.topics import create_topics
@@ -87,22 +84,6 @@ PRODUCERS: dict[str, Callable[[str, str, Compression], Awaitable[None]]] = {
     "trainer": by_trainer,
     "letters": by_letters,
 }
-
-
-@pytest.fixture
-def codecs_read(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[str]]:
-    """By topic, the codecs of the batches that kafka-python consumers of the mesh have read, by the attributes that the broker sent."""
-    found: dict[str, set[str]] = defaultdict(set)
-
-    class Noted(kafka_reader.ReadableBatches):
-        def next_batch(self) -> Any:
-            batch = super().next_batch()
-            if batch is not None:
-                found[self._topic].add(CODECS.get(batch.attributes & 0x07, "none"))
-            return batch
-
-    monkeypatch.setattr(kafka_reader, "ReadableBatches", Noted)
-    return found
 
 
 @pytest.mark.parametrize("compression", get_args(Compression))
