@@ -133,7 +133,9 @@ def ready_model(folder: Path) -> Any:
     import model  # type: ignore[import-not-found]  # found by the path above
 
     spec = FeatureSpec.load("model_repo/ranker/feature_spec.yaml")
-    write_tables(folder, spec, model.RankerNetwork(spec, 1).state())
+    # Another checkout may be from before networks could be chosen.
+    make_network = vars(model).get("make_network") or model.RankerNetwork
+    write_tables(folder, spec, make_network(spec, 1).state())
     os.environ["TUNEMESH_TABLES_DIR"] = str(folder)
     served = model.TritonPythonModel()
     served.initialize({})

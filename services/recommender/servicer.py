@@ -35,11 +35,13 @@ class RecommenderServicer(recommender_service_pb2_grpc.RecommenderServiceService
         answer = await self._recommender.recommend(query)
         for reason in answer.degraded:
             self._degraded.add(1, {"reason": reason})
-        return self._response(answer)
+        return self.response(answer)
 
-    def _response(self, answer: Answer) -> recommender_service_pb2.RecommendResponse:
+    def response(self, answer: Answer) -> recommender_service_pb2.RecommendResponse:
+        """Return the message of an answer."""
         version, items = answer.version, answer.items
-        rows = zip(items.item_ids, items.scores_K.tolist(), items.task_scores_KT.tolist(), items.reasons, strict=True)
+        scores = items.scores_K.tolist()
+        rows = zip(items.item_ids, scores, items.task_scores_KT.tolist(), items.reasons, strict=True)
         return recommender_service_pb2.RecommendResponse(
             # As mappings: protobuf fills a list of them in half the time that a list of messages takes to build and copy.
             items=[
@@ -53,4 +55,9 @@ class RecommenderServicer(recommender_service_pb2_grpc.RecommenderServiceService
             degraded_reason=",".join(answer.degraded),
             features_block=answer.features_block,
             schema_hash=self._spec.schema_hash,
+            logged={
+                "item_ids": items.item_ids,
+                "scores": [] if version is None else scores,
+                "reasons": list(map(",".join, items.reasons)),
+            },
         )

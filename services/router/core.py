@@ -61,6 +61,25 @@ class Query:
     idempotency_key: str = ""
 
 
+class LoggedItems(Protocol):
+    """What exposures.v1 says of the items of an answer: columns, in the items' order."""
+
+    @property
+    def item_ids(self) -> Sequence[str]:
+        """The items' ids."""
+        ...
+
+    @property
+    def scores(self) -> Sequence[float]:
+        """What the list is sorted by; empty when the ranker did not answer."""
+        ...
+
+    @property
+    def reasons(self) -> Sequence[str]:
+        """Each item's reasons, joined by commas."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranking:
     """What the recommender answered. `features_block` is opaque; it stands for `items` in their order, or is empty."""
@@ -71,6 +90,8 @@ class Ranking:
     degraded_reason: str
     features_block: bytes
     schema_hash: str
+    logged: LoggedItems | None = None
+    """`items` as columns; None when the recommender did not send them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,6 +41,7 @@ class GrpcRecommender(Recommender):
             degraded_reason=response.degraded_reason,
             features_block=response.features_block,
             schema_hash=response.schema_hash,
+            logged=response.logged if response.HasField("logged") else None,
         )
 
     def _translated(self, error: grpc.aio.AioRpcError, timeout_s: float) -> Exception:

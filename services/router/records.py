@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from tunemesh.events.v1 import exposure_pb2, generation_pb2
@@ -57,11 +58,12 @@ def exposure_record(exposure: Exposure) -> Record:
     """Encode an exposure for exposures.v1."""
     answer = exposure.recommendation
     ranking = answer.ranking
+    logged = _logged(ranking.items) if ranking.logged is None else ranking.logged
     value = exposure_pb2.Exposure(
         request_id=answer.request_id,
         user_id=exposure.user_id,
         exposed_at_ms=exposure.exposed_at_ms,
-        item_ids=[item.item_id for item in ranking.items],
+        item_ids=logged.item_ids,
         features_block=ranking.features_block,
         schema_hash=ranking.schema_hash,
         experiment=answer.experiment,
@@ -70,15 +72,28 @@ def exposure_record(exposure: Exposure) -> Record:
         degraded_reason=ranking.degraded_reason,
         idempotency_key=exposure.idempotency_key,
         candidates_given=exposure.candidates_given,
-        scores=_scores(ranking.items),
-        reasons=[",".join(item.reasons) for item in ranking.items],
+        scores=logged.scores,
+        reasons=logged.reasons,
     )
     return _record(EXPOSURES, exposure.user_id, value.SerializeToString(), answer.request_id, exposure.exposed_at_ms)
 
 
-def _scores(items: Sequence[Ranked]) -> list[float]:
-    """Without the ranker a list is sorted by something else, whose numbers would be taken for the model's."""
-    return [item.score for item in items] if all(item.task_scores for item in items) else []
+@dataclass(frozen=True, slots=True)
+class _Logged:
+    """Meets `services.router.core.LoggedItems`."""
+
+    item_ids: list[str]
+    scores: list[float]
+    reasons: list[str]
+
+
+def _logged(items: Sequence[Ranked]) -> _Logged:
+    """Return the columns of items that came without.
+
+    Without the ranker a list is sorted by something else, whose numbers would be taken for the model's: then there are no scores.
+    """
+    scores = [item.score for item in items] if all(item.task_scores for item in items) else []
+    return _Logged([item.item_id for item in items], scores, [",".join(item.reasons) for item in items])
 
 
 def generation_record(generation: Generation) -> Record:

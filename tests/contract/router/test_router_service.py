@@ -57,6 +57,7 @@ class FakeRecommenderServer(recommender_service_pb2_grpc.RecommenderServiceServi
             degraded_reason=self.degraded_reason,
             features_block=b"\x01block",
             schema_hash="h",
+            logged={"item_ids": [item.item_id for item in items], "scores": [0.5] * len(items), "reasons": ["candidate"] * len(items)},
         )
 
 
@@ -108,6 +109,8 @@ async def test_the_recommenders_answer_is_passed_on_whole_under_a_request_id_of_
     assert [item.item_id for item in response.items] == ["a", "b"]
     assert list(response.items[0].task_scores) == [0.25, 0.75] and list(response.items[0].reasons) == ["candidate"]
     assert (response.variant, response.model_version, list(response.task_names)) == ("default", "1.42", ["interact", "like"])
+    logged = exposures.exposures[0].recommendation.ranking.logged
+    assert (list(logged.item_ids), list(logged.scores), list(logged.reasons)) == (["a", "b"], [0.5, 0.5], ["candidate", "candidate"])
     assert recommender.requests[0].limit == 2
     exposure = exposures.exposures[0]
     assert (exposure.recommendation.request_id, exposure.idempotency_key) == (response.request_id, "k")

@@ -1,16 +1,21 @@
 from dataclasses import replace
 
+import numpy as np
+import pytest
 from tunemesh.events.v1 import exposure_pb2, generation_pb2
 
 from services.common.events.chat import Message, Passage, Sampling, Usage
 from services.common.events.envelope import header
 from services.common.platform import telemetry
 from services.common.platform.traceparent import current_traceparent
+from services.recommender.core import Answer, RankedItems, Scores
+from services.recommender.servicer import RecommenderServicer
 from services.router.core import Exposure, Query, Recommendation
 from services.router.generation import Generation, Header
 from services.router.question import Question
 from services.router.records import exposure_record, generation_record
 from tests.edge_fakes import FakeItem, ranking_of
+from tests.recommender_fakes import SPEC, Fixture
 
 
 def exposure(number: int) -> Exposure:
@@ -44,6 +49,27 @@ def test_the_scores_of_a_list_that_the_ranker_did_not_score_are_left_out():
         exposure_record(replace(shown, recommendation=replace(shown.recommendation, ranking=ranking))).value
     )
     assert list(value.scores) == [] and list(value.reasons) == ["popular,cold_start"]
+
+
+@pytest.mark.parametrize("is_scored", [True, False])
+def test_columns_of_the_recommender_give_the_record_that_looking_at_each_item_gives(is_scored: bool):
+    rng = np.random.default_rng(1)
+    servicer = RecommenderServicer(Fixture().core(), SPEC, telemetry.disabled(), max_candidates=500)
+    for num_items in (1, 2, 100):
+        items = RankedItems(
+            item_ids=[f"ü{number}" for number in range(num_items)],
+            scores_K=rng.random(num_items).astype(np.float32),
+            task_scores_KT=rng.random((num_items, 2 if is_scored else 0)).astype(np.float32),
+            reasons=[["popular", "similar_to:1,2"][: rng.integers(0, 3)] for _ in range(num_items)],
+        )
+        version = Scores(items.task_scores_KT, 1, 2, 3) if is_scored else None
+        response = servicer.response(Answer(items=items, version=version, degraded=(), features_block=b"block"))
+        shown = exposure(1)
+        ranking = replace(shown.recommendation.ranking, items=response.items, logged=None)
+        one_by_one = exposure_record(replace(shown, recommendation=replace(shown.recommendation, ranking=ranking)))
+        ranking = replace(ranking, logged=response.logged)
+        assert exposure_record(replace(shown, recommendation=replace(shown.recommendation, ranking=ranking))) == one_by_one
+        assert len(exposure_pb2.Exposure.FromString(one_by_one.value).reasons) == num_items
 
 
 def test_the_record_of_an_answer_has_the_prompt_the_answer_and_all_versions():

@@ -18,7 +18,7 @@ class RecommendRequest(_message.Message):
     def __init__(self, user_id: _Optional[str] = ..., candidates: _Optional[_Iterable[str]] = ..., limit: _Optional[int] = ...) -> None: ...
 
 class RecommendResponse(_message.Message):
-    __slots__ = ("items", "task_names", "model_version", "seq_min", "seq_max", "degraded_reason", "features_block", "schema_hash")
+    __slots__ = ("items", "task_names", "model_version", "seq_min", "seq_max", "degraded_reason", "features_block", "schema_hash", "logged")
     ITEMS_FIELD_NUMBER: _ClassVar[int]
     TASK_NAMES_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -27,6 +27,7 @@ class RecommendResponse(_message.Message):
     DEGRADED_REASON_FIELD_NUMBER: _ClassVar[int]
     FEATURES_BLOCK_FIELD_NUMBER: _ClassVar[int]
     SCHEMA_HASH_FIELD_NUMBER: _ClassVar[int]
+    LOGGED_FIELD_NUMBER: _ClassVar[int]
     items: _containers.RepeatedCompositeFieldContainer[_recommendation_pb2.RankedItem]
     task_names: _containers.RepeatedScalarFieldContainer[str]
     model_version: str
@@ -35,4 +36,15 @@ class RecommendResponse(_message.Message):
     degraded_reason: str
     features_block: bytes
     schema_hash: str
-    def __init__(self, items: _Optional[_Iterable[_Union[_recommendation_pb2.RankedItem, _Mapping]]] = ..., task_names: _Optional[_Iterable[str]] = ..., model_version: _Optional[str] = ..., seq_min: _Optional[int] = ..., seq_max: _Optional[int] = ..., degraded_reason: _Optional[str] = ..., features_block: _Optional[bytes] = ..., schema_hash: _Optional[str] = ...) -> None: ...
+    logged: LoggedItems
+    def __init__(self, items: _Optional[_Iterable[_Union[_recommendation_pb2.RankedItem, _Mapping]]] = ..., task_names: _Optional[_Iterable[str]] = ..., model_version: _Optional[str] = ..., seq_min: _Optional[int] = ..., seq_max: _Optional[int] = ..., degraded_reason: _Optional[str] = ..., features_block: _Optional[bytes] = ..., schema_hash: _Optional[str] = ..., logged: _Optional[_Union[LoggedItems, _Mapping]] = ...) -> None: ...
+
+class LoggedItems(_message.Message):
+    __slots__ = ("item_ids", "scores", "reasons")
+    ITEM_IDS_FIELD_NUMBER: _ClassVar[int]
+    SCORES_FIELD_NUMBER: _ClassVar[int]
+    REASONS_FIELD_NUMBER: _ClassVar[int]
+    item_ids: _containers.RepeatedScalarFieldContainer[str]
+    scores: _containers.RepeatedScalarFieldContainer[float]
+    reasons: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, item_ids: _Optional[_Iterable[str]] = ..., scores: _Optional[_Iterable[float]] = ..., reasons: _Optional[_Iterable[str]] = ...) -> None: ...
