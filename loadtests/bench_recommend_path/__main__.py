@@ -1,9 +1,10 @@
-"""Measure what a Recommend of 100 candidates costs in processor time: `python -m loadtests.bench_recommend_path [--against FOLDER]`.
+"""Measure what a Recommend of 100 candidates costs in processor time:
+`python -m loadtests.bench_recommend_path [--triton] [--against FOLDER]`.
 
-Runs router and recommender as processes over real gRPC and a real Redis, with a stand-in for Triton, and the ranking model's own code in
-the ml environment without a tritonserver. With `--against`, another checkout's code runs in turn with this one's. Only processor time is
-taken (all threads of a process, from /proc/PID/task/*/schedstat), so a busy machine disturbs
-little. Medians of the rounds, with their spread.
+Runs router and recommender as processes over real gRPC and a real Redis, and the ranking model's own code in the ml environment without a
+tritonserver; Triton is a stand-in that answers at once, or with `--triton` the real one. With `--against`, another checkout's code runs in
+turn with this one's (and, for Triton, its environments are used). Only processor time is taken (all threads of a process, from
+/proc/PID/task/*/schedstat), so a busy machine disturbs less. Medians of the rounds, with their spread.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Literal
 
@@ -31,8 +34,27 @@ from services.mesh.runner.environments import REPOSITORY_ROOT, Environments
 
 _HERE = Path(__file__).parent
 _AT_ONCE = 16
+_PROCESSES = ("router", "recommender", "triton", "redis")
 _STAGES = ("read", "score", "core", "answer", "gRPC")
-_ROWS = (*(f"{name}, {calls} at once" for name in ("router", "recommender") for calls in (1, _AT_ONCE)), *_STAGES, "ranker model")
+
+
+def seconds_of(pids: Iterable[int]) -> float:
+    """Return the processor time of all threads of these processes so far."""
+    tasks = (task for pid in pids for task in Path(f"/proc/{pid}/task").glob("*/schedstat"))
+    return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
+
+
+def group_of(leader: int) -> list[int]:
+    """Return the processes of a process group."""
+    pids = [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdigit()]
+    return [pid for pid in pids if _group(pid) == leader]
+
+
+def _group(pid: int) -> int | None:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None
 
 
 class Process:
@@ -63,10 +85,10 @@ class Process:
         print(line, file=self._stdin, flush=True)
         return dict(json.loads(self._line()))
 
-    def seconds(self) -> float:
-        """Return the processor time of all its threads so far."""
-        tasks = Path(f"/proc/{self._process.pid}/task").glob("*/schedstat")
-        return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
+    @property
+    def pid(self) -> int:
+        """Its number."""
+        return self._process.pid
 
     def _line(self) -> str:
         line = self._stdout.readline().strip()
@@ -83,11 +105,25 @@ class Process:
 class Tree:
     """One checkout's processes."""
 
-    def __init__(self, running: contextlib.ExitStack, environments: Environments, tree: Path, redis_url: str, triton: str) -> None:
-        self.recommender = Process(running, environments, tree, "light", "worker.py", "recommender", redis_url, triton)
+    def __init__(
+        self,
+        running: contextlib.ExitStack,
+        environments: Environments,
+        tree: Path,
+        redis: embedded.EmbeddedServer,
+        redis_url: str,
+        triton: str,
+    ) -> None:
+        """`triton` is the stand-in's address; empty: this checkout's own model is served."""
+        tables = running.enter_context(tempfile.TemporaryDirectory())
+        self.scorer = Process(running, environments, tree, "ml", "scorer.py", tables)
+        own = None if triton else _start_triton(running, tree, Path(tables))
+        self.recommender = Process(running, environments, tree, "light", "worker.py", "recommender", redis_url, own[0] if own else triton)
         self.router = Process(running, environments, tree, "light", "worker.py", "router", f"127.0.0.1:{self.recommender.said}")
         self._target = f"127.0.0.1:{self.router.said}"
-        self.scorer = Process(running, environments, tree, "ml", "scorer.py", running.enter_context(tempfile.TemporaryDirectory()))
+        self._pids = {"router": [self.router.pid], "recommender": [self.recommender.pid], "redis": [redis.pid]}
+        self._pids["triton"] = group_of(own[1]) if own else []
+        self._is_warm = False
 
     def round(self, seed: int, num_calls: int) -> dict[str, float]:
         """Make the calls, one after another and then several at once; return processor ms a call by row of the table."""
@@ -96,20 +132,23 @@ class Tree:
             for user_id, candidates in world.requests(seed, num_calls)
         ]
         self.recommender.ask("reset")
-        router, recommender = self._seconds(calls, 1)
+        rows = self._seconds(calls, 1)
         stages = self.recommender.ask("stages")
-        core = stages["recommend"] - stages["read"] - stages["score"]
-        split = (stages["read"], stages["score"], core, stages["handler"] - stages["recommend"], recommender - stages["handler"])
-        router_at_once, recommender_at_once = self._seconds(calls, _AT_ONCE)
-        whole = (router, router_at_once, recommender, recommender_at_once, *split)
-        each = [seconds / num_calls * 1e3 for seconds in whole]
-        return dict(zip(_ROWS, [*each, self.scorer.ask(str(num_calls))["execute"] * 1e3], strict=True))
+        split = {name: stages[name] for name in ("read", "score")}
+        split["core"] = stages["recommend"] - stages["read"] - stages["score"]
+        split["answer"] = stages["handler"] - stages["recommend"]
+        split["gRPC"] = rows["recommender, 1 at once"] - stages["handler"]
+        rows |= {f"recommender: {name}": split[name] for name in _STAGES}
+        rows |= self._seconds(calls, _AT_ONCE)
+        result = {name: seconds / num_calls * 1e3 for name, seconds in rows.items()}
+        return result | {"model.py, in process": self.scorer.ask(str(num_calls))["execute"] * 1e3}
 
-    def _seconds(self, calls: list[router_service_pb2.RecommendRequest], at_once: int) -> tuple[float, float]:
-        """Return what router and recommender took for the calls, of which `at_once` run at any time."""
-        before = self.router.seconds(), self.recommender.seconds()
+    def _seconds(self, calls: list[router_service_pb2.RecommendRequest], at_once: int) -> dict[str, float]:
+        """Return what each process took for the calls, of which `at_once` run at any time, and their sum."""
+        before = {name: seconds_of(self._pids[name]) for name in _PROCESSES}
         asyncio.run(self._call(calls, at_once))
-        return self.router.seconds() - before[0], self.recommender.seconds() - before[1]
+        took = {name: seconds_of(self._pids[name]) - before[name] for name in _PROCESSES}
+        return {f"{name}, {at_once} at once": seconds for name, seconds in (took | {"all": sum(took.values())}).items()}
 
     async def _call(self, calls: list[router_service_pb2.RecommendRequest], at_once: int) -> None:
         waiting = iter(calls)
@@ -119,16 +158,42 @@ class Tree:
             async def caller() -> None:
                 for request in waiting:
                     answer = await stub.Recommend(request, timeout=60)
+                    while answer.degraded_reason == "ranker_unavailable" and not self._is_warm:
+                        await asyncio.sleep(0.2)
+                        answer = await stub.Recommend(request, timeout=60)
+                    self._is_warm = True
                     if answer.degraded_reason or len(answer.items) != world.NUM_CANDIDATES:
                         raise RuntimeError(f"an answer is not whole: {answer.degraded_reason}, {len(answer.items)} items")
 
             await asyncio.gather(*(caller() for _ in range(at_once)))
 
 
+def _start_triton(running: contextlib.ExitStack, tree: Path, tables: Path) -> tuple[str, int]:
+    """Start a tritonserver with the checkout's model over the tables; return its address and the leader of its processes."""
+    workspace = Path(running.enter_context(tempfile.TemporaryDirectory()))
+    http_port, grpc_port = embedded.free_ports(2)
+    env = {"TUNEMESH_TABLES_DIR": str(tables), "TUNEMESH_TELEMETRY_DIR": str(workspace), "OMP_NUM_THREADS": "1"}
+    env["TUNEMESH_FEATURE_SPEC"] = str(tree / "model_repo" / "ranker" / "feature_spec.yaml")
+    command = embedded.triton_command(
+        Environments.of_repository(tree),
+        http_port=http_port,
+        grpc_port=grpc_port,
+        workspace=workspace,
+        repository=tree / "model_repo",
+        env=env,
+    )
+    command = replace(command, cwd=tree)
+    server = embedded.EmbeddedServer(command, log=workspace / "triton.log", ready=lambda: embedded.triton_ready(http_port), timeout_s=300)
+    running.callback(embedded.remove_shared_memory, grpc_port)
+    running.callback(server.kill)
+    return f"127.0.0.1:{grpc_port}", server.pid
+
+
 def main() -> None:
     """Run all rounds and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--against", type=Path, help="another checkout, measured in turn")
+    parser.add_argument("--triton", action="store_true", help="a real tritonserver; a checkout needs its own .venv for that")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--calls", type=int, default=200, help="of each process in a round")
     options = parser.parse_args()
@@ -144,8 +209,10 @@ def main() -> None:
         running.callback(server.kill)
         redis_url = f"redis://127.0.0.1:{port}/0"
         redis.Redis.from_url(redis_url).mset(dict(world.records(spec)))
-        triton = Process(running, environments, REPOSITORY_ROOT, "light", "stand_in_triton.py")
-        measured = {name: Tree(running, environments, tree, redis_url, f"127.0.0.1:{triton.said}") for name, tree in trees.items()}
+        triton = (
+            "" if options.triton else f"127.0.0.1:{Process(running, environments, REPOSITORY_ROOT, 'light', 'stand_in_triton.py').said}"
+        )
+        measured = {name: Tree(running, environments, tree, server, redis_url, triton) for name, tree in trees.items()}
         for number in range(-1, options.rounds):
             for name, tree in measured.items():
                 result = tree.round(number + 1, options.calls)
@@ -154,10 +221,10 @@ def main() -> None:
     print(
         f"processor ms a Recommend of {world.NUM_CANDIDATES} candidates, median (min to max) of {options.rounds} rounds of {options.calls}"
     )
-    for row in _ROWS:
+    for row in taken["this"][0]:
         columns = {name: [result[row] for result in rounds] for name, rounds in taken.items()}
         cells = [f"{name} {statistics.median(ms):6.3f} ({min(ms):.3f} to {max(ms):.3f})" for name, ms in columns.items()]
-        if options.against:
+        if options.against and statistics.median(columns["this"]):
             cells.append(f"{statistics.median(columns['against']) / statistics.median(columns['this']):.2f}x")
         print(f"{row:24}", "   ".join(cells))
 

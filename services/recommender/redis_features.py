@@ -19,7 +19,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError, RedisError
 from typing_extensions import override
 
-from services.common.ranker.feature_records import global_key, item_key, neighbours_key, partial_names, popular_key, seen_key, user_key
+from services.common.ranker.feature_records import global_key, item_keys, neighbours_key, partial_names, popular_key, seen_key, user_key
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.recall_state import Counted, add_up
 from services.common.ranker.state_reader import StateReader
@@ -101,7 +101,7 @@ class RedisFeatureStore(FeatureStore):
             keys += [global_key(partial) for partial in self._partials]
         num_head = len(keys)
         stale = item_ids if generation is None else generation.missing(item_ids)
-        keys += [item_key(item_id, partial) for item_id in stale for partial in self._partials]
+        keys += item_keys(stale, self._partials)
         values = await self._mget(keys)
         if generation is None:
             # Of the requests that find none at the same time, the first to come back begins it for all of them.

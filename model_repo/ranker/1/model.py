@@ -5,7 +5,8 @@ Run by tritonserver (`--load-model ranker`), in the ml environment. Knows nothin
 
 Inputs:   USER_ID int64 [1], ITEM_IDS int64 [N] (table keys), FEATURES uint8 [M] (services.common.ranker.exposure_block, N item rows).
           Request parameter `traceparent` (W3C): the caller's span.
-Outputs:  SCORES float32 [N, T], probabilities in the spec's task order
+Outputs, those that the request names:
+          SCORES float32 [N, T], probabilities in the spec's task order
           VERSION int64 [3]: epoch, oldest and newest delta seq of the rows
           WATERMARK_MS int64 [1]: every feedback accepted up to here is in the rows
           USER_ROW_CRC int64 [1]: crc32c of the user's float32 row
@@ -18,6 +19,7 @@ import json
 import logging
 import threading
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -64,11 +66,18 @@ class RankerSettings(BaseServiceSettings, FeatureSpecSettings, ArtifactSettings)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scored:
-    """One answer. scores_NT: float32 [N, T]; user_row_crc: crc32c of the row that was used."""
+    """One answer. scores_NT: float32 [N, T]; view: the rows that were used."""
 
     scores_NT: npt.NDArray[np.float32]
     view: ModelView
-    user_row_crc: int
+
+
+_OUTPUTS: Mapping[str, Callable[[Scored], torch.Tensor]] = {
+    "SCORES": lambda scored: torch.from_numpy(scored.scores_NT),
+    "VERSION": lambda scored: torch.tensor([scored.view.epoch, scored.view.seq_min, scored.view.seq_max]),
+    "WATERMARK_MS": lambda scored: torch.tensor([scored.view.watermark_ms]),
+    "USER_ROW_CRC": lambda scored: torch.tensor([crc32c.crc32c(scored.view.rows["user"].tobytes())]),
+}
 
 
 class Scorer:
@@ -89,9 +98,9 @@ class Scorer:
         inputs = assemble(self._spec, [(replace(features, user_key=user_key), item_keys_N)])
         num_items = len(item_keys_N)
         view = self._read(inputs.user_keys_G, np.concatenate([item_keys_N, inputs.history_keys_GL.ravel()]))
-        user_GD, items_D = view.rows["user"], torch.from_numpy(view.rows["item"])
-        rows = Rows(torch.from_numpy(user_GD), items_D[:num_items], items_D[num_items:].unsqueeze(0))
-        return Scored(score(self._network, inputs, rows, precision=self._precision), view, crc32c.crc32c(user_GD.tobytes()))
+        items_D = torch.from_numpy(view.rows["item"])
+        rows = Rows(torch.from_numpy(view.rows["user"]), items_D[:num_items], items_D[num_items:].unsqueeze(0))
+        return Scored(score(self._network, inputs, rows, precision=self._precision), view)
 
     def warm_up(self) -> None:
         """Score nobody's items a few times, so that the first request does not pay for lazy initialisation; choose the faster precision."""
@@ -196,14 +205,11 @@ class TritonPythonModel:
             view = scored.view
             span.set_attribute("items", len(scored.scores_NT))
             span.set_attribute("model_version", f"{view.epoch}.{view.seq_max}")
-        outputs = {
-            "SCORES": torch.from_numpy(scored.scores_NT),
-            "VERSION": torch.tensor([view.epoch, view.seq_min, view.seq_max]),
-            "WATERMARK_MS": torch.tensor([view.watermark_ms]),
-            "USER_ROW_CRC": torch.tensor([scored.user_row_crc]),
-        }
+        # Only what is asked for, which is everything unless the request names outputs: each is copied into shared memory, and out of it.
         # Through DLPack: the stub of this Triton release was built before numpy 2 and would read such arrays as empty.
-        return pb_utils.InferenceResponse([pb_utils.Tensor.from_dlpack(name, value) for name, value in outputs.items()])
+        return pb_utils.InferenceResponse(
+            [pb_utils.Tensor.from_dlpack(name, _OUTPUTS[name](scored)) for name in request.requested_output_names()]
+        )
 
     def _score(self, request: Any) -> Scored:
         scorer = self._opener.scorer

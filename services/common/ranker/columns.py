@@ -129,8 +129,8 @@ class Tastes:
     def of(cls, user: UserView, categories: Sequence[Sequence[str]], counts_N: Int64Array) -> Tastes:
         """Return the tastes for N items with these categories; `counts_N` says how many each has."""
         names = list(set(chain.from_iterable(categories)))
-        row_of = {name: row for row, name in enumerate(names)}
-        flat_S = np.asarray([row_of[name] for name in chain.from_iterable(categories)], dtype=np.int64)
+        row_of = dict(zip(names, range(len(names)), strict=True))
+        flat_S = np.fromiter(map(row_of.__getitem__, chain.from_iterable(categories)), dtype=np.int64)
         columns_4N = np.zeros((4, len(categories)))
         if len(flat_S):
             taste_S3 = np.asarray(_tastes(user, names))[flat_S]

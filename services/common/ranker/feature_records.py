@@ -6,7 +6,7 @@ values mean.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,11 @@ def seen_key(user_id: str) -> str:
 def item_key(item_id: str, partial: str) -> str:
     """Redis key of an ItemState; `partial` is BASE_PARTIAL or a partition number."""
     return f"tm:i:{item_id}:{partial}"
+
+
+def item_keys(item_ids: Sequence[str], partials: Sequence[str]) -> list[str]:
+    """Return `item_key` of every item and partial, all partials of an item side by side."""
+    return [f"tm:i:{item_id}:{partial}" for item_id in item_ids for partial in partials]
 
 
 def global_key(partial: str) -> str:
