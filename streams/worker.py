@@ -8,7 +8,7 @@ Faust 0.15 that the streams rely on, both from its source:
 - only Faust's own assignor gives equal partitions of all topics to one worker; it is used when `table_standby_replicas` > 0
   (`AIOKafkaConsumerThread._create_worker_consumer`).
 
-Knows no topic and no event.
+Knows no topic and no event, but where a record goes that the broker refuses.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from typing import Any, Protocol
 import faust
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Transport
 
+from services.common.events.undeliverable import in_place_of
 from services.common.platform.errors import Overloaded, Unavailable
-from services.common.platform.kafka_async import NotAcknowledged, Record
+from services.common.platform.kafka_async import NotAcknowledged, Record, Refusal
 from services.common.platform.kafka_async_batches import read_through_readable_batches
 from services.common.platform.kafka_batches import AIOKAFKA_PACKAGES
 from services.common.platform.kafka_compression import Compression, compression_type
@@ -198,7 +199,7 @@ class Sender(Protocol):
 async def send_until_acknowledged(sender: Sender, records: Sequence[Record]) -> None:
     """Send records, and repeat what the broker did not acknowledge until it has: whatever waits behind them is only late.
 
-    A record may be written twice: its readers know a repetition by its id.
+    A record may be written twice: its readers know a repetition by its id. What the broker will never take goes to the dead letters.
     """
     left = list(records)
     is_first = True
@@ -206,13 +207,26 @@ async def send_until_acknowledged(sender: Sender, records: Sequence[Record]) -> 
         try:
             await sender.send(left)
         except (NotAcknowledged, Overloaded) as error:
-            left = error.records if isinstance(error, NotAcknowledged) else left
+            if isinstance(error, NotAcknowledged):
+                left = error.records + _in_place_of(error.refused)
+                if not error.records:
+                    continue
             if is_first:
                 _log.warning("%d record(s) are sent again until Kafka acknowledges them: %s", len(left), error)
                 is_first = False
             await asyncio.sleep(_RESEND_S)
         else:
             return
+
+
+def _in_place_of(refused: Sequence[Refusal]) -> list[Record]:
+    letters = []
+    for each in refused:
+        letter = in_place_of(each)
+        _log.error("the broker refuses a record for %s (%s): %s", each.record.topic, each.cause, "set aside" if letter else "dropped")
+        if letter is not None:
+            letters.append(letter)
+    return letters
 
 
 async def when_available(what: str, attempt: Callable[[], Awaitable[None]], *, timeout_s: float = 60.0) -> None:

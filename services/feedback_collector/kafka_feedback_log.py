@@ -10,7 +10,8 @@ from services.common.events.envelope import headers_for
 from services.common.events.feedback import Feedback
 from services.common.events.topics import FEEDBACK
 from services.common.events.wire.feedback import feedback_message
-from services.common.platform.kafka_async import AsyncProducer, Record
+from services.common.platform.errors import InvalidInput
+from services.common.platform.kafka_async import AsyncProducer, NotAcknowledged, Record
 from services.common.platform.traceparent import current_traceparent
 from services.feedback_collector.core import FeedbackLog
 
@@ -31,7 +32,14 @@ class KafkaFeedbackLog(FeedbackLog):
         traceparent = current_traceparent()
         records = [_to_record(item, traceparent) for item in feedback]
         limit_s = None if timeout_s is None else max(timeout_s - _RESERVE_S, _MIN_TIMEOUT_S)
-        await self._producer.send(records, timeout_s=limit_s)
+        try:
+            await self._producer.send(records, timeout_s=limit_s)
+        except NotAcknowledged as error:
+            if error.refused and not error.records:
+                raise InvalidInput(
+                    f"Kafka takes {len(error.refused)} of {len(records)} feedbacks never: {error.refused[0].cause}"
+                ) from error
+            raise
 
 
 def _to_record(item: Feedback, traceparent: str) -> Record:

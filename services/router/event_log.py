@@ -1,7 +1,8 @@
 """The event log: a bounded buffer in memory, a background flush to Kafka, and a spool on disk while Kafka is down.
 
 `append` never blocks and never fails: logging must not cost a request its answer. Whatever is lost is counted with its reason.
-What the broker will never take (larger than the topic allows, say) goes to the dead letters and holds nothing up.
+What the broker will never take (larger than the topic allows, say) goes to the dead letters and holds nothing up: its letter takes its
+place, behind what is spooled, and is sent with the others.
 A record may be written twice: readers go by its request_id and ignore the second. Knows no topic, no message type and no gRPC.
 """
 
@@ -18,10 +19,11 @@ from typing import Protocol
 from opentelemetry.metrics import CallbackOptions, Observation
 
 from services.common.events.limits import MAX_RECORD_BYTES
+from services.common.events.topics import BY_DLQ
+from services.common.events.undeliverable import in_place_of
 from services.common.platform.errors import InvalidInput, Overloaded
-from services.common.platform.kafka_async import NotAcknowledged, Record
+from services.common.platform.kafka_async import NotAcknowledged, Record, Refusal
 from services.common.platform.telemetry import Telemetry
-from services.router.records import undeliverable
 from services.router.spool import Spool
 
 _MAX_BATCH = 500
@@ -35,7 +37,9 @@ class Sender(Protocol):
     """What the log needs of `services.common.platform.kafka_async.AsyncProducer`."""
 
     async def send(self, records: Sequence[Record]) -> None:
-        """Return once all are acknowledged; raise NotAcknowledged with the others, and InvalidInput or Overloaded when it sent none."""
+        """Return once all are acknowledged; raise NotAcknowledged with the others and those refused, and InvalidInput or Overloaded when it
+        sent none.
+        """
         ...
 
 
@@ -92,7 +96,12 @@ class KafkaEventLog:
             await self._task
         while self._buffer:
             batch = self._take()
-            await self._keep(batch[await self._send_all(batch) :] if self._spool.empty else batch)
+            if self._spool.empty:
+                still_open, letters = await self._deliver(batch)
+                await self._keep(still_open)
+                await self._keep_letters(letters)
+            else:
+                await self._keep(batch)
         self._spool.close()
 
     async def _run(self) -> None:
@@ -109,11 +118,9 @@ class KafkaEventLog:
         self._wake.clear()
         if self._closing.is_set():
             return
-        batch = self._take()
-        try:
-            await self._deliver(batch)
-        except NotAcknowledged as error:
-            await self._keep(error.records)
+        still_open, letters = await self._deliver(self._take())
+        await self._keep(still_open)
+        await self._keep_letters(letters)
 
     async def _flush_spool(self) -> None:
         """Older ones first: what is buffered goes behind what is spooled."""
@@ -122,57 +129,55 @@ class KafkaEventLog:
         batch = await asyncio.to_thread(self._spool.peek, _MAX_BATCH)
         if not batch:
             return
-        num_done = await self._send_all(batch)
-        await asyncio.to_thread(self._spool.advance, num_done)
-        if num_done < len(batch):
+        still_open, letters = await self._deliver(batch)
+        await self._keep_letters(letters)
+        await asyncio.to_thread(self._spool.advance, len(batch), still_open)
+        if still_open:
             await self._pause(_RETRY_S)
 
-    async def _send_all(self, batch: list[Record]) -> int:
-        """Send records, one by one when the broker refuses one of them, and set that one aside. Return how many of the first are done."""
+    async def _deliver(self, batch: list[Record]) -> tuple[list[Record], list[Record]]:
+        """Send records. Return those that are to be sent again, and what is to be sent in place of those refused."""
+        still_open: Sequence[Record] = ()
+        refused: Sequence[Refusal] = ()
         try:
-            await self._deliver(batch)
+            if batch:
+                await self._sender.send(batch)
+        except Overloaded:
+            return batch, []
+        except InvalidInput as error:
+            if len(batch) > 1:
+                halves = [await self._deliver(batch[: len(batch) // 2]), await self._deliver(batch[len(batch) // 2 :])]
+                return [*halves[0][0], *halves[1][0]], [*halves[0][1], *halves[1][1]]
+            refused = [Refusal(batch[0], str(error))]
         except NotAcknowledged as error:
-            if not error.refused:
-                return 0
-        else:
-            return len(batch)
-        for number, record in enumerate(batch):
-            try:
-                await self._deliver([record])
-            except NotAcknowledged as error:
-                if not error.refused or not await self._set_aside(record, str(error)):
-                    return number
-        return len(batch)
-
-    async def _set_aside(self, record: Record, detail: str) -> bool:
-        """Write a record's dead letter, without its content if need be; return false while the broker is down."""
-        for value in (record.value, None):
-            letter = undeliverable(record, value, detail)
-            try:
-                await self._sender.send([letter])
-            except NotAcknowledged as error:
-                if not error.refused:
-                    return False
+            still_open, refused = error.records, error.refused
+        waiting = {id(record) for record in (*still_open, *(each.record for each in refused))}
+        done = [record for record in batch if id(record) not in waiting]
+        self._count("sent", [record for record in done if record.topic not in BY_DLQ])
+        self._count("set_aside", [record for record in done if record.topic in BY_DLQ], "undeliverable")
+        letters = []
+        for each in refused:
+            letter = in_place_of(each)
+            if letter is None:
+                self._count("dropped", [each.record], f"undeliverable, as is its dead letter: {each.cause}")
             else:
-                self._count("set_aside", [record], f"undeliverable: {detail}")
-                return True
-        self._count("dropped", [record], f"undeliverable, as is its dead letter: {detail}")
-        return True
+                letters.append(letter)
+        return list(still_open), letters
 
-    async def _deliver(self, batch: list[Record]) -> None:
-        if not batch:
+    async def _keep_letters(self, letters: list[Record]) -> None:
+        """Put dead letters behind what is spooled, from where they are sent like anything else."""
+        if not letters:
             return
         try:
-            await self._sender.send(batch)
-        except (InvalidInput, Overloaded) as error:
-            raise NotAcknowledged(str(error), batch, refused=isinstance(error, InvalidInput)) from error
-        except NotAcknowledged as error:
-            waiting = set(map(id, error.records))
-            self._count("sent", [record for record in batch if id(record) not in waiting])
-            raise
-        self._count("sent", batch)
+            kept = await asyncio.to_thread(self._spool.append, letters)
+        except OSError as error:
+            self._count("dropped", letters, f"undeliverable, and spool_failed: {error.strerror}")
+            return
+        self._count("dropped", letters[kept:], "undeliverable, and spool_full")
 
     async def _keep(self, records: list[Record]) -> None:
+        if not records:
+            return
         try:
             kept = await asyncio.to_thread(self._spool.append, records)
         except OSError as error:
@@ -194,7 +199,7 @@ class KafkaEventLog:
         if not records:
             return
         self.counts[outcome] += len(records)
-        for topic, number in Counter(record.topic for record in records).items():
+        for topic, number in Counter(BY_DLQ[each.topic].name if each.topic in BY_DLQ else each.topic for each in records).items():
             self._counter.add(number, {"topic": topic, "outcome": outcome, "reason": reason})
         if outcome == "sent":
             return

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from tunemesh.events.v1 import exposure_pb2, generation_pb2
 
-from services.common.events.dead_letter_reasons import UNDELIVERABLE
-from services.common.events.dead_letters import dead_letter, dead_letter_headers
 from services.common.events.envelope import headers_for
-from services.common.events.topics import ALL, EXPOSURES, GENERATIONS, Topic
+from services.common.events.topics import EXPOSURES, GENERATIONS, Topic
 from services.common.events.wire.chat import chat_messages, sampling_message, usage_message
 from services.common.platform.kafka_async import Record
 from services.common.platform.traceparent import current_traceparent
@@ -121,26 +118,6 @@ def generation_record(generation: Generation) -> Record:
         context_given=bool(question.context),
     )
     return _record(GENERATIONS, question.user_id, value.SerializeToString(), header.request_id, generation.finished_at_ms)
-
-
-def undeliverable(record: Record, value: bytes | None, detail: str) -> Record:
-    """Return the dead letter of a record that the broker does not take, with `value` in place of its own.
-
-    It was never in its topic, so the letter says partition -1, and in place of an offset a number made from what it holds.
-    """
-    number = int.from_bytes(hashlib.blake2b(record.value, digest_size=8).digest(), "little") >> 1
-    letter = dead_letter(
-        topic=record.topic,
-        partition=-1,
-        offset=number,
-        reason=UNDELIVERABLE,
-        detail=detail if value is not None else f"{detail} (left out here: {len(record.value)} bytes)",
-        key=record.key,
-        value=value,
-        headers=record.headers,
-    )
-    topic = next(topic.dlq for topic in ALL if topic.name == record.topic)
-    return Record(topic, record.key, letter.SerializeToString(), dead_letter_headers(letter, _SOURCE))
 
 
 def _record(topic: Topic, user_id: str, value: bytes, event_id: str, time_ms: int) -> Record:

@@ -138,9 +138,9 @@ class Spool:
             self._drop_front()
         return self._read_ahead[:limit]
 
-    def advance(self, count: int) -> None:
-        """Remove the `count` oldest records, which were peeked and then acknowledged."""
-        del self._read_ahead[:count]
+    def advance(self, count: int, still_open: Sequence[Record] = ()) -> None:
+        """Remove the `count` oldest records, which were peeked and then acknowledged; those that were not stay the oldest."""
+        self._read_ahead[:count] = still_open
 
     def _drop_front(self) -> None:
         path = self._segments.pop(0)

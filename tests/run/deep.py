@@ -50,7 +50,7 @@ UNITS: tuple[Unit, ...] = (
     Unit("demo of ranking", "light", ("tests/e2e/test_demo_of_ranking.py",), 320),
     Unit("kills of the ranking half", "light", ("tests/faults/test_ranking_kills.py",), 110),
     Unit("kills of the language half", "light", ("tests/faults/test_language_kills.py",), 240),
-    Unit("broker outage", "light", ("tests/faults/test_broker_outage.py", "tests/integration/router/test_refused_records.py"), 90),
+    Unit("broker outage", "light", ("tests/faults/test_broker_outage.py", "tests/integration/router/test_refused_records.py"), 135),
     Unit("soak in small", "light", ("tests/faults/test_soak_in_small.py",), 200),
     Unit("deaths of infrastructure", "light", ("tests/integration/mesh/test_infrastructure_of_the_mesh.py",), 40),
     Unit("package set of the light image", "light", ("tests/integration/mesh/test_images.py",), 90),

@@ -2,6 +2,12 @@
 
 Nothing here blocks a caller for longer than its timeout: while the broker is down every send fails at once and a background task
 reconnects. Knows no topic and no message type.
+
+A broker refuses a batch as a whole, and after that an idempotent aiokafka producer (0.14) gets nothing into that partition any more: Apache
+Kafka answers OutOfOrderSequenceNumber to every later batch. So after a refusal the connection is renewed. Where a batch was too large, the
+batches of the new one have half the size, and the records are sent again: soon they fit, and what is larger than a batch travels alone from
+then on, over a second connection without sequence numbers. What is refused for another cause is sent alone, too: only a record that was
+refused alone counts as refused.
 """
 
 from __future__ import annotations
@@ -18,6 +24,7 @@ from aiokafka.errors import (
     InvalidTimestampError,
     KafkaError,
     MessageSizeTooLargeError,
+    OutOfOrderSequenceNumber,
     PolicyViolationError,
     RecordListTooLargeError,
     UnknownError,
@@ -35,8 +42,11 @@ _LINGER_MS = 20
 _RECONNECT_S = 0.5
 _ATTEMPTS_PER_LOG_LINE = 20
 _STOP_TIMEOUT_S = 10.0
+_TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
 # What is wrong with a record, and will be as wrong the next time.
-_REFUSALS = (MessageSizeTooLargeError, RecordListTooLargeError, InvalidMessageError, InvalidTimestampError, PolicyViolationError)
+_REFUSALS = (*_TOO_LARGE, InvalidMessageError, InvalidTimestampError, PolicyViolationError)
+# Said of a batch: of its records, or of what went before it.
+_OF_A_BATCH = (*_REFUSALS, OutOfOrderSequenceNumber)
 
 _log = logging.getLogger(__name__)
 
@@ -52,18 +62,27 @@ class Record:
     partition: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A record that the broker will never take, and what it said."""
+
+    record: Record
+    cause: str
+
+
 class NotAcknowledged(Unavailable):
-    """The broker did not acknowledge these records in time. They may have been written all the same: repeat what is harmless to repeat.
+    """The broker did not acknowledge these records.
 
     Attributes:
-        records: those without an acknowledgement, in the order in which they were given.
-        refused: the broker said that it will never take one of them. Which one is told by sending them one by one.
+        records: those without an acknowledgement in time, in the order in which they were given. They may have been written all the same:
+            repeat what is harmless to repeat.
+        refused: those that it will never take, each tried alone; none of them is among `records`.
     """
 
-    def __init__(self, message: str, records: Sequence[Record], *, refused: bool = False) -> None:
+    def __init__(self, message: str, records: Sequence[Record], *, refused: Sequence[Refusal] = ()) -> None:
         super().__init__(message)
         self.records = list(records)
-        self.refused = refused
+        self.refused = list(refused)
 
 
 class AsyncProducer:
@@ -96,6 +115,10 @@ class AsyncProducer:
         self._compression_type = compression_type(compression, AIOKAFKA_PACKAGES)
         self._in_flight = 0
         self._producer: AIOKafkaProducer | None = None
+        self._lone: AIOKafkaProducer | None = None
+        self._max_batch_bytes = _MAX_BATCH_BYTES
+        self._is_idempotent = True
+        self._renewal = asyncio.Lock()
         self._connector: asyncio.Task[None] | None = None
         self._discards: set[asyncio.Task[None]] = set()
         self._reason = "not connected yet"
@@ -124,6 +147,7 @@ class AsyncProducer:
             except TimeoutError:
                 _log.warning("Kafka at %s did not take the last records within %.1f s", self._bootstrap, self._timeout_s)
             await self._discard(producer, KafkaError("the producer was closed"))
+        self._drop_lone()
         if self._discards:
             await asyncio.wait(self._discards, timeout=_STOP_TIMEOUT_S)
 
@@ -131,10 +155,10 @@ class AsyncProducer:
         """Produce the records and return once the broker has acknowledged all of them.
 
         Args:
-            records: at most `max_in_flight`; records of one key keep their order.
+            records: at most `max_in_flight`; records of one key keep their order, unless the broker refuses a batch that one of them is in.
             timeout_s: gives up earlier than the delivery timeout.
         Raises:
-            NotAcknowledged: no broker, or no acknowledgement in time; carries the records concerned.
+            NotAcknowledged: no broker, or no acknowledgement in time, or a record is refused; carries the records concerned.
             Overloaded: too many records wait for their acknowledgement already; nothing was sent.
             InvalidInput: a record is larger than 1 MB; nothing was sent.
         """
@@ -144,23 +168,61 @@ class AsyncProducer:
         self._check_bounds(records)
         limit_s = self._timeout_s if timeout_s is None else min(timeout_s, self._timeout_s)
         self._in_flight += len(records)
-        started = time.monotonic()
-        futures: list[asyncio.Future[object]] = []
         try:
-            async with asyncio.timeout(limit_s):
-                for record in records:
-                    futures.append(await producer.send(record.topic, record.value, record.key, record.partition, headers=record.headers))
-                for future in futures:
-                    await future
-        except (KafkaError, TimeoutError) as error:
-            for future in futures:
-                future.add_done_callback(_retrieve)
-            self._on_failure(producer, error, time.monotonic() - started)
-            refused = isinstance(error, _REFUSALS)
-            what = "refused" if refused else "did not acknowledge in time"
-            raise NotAcknowledged(f"Kafka at {self._bootstrap} {what}: {error!r}", _open(records, futures), refused=refused) from error
+            said = await self._deliver(producer, records, time.monotonic() + limit_s)
         finally:
             self._in_flight -= len(records)
+        if not any(said):
+            return
+        errors = [error for error in said if error is not None]
+        refused = [Refusal(each, repr(error)) for each, error in zip(records, said, strict=True) if isinstance(error, _REFUSALS)]
+        still_open = [each for each, error in zip(records, said, strict=True) if error and not isinstance(error, _REFUSALS)]
+        what = "did not acknowledge in time" if still_open else "refused"
+        raise NotAcknowledged(f"Kafka at {self._bootstrap} {what}: {errors[0]!r}", still_open, refused=refused) from errors[0]
+
+    async def _deliver(self, producer: AIOKafkaProducer, records: Sequence[Record], until: float) -> list[Exception | None]:
+        """Return what became of each record: None where it is acknowledged. A refusal is of that very record."""
+        # What follows a large one of the same key goes with it, for its order.
+        large = {(each.topic, each.key) for each in records if self._is_larger_than_a_batch(each)}
+        alone = [index for index, each in enumerate(records) if (each.topic, each.key) in large] if large else []
+        together = [index for index, each in enumerate(records) if (each.topic, each.key) not in large] if large else range(len(records))
+        started = time.monotonic()
+        said_together, said_alone = await asyncio.gather(
+            _send_all(producer, [records[index] for index in together], until), self._send_alone([records[index] for index in alone], until)
+        )
+        said = dict(zip(alone, said_alone, strict=True)) | dict(zip(together, said_together, strict=True))
+        in_company = [index for index, error in zip(together, said_together, strict=True) if isinstance(error, _OF_A_BATCH)]
+        for error in said_together:
+            if error is not None and not isinstance(error, _OF_A_BATCH):
+                self._on_failure(producer, error, time.monotonic() - started)
+                break
+        if in_company:
+            again = [records[index] for index in in_company]
+            is_too_large = any(isinstance(said[index], _TOO_LARGE) for index in in_company)
+            await self._renew(producer, is_too_large=is_too_large, until=until)
+            renewed = self._producer
+            said_again = await (self._deliver(renewed, again, until) if is_too_large and renewed else self._send_alone(again, until))
+            said |= dict(zip(in_company, said_again, strict=True))
+        return [said[index] for index in range(len(records))]
+
+    def _is_larger_than_a_batch(self, record: Record) -> bool:
+        return len(record.value) + len(record.key) > self._max_batch_bytes
+
+    async def _send_alone(self, records: Sequence[Record], until: float) -> list[Exception | None]:
+        """Send each record in a batch of its own, without sequence numbers: a refusal is of that record and breaks nothing."""
+        if not records:
+            return []
+        try:
+            async with self._renewal, asyncio.timeout(until - time.monotonic()):
+                if self._lone is None:
+                    self._lone = await self._open_connection(idempotent=False, max_batch_bytes=1)
+                lone = self._lone
+        except (KafkaError, OSError, TimeoutError) as error:
+            return [error] * len(records)
+        said = await _send_all(lone, records, until)
+        if lone is self._lone and any(error is not None and not isinstance(error, _REFUSALS) for error in said):
+            self._drop_lone()
+        return said
 
     def _check_bounds(self, records: Sequence[Record]) -> None:
         if self._in_flight + len(records) > self._max_in_flight:
@@ -172,22 +234,52 @@ class AsyncProducer:
 
     def _on_failure(self, producer: AIOKafkaProducer, error: Exception, waited_s: float) -> None:
         """A failed batch or a full delivery timeout ends this connection; a caller's own shorter timeout does not."""
-        if isinstance(error, _REFUSALS) or (isinstance(error, TimeoutError) and waited_s < 0.95 * self._timeout_s):
+        if isinstance(error, TimeoutError) and waited_s < 0.95 * self._timeout_s:
             return
         if producer is not self._producer:
             return
         self._producer = None
         self._reason = f"since a failure: {error!r}"
         _log.warning("Kafka at %s is down: %r; reconnecting", self._bootstrap, error)
-        task = asyncio.create_task(self._discard(producer, KafkaError(f"the connection was given up: {error!r}")))
-        self._discards.add(task)
-        task.add_done_callback(self._discards.discard)
+        self._discard_later(producer, KafkaError(f"the connection was given up: {error!r}"))
         self._connector = asyncio.create_task(self._connect())
 
-    async def _discard(self, producer: AIOKafkaProducer, error: KafkaError) -> None:
+    async def _renew(self, producer: AIOKafkaProducer, *, is_too_large: bool, until: float) -> None:
+        """Replace a connection whose sequence a refusal has broken; where a batch was too large, by one with batches of half the size."""
+        async with self._renewal:
+            if producer is not self._producer:
+                return
+            if is_too_large:
+                self._max_batch_bytes = max(1, self._max_batch_bytes // 2)
+                _log.warning("Kafka at %s refused a batch: from now on they have at most %d bytes", self._bootstrap, self._max_batch_bytes)
+            try:
+                async with asyncio.timeout(until - time.monotonic()):
+                    fresh = await self._open_connection(idempotent=self._is_idempotent, max_batch_bytes=self._max_batch_bytes)
+            except (KafkaError, OSError, TimeoutError) as error:
+                self._on_failure(producer, KafkaError(repr(error)), 0.0)
+                return
+            if producer is self._producer:
+                self._producer = fresh
+                self._discard_later(producer, None)
+            else:  # closed, or found down, meanwhile
+                self._discard_later(fresh, None)
+
+    def _drop_lone(self) -> None:
+        lone, self._lone = self._lone, None
+        if lone is not None:
+            self._discard_later(lone, KafkaError("the connection was given up"))
+
+    def _discard_later(self, producer: AIOKafkaProducer, error: KafkaError | None) -> None:
+        task = asyncio.create_task(self._discard(producer, error))
+        self._discards.add(task)
+        task.add_done_callback(self._discards.discard)
+
+    async def _discard(self, producer: AIOKafkaProducer, error: KafkaError | None) -> None:
+        """Close a connection; `error` is for what it has under way, None lets it end."""
         # aiokafka's stop() flushes first and, being idempotent, retries for ever while the broker is down. There is no public way to
         # give up what is pending (aiokafka 0.14), hence the private accumulator.
-        producer._message_accumulator.fail_all(error)
+        if error is not None:
+            producer._message_accumulator.fail_all(error)
         try:
             await asyncio.wait_for(producer.stop(), _STOP_TIMEOUT_S)
         except KeyError:
@@ -202,11 +294,13 @@ class AsyncProducer:
         while True:
             attempts += 1
             try:
+                self._is_idempotent = True
                 try:
-                    self._producer = await self._open_connection(idempotent=True)
+                    self._producer = await self._open_connection(idempotent=True, max_batch_bytes=self._max_batch_bytes)
                 except UnknownError as error:
                     # The embedded broker (Tansu 0.6) answers so to aiokafka's version of InitProducerId.
-                    self._producer = await self._open_connection(idempotent=False)
+                    self._is_idempotent = False
+                    self._producer = await self._open_connection(idempotent=False, max_batch_bytes=self._max_batch_bytes)
                     _log.warning("Kafka at %s gives no producer id (%r): a retry may write a record twice", self._bootstrap, error)
             except (KafkaError, OSError) as error:
                 self._reason = repr(error)
@@ -217,16 +311,16 @@ class AsyncProducer:
                 _log.info("connected to Kafka at %s", self._bootstrap)
                 return
 
-    async def _open_connection(self, *, idempotent: bool) -> AIOKafkaProducer:
+    async def _open_connection(self, *, idempotent: bool, max_batch_bytes: int) -> AIOKafkaProducer:
         producer = AIOKafkaProducer(
             bootstrap_servers=self._bootstrap,
             client_id=self._client_id,
             acks="all",
             compression_type=self._compression_type,
             enable_idempotence=idempotent,
-            linger_ms=_LINGER_MS,
+            linger_ms=_LINGER_MS if max_batch_bytes > 1 else 0,
             request_timeout_ms=int(self._timeout_s * 1e3),
-            max_batch_size=_MAX_BATCH_BYTES,
+            max_batch_size=max_batch_bytes,
             max_request_size=2 * _MAX_RECORD_BYTES,
         )
         try:
@@ -243,7 +337,39 @@ def _retrieve(future: asyncio.Future[object]) -> None:
         future.exception()
 
 
-def _open(records: Sequence[Record], futures: Sequence[asyncio.Future[object]]) -> list[Record]:
-    """Return the records whose future is missing or did not succeed."""
-    done = [future.done() and not future.cancelled() and future.exception() is None for future in futures]
-    return [record for index, record in enumerate(records) if index >= len(done) or not done[index]]
+async def _send_all(producer: AIOKafkaProducer, records: Sequence[Record], until: float) -> list[Exception | None]:
+    """Send records in their order and return what became of each: None where it is acknowledged by `until`, of the monotonic clock."""
+    said: list[Exception | None] = [None] * len(records)
+    futures: dict[int, asyncio.Future[object]] = {}
+    failure: Exception = TimeoutError("no acknowledgement in time")
+    try:
+        async with asyncio.timeout(until - time.monotonic()):
+            for index, each in enumerate(records):
+                try:
+                    futures[index] = await producer.send(each.topic, each.value, each.key, each.partition, headers=each.headers)
+                except _REFUSALS as error:  # larger than any request
+                    said[index] = error
+            if futures:
+                await asyncio.wait(futures.values())
+    except TimeoutError:
+        pass
+    except KafkaError as error:
+        failure = error
+    finally:
+        for future in futures.values():
+            future.add_done_callback(_retrieve)
+    for index in range(len(records)):
+        if index in futures:
+            said[index] = _outcome(futures[index], failure)
+        elif said[index] is None:
+            said[index] = failure
+    return said
+
+
+def _outcome(future: asyncio.Future[object], failure: Exception) -> Exception | None:
+    if not future.done() or future.cancelled():
+        return failure
+    error = future.exception()
+    if error is None or isinstance(error, Exception):
+        return error
+    raise error

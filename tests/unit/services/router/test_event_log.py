@@ -6,7 +6,7 @@ from tunemesh.events.v1.dead_letter_pb2 import DeadLetter
 
 from services.common.platform import telemetry
 from services.common.platform.errors import InvalidInput, Overloaded
-from services.common.platform.kafka_async import NotAcknowledged, Record
+from services.common.platform.kafka_async import NotAcknowledged, Record, Refusal
 from services.router import event_log as event_log_module
 from services.router.core import Exposure, Query, Recommendation
 from services.router.event_log import KafkaEventLog
@@ -157,7 +157,7 @@ async def test_only_what_the_broker_did_not_acknowledge_is_sent_again(tmp_path):
 
 
 class PickySender(FakeSender):
-    """A broker that refuses what is larger than `most`, and with it the batch that it is in."""
+    """A broker that refuses what is larger than `most`."""
 
     def __init__(self, most: int, *, letters: int | None = None) -> None:
         super().__init__()
@@ -168,9 +168,10 @@ class PickySender(FakeSender):
         self.num_calls += 1
         if self.is_down:
             raise NotAcknowledged("down", records)
-        if any(len(one.value) > (self.most_of_letters if ".dlq." in one.topic else self.most) for one in records):
-            raise NotAcknowledged("refused: MessageSizeTooLargeError", records, refused=True)
-        self.sent.extend(records)
+        refused = [one for one in records if len(one.value) > (self.most_of_letters if ".dlq." in one.topic else self.most)]
+        self.sent.extend(one for one in records if one not in refused)
+        if refused:
+            raise NotAcknowledged("refused", [], refused=[Refusal(one, "MessageSizeTooLargeError()") for one in refused])
 
 
 def large(number: int, size: int) -> Record:
@@ -224,23 +225,49 @@ async def test_a_poisoned_spool_of_an_earlier_process_is_emptied(tmp_path):
     await bench.log.close()
 
 
-async def test_a_broker_that_goes_down_while_records_are_sent_one_by_one_gets_the_rest_later_and_nothing_twice(tmp_path):
+async def test_a_broker_that_goes_down_half_way_gets_the_rest_later_and_nothing_twice(tmp_path):
     class Fading(PickySender):
         async def send(self, records):
-            if len(self.sent) == 3 and not self.has_faded:
+            if len(records) > 3 and not self.has_faded:
                 self.has_faded = True
-                raise NotAcknowledged("down", records)
+                await super().send(records[1:3])
+                raise NotAcknowledged("down", [records[0], *records[3:]])
             await super().send(records)
 
     sender = Fading(20_000, letters=100_000)
     sender.has_faded = False
-    bench = Bench(tmp_path, sender)
+    earlier = Bench(tmp_path, FakeSender(is_down=True))
     for number in range(8):
-        bench.log.append(large(number, 30_000) if number == 5 else record(number))
+        earlier.log.append(large(number, 30_000) if number == 5 else record(number))
+    await earlier.log.close()
+    bench = Bench(tmp_path, sender)
     bench.log.start()
     await bench.until(lambda: bench.log.counts["sent"] + bench.log.counts["set_aside"] == 8 and bench.spool.empty)
     await bench.log.close()
-    assert ids(one for one in sender.sent if one.topic == "exposures.v1") == expected(number for number in range(8) if number != 5)
+    assert bench.log.counts == {"sent": 7, "set_aside": 1}
+    assert ids(one for one in sender.sent if one.topic == "exposures.v1") == expected([1, 2, 0, 3, 4, 6, 7])
+
+
+@pytest.mark.parametrize("is_down_first", [True, False])
+async def test_one_refused_record_in_a_hundred_costs_next_to_no_sends(tmp_path, is_down_first: bool):
+    num_calls = {}
+    for share in (10**9, 100):
+        bench = Bench(tmp_path / str(share), PickySender(20_000, letters=100_000), max_buffered=10_000, max_bytes=1 << 26)
+        bench.sender.is_down = is_down_first
+        bench.log.start()
+        for number in range(5_000):
+            bench.log.append(large(number, 30_000) if number % share == share - 1 else record(number))
+        if is_down_first:
+            await bench.until(lambda log=bench.log: log.counts["spooled"] == 5_000)
+            bench.sender.num_calls, bench.sender.is_down = 0, False
+        await bench.until(lambda log=bench.log: log.counts["sent"] + log.counts["set_aside"] == 5_000)
+        await bench.until(lambda spool=bench.spool: spool.empty)
+        await bench.log.close()
+        num_calls[share] = bench.sender.num_calls
+        sent = [one for one in bench.sender.sent if one.topic == "exposures.v1"]
+        assert len(sent) == len(set(ids(sent))) == bench.log.counts["sent"] == 5_000 - 5_000 // share
+        assert bench.log.counts["set_aside"] == 5_000 // share
+    assert num_calls[100] < 2 * num_calls[10**9]
 
 
 @pytest.mark.parametrize(("error", "outcome"), [(InvalidInput("a record of 2 MB"), "set_aside"), (Overloaded("full"), "sent")])

@@ -11,7 +11,7 @@ from tunemesh.events.v1 import dead_letter_pb2
 
 from services.common.events.envelope import MalformedRecord
 from services.common.events.topics import EXPOSURES, FEEDBACK
-from services.common.platform.kafka_async import NotAcknowledged
+from services.common.platform.kafka_async import NotAcknowledged, Refusal
 from streams.partitioned.output import Output, PipelinedOutput, RepeatingOutput
 from streams.partitioned.reading_order import ReadingOrder
 from streams.partitioned.records import DeadLetter, Forward, Outgoing, Record
@@ -298,6 +298,25 @@ async def test_an_output_that_repeats_sends_what_is_left_until_the_broker_has_it
         await settle()
         assert sender.sent == [[b"a", b"b", b"c"], [b"b", b"c"], [b"c"], [b"(3, 0)"]]
     assert [offset for _, offset in words.acked] == [0, 1, 2]
+
+
+async def test_an_output_that_repeats_sets_aside_what_the_broker_refuses(monkeypatch) -> None:
+    sent = []
+
+    class Picky:
+        async def send(self, records) -> None:
+            refused = [each for each in records if len(each.value) > 1_000]
+            sent.extend(each for each in records if each not in refused)
+            if refused:
+                raise NotAcknowledged("refused", [], refused=[Refusal(each, "MessageSizeTooLargeError()") for each in refused])
+
+    topics = ("llm.examples.v1", "llm.examples.v1", "inference.responses.v1", "llm.examples.v1")
+    sizes = (10, 5_000, 5_000, 20)
+    await RepeatingOutput(Picky()).send([Outgoing(topic, b"k", bytes(size), ()) for topic, size in zip(topics, sizes, strict=True)])
+    assert [(each.topic, len(each.value)) for each in sent[:2]] == [("llm.examples.v1", 10), ("llm.examples.v1", 20)]
+    (letter,) = [dead_letter_pb2.DeadLetter.FromString(each.value) for each in sent[2:]]
+    assert (letter.source_topic, letter.reason, letter.value) == ("llm.examples.v1", "undeliverable", b"")
+    assert "5000 bytes" in letter.detail
 
 
 async def test_an_output_that_repeats_keeps_the_partition_of_a_record() -> None:
