@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
@@ -12,16 +13,18 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 from tunemesh.events.v1.dead_letter_pb2 import DeadLetter
 
-from services.common.events.dead_letters import dead_letter_headers
+from services.common.events.dead_letters import dead_letter_headers, without_content
 from services.common.events.envelope import Headers
 from services.common.platform.errors import Unavailable
 from services.common.platform.kafka import assigned_consumer
-from services.common.platform.kafka_producer import RenewedProducer
+from services.common.platform.kafka_producer import REFUSALS, RenewedProducer
 from services.trainer.kafka_calls import CLIENT_ID, DELIVERY_TIMEOUT_MS, LOOK_TIMEOUT_MS, SOURCE, position_of, ranges_of, translated
 from services.trainer.neighbours import HistoryLost
 
 # The embedded broker answers a position behind its end with nothing, for ever, where Kafka says that it is out of range.
 _QUIET_BEFORE_CHECK_S = 2.0
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +141,28 @@ class KafkaDeadLetters:
                 sent.get(timeout=2 * DELIVERY_TIMEOUT_MS / 1e3)
             except KafkaError as error:
                 self._unacknowledged[0] = letter, self._send(letter)
-                raise Unavailable(f"a dead letter was not written to {self._topic}: {error!r}") from error
+                if not isinstance(error, REFUSALS):
+                    raise Unavailable(f"a dead letter was not written to {self._topic}: {error!r}") from error
+                self._settle_refused(letter)
             self._unacknowledged.popleft()
+
+    def _settle_refused(self, letter: DeadLetter) -> None:
+        """Write a letter that the broker refused, in company perhaps: alone, then without its record's content, or else drop it."""
+        while True:
+            try:
+                self._unacknowledged[0][1].get(timeout=2 * DELIVERY_TIMEOUT_MS / 1e3)
+            except REFUSALS as error:
+                shorter = without_content(letter, repr(error))
+                if shorter is None:
+                    _log.error("a dead letter for %s is dropped, the broker refuses it (%r): %s", self._topic, error, letter.detail[:200])
+                    return
+                letter = shorter
+                self._unacknowledged[0] = letter, self._send(letter)
+            except KafkaError as error:
+                self._unacknowledged[0] = letter, self._send(letter)
+                raise Unavailable(f"a dead letter was not written to {self._topic}: {error!r}") from error
+            else:
+                return
 
     def _send(self, letter: DeadLetter) -> Any:
         headers = dead_letter_headers(letter, SOURCE)

@@ -12,11 +12,13 @@ from tunemesh.events.v1 import dead_letter_pb2
 from services.common.events import envelope
 from services.common.events.limits import MAX_RECORD_BYTES
 from services.common.platform.clock import wall_ms
+from services.common.platform.traceparent import valid_traceparent
 
 # What a stranger may make large as well: parsers quote what they cannot read. A letter that the broker does not take would stop its writer.
 _MAX_DETAIL_CHARS = 2_000
 _MAX_KEY_BYTES = 16_384
 _MAX_HEADER_BYTES = 32_768
+_BYTES_AROUND_A_HEADER = 12  # tags and lengths of the map's entry
 
 
 def dead_letter(
@@ -75,9 +77,10 @@ def _short_headers(headers: Sequence[tuple[str, bytes]]) -> dict[str, bytes]:
     kept: dict[str, bytes] = {}
     room = _MAX_HEADER_BYTES
     for name, content in {name: content or b"" for name, content in headers}.items():
-        if len(name.encode()) + len(content) <= room:
+        size = len(name.encode()) + len(content) + _BYTES_AROUND_A_HEADER
+        if size <= room:
             kept[name] = content
-            room -= len(name.encode()) + len(content)
+            room -= size
     return kept
 
 
@@ -99,7 +102,7 @@ def without_content(letter: dead_letter_pb2.DeadLetter, cause: str) -> dead_lett
 
 
 def dead_letter_headers(letter: dead_letter_pb2.DeadLetter, source: str) -> list[tuple[str, bytes]]:
-    """Return the Kafka headers of a dead letter; it keeps the trace of the record that it holds."""
-    traceparent = letter.headers.get("traceparent", b"").decode("utf-8", "replace")
+    """Return the Kafka headers of a dead letter; it keeps the trace of the record that it holds, if that is one."""
+    traceparent = valid_traceparent(letter.headers.get("traceparent", b""))
     event_id = f"{letter.source_topic}/{letter.source_partition}/{letter.source_offset}/{letter.reason}"
     return envelope.headers_for("tunemesh.events.v1.DeadLetter", source, event_id=event_id, traceparent=traceparent or None)

@@ -6,7 +6,7 @@ Imports in both environments. Knows no topic and no message type.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 from kafka import KafkaConsumer, TopicPartition
@@ -155,21 +155,28 @@ def drain_to_end(consumer: KafkaConsumer, timeout_ms: int = 30_000) -> list[Any]
     Raises:
         Unavailable: for `timeout_ms` nothing came, and the end is not reached.
     """
+    return list(records_to_end(consumer, timeout_ms))
+
+
+def records_to_end(consumer: KafkaConsumer, timeout_ms: int = 30_000) -> Iterator[Any]:
+    """Yield what `drain_to_end` returns, holding one fetch of it at a time.
+
+    Raises:
+        Unavailable: for `timeout_ms` nothing came, and the end is not reached.
+    """
     ends = end_offsets(consumer, timeout_ms)
     deadline = time.monotonic() + timeout_ms / 1000
-    records: list[Any] = []
+    count = 0
     # Without a timeout, `position` waits for ever for a broker that has gone down.
     while behind := [
         at for at, end in ends.items() if consumer.position(at, timeout_ms=timeout_ms) < max(end, consumer.highwater(at) or 0)
     ]:
         if time.monotonic() > deadline:
-            raise Unavailable(
-                f"{behind[0].topic} was not read to its end: nothing came for {timeout_ms} ms, {len(records)} records did before"
-            )
+            raise Unavailable(f"{behind[0].topic} was not read to its end: nothing came for {timeout_ms} ms, {count} records did before")
         for batch in consumer.poll(timeout_ms=_FETCH_WAIT_MS).values():
-            records.extend(batch)
+            count += len(batch)
+            yield from batch
             deadline = time.monotonic() + timeout_ms / 1000
-    return records
 
 
 def read_compacted(bootstrap_servers: str, topic: str, *, client_id: str, timeout_ms: int = 30_000) -> dict[bytes, Any]:

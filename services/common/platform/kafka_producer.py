@@ -2,6 +2,9 @@
 
 Imports in both environments; asyncio processes of the light one produce with `services.common.platform.kafka_async`. Knows no topic and no
 message type.
+
+An idempotent kafka-python producer (3.0.12) that had one record refused for its size is of no more use: it answers every later send with
+the same error, whatever is sent. So after a refusal its connection is renewed, and a refusal is believed of a record that was sent alone.
 """
 
 from __future__ import annotations
@@ -14,12 +17,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from kafka import KafkaProducer
-from kafka.errors import KafkaError, MessageSizeTooLargeError
+from kafka.errors import (
+    InvalidTimestampError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    PolicyViolationError,
+    RecordListTooLargeError,
+)
 
 from services.common.platform.errors import Unavailable
 from services.common.platform.kafka_batches import KAFKA_PYTHON_PACKAGES
 from services.common.platform.kafka_compression import Compression, compression_type
 from services.common.platform.kafka_connect import connected
+
+REFUSALS = (MessageSizeTooLargeError, RecordListTooLargeError, InvalidTimestampError, PolicyViolationError)
+"""What is wrong with a record, and will be as wrong the next time."""
 
 # While the broker is down, what would block for longer fails.
 _MAX_BLOCK_MS = 2_000
@@ -55,6 +67,66 @@ def durable_producer(
         **overrides,
     }
     return connected(KafkaProducer, bootstrap_servers, config)
+
+
+@dataclass(frozen=True, slots=True)
+class Produced:
+    """One record to produce; its key chooses the partition."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]] = ()
+
+
+def send_each(
+    bootstrap_servers: str, records: Sequence[Produced], *, client_id: str, timeout_s: float = 10.0, compression: Compression = "none"
+) -> list[KafkaError | None]:
+    """Send records over a connection of their own, in their order, and return what became of each.
+
+    None: it is acknowledged. One of REFUSALS: the broker will never take that very record. Anything else: it may or may not be written.
+
+    Raises:
+        Unavailable: no broker.
+    """
+    producer = durable_producer(bootstrap_servers, client_id=client_id, compression=compression)
+    try:
+        said = _outcomes([_begin(producer, each) for each in records], timeout_s)
+    finally:
+        _abandon(producer, 1.0)
+    if any(isinstance(error, REFUSALS) for error in said):
+        again = [index for index, error in enumerate(said) if error is not None]
+        producer = durable_producer(bootstrap_servers, client_id=client_id, compression=compression, enable_idempotence=False)
+        try:
+            for index in again:
+                (said[index],) = _outcomes([_begin(producer, records[index])], timeout_s)
+        finally:
+            _abandon(producer, 1.0)
+    return said
+
+
+def _begin(producer: KafkaProducer, record: Produced) -> Any:
+    """Return the future of a send, or why it did not begin."""
+    try:
+        return producer.send(record.topic, key=record.key, value=record.value, headers=list(record.headers))
+    except KafkaError as error:
+        return error
+
+
+def _outcomes(sent: Sequence[Any], timeout_s: float) -> list[KafkaError | None]:
+    until = time.monotonic() + timeout_s
+    said: list[KafkaError | None] = []
+    for each in sent:
+        if isinstance(each, KafkaError):
+            said.append(each)
+            continue
+        try:
+            each.get(max(0.0, until - time.monotonic()))
+        except KafkaError as error:
+            said.append(error)
+        else:
+            said.append(None)
+    return said
 
 
 class RenewedProducer:
@@ -140,8 +212,7 @@ class _Connection:
 
     def note(self, error: BaseException) -> None:
         """Called when a send failed, also in the producer's own thread."""
-        if not isinstance(error, MessageSizeTooLargeError):
-            self.failure = repr(error)
+        self.failure = repr(error)
 
 
 def _abandon(producer: KafkaProducer, timeout_s: float) -> None:

@@ -17,6 +17,8 @@ TRACEPARENT = "traceparent"
 # The CloudEvents SDKs write an event's traceparent as any of its attributes.
 _KAFKA_NAMES = (TRACEPARENT, f"ce_{TRACEPARENT}")
 
+# A later version may append fields; nobody writes more than this.
+_LONGEST_BYTES = 512
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 
 
@@ -41,6 +43,12 @@ def traceparent_of(headers: Iterable[tuple[str, Any]] | Mapping[str, Any] | None
         if key in _KAFKA_NAMES and value is not None:
             return value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
     return ""
+
+
+def valid_traceparent(raw: bytes) -> str:
+    """Return a header's traceparent in the 55 bytes of version 00; "" when it is none."""
+    match = _TRACEPARENT.fullmatch(raw[:_LONGEST_BYTES].decode("ascii", "replace"))
+    return f"00-{match[1]}-{match[2]}-{match[3]}" if match else ""
 
 
 def _format(context: SpanContext) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -80,11 +80,12 @@ class Box:
     def known(self) -> Iterable[Name]:
         return self.already
 
-    def put(self, letters: Iterable[DeadLetter]) -> None:
+    def put(self, letters: Sequence[DeadLetter]) -> list[bool]:
         if self.outages:
             self.outages -= 1
             raise Unavailable("no broker")
         self.letters += letters
+        return [True] * len(letters)
 
 
 def bad_messages(topic: Topic) -> list[FakeMessage]:

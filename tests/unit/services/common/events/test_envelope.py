@@ -12,7 +12,13 @@ FEEDBACK = feedback_pb2.Feedback(
 
 def test_headers_follow_the_cloudevents_binary_mode() -> None:
     headers = dict(
-        envelope.headers_for("tunemesh.events.v1.Feedback", "/test", event_id="f1", time_ms=1_700_000_000_123, traceparent="00-ab-cd-01")
+        envelope.headers_for(
+            "tunemesh.events.v1.Feedback",
+            "/test",
+            event_id="f1",
+            time_ms=1_700_000_000_123,
+            traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        )
     )
     assert headers == {
         "ce_specversion": b"1.0",
@@ -21,7 +27,7 @@ def test_headers_follow_the_cloudevents_binary_mode() -> None:
         "ce_source": b"/test",
         "ce_time": b"2023-11-14T22:13:20.123Z",
         "content-type": b"application/protobuf",
-        "traceparent": b"00-ab-cd-01",
+        "traceparent": b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
     }
 
 
@@ -68,7 +74,7 @@ def test_a_value_that_cannot_be_read_says_why(raw, headers, reason) -> None:
 
 
 def test_a_dead_letter_keeps_the_whole_record_and_its_trace() -> None:
-    headers = envelope.headers_for("t", "/s", traceparent="00-ab-cd-01")
+    headers = envelope.headers_for("t", "/s", traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
     letter = dead_letters.dead_letter(
         topic="feedback.v1", partition=1, offset=7, reason=dead_letter_reasons.ORPHAN, detail="no exposure", key=b"u1", value=b"\x00raw",
         headers=headers, failed_at_ms=5, feedback_id="f1",
@@ -83,7 +89,7 @@ def test_a_dead_letter_keeps_the_whole_record_and_its_trace() -> None:
         "f1",
     )
     own = dead_letters.dead_letter_headers(letter, "/joiner")
-    assert envelope.header(own, "traceparent") == "00-ab-cd-01"
+    assert envelope.header(own, "traceparent") == "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     assert envelope.header(own, "ce_id") == "feedback.v1/1/7/orphan"
 
 
