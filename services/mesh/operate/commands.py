@@ -235,6 +235,8 @@ def _redrive(operator: Operator, arguments: argparse.Namespace) -> int:
         "sent_by_an_interrupted_run": len(done.found_sent),
         "left_to_another_run": done.left_to_others,
         "left_for_next_time": done.not_taken,
+        "refused": [f"{letter.name}: {cause}" for letter, cause in done.refused],
+        "cannot_be_redriven": dict(done.why_not),
     }
     if arguments.json:
         screen.print_json(document)

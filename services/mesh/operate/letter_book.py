@@ -19,6 +19,7 @@ from typing import NamedTuple
 from tunemesh.events.v1.dead_letter_pb2 import DeadLetter
 
 from services.common.events.dead_letter_reasons import REDRIVE_CLAIMED, REDRIVEN
+from services.common.platform.kafka_batches import CONTENT_TYPE_UNREADABLE
 
 REDRIVEN_HEADER = "tunemesh-redriven"
 _CUT = "(value cut from "
@@ -68,6 +69,8 @@ class Letter:
         """Return why it can never be put back; empty when it can."""
         if not self.body.value:
             return "its record was not kept"
+        if self.body.headers.get("content-type") == CONTENT_TYPE_UNREADABLE.encode():
+            return "it stands for records that could not be decoded: read them from the source topic once the codec's package is there"
         return "its record was cut" if _CUT in self.body.detail else ""
 
     @property
@@ -115,6 +118,10 @@ class LetterBook:
             and (again or not letter.came_back)
             and (not reason or letter.body.reason == reason)
         ]
+
+    def not_redrivable(self, *, reason: str = "") -> list[Letter]:
+        """Return the letters that can never be put back, oldest first; of a reason, where it is named."""
+        return [letter for letter in self.letters.values() if letter.why_not and not letter.is_done and reason in ("", letter.body.reason)]
 
     def summary(self) -> list[dict[str, object]]:
         """Return one row per reason: letters, those put back, those that cannot be, and the first and last failure, Unix milliseconds."""

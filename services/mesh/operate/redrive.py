@@ -1,17 +1,18 @@
 """Puts records of a dead-letter topic back into their source topic, each letter once. letter_book.py has the rules.
 
-A record keeps its key, value and headers, and gets the header `tunemesh-redriven` with its letter's name.
+A record keeps its key, value and headers, and gets the header `tunemesh-redriven` with its letter's name. A record that the broker refuses
+(larger than its topic allows, say) is reported, and the others are put back.
 """
 
 from __future__ import annotations
 
 import logging
 import uuid
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kafka import KafkaProducer
 from kafka.errors import KafkaError
 from tunemesh.events.v1.dead_letter_pb2 import DeadLetter
 
@@ -22,7 +23,7 @@ from services.common.events.topics import Topic
 from services.common.platform.clock import wall_ms
 from services.common.platform.errors import Unavailable
 from services.common.platform.kafka_compression import Compression
-from services.common.platform.kafka_producer import durable_producer
+from services.common.platform.kafka_producer import REFUSALS, Produced, send_each
 from services.mesh.operate.letter_book import REDRIVEN_HEADER, Letter, LetterBook, note, unresolved, won
 from services.mesh.operate.log_scan import LogScanner
 
@@ -36,10 +37,21 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Redriven:
-    """What a run did with letters: put back, found put back by an earlier run, left to a run that is at it, not taken (limit)."""
+    """What a run did with letters.
+
+    Attributes:
+        sent: put back.
+        found_sent: found put back by an earlier run.
+        refused: not taken by the broker, and what it said.
+        why_not: how many can never be put back, by the reason.
+        left_to_others: left to a run that is at it.
+        not_taken: above the limit.
+    """
 
     sent: list[Letter] = field(default_factory=list)
     found_sent: list[Letter] = field(default_factory=list)
+    refused: list[tuple[Letter, str]] = field(default_factory=list)
+    why_not: Counter[str] = field(default_factory=Counter)
     left_to_others: int = 0
     not_taken: int = 0
 
@@ -78,26 +90,24 @@ class Redrive:
         Raises:
             Unavailable: no broker, or it did not acknowledge. Running again continues, and puts nothing back twice.
         """
-        producer = durable_producer(self._bootstrap, client_id="tunemesh-operate", compression=self._compression)
         try:
-            pending = read_book(self._scanner, self._topic).pending(reason=reason, again=again)
-            free = self._not_sent_yet(producer, pending)
+            book = read_book(self._scanner, self._topic)
+            self._result.why_not = Counter(each.why_not for each in book.not_redrivable(reason=reason))
+            free = self._not_sent_yet(book.pending(reason=reason, again=again))
             self._result.not_taken = max(0, len(free) - limit)
             for start in range(0, min(limit, len(free)), _BATCH):
-                self._put_back(producer, free[start : min(start + _BATCH, limit)])
+                self._put_back(free[start : min(start + _BATCH, limit)])
         except KafkaError as error:
             raise Unavailable(f"Kafka at {self._bootstrap} failed: {error!r}; run again to continue") from error
-        finally:
-            producer.close(timeout=5)
         return self._result
 
-    def _not_sent_yet(self, producer: KafkaProducer, pending: list[Letter]) -> list[Letter]:
+    def _not_sent_yet(self, pending: list[Letter]) -> list[Letter]:
         """Leave out what another run is at, and what an earlier one has sent without living to note it."""
         fresh, stale = unresolved(pending, now_ms=wall_ms(), claim_ttl_ms=_CLAIM_TTL_MS)
         self._result.left_to_others = len(fresh)
         sent = self._names_in_source(stale)
         self._result.found_sent = [letter for letter in stale if str(letter.name) in sent]
-        self._note(producer, self._result.found_sent, REDRIVEN)
+        self._note(self._result.found_sent, REDRIVEN)
         excluded = {letter.name for letter in [*fresh, *self._result.found_sent]}
         return [letter for letter in pending if letter.name not in excluded]
 
@@ -113,32 +123,36 @@ class Redrive:
             )
         return set(scan.found)
 
-    def _put_back(self, producer: KafkaProducer, letters: Sequence[Letter]) -> None:
+    def _put_back(self, letters: Sequence[Letter]) -> None:
         claimed_ms = wall_ms()
-        self._note(producer, letters, REDRIVE_CLAIMED)
+        self._note(letters, REDRIVE_CLAIMED)
         names = {letter.name for letter in letters}
         book = read_book(self._scanner, self._topic)
         mine = won([letter for name, letter in book.letters.items() if name in names], self._run_id, since_ms=claimed_ms - _CLAIM_TTL_MS)
         self._result.left_to_others += len(letters) - len(mine)
-        futures = [
-            producer.send(self._topic.name, key=letter.body.key or None, value=letter.body.value, headers=_headers(letter))
-            for letter in mine
-        ]
-        producer.flush()
-        for future in futures:
-            future.get(0)
-        self._note(producer, mine, REDRIVEN)
-        self._result.sent += mine
+        said = self._send([Produced(self._topic.name, letter.body.key or None, letter.body.value, _headers(letter)) for letter in mine])
+        # What is there is noted whatever became of the others.
+        sent = [letter for letter, error in zip(mine, said, strict=True) if error is None]
+        self._note(sent, REDRIVEN)
+        self._result.sent += sent
+        for letter, error in zip(mine, said, strict=True):
+            if isinstance(error, REFUSALS):
+                self._result.refused.append((letter, repr(error)))
+            elif error is not None:
+                raise error
 
-    def _note(self, producer: KafkaProducer, letters: Sequence[Letter], kind: str) -> None:
-        futures = []
-        for letter in letters:
-            body = note(letter, kind, self._run_id, wall_ms())
-            value, headers = body.SerializeToString(), dead_letter_headers(body, _SOURCE)
-            futures.append(producer.send(self._topic.dlq, key=letter.body.key or None, value=value, headers=headers))
-        producer.flush()
-        for future in futures:
-            future.get(0)
+    def _note(self, letters: Sequence[Letter], kind: str) -> None:
+        bodies = [note(letter, kind, self._run_id, wall_ms()) for letter in letters]
+        records = [
+            Produced(self._topic.dlq, letter.body.key or None, body.SerializeToString(), dead_letter_headers(body, _SOURCE))
+            for letter, body in zip(letters, bodies, strict=True)
+        ]
+        for error in self._send(records):
+            if error is not None:
+                raise error
+
+    def _send(self, records: Sequence[Produced]) -> list[KafkaError | None]:
+        return send_each(self._bootstrap, records, client_id="tunemesh-operate", compression=self._compression) if records else []
 
 
 def _headers(letter: Letter) -> list[tuple[str, bytes]]:

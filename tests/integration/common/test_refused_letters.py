@@ -14,7 +14,10 @@ from services.common.events.dead_letters import dead_letter
 from services.common.events.topics import CATALOG, CONTROL, SAMPLES
 from services.common.platform.errors import Unavailable
 from services.common.platform.kafka import assigned_consumer, drain_to_end
+from services.common.platform.kafka_batches import CONTENT_TYPE_UNREADABLE
 from services.common.platform.kafka_producer import Produced, RenewedProducer, send_each
+from services.mesh.operate.log_scan import LogScanner
+from services.mesh.operate.redrive import Redrive
 from services.trainer.kafka_samples import KafkaDeadLetters
 from tests.limits import seconds
 from tests.waiting import eventually
@@ -81,3 +84,26 @@ def test_a_refusal_belongs_to_its_record(durable_kafka: Any) -> None:
     )  # fmt: skip
     assert KafkaLetterBox(bootstrap, CONTROL, source="/test").put([largest]) == [True]
     assert letters(bootstrap, CONTROL.dlq) == [largest], "whole, at a broker's default limits"
+
+
+def test_a_redrive_reports_what_the_broker_refuses_and_puts_the_others_back(durable_kafka: Any) -> None:
+    bootstrap = durable_kafka.bootstrap
+    admin = KafkaAdminClient(bootstrap_servers=bootstrap)
+    configs = {CATALOG.name: {"max.message.bytes": "20000"}, CATALOG.dlq: {}}
+    admin.create_topics(
+        [NewTopic(name=name, num_partitions=1, replication_factor=1, topic_configs=config) for name, config in configs.items()]
+    )
+    admin.close()
+    stand_in = letter(5, 10)
+    stand_in.headers["content-type"] = CONTENT_TYPE_UNREADABLE.encode()
+    written = [letter(1, 10), letter(2, 50_000), letter(3, 20), letter(4, 60_000), stand_in]
+    assert all(KafkaLetterBox(bootstrap, CATALOG, source="/test").put(written))
+    scanner = LogScanner(bootstrap, timeout_ms=int(seconds(10) * 1e3), max_records=1_000)
+    for expected in ([1, 3], []):
+        done = Redrive(bootstrap, scanner, CATALOG).run(limit=1_000)
+        assert [each.name.source_offset for each in done.sent] == expected
+        if expected:
+            assert [each.name.source_offset for each, _ in done.refused] == [2, 4]
+            assert "MessageSizeTooLarge" in done.refused[0][1]
+        assert len(done.why_not) == 1 and "could not be decoded" in next(iter(done.why_not))
+    assert sorted(map(len, values(bootstrap, CATALOG.name))) == [10, 20]

@@ -3,6 +3,7 @@ from tunemesh.events.v1.dead_letter_pb2 import DeadLetter
 from services.common.events.dead_letter_reasons import REDRIVE_CLAIMED, REDRIVEN
 from services.common.events.dead_letters import dead_letter
 from services.common.events.limits import MAX_RECORD_BYTES
+from services.common.platform.kafka_batches import CONTENT_TYPE_UNREADABLE
 from services.mesh.operate.letter_book import REDRIVEN_HEADER, Letter, LetterBook, note, unresolved, won
 
 
@@ -48,6 +49,14 @@ def test_letters_whose_record_is_not_whole_are_not_pending() -> None:
     book = book_of(letter(1, value=b""), cut)
     assert book.pending() == []
     assert [each.state for each in book.letters.values()] == ["its record was not kept", "its record was cut"]
+
+
+def test_what_stands_for_records_that_could_not_be_decoded_is_not_put_back() -> None:
+    stand_in = letter(1, reason="malformed", value=b"\x00offsets 5 to 9", headers=[("content-type", CONTENT_TYPE_UNREADABLE.encode())])
+    book = book_of(stand_in, letter(2), letter(3, value=b""))
+    assert offsets(book.pending(again=True)) == [2]
+    assert offsets(book.not_redrivable()) == [1, 3] and offsets(book.not_redrivable(reason="orphan")) == [3]
+    assert book.letters[Letter(0, stand_in).name].state.startswith("it stands for records that could not be decoded")
 
 
 def test_a_record_that_failed_again_is_pending_only_when_asked_for() -> None:
