@@ -75,7 +75,7 @@ UNITS: tuple[Unit, ...] = (
     Unit("kills of the trainer", "ml", ("tests/faults/test_trainer_kill.py",), 120),
     Unit("calibration of labels", "ml", ("tests/integration/trainer/test_calibration.py",), 50),
     Unit("kills under client producers", "light", ("tests/integration/tunemesh_client/test_event_producer.py",), 60),
-    Unit("fuzz", "light", ("tests/fuzz",), 240),
+    Unit("fuzz", "light", ("tests/fuzz",), 260),
     Unit("healing on a broker", "ml", ("tests/faults/test_healing_on_a_broker.py",), 50),
     Unit("healing of replicas", "light", ("tests/faults/test_healing_of_replicas.py",), 10),
     Unit("planted secrets", "light", ("tests/integration/test_secrets.py",), 45),

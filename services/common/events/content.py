@@ -129,9 +129,13 @@ def looks_like(raw: bytes) -> str:
 
 def _json(raw: bytes) -> Any:
     try:
-        return json.loads(raw)
+        value = json.loads(raw)
+        if b"\\u" in raw or b"\xed" in raw:
+            # Half a surrogate pair is no text: nothing can write it on, and a name that holds one ends Protobuf's parser in a SystemError.
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise MalformedRecord(f"not JSON: {error}{looks_like(raw)}") from error
+    return value
 
 
 def _event_data(value: Any, *, must_be_event: bool) -> Content:

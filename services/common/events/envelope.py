@@ -115,11 +115,28 @@ def _from_json(content: Content, message_class: type[MessageT]) -> MessageT:
     if not isinstance(content.json, dict):
         raise MalformedRecord(f"{where}: the value is {json_type(content.json)}, not an object")
     try:
+        _check_objects(content.json, message_class.DESCRIPTOR)
         json_format.ParseDict(_with_written_ids(content.json, message_class), message, ignore_unknown_fields=True)
         _keep_nulls(content.json, message)
-    except (ValueError, RecursionError, json_format.ParseError) as error:
+    except (ValueError, OverflowError, RecursionError, json_format.ParseError) as error:
         raise MalformedRecord(f"{where}: {error}") from error
     return message
+
+
+def _check_objects(fields: dict[str, Any], message: Any, within: str = "") -> None:
+    """Raise ValueError where a message is not an object: Protobuf would take a text, or a list, for one without any of its fields
+    (findings/protobuf_json_takes_text_for_a_message.sh).
+    """
+    for field in message.fields:
+        if field.message_type is None or field.message_type.GetOptions().map_entry:
+            continue
+        for name in {field.name, field.json_name} & fields.keys():
+            value = fields[name]
+            for each in value if isinstance(value, list) and field.is_repeated else [value]:
+                if isinstance(each, dict):
+                    _check_objects(each, field.message_type, f"{within}{name}.")
+                elif each is not None:
+                    raise ValueError(f"{within}{name}: it is {json_type(each)}, not an object")
 
 
 def _keep_nulls(fields: dict[str, Any], message: Message) -> None:

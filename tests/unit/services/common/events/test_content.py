@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,11 @@ from tunemesh.events.v1 import feedback_pb2
 from services.common.events.catalog import CatalogItem
 from services.common.events.envelope import MalformedRecord, parse_value
 from services.common.events.wire.catalog import read_change
+from services.common.events.wire.exposure import read_exposure
 from services.common.events.wire.feedback import read_feedback
+from services.common.events.wire.generation import read_generation
 from services.common.platform.kafka_batches import CONTENT_TYPE_UNREADABLE
-from tests.fuzz.records import nearly_right
+from tests.fuzz.records import Triple, nearly_right, written_by_the_router
 
 RECORDED = {
     name: (each["key"].encode(), base64.b64decode(each["value"]), [(key, base64.b64decode(raw)) for key, raw in each["headers"].items()])
@@ -136,9 +139,19 @@ def test_what_is_not_read_is_refused_by_its_name(value: bytes, content_type: byt
 
 def test_no_input_ends_a_reader_otherwise_than_by_its_error() -> None:
     """tests/fuzz goes on where this ends."""
-    for key, value, headers in nearly_right(RECORDED.values(), 3_000, seed=7):
-        for read in (lambda: read_change(key, value, headers), lambda: read_feedback(value, headers, NOW_MS)):  # noqa: B023 # read at once
+    by_router = written_by_the_router()
+    readers: dict[str, Callable[[Triple], object]] = {
+        "catalogue": lambda record: read_change(*record),
+        "feedback": lambda record: read_feedback(record[1], record[2], NOW_MS),
+        "exposure": lambda record: read_exposure(record[1], record[2], NOW_MS),
+        "generation": lambda record: read_generation(record[1], record[2], NOW_MS),
+    }
+    for noun, read in readers.items():
+        num_read = 0
+        for record in nearly_right(by_router.get(noun) or RECORDED.values(), 1_500, seed=7):
             try:
-                read()
+                read(record)
+                num_read += 1
             except MalformedRecord as error:
                 assert str(error)
+        assert 50 < num_read < 1_450

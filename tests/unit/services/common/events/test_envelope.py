@@ -2,6 +2,7 @@ import json
 
 import pytest
 from tunemesh.events.v1 import dead_letter_pb2, feedback_pb2
+from tunemesh.events.v1.generation_pb2 import Generation
 
 from services.common.events import dead_letter_reasons, dead_letters, envelope
 
@@ -104,3 +105,22 @@ def test_a_dead_letter_of_a_tombstone_has_empty_key_and_value() -> None:
         topic="t", partition=0, offset=0, reason="malformed", detail="bad", key=None, value=None, headers=None
     )
     assert (letter.key, letter.value) == (b"", b"")
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (b'{"sampling":"hot"}', "sampling: it is text, not an object"),
+        (b'{"usage":["tokens"]}', "usage: it is a list, not an object"),
+        (b'{"messages":[{"role":"user"},"hello"]}', "messages: it is text, not an object"),
+        (b'{"sampling":{"temperature":1' + b"0" * 400 + b"}}", "too large"),
+        (b'{"sampling":{"\\ud800":1}}', "surrogates not allowed"),
+        (b'{"answer":"\xed\xa0\x80"}', "surrogates not allowed"),
+    ],
+)
+def test_json_that_protobuf_would_take_for_something_else_is_refused(value: bytes, said: str) -> None:
+    with pytest.raises(envelope.MalformedRecord, match=said):
+        envelope.parse_value(value, None, Generation)
+    assert (
+        envelope.parse_value(b'{"sampling":null,"messages":[{"role":"\\ud83d\\ude00"}]}', None, Generation).messages[0].role == "\U0001f600"
+    )
