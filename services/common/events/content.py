@@ -33,6 +33,7 @@ _BATCH = "application/cloudevents-batch+json"
 
 _FRAMED = b"\x00"
 _FRAME_BYTES = 5
+_INTEGER_BYTES = 8
 _MAX_INDEXES = 32
 _BOM = b"\xef\xbb\xbf"
 _LOOKS = (
@@ -168,6 +169,12 @@ def _unframed(raw: bytes) -> Content:
     body = raw[_FRAME_BYTES:]
     if len(raw) < _FRAME_BYTES:
         raise MalformedRecord(f"it begins like Confluent's framing, but has {len(raw)} bytes only")
+    if len(raw) == _INTEGER_BYTES:
+        # No event fits into the two or three bytes that the framing leaves.
+        raise MalformedRecord(
+            f"it is the integer {int.from_bytes(raw, 'big')} in eight bytes (LongSerializer): set the producer's value.serializer to the "
+            "Protobuf or JSON one"
+        )
     if body[:1] == b"{":
         inner = _event_data(_json(body), must_be_event=False)
         return Content(inner.protobuf, inner.json, wrapping)

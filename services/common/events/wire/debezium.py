@@ -16,6 +16,7 @@ from services.common.events.content import MalformedRecord
 from services.common.events.envelope import json_type
 
 _UNAVAILABLE = "__debezium_unavailable_value"
+_INTEGER_BYTES = 8
 _REFUSED = {"t": "a truncate of the whole table", "m": "a message of the database's log"}
 
 
@@ -64,6 +65,11 @@ def key_id(key: bytes | None) -> str:
     """
     if key is None:
         raise MalformedRecord("item_id: it is empty, and the record has no key")
+    if len(key) == _INTEGER_BYTES and key[:1] == b"\x00":
+        raise MalformedRecord(
+            f"key: {key!r} is the integer {int.from_bytes(key, 'big')} in eight bytes (LongSerializer), or Confluent's framing around "
+            "three: nobody can tell; set the producer's key.serializer to the one for strings"
+        )
     # Confluent's framing, with JSON Schema: a zero byte and four of schema id.
     framed = key[:1] == b"\x00"
     try:
@@ -72,6 +78,10 @@ def key_id(key: bytes | None) -> str:
         raise MalformedRecord(f"key: {key[:40]!r} is no text; set the producer's key.serializer to the one for strings") from error
     if text[:1] in ("{", '"') or framed:
         return _id_in_json(text)
+    if any(character < " " for character in text):
+        raise MalformedRecord(
+            f"key: {key[:40]!r} is a number in binary, or no text; set the producer's key.serializer to the one for strings"
+        )
     if text.startswith("Struct{"):
         raise MalformedRecord(f"key: {text[:80]!r} is a Kafka Connect struct as text: set key.converter to JsonConverter")
     return text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from typing import Any
 
 import pytest
@@ -131,6 +132,15 @@ def test_a_delete_that_names_its_item_needs_no_key(said: Any) -> None:
         (b'{"item_id":1.5}', None, "the id is a number; it must be text or a whole number"),
         (b"{oops", None, "is not JSON"),
         (b"\x00\x00\x00\x00\x05\x081001", None, "is not JSON.*key.serializer"),
+        ((3_224_115).to_bytes(8, "big"), None, r"the integer 3224115 in eight bytes \(LongSerializer\).*key.serializer"),
+        ((2_240_802).to_bytes(8, "big"), None, "the integer 2240802 in eight bytes"),  # its last three bytes are "1" in quotes
+        ((16_389).to_bytes(8, "big"), b'{"item_id":"","title":"a"}', "the integer 16389 in eight bytes"),
+        (b"\x011", None, "a number in binary, or no text"),
+        (
+            b"1001",
+            (16_389).to_bytes(8, "big"),
+            "the integer 16389 in eight bytes.*value.serializer",
+        ),  # updated_at_ms, read as framed Protobuf
     ],
 )
 def test_what_can_be_no_item_is_malformed(key: bytes | None, raw: bytes | None, said: str) -> None:
@@ -162,3 +172,24 @@ def test_changes_leave_out_what_is_malformed_and_tell_of_it() -> None:
     changes = list(changes_of(records, lambda record, error: told.append((record.offset, str(error)))))
     assert changes == [CatalogItem(item_id="0", title="a"), DeletedItem("2")]
     assert [offset for offset, _ in told] == [1]
+
+
+@pytest.mark.parametrize(("width", "bits"), [(8, 56), (4, 24), (2, 12)])
+def test_a_number_in_binary_names_no_item(width: int, bits: int) -> None:
+    """Java's LongSerializer, IntegerSerializer and ShortSerializer, below the numbers all of whose bytes may be letters."""
+    rng = random.Random(width)
+    numbers = [*range(3_000)]
+    numbers += [int.from_bytes(bytes(rng.choices(b'0123456789"', k=rng.randint(1, 3))), "big") for _ in range(2_000)]
+    for number in (each for each in [*numbers, *(rng.getrandbits(bits) for _ in range(2_000))] if each < 2**bits):
+        with pytest.raises(MalformedRecord, match=r"serializer"):
+            read_change(number.to_bytes(width, "big"), None, None)
+
+
+@pytest.mark.parametrize("text", ["1", "12", "123", "1001", "1234567890", "ü"])
+def test_a_framed_key_is_read_where_it_can_be_told_apart(text: str) -> None:
+    key = b"\x00\x00\x00\x00\x07" + json.dumps(text, ensure_ascii=False).encode()
+    if len(key) == 8:
+        with pytest.raises(MalformedRecord, match="nobody can tell"):
+            read_change(key, None, None)
+    else:
+        assert read_change(key, None, None) == DeletedItem(text)
