@@ -1,5 +1,7 @@
 import random
 import sqlite3
+import subprocess
+import sys
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,7 @@ from services.common.events.wire.generation import parse_generation
 from services.common.platform.errors import ConfigurationError, Unavailable
 from streams.curator.answer_store import AnswerStore
 from streams.partitioned.records import Record
+from tests.limits import seconds
 
 T0 = 1_700_000_000_000
 MIB = 1024 * 1024
@@ -199,3 +202,17 @@ def test_the_answer_of_an_equal_request_that_came_first_stays(tmp_path):
     assert store.offset_of(later.request_id) == 1
     assert store.get("r1") == generation
     store.close()
+
+
+def test_resident_memory_stays_flat_at_ten_times_the_bound(tmp_path):
+    """40 MiB of answers against a bound of 4, in processes of their own: SQLite's memory is none of Python's."""
+
+    def grown(kind: str) -> int:
+        command = [sys.executable, "-m", "tests.unit.streams.curator.resident", kind, str(tmp_path)]
+        run = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[4], timeout=seconds(120))
+        once, ten_times = map(int, run.stdout.split())
+        return ten_times - once
+
+    all_kept, by_store = grown("memory"), grown("store")
+    assert all_kept > 30 * MIB, "what keeps every answer is seen to grow"
+    assert by_store < all_kept / 4
