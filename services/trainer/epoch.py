@@ -5,18 +5,23 @@ It knows its neighbours as Protocols: neither Kafka, nor threads, nor what time 
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 
+import numpy as np
+from numpy.typing import NDArray
 from tunemesh.events.v1.delta_pb2 import BasePointer, RowDtype
 
 from services.common.platform.errors import CorruptArtifact
 from services.trainer.bases import base_name
 from services.trainer.checkpoints import Checkpoint, Counters, checkpoint_name
 from services.trainer.dedup import DedupWindow
+from services.trainer.group_columns import GroupColumns
 from services.trainer.matured import MaturedLabels
-from services.trainer.merge import Batch, TickMerge
+from services.trainer.merge import Batch, Segment, TickMerge
 from services.trainer.neighbours import Fenced, HistoryLost, Learner, Logs, Stores
 from services.trainer.plan import Cut, OnLineageChange
 from services.trainer.publish_gate import PublishGateLimits, refusal
@@ -79,17 +84,16 @@ class Epoch:
     def learn(self, batch: Batch[Learnable]) -> int:
         """Learn those samples of a batch that were not learned before; return their number."""
         items = [(segment, item.group) for segment in batch.segments for item in segment.groups]
-        groups = [group for segment, whole in items if (group := without_repeats(whole, segment, self.dedup)) is not None]
+        new = [(segment, group) for segment, whole in items if (group := without_repeats(whole, segment, self.dedup)) is not None]
         num_all = sum(len(whole) for _, whole in items)
-        num_new = sum(len(group) for group in groups)
+        num_new = sum(len(group) for _, group in new)
         num_refused = self._refused()
-        groups = [rest for group in groups if (rest := without_repeated_opinions(group)) is not None]
-        if groups:
+        new = [(segment, rest) for segment, group in new if (rest := without_repeated_opinions(group)) is not None]
+        if new:
+            groups = [group for _, group in new]
             step = self.learner.learn(groups)
             self.publisher.note_step(num_samples=step.num_samples, gradient_norm=step.gradient_norm)
-            for block in self.labels.add(groups, step.scores_BT):
-                self.quality.judge(block)
-            self.publisher.quality_refusal = self.quality.refusal
+            self._judge(new, step.scores_BT)
             self.accepted_at_ms += [at_ms for group in groups for at_ms in group.accepted_at_ms if at_ms]
         counters = self.counters
         self.counters = replace(
@@ -99,6 +103,18 @@ class Epoch:
             refused_skipped=counters.refused_skipped + num_refused,
         )
         return num_new
+
+    def _judge(self, new: Sequence[tuple[Segment[Learnable], GroupColumns]], scores_BT: NDArray[np.float32]) -> None:
+        """Hold the scores from before the step to what they were."""
+        row = 0
+        for segment, pairs in itertools.groupby(new, key=itemgetter(0)):
+            groups = [group for _, group in pairs]
+            end = row + sum(len(group) for group in groups)
+            place = {"partition": segment.partition, "watermark_ms": segment.watermark_ms}
+            for block in self.labels.add(groups, scores_BT[row:end], **place):
+                self.quality.judge(block)
+            row = end
+        self.publisher.quality_refusal = self.quality.refusal
 
     def _refused(self) -> int:
         """Return how many samples the window has just refused; says so at the first and whenever their number has doubled."""

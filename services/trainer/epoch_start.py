@@ -86,7 +86,7 @@ def open_epoch(
         merge=TickMerge(plan.position, batch_groups=config.batch_groups),
         dedup=dedup,
         publisher=_publisher(checkpoint, plan, logs, config),
-        labels=MaturedLabels(config.tasks, config.unanswered),
+        labels=MaturedLabels(config.tasks, config.unanswered, known_until_ms=_known_until_ms(checkpoint)),
         quality=quality,
         counters=checkpoint.counters if checkpoint is not None else Counters(),
         now_ms=now_ms,
@@ -117,6 +117,11 @@ def _plan(
         variable=config.on_lineage_change_variable,
         where=stores.checkpoints.url,
     )
+
+
+def _known_until_ms(checkpoint: Checkpoint | None) -> int:
+    """Return the newest watermark of what was learned."""
+    return max((part.watermark_ms for part in checkpoint.cut.position.partitions), default=0) if checkpoint is not None else 0
 
 
 def _publisher(checkpoint: Checkpoint | None, plan: Plan, logs: Logs, config: EpochConfig) -> DeltaPublisher:

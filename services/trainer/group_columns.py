@@ -52,10 +52,12 @@ class Meaning:
     Attributes:
         numbers: by task, T each: weight of the loss towards 1, weight of that towards 0 (both of `targets.weights`), label (NaN: none).
         is_news: whether it changes what is known of its item.
+        first_T: by task, whether its label is the first one that feedback says of the item.
     """
 
     numbers: tuple[float, ...]
     is_news: bool
+    first_T: tuple[bool, ...]
 
     @property
     def labels_T(self) -> tuple[float, ...]:
@@ -190,7 +192,9 @@ def _meaning_of(spec: FeatureSpec, sample: Sample) -> Meaning:
     labels = {label.task: label.value for label in sample.labels}
     ones_T, zeros_T = weights(spec, sample)
     numbers = (*ones_T.tolist(), *zeros_T.tolist(), *(labels.get(task, math.nan) for task in spec.task_names))
-    return Meaning(numbers, says_something_new(sample))
+    known = {label.task for label in sample.replaces}
+    first_T = tuple(sample.revision > 0 and task in labels and task not in known for task in spec.task_names)
+    return Meaning(numbers, says_something_new(sample), first_T)
 
 
 def _check_sample(spec: FeatureSpec, sample: Sample) -> None:

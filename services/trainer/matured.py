@@ -1,12 +1,19 @@
 """Quality of scores over labels that will not change any more: what the publish gate may judge by. numpy only; no I/O, no clock.
 
 A positive is known as soon as somebody answers, a negative only when its label window closes. So the labels of the last minute are
-mostly positives, and more so the faster traffic grows: quality taken over them says more about traffic than about the model. Here an
-answer waits until the window of its request is closed, and every item counts once: with the score from before anything of it was learned,
-and with the labels that it has when its window closes. What comes later is left out.
+mostly positives, and more so the faster traffic grows: quality taken over them says more about traffic than about the model. What counts:
 
-No setting says how long the window is. The joiner closes windows in the order of their exposures, so the newest exposure whose negatives
-have come tells how far labels are mature. Partitions close within a tick of each other; an answer in that tick may be left out as late.
+- Of a task whose unanswered items are negatives, an exposure counts whole or not at all. Its items count when its window closes, in one
+  block, each once: with the score from before anything of it was learned, and with the labels that it has then. An exposure counts when
+  all of it comes to this process: it is newer than the first watermark that its partition gives here, so nobody had answered it before the
+  start or behind the samples that a rollback passed over; and its window closes in its turn, so its answers are not taken for late ones.
+- Of any other task, each answer counts by itself, with the first label that it says for an item. It needs no window.
+
+No setting says how long the window is. The joiner closes the windows of a partition in the order of their exposures, so the newest exposure
+whose negatives have come tells how far the labels of its partition are mature. Another partition may be minutes behind.
+
+Nothing of this is in a checkpoint: what the process before saw of an exposure is not known here, so the first block after a start comes one
+window later. What waits is bounded; see `BlockSize`.
 
 Shapes: B samples, T tasks.
 """
@@ -15,6 +22,8 @@ from __future__ import annotations
 
 import heapq
 import math
+import zlib
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -25,8 +34,7 @@ import numpy.typing as npt
 from services.trainer.group_columns import GroupColumns
 from services.trainer.prequential import area_under_roc, mean_log_loss
 
-# Labels of one block of one task.
-_MAX_LABELS = 500_000
+_DROPPED_AT_ONCE = 10  # a tenth of a block
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,11 +42,14 @@ class BlockSize:
     """When a task's labels are enough to be judged: all minima hold, so that a busy mesh is not judged more often than a quiet one."""
 
     min_ms: int = 30_000
-    """Time between the first and the last exposure."""
+    """Time of the stream, by its watermark, from the first label to the last."""
     min_positives: int = 100
     min_negatives: int = 100
+    max_labels: int = 500_000
+    """Labels of one task, 5 bytes each. Beyond it the oldest go, a tenth at a time: while one class is missing, a block never ends."""
     max_waiting: int = 200_000
-    """Answers that wait for their window, some hundred bytes each; beyond, the oldest count as mature."""
+    """Answers that wait for their window, some hundred bytes each. Beyond it every other exposure, by a hash of its request, does not count
+    until the next start; beyond that again, three of four; and so on."""
 
 
 class Block(NamedTuple):
@@ -70,101 +81,165 @@ class _Answered:
 
 
 @dataclass(slots=True)
-class _Column:
-    """Mature labels of one task, and their scores, since the last block."""
+class _Partition:
+    """How far one partition is.
 
-    since_ms: int = 0
+    Attributes:
+        begun_at_ms: its watermark when this process began with it.
+        since_ms: newer exposures come here whole; None until a watermark says so.
+        mature_ms: windows of exposures up to here are closed.
+        order: heap of waiting answers by the time of their exposure.
+    """
+
+    begun_at_ms: int
+    since_ms: int | None = None
+    mature_ms: int = 0
+    order: list[tuple[int, tuple[str, str]]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Column:
+    """Labels of one task that count, and their scores, since the last block."""
+
+    since_ms: int
     num_positives: int = 0
-    labels: list[bool] = field(default_factory=list)
-    scores: list[float] = field(default_factory=list)
+    labels: array[int] = field(default_factory=lambda: array("b"))
+    scores: array[float] = field(default_factory=lambda: array("f"))
 
 
 class MaturedLabels:
     """Collects the scores of what is learned, and cuts them into blocks as their labels mature."""
 
-    def __init__(self, tasks: Sequence[str], unanswered: Sequence[bool], size: BlockSize | None = None) -> None:
-        """`unanswered`: by task, whether an item without an answer is a negative."""
+    def __init__(self, tasks: Sequence[str], unanswered: Sequence[bool], size: BlockSize | None = None, *, known_until_ms: int = 0) -> None:
+        """Nothing counts before the watermark of a partition moves.
+
+        Args:
+            tasks: names.
+            unanswered: by task, whether an item without an answer is a negative.
+            size: of blocks.
+            known_until_ms: the newest watermark that the learner had before. Where samples are read again, those that it knows are missing
+                among them, so exposures up to then do not count, whatever the watermark says.
+        """
         self._tasks = tuple(tasks)
-        self._negative_for = [index for index, is_negative in enumerate(unanswered) if is_negative]
+        self._by_exposure = [index for index, is_negative in enumerate(unanswered) if is_negative]
+        self._by_answer = [index for index, is_negative in enumerate(unanswered) if not is_negative]
         self._size = size or BlockSize()
-        self._columns = [_Column() for _ in self._tasks]
+        self._known_until_ms = known_until_ms
+        self._columns: list[_Column | None] = [None for _ in self._tasks]
+        self._partitions: dict[int, _Partition] = {}
         self._waiting: dict[tuple[str, str], _Answered] = {}
-        self._order: list[tuple[int, tuple[str, str]]] = []  # heap by time of exposure
-        self._mature_ms = 0
+        self._sampled_bits = 0  # exposures count whose hash has so many zeros at its end
+        self._now_ms = 0
 
     @property
     def num_waiting(self) -> int:
         """Answers whose window has not closed yet."""
         return len(self._waiting)
 
-    def add(self, groups: Sequence[GroupColumns], scores_BT: npt.NDArray[np.float32]) -> list[Block]:
+    @property
+    def num_labels(self) -> int:
+        """Labels in blocks that are not full yet, of all tasks."""
+        return sum(len(column.labels) for column in self._columns if column is not None)
+
+    def add(
+        self, groups: Sequence[GroupColumns], scores_BT: npt.NDArray[np.float32], *, partition: int = 0, watermark_ms: int
+    ) -> list[Block]:
         """Take what is being learned; return the blocks that are full.
 
         Args:
-            groups: with B samples in all.
+            groups: of one partition, with B samples in all.
             scores_BT: probabilities from before they were learned, of the thinned samples.
+            partition: its number.
+            watermark_ms: of its last tick before the groups: answers given up to then stand before them. 0: there was none yet.
         """
+        place = self._partitions.setdefault(partition, _Partition(watermark_ms))
+        if place.since_ms is None and watermark_ms > place.begun_at_ms:
+            place.since_ms = max(watermark_ms, self._known_until_ms)
+        self._now_ms = max(self._now_ms, watermark_ms)
         row = 0
         for group in groups:
             end = row + len(group)
-            if any(group.revisions):
-                self._add_answers(group, scores_BT[row:end])
-            else:
-                self._count_negatives(scores_BT[row:end])
-            if not any(group.revisions) or not self._negative_for:
-                self._mature_ms = max(self._mature_ms, group.exposed_at_ms)
+            if place.since_ms is not None:
+                self._take(place, place.since_ms, group, scores_BT[row:end])
             row = end
-        self._settle()
+        self._settle(place)
         return [block for index in range(len(self._tasks)) if (block := self._cut(index)) is not None]
 
-    def _add_answers(self, group: GroupColumns, scores_NT: npt.NDArray[np.float32]) -> None:
-        unanswered = {item_id for item_id, revision in zip(group.item_ids, group.revisions, strict=True) if revision == 0}
-        for row, revision in enumerate(group.revisions):
-            if revision == 0:
-                self._count_negatives(scores_NT[row : row + 1])
-            elif group.item_ids[row] not in unanswered:
-                self._wait(group, row, scores_NT[row])
+    def _take(self, place: _Partition, since_ms: int, group: GroupColumns, scores_NT: npt.NDArray[np.float32]) -> None:
+        exposed_at_ms = group.exposed_at_ms
+        is_whole = bool(self._by_exposure) and exposed_at_ms > since_ms and _is_sampled(group.request_id, self._sampled_bits)
+        unanswered = [row for row, revision in enumerate(group.revisions) if revision == 0]
+        if len(unanswered) < len(group):
+            self._take_answers(place, group, scores_NT, may_wait=is_whole and exposed_at_ms > place.mature_ms)
+        if is_whole and unanswered and exposed_at_ms >= place.mature_ms:
+            for index in self._by_exposure:
+                self._count(index, False, scores_NT[unanswered])
+        if len(unanswered) == len(group):
+            place.mature_ms = max(place.mature_ms, exposed_at_ms)
 
-    def _wait(self, group: GroupColumns, row: int, scores_T: npt.NDArray[np.float32]) -> None:
-        if group.exposed_at_ms <= self._mature_ms:
-            return  # late: the item has counted as a negative
+    def _take_answers(self, place: _Partition, group: GroupColumns, scores_NT: npt.NDArray[np.float32], *, may_wait: bool) -> None:
+        unanswered = {item_id for item_id, revision in zip(group.item_ids, group.revisions, strict=True) if revision == 0}
+        for row, (item_id, revision, meaning) in enumerate(zip(group.item_ids, group.revisions, group.meanings, strict=True)):
+            if revision == 0:
+                continue
+            for index in self._by_answer:
+                if meaning.first_T[index]:
+                    self._count(index, meaning.labels_T[index] > 0.5, scores_NT[row : row + 1])
+            if may_wait and item_id not in unanswered:
+                self._wait(place, group, row, scores_NT[row])
+
+    def _wait(self, place: _Partition, group: GroupColumns, row: int, scores_T: npt.NDArray[np.float32]) -> None:
         key = (group.request_id, group.item_ids[row])
         answered = self._waiting.get(key)
         if answered is None:
             answered = self._waiting[key] = _Answered(scores_T, [math.nan] * len(self._tasks))
-            heapq.heappush(self._order, (group.exposed_at_ms, key))
+            heapq.heappush(place.order, (group.exposed_at_ms, key))
         for index, label in enumerate(group.meanings[row].labels_T):
             if not math.isnan(label):
                 answered.labels_T[index] = label
+        while len(self._waiting) > self._size.max_waiting:
+            self._sample_half()
 
-    def _settle(self) -> None:
-        while self._order and (self._order[0][0] <= self._mature_ms or len(self._order) > self._size.max_waiting):
-            answered = self._waiting.pop(heapq.heappop(self._order)[1])
-            self._count(answered.scores_T, answered.labels_T)
+    def _sample_half(self) -> None:
+        """Let go of half of the exposures, whole: what comes of them does not count either."""
+        self._sampled_bits += 1
+        self._waiting = {key: answered for key, answered in self._waiting.items() if _is_sampled(key[0], self._sampled_bits)}
+        for place in self._partitions.values():
+            place.order = [entry for entry in place.order if entry[1] in self._waiting]
+            heapq.heapify(place.order)
 
-    def _count_negatives(self, scores_NT: npt.NDArray[np.float32]) -> None:
-        for index in self._negative_for:
-            column = self._columns[index]
-            column.labels += [False] * len(scores_NT)
-            column.scores += scores_NT[:, index].tolist()
+    def _settle(self, place: _Partition) -> None:
+        while place.order and place.order[0][0] <= place.mature_ms:
+            answered = self._waiting.pop(heapq.heappop(place.order)[1])
+            for index in self._by_exposure:
+                label = answered.labels_T[index]
+                if not math.isnan(label):
+                    self._count(index, label > 0.5, answered.scores_T[None])
 
-    def _count(self, scores_T: npt.NDArray[np.float32], labels_T: Sequence[float]) -> None:
-        for column, score, label in zip(self._columns, scores_T.tolist(), labels_T, strict=True):
-            if math.isnan(label):
-                continue
-            column.labels.append(label > 0.5)
-            column.scores.append(score)
-            column.num_positives += label > 0.5
+    def _count(self, index: int, is_positive: bool, scores_NT: npt.NDArray[np.float32]) -> None:
+        column = self._columns[index]
+        if column is None:
+            column = self._columns[index] = _Column(self._now_ms)
+        column.labels.extend([is_positive] * len(scores_NT))
+        column.scores.extend(scores_NT[:, index].tolist())
+        column.num_positives += is_positive * len(scores_NT)
+        while len(column.labels) > self._size.max_labels:
+            oldest = column.labels[: max(self._size.max_labels // _DROPPED_AT_ONCE, 1)]
+            column.num_positives -= sum(oldest)
+            del column.labels[: len(oldest)], column.scores[: len(oldest)]
 
     def _cut(self, index: int) -> Block | None:
         column, size = self._columns[index], self._size
-        column.since_ms = column.since_ms or self._mature_ms
-        num_negatives = len(column.labels) - column.num_positives
-        is_long = self._mature_ms - column.since_ms >= size.min_ms or len(column.labels) >= _MAX_LABELS
-        if not is_long or column.num_positives < size.min_positives or num_negatives < size.min_negatives:
+        if column is None or self._now_ms - column.since_ms < size.min_ms:
             return None
-        self._columns[index] = _Column(since_ms=self._mature_ms)
+        if column.num_positives < size.min_positives or len(column.labels) - column.num_positives < size.min_negatives:
+            return None
+        self._columns[index] = _Column(self._now_ms)
         return quality_of_block(self._tasks[index], np.asarray(column.labels, np.float64), np.asarray(column.scores, np.float64))
+
+
+def _is_sampled(request_id: str, bits: int) -> bool:
+    return bits == 0 or zlib.crc32(request_id.encode()) & ((1 << bits) - 1) == 0
 
 
 def quality_of_block(task: str, labels_N: npt.NDArray[np.float64], scores_N: npt.NDArray[np.float64]) -> Block:

@@ -76,11 +76,13 @@ class Segment(Generic[Group]):
         partition: where they stand.
         exposures_done: of the tick before them: exposures of the partition below this offset were done by then; 0: not known.
         groups: at least one.
+        watermark_ms: of the ticks before them: feedback of the partition accepted up to then stands before them; 0: not known.
     """
 
     partition: int
     exposures_done: int
     groups: tuple[Group, ...]
+    watermark_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +210,7 @@ class TickMerge(Generic[Group]):
                 place = _after_tick(place, record)
             place = replace(place, next_offset=record.offset + 1)
         self._ahead[partition] = place
-        return Segment(partition, before.exposures_done, tuple(groups))
+        return Segment(partition, before.exposures_done, tuple(groups), before.watermark_ms)
 
 
 def _after_tick(place: PartitionPosition, record: TickRecord) -> PartitionPosition:

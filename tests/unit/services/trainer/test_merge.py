@@ -162,7 +162,7 @@ def test_a_clock_that_steps_back_moves_neither_order_nor_watermark_back() -> Non
     assert merge.position == Position((PartitionPosition(2, 9, 90),))
 
 
-def test_a_batch_says_which_exposures_were_done_before_it_and_not_by_the_tick_that_ends_it() -> None:
+def test_a_batch_says_which_exposures_and_feedback_were_done_before_it_and_not_by_the_tick_that_ends_it() -> None:
     merge = TickMerge[str](Position((PartitionPosition(0, 3, 30, exposures_done=4),)), batch_groups=2)
     groups = (
         GroupRecord(0, "a"),
@@ -175,7 +175,7 @@ def test_a_batch_says_which_exposures_were_done_before_it_and_not_by_the_tick_th
     for record in groups:
         merge.push(0, record)
     batches = [batch.segments for batch in iter(merge.next_batch, None)]
-    assert batches == [(Segment(0, 4, ("a", "b")),), (Segment(0, 4, ("c",)),), (Segment(0, 7, ("d",)),)]
+    assert batches == [(Segment(0, 4, ("a", "b"), 30),), (Segment(0, 4, ("c",), 30),), (Segment(0, 7, ("d",), 40),)]
     assert merge.position == Position((PartitionPosition(6, 5, 50, 9),))
 
 
@@ -192,6 +192,6 @@ def test_what_is_passed_over_comes_segment_by_segment_up_to_the_ends() -> None:
     for record in (GroupRecord(0, "a"), GroupRecord(1, "b"), TickRecord(2, 7, 70, 5), GroupRecord(3, "c"), GroupRecord(4, "d")):
         merge.push(0, record)
     merge.push(1, GroupRecord(0, "e"))
-    assert merge.pass_over([4, 1]) == [Segment(0, 0, ("a", "b")), Segment(0, 5, ("c",)), Segment(1, 0, ("e",))]
+    assert merge.pass_over([4, 1]) == [Segment(0, 0, ("a", "b")), Segment(0, 5, ("c",), 70), Segment(1, 0, ("e",))]
     assert merge.position.offsets == [4, 1]
     assert (merge.buffered(0), merge.buffered(1)) == (1, 0)

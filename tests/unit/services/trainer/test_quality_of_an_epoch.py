@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from services.common.platform.errors import CorruptArtifact
 from services.trainer.group_columns import columns_of
 from services.trainer.matured import BlockSize, MaturedLabels
-from services.trainer.merge import Batch, Segment
+from services.trainer.merge import Batch, Segment, TickRecord
 from services.trainer.samples import Learnable
 from tests.trainer_fakes.broker import FakeBroker, broker_with
 from tests.trainer_fakes.life import Life, start
@@ -22,14 +24,23 @@ def opened(broker: FakeBroker) -> Life:
     return life
 
 
+def learn(life: Life, *, watermark_ms: int, answered: Sequence[int] = (), closed: Sequence[int] = ()) -> None:
+    """Learn one answer each of some requests, and one negative each of others, whose windows close; request N is shown at 1000 + N ms."""
+    groups = [group(request, "u", ["1"], positive=True) for request in answered]
+    groups += [group(request, "u", ["2"], positive=False) for request in closed]
+    for request, one in zip([*answered, *closed], groups, strict=True):
+        one.exposed_at_ms = 1_000 + request
+    life.epoch.learn(Batch((Segment(0, 0, tuple(Learnable(columns_of(SPEC, one), "") for one in groups), watermark_ms),)))
+
+
 def learn_requests(life: Life, first: int, count: int, *, score: float) -> int:
-    """Learn `count` requests with one answer and one negative each, of which the model says `score`; return the next request's number."""
+    """Learn `count` requests with one answer and one negative each, of which the model says `score`; return the next request's number.
+
+    The first one says where the partition is, the second one from when on exposures count.
+    """
     life.learner.score = score
     for request in range(first, first + count):
-        both = [group(request, "u", ["1"], positive=True), group(request, "u", ["2"], positive=False)]
-        for one in both:
-            one.exposed_at_ms = 1_000 + request
-        life.epoch.learn(Batch((Segment(0, 0, tuple(Learnable(columns_of(SPEC, one), "") for one in both)),)))
+        learn(life, watermark_ms=999 + request, answered=[request], closed=[request])
     return first + count
 
 
@@ -69,3 +80,34 @@ def test_a_restart_compares_with_what_was_before_it() -> None:
     learn_requests(again, at, 40, score=0.02)
     publish(again)
     assert "task 'interact'" in again.epoch.publisher.refusal
+
+
+def test_exposures_that_were_answered_before_a_restart_do_not_look_like_a_loss_of_calibration() -> None:
+    broker = broker_with(sample_log(1))
+    life = opened(broker)
+    at = learn_requests(life, 0, 300, score=0.5)
+    shown = range(at, at + 200)
+    learn(life, watermark_ms=999 + at, answered=[request for request in shown if request % 4])
+    life.epoch.stores.checkpoints.write(life.epoch.cut(), now_ms=7)
+    again = opened(broker)
+    again.learner.score = 0.5
+    learn(again, watermark_ms=999 + at, answered=[request for request in shown if request % 4 == 0])
+    for request in shown:
+        learn(again, watermark_ms=999 + shown.stop, closed=[request])
+    learn_requests(again, shown.stop, 100, score=0.5)
+    assert again.epoch.quality.refusal == ""
+    learn_requests(again, shown.stop + 100, 40, score=0.02)
+    assert "task 'interact'" in again.epoch.quality.refusal
+
+
+def test_an_epoch_counts_exposures_that_are_newer_than_all_that_its_checkpoint_knows() -> None:
+    broker = broker_with(sample_log(1))
+    life = start(broker)
+    for partition, watermark_ms in enumerate((1_200, 1_300)):
+        life.epoch.merge.push(partition, TickRecord(life.epoch.merge.position.offsets[partition], 7, watermark_ms))
+    assert life.epoch.merge.next_batch() is None
+    life.epoch.stores.checkpoints.write(life.epoch.cut(), now_ms=7)
+    again = start(broker)
+    learn(again, watermark_ms=0, answered=[0])
+    learn(again, watermark_ms=100, answered=[300, 301])  # shown at 1,300 and at 1,301 ms
+    assert again.epoch.labels.num_waiting == 1
