@@ -92,7 +92,11 @@ async def test_a_failed_send_acknowledges_nothing() -> None:
 async def test_bad_and_misplaced_records_go_where_they_belong() -> None:
     bench = Bench()
     async with writing(bench.runtime):
-        await bench.runtime.take(FakeMessage("exposures.v1", 0, b"\xff\xff", headers=(("traceparent", b"00-a-b-01"),)))
+        await bench.runtime.take(
+            FakeMessage(
+                "exposures.v1", 0, b"\xff\xff", headers=(("traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),)
+            )
+        )
         await bench.runtime.take(bench.feedback(0, kind="sneeze"))
         await bench.runtime.take(bench.feedback(1, user_id="elsewhere"))
         await settle()

@@ -200,7 +200,9 @@ async def test_bad_and_misplaced_records_go_where_they_belong() -> None:
     queue = FakeQueue()
     words = Words(PipelinedOutput(queue))
     async with writing(words.runtime):
-        await words.runtime.take(FakeMessage("exposures.v1", 0, b"bad", headers=(("traceparent", b"00-a-b-01"),)))
+        await words.runtime.take(
+            FakeMessage("exposures.v1", 0, b"bad", headers=(("traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),))
+        )
         await words.runtime.take(FakeMessage("feedback.v1", 0, b"elsewhere", key=None, headers=None))
         words.runtime.tick(1, (1, 1))
         await settle()
@@ -208,7 +210,7 @@ async def test_bad_and_misplaced_records_go_where_they_belong() -> None:
     assert (letter_record.topic, letter_record.key, dict(letter_record.headers)["traceparent"]) == (
         "exposures.v1.dlq.v1",
         b"u1",
-        b"00-a-b-01",
+        b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
     )
     letter = dead_letter_pb2.DeadLetter.FromString(letter_record.value or b"")
     assert (letter.reason, letter.detail, letter.value, letter.source_offset) == ("malformed", "a bad word", b"bad", 0)
