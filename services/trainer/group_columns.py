@@ -6,7 +6,7 @@ One poisoned number would spread over all weights, so everything that the learne
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
@@ -166,7 +166,9 @@ def _meanings_of(spec: FeatureSpec, samples: Sequence[Sample]) -> list[Meaning]:
     known = _known_meanings(spec.schema_hash, spec.negatives.keep_rate)
     meanings = []
     for sample in samples:
-        says = (sample.keep_rate, sample.revision > 0, sample.retracts_negative, _said(sample.labels), _said(sample.replaces))
+        replaces = sample.replaces
+        was_said = _said(replaces) if replaces else ()
+        says = (sample.keep_rate, sample.revision > 0, sample.retracts_negative, _said(sample.labels), was_said)
         meaning = known.get(says)
         if meaning is None:
             meaning = _meaning_of(spec, sample)
@@ -183,7 +185,10 @@ def _known_meanings(schema_hash: str, keep_rate: float) -> dict[tuple[float, boo
     return {}
 
 
-def _said(labels: Iterable[TaskLabel]) -> Said:
+def _said(labels: Sequence[TaskLabel]) -> Said:
+    if len(labels) == 1:  # as negatives have
+        label = labels[0]
+        return ((label.task, label.value),)
     return tuple([(label.task, label.value) for label in labels])
 
 
