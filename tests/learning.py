@@ -30,11 +30,16 @@ def interactions(count: int, *, seed: int = 0, num_users: int = 20) -> list[Inte
     return found
 
 
-def groups(count: int, *, seed: int = 0) -> list[SampleGroup]:
+def with_network(network: object) -> FeatureSpec:
+    """Return the tests' spec with another network."""
+    return FeatureSpec.parse(SPEC.model_dump(mode="json") | {"network": network})
+
+
+def groups(count: int, *, seed: int = 0, spec: FeatureSpec = SPEC) -> list[SampleGroup]:
     """Return sample groups of a replay of `interactions`."""
     config = BatchConfig(active_users=0, feature_lag_events=0)
-    states = FeatureStates(SPEC, CATEGORIES)
-    return list(replay(SPEC, replay_order(interactions(count, seed=seed), config), ITEMS, states, config, 0))
+    states = FeatureStates(spec, CATEGORIES)
+    return list(replay(spec, replay_order(interactions(count, seed=seed), config), ITEMS, states, config, 0))
 
 
 def group_of(user_id: str, rows: Sequence[tuple[Sample, int]], block: bytes, request_id: str = "r") -> SampleGroup:

@@ -73,7 +73,12 @@ class Gradients(Protocol):
 
 def gradients_of(network: RankerNetwork) -> Gradients:
     """Return the fastest way there is for this network."""
-    return WrittenOut(network) if type(network) is DcnDin else Autograd(network)
+    return WrittenOut(network) if type(network) is DcnDin and _has_written_layers(network) else Autograd(network)
+
+
+def _has_written_layers(network: DcnDin) -> bool:
+    """Say whether the feature spec left the towers their two cross and two hidden layers, of whatever width."""
+    return all((len(tower.cross), len(tower.hidden)) == (2, 2) for tower in network.towers)
 
 
 class _Flat:

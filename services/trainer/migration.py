@@ -2,13 +2,13 @@
 
 A state carries the description of the spec under which it was learned (SCHEMA_ARRAY). Columns may be added, dropped and moved: the
 weights of columns that stay go with them, those of new ones are zero, so that a spec that only adds columns scores as before until it
-learns. Whatever else would give stored numbers another meaning (dims, tasks, the scale of a kind's values, the feature code) is refused by
-name. Pure.
+learns. Whatever else would give stored numbers another meaning (dims, tasks, the network, the scale of a kind's values, the feature code)
+is refused by name. Pure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from services.common.platform.errors import ConfigurationError, CorruptArtifact
 from services.common.ranker.feature_spec import FeatureSpec
-from services.common.ranker.inputs import network_inputs
+from services.common.ranker.networks.names import Axes, Columns, Names, columns_of
 from services.common.ranker.spec_description import SCHEMA_ARRAY, Description, described
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -25,13 +25,14 @@ Arrays = dict[str, npt.NDArray[Any]]
 _MOMENTS = ("dense_opt/first_moment", "dense_opt/second_moment")
 # Parts of the spec that change which columns there are, or how much history there is, but not what a stored number means.
 _FREE = ("counters", "history", "kinds")
+_WHAT_TO_DO = "restore that feature spec, or set TUNEMESH_ARTIFACTS_URL to a new folder and train a base under the new one"
 
 
 class Weight(NamedTuple):
-    """A dense weight of the present network: its shape, and the axes along which the network's inputs lie, before what else lies there."""
+    """A dense weight of the present network: its shape, and the inputs along its axes; None where the network does not say."""
 
     shape: tuple[int, ...]
-    input_axes: tuple[int, ...]
+    input_axes: Axes | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,66 +57,76 @@ def migrated(arrays: Mapping[str, npt.NDArray[Any]], spec: FeatureSpec, weights:
         spec: the present one.
         weights: of the present network, by name, in the order in which the optimizer's moments hold them.
     Raises:
-        ConfigurationError: the specs differ in what cannot be kept; names it.
+        ConfigurationError: the specs differ in what cannot be kept, or the network does not say which columns a weight takes; names it.
         CorruptArtifact: the description or an array is not what a learner saves.
     """
-    old_inputs, new_inputs = _inputs_before(arrays, spec), network_inputs(spec.num_content_dims, spec.user_columns, spec.item_columns)
-    at = {name: position for position, name in enumerate(old_inputs)}
-    stays = [(position, at[name]) for position, name in enumerate(new_inputs) if name in at]
-    moved = _Moved(len(old_inputs), len(new_inputs), np.array([new for new, _ in stays]), np.array([old for _, old in stays]))
+    moved = _Moved(_columns_before(arrays, spec), columns_of(spec))
+    if moved.old != moved.new:
+        _refuse_unnamed(weights)
     result = dict(arrays)
     try:
         sizes = [arrays[f"dense/{name}"].size for name in weights]
         parts = {moment: np.split(arrays[moment], np.cumsum(sizes)[:-1]) for moment in _MOMENTS}
         for name, weight in weights.items():
-            result[f"dense/{name}"] = moved.of(arrays[f"dense/{name}"], weight)
+            result[f"dense/{name}"] = moved.of(arrays[f"dense/{name}"], weight, name)
         for moment in _MOMENTS:
             pairs = zip(parts[moment], weights.items(), strict=True)
-            old = (moved.of(part.reshape(arrays[f"dense/{name}"].shape), weight) for part, (name, weight) in pairs)
+            old = (moved.of(part.reshape(arrays[f"dense/{name}"].shape), weight, name) for part, (name, weight) in pairs)
             result[moment] = np.concatenate([part.ravel() for part in old])
     except (KeyError, ValueError, IndexError) as error:
         raise CorruptArtifact(f"learner: the dense weights are not of the feature spec that the state carries: {error}") from error
     result[SCHEMA_ARRAY] = described(spec)
-    added = tuple(name for name in new_inputs if name not in at)
-    return result, Change(added, tuple(name for name in old_inputs if name not in set(new_inputs)))
+    every = [names for weight in weights.values() for names in weight.input_axes or ()]
+    old_inputs, new_inputs = (dict.fromkeys(name for names in every for name in names(columns)) for columns in (moved.old, moved.new))
+    added = tuple(name for name in new_inputs if name not in old_inputs)
+    return result, Change(added, tuple(name for name in old_inputs if name not in new_inputs))
 
 
 class _Moved(NamedTuple):
-    num_old: int
-    num_new: int
-    new_at: npt.NDArray[np.int64]
-    old_at: npt.NDArray[np.int64]
+    old: Columns
+    new: Columns
 
-    def of(self, old: npt.NDArray[Any], weight: Weight) -> npt.NDArray[np.float32]:
+    def of(self, old: npt.NDArray[Any], weight: Weight, name: str) -> npt.NDArray[np.float32]:
         """Return float32 of weight.shape: what stays of `old` in its new place, zero elsewhere."""
         new = np.zeros(weight.shape, np.float32)
-        places: list[list[npt.NDArray[np.int64]]] = [[], []]
-        for axis, size in enumerate(weight.shape):
-            if axis in weight.input_axes:
-                behind = np.arange(size - self.num_new)
-                if old.shape[axis] - self.num_old != behind.size:
-                    raise ValueError(f"shape {old.shape} does not become {weight.shape}")
-                places[0].append(np.concatenate([self.new_at, self.num_new + behind]))
-                places[1].append(np.concatenate([self.old_at, self.num_old + behind]))
-            elif old.shape[axis] != size:
-                raise ValueError(f"shape {old.shape} does not become {weight.shape}")
-            else:
-                places[0].append(np.arange(size))
-                places[1].append(np.arange(size))
-        new[np.ix_(*places[0])] = old[np.ix_(*places[1])]
+        names_by_axis = weight.input_axes or (None,) * new.ndim
+        if old.ndim != new.ndim or len(names_by_axis) != new.ndim:
+            raise ValueError(f"{name}: shape {old.shape} does not become {weight.shape}")
+        places = [self._places(names, *sizes) for names, *sizes in zip(names_by_axis, old.shape, weight.shape, strict=True)]
+        if any(place is None for place in places):
+            raise ValueError(f"{name}: shape {old.shape} does not become {weight.shape}")
+        old_at, new_at = zip(*(place for place in places if place is not None), strict=True)
+        new[np.ix_(*new_at)] = old[np.ix_(*old_at)]
         return new
 
+    def _places(self, names: Names | None, old_size: int, new_size: int) -> tuple[list[int], list[int]] | None:
+        """Return where along an axis of these sizes that which stays lies, in the old and in the new weight; None when they do not fit."""
+        old_names, new_names = (names(columns) if names else () for columns in (self.old, self.new))
+        behind = new_size - len(new_names)
+        if behind < 0 or old_size - len(old_names) != behind:
+            return None
+        at = {name: position for position, name in enumerate(old_names)}
+        stays = [(at[name], position) for position, name in enumerate(new_names) if name in at]
+        stays += [(len(old_names) + position, len(new_names) + position) for position in range(behind)]
+        return [old for old, _ in stays], [new for _, new in stays]
 
-def _inputs_before(arrays: Mapping[str, npt.NDArray[Any]], spec: FeatureSpec) -> Sequence[str]:
-    """Return the names of the inputs of the network that learned this state. Refuses, by name, what cannot be kept."""
+
+def _refuse_unnamed(weights: Mapping[str, Weight]) -> None:
+    unnamed = [name for name, weight in weights.items() if weight.input_axes is None]
+    if unnamed:
+        raise ConfigurationError(
+            f"weights learned under other columns cannot be kept: the network does not say which columns {', '.join(unnamed)} take "
+            f"(RankerNetwork.input_axes): {_WHAT_TO_DO}"
+        )
+
+
+def _columns_before(arrays: Mapping[str, npt.NDArray[Any]], spec: FeatureSpec) -> Columns:
+    """Return the columns under which this state was learned. Refuses, by name, what cannot be kept."""
     try:
         description = Description.of(arrays[SCHEMA_ARRAY])
     except CorruptArtifact as error:
         raise CorruptArtifact(f"learner: {error}") from error
     different = description.differences(spec, free=_FREE)
     if different:
-        raise ConfigurationError(
-            f"weights learned under another feature spec cannot be kept: {'; '.join(different)}: restore that feature spec, or set "
-            "TUNEMESH_ARTIFACTS_URL to a new folder and train a base under the new one"
-        )
-    return network_inputs(spec.num_content_dims, description.user_columns, description.item_columns)
+        raise ConfigurationError(f"weights learned under another feature spec cannot be kept: {'; '.join(different)}: {_WHAT_TO_DO}")
+    return Columns(description.user_columns, description.item_columns)

@@ -149,9 +149,9 @@ def test_a_recall_channel_is_one_file_and_one_row_and_its_proposals_come_out(tre
 
 
 @pytest.mark.ml
-def test_another_network_replaces_the_one_and_refuses_its_artifacts(tree: Path) -> None:
+def test_another_network_is_one_line_of_the_feature_spec_and_refuses_the_artifacts_of_the_one_before(tree: Path) -> None:
     hash_before, weights_before = printed_by("network", tree, "ml")
-    make("A network", tree)
+    assert len(make("A network", tree)) == 1
     hash_after, weights_after = printed_by("network", tree, "ml")
     assert hash_after != hash_before
     added = set(weights_after) - set(weights_before)

@@ -78,6 +78,7 @@ UNITS: tuple[Unit, ...] = (
     Unit("fuzz", "light", ("tests/fuzz",), 260),
     Unit("healing on a broker", "ml", ("tests/faults/test_healing_on_a_broker.py",), 50),
     Unit("healing of replicas", "light", ("tests/faults/test_healing_of_replicas.py",), 10),
+    Unit("networks on Triton", "ml", ("tests/integration/ranker/test_networks_on_triton.py",), 45),
     Unit("planted secrets", "light", ("tests/integration/test_secrets.py",), 45),
     Unit("tunes of the packaged model", "ml", ("tests/integration/tuner/test_gate_on_measured_slices.py",), 280),
 )

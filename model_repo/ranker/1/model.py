@@ -178,6 +178,7 @@ class TritonPythonModel:
         try:
             settings = load_settings(RankerSettings)
             self._spec = FeatureSpec.load(settings.feature_spec_path)
+            make_network(self._spec)  # a network of one's own that cannot be made is said now, and not when the first base comes
             self._telemetry: Telemetry = configure("triton", settings)
         except ConfigurationError as error:
             raise pb_utils.TritonModelException(f"configuration error: {error}") from error

@@ -1,1 +1,1 @@
-"""The ranking network, shared by the trainer and the Triton backend. Imported in the ml environment only (it needs torch)."""
+"""What trainer, ranker, recommender and streams must agree on about ranking: feature spec and rows, deltas, tables, networks."""

@@ -1,4 +1,4 @@
-"""The feature spec: one YAML file that defines tables, feedback kinds, counters, tasks and how tasks blend into a score.
+"""The feature spec: one YAML file that defines tables, feedback kinds, counters, tasks, the network and how tasks blend into a score.
 
 Everything that must agree between the stream, the trainer and the ranker is derived from it and from the table of columns;
 `schema_hash` says whether two processes do agree. Knows nothing about where features are stored or how the network looks inside.
@@ -16,14 +16,16 @@ from typing import Annotated, Literal
 import numpy as np
 import numpy.typing as npt
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from services.common.events.feedback_kinds import ITEM_KINDS
 from services.common.platform.errors import ConfigurationError
 from services.common.ranker import columns
 from services.common.ranker.half_lives import MAX_HALF_LIVES
+from services.common.ranker.network_spec import DcnDinSpec, NetworkSpec
 
-# Raise it when a column of the same name, the exposure block's layout or the network changes its meaning: old artifacts are then refused.
+# Raise it when a column of the same name, the exposure block's layout or a network of the same name changes its meaning: old artifacts are
+# then refused.
 # A column that is added, removed, renamed or moved needs nothing: the names of all columns enter the hash.
 FEATURE_CODE_VERSION = 1
 # The most occurrences that a cell of the trainer's counting Bloom filter holds.
@@ -163,6 +165,8 @@ class FeatureSpec(_Part):
     tasks: tuple[TaskSpec, ...] = Field(min_length=1)
     negatives: NegativesSpec = NegativesSpec()
     blend: dict[str, float] = Field(min_length=1)
+    network: NetworkSpec = DcnDinSpec()
+    _source: str = PrivateAttr("<memory>")
 
     @classmethod
     def load(cls, path: str | Path) -> FeatureSpec:
@@ -183,11 +187,13 @@ class FeatureSpec(_Part):
     def parse(cls, raw: object, *, source: str = "<memory>") -> FeatureSpec:
         """Check an already parsed document; see `load`."""
         try:
-            return cls.model_validate(raw)
+            spec = cls.model_validate(raw)
         except ValidationError as error:
             first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"]) or "(top)"
-            raise ConfigurationError(f"feature spec {source}: key {key}: {first['msg']}") from error
+            key = ".".join(str(part) for part in _without_tag(first["loc"])) or "(top)"
+            raise ConfigurationError(f"feature spec {source}: key {key}: {first['msg']}{_what_is_there(first['input'])}") from error
+        spec._source = source
+        return spec
 
     @model_validator(mode="after")
     def _names_agree(self) -> FeatureSpec:
@@ -213,6 +219,11 @@ class FeatureSpec(_Part):
             if len(columns_of_it) > MAX_COLUMNS:
                 raise ValueError(f"counters: they make {len(columns_of_it)} {side} columns; an exposure block holds {MAX_COLUMNS} a side")
         return self
+
+    @property
+    def source(self) -> str:
+        """The file that it was read from, or "<memory>"."""
+        return self._source
 
     @property
     def task_names(self) -> tuple[str, ...]:
@@ -255,7 +266,9 @@ class FeatureSpec(_Part):
     @cached_property
     def meaning(self) -> str:
         """What `schema_hash` is a hash of: JSON of [FEATURE_CODE_VERSION, the spec without what may change, user columns, item columns]."""
-        meaning = self.model_dump(mode="json", exclude={"negatives", "blend"})
+        # Artifacts made before there was a choice of networks carry a hash without the key.
+        without = {"negatives", "blend"} | ({"network"} if self.network == DcnDinSpec() else set())
+        meaning = self.model_dump(mode="json", exclude=without)
         for table in meaning["tables"].values():
             del table["admission"], table["eviction"]
         return json.dumps([FEATURE_CODE_VERSION, meaning, self.user_columns, self.item_columns], sort_keys=True, separators=(",", ":"))
@@ -277,3 +290,13 @@ class FeatureSpec(_Part):
         powers_T = np.asarray([self.blend.get(name, 0.0) for name in self.task_names], dtype=np.float32)
         clipped_NT = np.clip(probabilities_NT, 1e-9, 1.0)
         return np.exp(np.log(clipped_NT) @ powers_T).astype(np.float32)
+
+
+def _without_tag(loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Return a key's path as it stands in the file: behind `network` pydantic puts the network's name."""
+    return (loc[0], *loc[2:]) if loc[:1] == ("network",) else loc
+
+
+def _what_is_there(value: object) -> str:
+    """Return a value that broke a rule as the end of a sentence; nothing of a whole mapping or list, which the key names."""
+    return f" (there: {value!r:.100})" if isinstance(value, str | int | float | bool) else ""

@@ -18,17 +18,6 @@ Float32Array = npt.NDArray[np.float32]
 Int64Array = npt.NDArray[np.int64]
 
 
-# Parts of the dense part's input that are as wide as a row's content: user, item, pooled history, and four products.
-NUM_CONTENT_PARTS = 7
-
-
-def network_inputs(num_content: int, user_columns: Sequence[str], item_columns: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of the numbers that the towers take, in their order (networks.blocks.wide puts them side by side)."""
-    content = [f"content {part}.{at}" for part in range(NUM_CONTENT_PARTS) for at in range(num_content)]
-    of_history = ["value of similar history", "share of similar history"]
-    return (*content, *of_history, *(f"user {name}" for name in user_columns), *(f"item {name}" for name in item_columns))
-
-
 @dataclass(frozen=True, slots=True)
 class RankerInputs:
     """Sample groups side by side; ids still unresolved. Padded history has mask 0."""

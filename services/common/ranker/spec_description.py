@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from services.common.platform.errors import CorruptArtifact
 from services.common.ranker.feature_spec import FEATURE_CODE_VERSION, FeatureSpec
+from services.common.ranker.network_spec import DcnDinSpec
 
 SCHEMA_ARRAY = "learner/schema"
 
@@ -53,7 +54,9 @@ class Description:
             spec: the present one.
             free: parts of the spec that may differ; the range of a kind that both have may not.
         """
-        old, new = self.parts, json.loads(spec.meaning)[1]
+        # A description of the first network in its default sizes does not name it: it was the only one.
+        default = {"network": DcnDinSpec().model_dump(mode="json")}
+        old, new = default | self.parts, default | json.loads(spec.meaning)[1]
         found = [f"the feature code is of version {self.code_version}, here {FEATURE_CODE_VERSION}"]
         found = found if self.code_version != FEATURE_CODE_VERSION else []
         found += [

@@ -1,17 +1,20 @@
-"""Parts that networks share. Shapes as in the interface; A attention dimensions, X inputs side by side."""
+"""Parts that networks share: attention over the history, everything side by side, cross layers. A attention dimensions, X inputs."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from services.common.ranker.networks.dense import Dense
 from services.common.ranker.networks.interface import Samples, of_samples
+from services.common.ranker.networks.names import Axes, Names, item_columns, nothing, numbers, together, user_columns
 
-ATTENTION_DIM = 16
-HIDDEN = (64, 32)
+# Parts of `wide` that are as wide as a row's content: user, item, pooled history, and four products.
+_NUM_CONTENT_PARTS = 7
 
 
 class Attended(NamedTuple):
@@ -25,7 +28,8 @@ class Attended(NamedTuple):
 def attend(query: nn.Linear, key: nn.Linear, null_score: Tensor, samples: Samples) -> Attended:
     """Pool the history by how much each of its items resembles the candidate.
 
-    A learned null entry takes its share, so that nothing similar gives nothing. Source: Zhou et al. 2018 (DIN).
+    A learned null entry takes its share, so that nothing similar gives nothing. Source: Vaswani et al. 2017 for the products of queries and
+    keys, Zhou et al. 2018 for the candidate as query.
 
     Args:
         query: of an item's content, C -> A.
@@ -39,12 +43,36 @@ def attend(query: nn.Linear, key: nn.Linear, null_score: Tensor, samples: Sample
     scores_BL = scores_BL.masked_fill(of_samples(samples.mask_GL == 0, group_B), float("-inf"))
     null_B1 = null_score.expand(len(scores_BL), 1)
     weights_BL = torch.softmax(torch.cat([scores_BL, null_B1], dim=1), dim=1)[:, :-1]
-    pooled_BV = _weighted_sums(weights_BL, history_GLV, group_B)
-    return Attended(pooled_BV[:, :-1], pooled_BV[:, -1:], weights_BL.sum(dim=1, keepdim=True))
+    return pooled(weights_BL, samples)
+
+
+class Attention(nn.Module):
+    """`attend` with weights of its own."""
+
+    def __init__(self, num_content: int, attention_dim: int) -> None:
+        super().__init__()
+        self.query = Dense(num_content, attention_dim, bias=False)
+        self.key = Dense(num_content + 1, attention_dim, bias=False)
+        self.null_score = nn.Parameter(torch.zeros(1))
+
+    def forward(self, samples: Samples) -> Attended:
+        """Return what the samples see of their histories."""
+        return attend(self.query, self.key, self.null_score, samples)
+
+    def own_axes(self) -> dict[str, Axes]:
+        """Say that no input lies along the null entry."""
+        return {"null_score": (nothing,)}
+
+
+def pooled(weights_BL: Tensor, samples: Samples) -> Attended:
+    """Sum the history up by weights; those of padding must be 0."""
+    history_GLV = torch.cat([samples.history_GLC, samples.centred_GL.unsqueeze(2)], dim=2)
+    sums_BV = _weighted_sums(weights_BL, history_GLV, samples.group_B)
+    return Attended(sums_BV[:, :-1], sums_BV[:, -1:], weights_BL.sum(dim=1, keepdim=True))
 
 
 def wide(samples: Samples, attended: Attended) -> Tensor:
-    """Return everything that is known of a sample side by side, float32 [B, X], in the order of `inputs.network_inputs`."""
+    """Return everything that is known of a sample side by side, float32 [B, X], named by `wide_names`."""
     item_BC = samples.item_BC
     return torch.cat(
         [
@@ -64,14 +92,22 @@ def wide(samples: Samples, attended: Attended) -> Tensor:
     )
 
 
+def wide_names(num_content: int) -> Names:
+    """Return the names of what `wide` returns."""
+    return together(numbers("content", _NUM_CONTENT_PARTS * num_content), numbers("history", 2), user_columns, item_columns)
+
+
 class CrossTower(nn.Module):
     """One task's own cross layers and MLP; returns a logit. Source: Wang et al. 2021 (DCNv2)."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, hidden: Sequence[int], *, cross_layers: int, takes: Names) -> None:
+        """`width`: numbers that it takes; `takes`: their names."""
         super().__init__()
-        self.cross = nn.ModuleList(nn.Linear(width, width) for _ in range(2))
-        self.hidden = nn.ModuleList([nn.Linear(width, HIDDEN[0]), nn.Linear(HIDDEN[0], HIDDEN[1])])
-        self.out = nn.Linear(width + HIDDEN[1], 1)
+        self.cross = nn.ModuleList(Dense(width, width, takes=takes, gives=takes) for _ in range(cross_layers))
+        self.hidden = nn.ModuleList()
+        for at, size in enumerate(hidden):
+            self.hidden.append(Dense(hidden[at - 1] if at else width, size, takes=nothing if at else takes))
+        self.out = Dense(width + hidden[-1], 1, takes=takes)
 
     def forward(self, x0_BX: Tensor) -> Tensor:
         """Return logits [B] of inputs [B, X]."""

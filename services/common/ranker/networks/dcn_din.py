@@ -10,21 +10,27 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from services.common.ranker.feature_spec import FeatureSpec
-from services.common.ranker.inputs import network_inputs
-from services.common.ranker.networks.blocks import ATTENTION_DIM, CrossTower, attend, wide
-from services.common.ranker.networks.interface import RankerNetwork, Samples
+from services.common.ranker.network_spec import DcnDinSpec
+from services.common.ranker.networks.blocks import CrossTower, attend, wide, wide_names
+from services.common.ranker.networks.dense import Dense
+from services.common.ranker.networks.interface import RankerNetwork, Samples, sizes_of
+from services.common.ranker.networks.names import Axes, columns_of, nothing
 
 
 class DcnDin(RankerNetwork):
-    """One tower per task over the same inputs."""
+    """One tower per task over the same inputs. The names and the order of its weights are those of the artifacts that are out there."""
 
     @override
     def build(self, spec: FeatureSpec) -> None:
-        self.query = nn.Linear(self.num_content, ATTENTION_DIM, bias=False)
-        self.key = nn.Linear(self.num_content + 1, ATTENTION_DIM, bias=False)
+        sizes = sizes_of(spec, DcnDinSpec)
+        self.query = Dense(self.num_content, sizes.attention_dim, bias=False)
+        self.key = Dense(self.num_content + 1, sizes.attention_dim, bias=False)
         self.null_score = nn.Parameter(torch.zeros(1))
-        width = len(network_inputs(self.num_content, spec.user_columns, spec.item_columns))
-        self.towers = nn.ModuleList(CrossTower(width) for _ in range(self.num_tasks))
+        names = wide_names(self.num_content)
+        width = len(names(columns_of(spec)))
+        self.towers = nn.ModuleList(
+            CrossTower(width, sizes.hidden, cross_layers=sizes.cross_layers, takes=names) for _ in range(self.num_tasks)
+        )
 
     @override
     def deep(self, samples: Samples) -> Tensor:
@@ -32,11 +38,5 @@ class DcnDin(RankerNetwork):
         return torch.stack([tower(x0_BX) for tower in self.towers], dim=1)
 
     @override
-    def input_axes(self) -> dict[str, tuple[int, ...]]:
-        axes: dict[str, tuple[int, ...]] = {}
-        for name, value in self.state_dict().items():
-            if ".cross." in name:
-                axes[name] = tuple(range(value.dim()))
-            else:
-                axes[name] = (1,) if name.endswith((".hidden.0.weight", ".out.weight")) else ()
-        return axes
+    def own_axes(self) -> dict[str, Axes]:
+        return super().own_axes() | {"null_score": (nothing,)}

@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from services.common.platform.errors import CorruptArtifact
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.inputs import RankerInputs
+from services.common.ranker.network_spec import Spec
+from services.common.ranker.networks.names import Axes, nothing
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -85,12 +87,13 @@ class RankerNetwork(nn.Module):
 
     def forward(self, inputs: RankerInputs, rows: Rows) -> Tensor:
         """Return logits [B, T]; their sigmoid is the calibrated probability of each task."""
-        samples, bias = self._samples(inputs, rows), self.num_tasks
+        samples, bias = self.samples(inputs, rows), self.num_tasks
         deep_BT = self.deep(samples)
         dot_B1 = ((samples.user_BC + samples.mean_BC) * samples.item_BC).sum(dim=1, keepdim=True)
         return deep_BT + self.dot_scale * dot_B1 + of_samples(rows.user_GD[:, :bias], samples.group_B) + rows.item_BD[:, :bias]
 
-    def _samples(self, inputs: RankerInputs, rows: Rows) -> Samples:
+    def samples(self, inputs: RankerInputs, rows: Rows) -> Samples:
+        """Return what `deep` sees."""
         group_B = torch.from_numpy(inputs.group_B)
         mask_GL = torch.from_numpy(inputs.history_mask_GL)
         centred_GL = (torch.from_numpy(inputs.history_values_GL) - 0.5) * mask_GL
@@ -113,12 +116,21 @@ class RankerNetwork(nn.Module):
             group_B=group_B,
         )
 
-    def input_axes(self) -> dict[str, tuple[int, ...]]:
-        """Return by weight, in the order of `state`, the axes along which the network's inputs lie, before whatever else lies there.
+    def input_axes(self) -> dict[str, Axes | None]:
+        """Return by weight, in the order of `state`, which inputs lie along its axes; None where the network does not say.
 
-        When columns are added or dropped, what was learned of the others stays by these.
+        When columns are added or dropped, what was learned of the others stays by these. Layers say it by a method `own_axes`, as `Dense`
+        does; weights of other layers cannot be kept then.
         """
-        raise NotImplementedError
+        axes: dict[str, Axes | None] = dict.fromkeys(self.state_dict())
+        for path, module in self.named_modules():
+            if hasattr(module, "own_axes"):
+                axes |= {f"{path}.{name}".lstrip("."): own for name, own in module.own_axes().items()}
+        return axes
+
+    def own_axes(self) -> dict[str, Axes]:
+        """Return the axes of those weights that are the network's own and no layer's."""
+        return {"dot_scale": (nothing,)}
 
     def state(self) -> dict[str, Float32Array]:
         """Return copies of the weights by name."""
@@ -139,6 +151,17 @@ class RankerNetwork(nn.Module):
         with torch.no_grad():
             for name, value in tensors.items():
                 own[name].copy_(torch.tensor(value))
+
+
+def sizes_of(spec: FeatureSpec, kind: type[Spec]) -> Spec:
+    """Return the network's sizes in the feature spec.
+
+    Raises:
+        TypeError: the spec names another network; `make_network` makes that one.
+    """
+    if not isinstance(spec.network, kind):
+        raise TypeError(f"the feature spec has sizes of {type(spec.network).__name__}, wanted are those of {kind.__name__}")
+    return spec.network
 
 
 def of_samples(part_G: Tensor, group_B: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.inputs import RankerInputs
 from services.common.ranker.networks.dcn_din import DcnDin
+from services.common.ranker.networks.registry import make_network
 from services.trainer.gradients import Autograd, StepInputs, WrittenOut, gradients_of
 from services.trainer.tower_kernels import adagrad, adam, losses
 
@@ -23,7 +24,7 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def spec_of(dim: int, num_tasks: int, length: int) -> FeatureSpec:
+def spec_of(dim: int, num_tasks: int, length: int, network: object = "dcn_din") -> FeatureSpec:
     return FeatureSpec.parse(
         {
             "format": 1,
@@ -33,6 +34,7 @@ def spec_of(dim: int, num_tasks: int, length: int) -> FeatureSpec:
             "kinds": {"rating": {"value_range": [1, 5]}},
             "tasks": TASKS[:num_tasks],
             "blend": {"interact": 1.0},
+            "network": network,
         }
     )
 
@@ -82,7 +84,9 @@ def assert_close(found: np.ndarray, expected: np.ndarray) -> None:
 @pytest.mark.parametrize("seed", range(30))
 def test_logits_and_gradients_are_those_of_autograd(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    spec = spec_of(dim=int(rng.integers(6, 24)), num_tasks=int(rng.integers(1, 4)), length=int(rng.integers(1, 25)))
+    first, second, attention = rng.integers(1, 70), rng.integers(1, 40), rng.integers(1, 20)
+    network = {"hidden": [int(first), int(second)], "attention_dim": int(attention)} if seed % 3 == 0 else "dcn_din"
+    spec = spec_of(int(rng.integers(6, 24)), int(rng.integers(1, 4)), int(rng.integers(1, 25)), network)
     autograd, written = pair(spec, seed)
     for num_groups in (16, 1, 5, 20):
         step = random_step(spec, rng, num_groups)
@@ -126,6 +130,12 @@ def test_another_network_learns_by_autograd() -> None:
 
     assert isinstance(gradients_of(DcnDin(spec_of(8, 1, 3))), WrittenOut)
     assert isinstance(gradients_of(Other(spec_of(8, 1, 3))), Autograd)
+
+
+@pytest.mark.parametrize("network", [{"cross_layers": 3}, {"cross_layers": 1}, {"hidden": [64, 32, 16]}, {"hidden": [64]}, "mmoe"])
+def test_other_layers_than_the_two_written_out_learn_by_autograd(network: object) -> None:
+    assert isinstance(gradients_of(make_network(spec_of(8, 2, 3, network))), Autograd)
+    assert isinstance(gradients_of(make_network(spec_of(8, 2, 3, {"hidden": [8, 4]}))), WrittenOut)
 
 
 def test_losses_and_their_gradient_are_those_of_softplus_also_far_from_zero() -> None:

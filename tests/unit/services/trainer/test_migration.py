@@ -13,8 +13,11 @@ import torch
 from services.common.platform.artifacts import Manifest, write_artifact
 from services.common.platform.errors import ConfigurationError, CorruptArtifact
 from services.common.ranker.feature_spec import FeatureSpec
-from services.common.ranker.inputs import RankerInputs, network_inputs
+from services.common.ranker.inputs import RankerInputs
+from services.common.ranker.network_spec import NETWORK_NAMES
+from services.common.ranker.networks.blocks import wide_names
 from services.common.ranker.networks.interface import Rows
+from services.common.ranker.networks.names import columns_of
 from services.common.ranker.spec_description import SCHEMA_ARRAY
 from services.trainer.bases import read_initial_base
 from services.trainer.batch import BatchConfig, FeatureStates, replay, replay_order
@@ -97,7 +100,7 @@ def test_a_spec_that_adds_columns_scores_as_before_and_keeps_every_row(state, ca
 
 def test_new_columns_are_learned(state) -> None:
     learner = loaded(MORE, state)
-    at = network_inputs(MORE.num_content_dims, MORE.user_columns, MORE.item_columns).index("item log_rate_50")
+    at = wide_names(MORE.num_content_dims)(columns_of(MORE)).index("item log_rate_50")
     assert np.all(learner.dense_state()["towers.0.hidden.0.weight"][:, at] == 0)
     config = BatchConfig(active_users=0, feature_lag_events=0)
     order = replay_order(interactions(40, seed=3), config)
@@ -108,7 +111,7 @@ def test_new_columns_are_learned(state) -> None:
 def test_a_spec_that_drops_columns_keeps_every_row_and_the_weights_of_the_others(state, caplog) -> None:
     before, after = loaded(OLD, state), loaded(FEWER, state)
     assert "what was learned of item log_rate_500, item mean_500, item trend_500 is gone" in caplog.text
-    old_names, new_names = (network_inputs(spec.num_content_dims, spec.user_columns, spec.item_columns) for spec in (OLD, FEWER))
+    old_names, new_names = (wide_names(spec.num_content_dims)(columns_of(spec)) for spec in (OLD, FEWER))
     kept = [old_names.index(name) for name in new_names]
     for task in range(len(OLD.tasks)):
         for weight in ("hidden.0.weight", "cross.0.weight"):
@@ -143,6 +146,27 @@ def test_what_cannot_be_kept_is_named_with_what_to_do(state, spec: FeatureSpec, 
 def test_a_description_that_cannot_be_understood_is_refused(state, text: bytes) -> None:
     with pytest.raises(CorruptArtifact, match="description of its feature spec"):
         loaded(MORE, state | {SCHEMA_ARRAY: np.frombuffer(text, np.uint8)})
+
+
+@pytest.mark.parametrize("network", NETWORK_NAMES)
+def test_every_network_scores_as_before_when_columns_are_added_and_keeps_the_rest_when_they_are_dropped(network: str) -> None:
+    old, more = (spec_with(network=network, counters={"half_lives_events": lives}) for lives in ([500, 5000], [50, 500, 5000]))
+    learner, samples = Learner(old), groups(16, spec=old)
+    learner.step(samples[:8])
+    learner.step(samples[8:])
+    before = learner.state_arrays()
+    after = loaded(more, before)
+    np.testing.assert_allclose(logits(after, more), logits(learner, old), atol=1e-5)
+    assert loaded(old, after.state_arrays()).state_hash() == learner.state_hash()
+
+
+def test_another_network_or_size_is_refused_by_name(state) -> None:
+    with pytest.raises(ConfigurationError, match=r"cannot be kept: network was .*dcn_din.* and is .*mmoe.*train a base"):
+        loaded(spec_with(network="mmoe"), state)
+    with pytest.raises(ConfigurationError, match=r"cannot be kept: network was .* and is .*\"hidden\": \[32\]"):
+        loaded(spec_with(network={"hidden": [32]}), state)
+    with pytest.raises(ConfigurationError, match=r"cannot be kept: network was .*two_tower.* and is .*dcn_din"):
+        loaded(OLD, Learner(spec_with(network="two_tower")).state_arrays())
 
 
 def test_a_checkpoint_of_before_starts_the_new_spec_and_owes_replicas_a_base(state, tmp_path: Path) -> None:

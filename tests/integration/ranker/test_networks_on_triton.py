@@ -1,0 +1,86 @@
+"""Networks that the feature spec names, on a real tritonserver: from base training to scores, one's own beside the spec included."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from services.common.platform.artifacts import read_artifact
+from services.common.platform.errors import ConfigurationError
+from services.common.platform.ids import entity_key
+from services.common.ranker import exposure_block
+from services.common.ranker.feature_spec import FeatureSpec
+from services.common.ranker.tables.control_block import Applied
+from services.common.ranker.tables.writer import ModelWriter, TableImage
+from services.mesh.runner.environments import REPOSITORY_ROOT
+from tests.conftest import TritonServer
+from tests.integration.ranker.test_ranker_model import FEATURES, NUM_ITEMS, Client
+from tests.learning import SPEC, interactions
+
+pytestmark = [pytest.mark.integration, pytest.mark.ml, pytest.mark.deep]
+
+OWN = """
+from services.common.ranker.networks.dense import Head
+from services.common.ranker.networks.interface import RankerNetwork
+from torch import nn, stack
+
+
+class Net(RankerNetwork):
+    def build(self, spec):
+        self.towers = nn.ModuleList(Head(self.num_content, [8]) for _ in range(self.num_tasks))
+
+    def deep(self, samples):
+        return stack([tower(samples.item_BC) for tower in self.towers], dim=1)
+"""
+
+
+def started(folder: Path, network: object) -> tuple[FeatureSpec, TritonServer]:
+    """Write the feature spec and start a Triton on it, over a tables folder that is still empty."""
+    path = folder / "spec.yaml"
+    path.write_text(yaml.safe_dump(SPEC.model_dump(mode="json") | {"network": network}))
+    env = {
+        "TUNEMESH_TABLES_DIR": str(folder / "tables"),
+        "TUNEMESH_FEATURE_SPEC": str(path),
+        "TUNEMESH_TELEMETRY_DIR": str(folder / "telemetry"),
+        "OMP_NUM_THREADS": "1",
+    }
+    server = TritonServer(folder, repository=REPOSITORY_ROOT / "model_repo", models=("ranker",), env=env)
+    return FeatureSpec.load(path), server
+
+
+@pytest.mark.parametrize("network", ["mmoe", {"module": "own_net:Net"}], ids=["mmoe", "own"])
+def test_a_base_of_the_network_is_trained_and_served_as_the_learner_scores(tmp_path: Path, network: object) -> None:
+    from services.trainer.learner import Learner
+    from services.trainer.train import main as train
+
+    (tmp_path / "own_net.py").write_text(OWN)
+    spec, server = started(tmp_path, network)
+    with contextlib.ExitStack() as running:
+        running.callback(server.stop)
+        data = tmp_path / "events.csv"
+        rows = [f"{one.user_id},{one.item_id},rating,{one.value},{one.time_ms // 1000}" for one in interactions(200)]
+        data.write_text("\n".join(["user_id,item_id,kind,value,time", *rows]) + "\n")
+        assert train(["--data", str(data), "--spec", spec.source, "--out", str(tmp_path / "base"), "--time-unit", "s"]) == 0
+        _, arrays = read_artifact(tmp_path / "base", expect_schema_hash=spec.schema_hash)
+        learner = Learner(spec)
+        learner.load_state_arrays(arrays)
+        images = {
+            name: TableImage(arrays[f"table/{name}/ids"], arrays[f"table/{name}/rows"], learner.tables[name].default_row)
+            for name in ("user", "item")
+        }
+        writer = running.enter_context(contextlib.closing(ModelWriter(tmp_path / "tables", spec.schema_hash)))
+        applied = Applied(epoch=1, seq=0, watermark_ms=0, base_id="base")
+        writer.build(images, learner.dense_state(), applied, lineage_id="l")
+        block, items = exposure_block.encode(FEATURES, spec.schema_hash), [str(item) for item in range(NUM_ITEMS)]
+        answer = Client(server.http_url).infer_when_ready(FEATURES.user_key, [entity_key(item) for item in items], block)
+        np.testing.assert_allclose(answer["SCORES"], learner.score_block(block, items), rtol=0, atol=1e-5)
+
+
+def test_a_network_that_cannot_be_made_is_not_loaded_and_said_with_file_and_key(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="tritonserver ended with code"):
+        started(tmp_path, {"module": "no_such_net:Net"})
+    assert "key network.module: 'no_such_net:Net': No module named 'no_such_net'" in (tmp_path / "triton.log").read_text()
