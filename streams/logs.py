@@ -5,6 +5,8 @@ Knows no topic and no event.
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +16,8 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError, UnknownError, UnsupportedVersionError
 from aiokafka.structs import TopicPartition
+from kafka import KafkaAdminClient
+from kafka.errors import KafkaError as KafkaErrorOfPython
 
 from services.common.platform.errors import ConfigurationError, Unavailable
 from services.common.platform.kafka_async_batches import read_through_readable_batches
@@ -99,6 +103,17 @@ class LogReader:
                 raise ConfigurationError(
                     f"topic {topic} has {found[topic]} partition(s), TUNEMESH_USER_PARTITIONS is {num_partitions}: make them equal"
                 )
+
+    async def incarnation(self, topic: str) -> int:
+        """Return a number from 1 to 2^64 - 1 that names this topic of this broker: another one when either was made anew. 0: not known.
+
+        It hashes the ids that the broker gives its cluster and the topic. aiokafka reads neither, so kafka-python asks.
+        """
+        try:
+            return await asyncio.to_thread(_incarnation, self._bootstrap, f"{self._group}-admin", topic)
+        except (KafkaError, OSError) as error:
+            _log.warning("%s: the broker did not say which topic this is: %r", topic, error)
+            return 0
 
     async def ends(self, partitions: Sequence[tuple[str, int]]) -> dict[tuple[str, int], int]:
         """Return the ends of the partitions as the broker says now; empty when it does not answer.
@@ -200,6 +215,23 @@ class LogReader:
         await consumer.start()
         consumer.assign([at])
         return consumer, at
+
+
+def _incarnation(bootstrap_servers: str, client_id: str, topic: str) -> int:
+    try:
+        admin = KafkaAdminClient(bootstrap_servers=bootstrap_servers, client_id=client_id, request_timeout_ms=10_000)
+        try:
+            cluster = admin.describe_cluster().get("cluster_id")
+            found = str(admin.describe_topics([topic])[0].get("topic_id") or "")
+        finally:
+            admin.close()
+    except KafkaErrorOfPython as error:
+        raise UnknownError(str(error)) from error
+    if not found.strip("0-"):
+        found = ""  # brokers before Kafka 2.8
+    if not cluster and not found:
+        return 0
+    return int.from_bytes(hashlib.sha256(f"{cluster}/{found}".encode()).digest()[:8], "big") or 1
 
 
 async def _bounds(consumer: AIOKafkaConsumer, at: TopicPartition) -> tuple[int, int]:

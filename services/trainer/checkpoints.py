@@ -231,7 +231,8 @@ class CheckpointStore:
                 "within_seq": checkpoint.within_seq,
                 "delta_offset": cut.delta_offset,
                 "partitions": [
-                    [part.next_offset, part.last_tick, part.watermark_ms, part.exposures_done] for part in cut.position.partitions
+                    [part.next_offset, part.last_tick, part.watermark_ms, part.exposures_done, part.exposures_log]
+                    for part in cut.position.partitions
                 ],
                 "samples_trained": checkpoint.counters.samples_trained,
                 "duplicates_skipped": checkpoint.counters.duplicates_skipped,

@@ -123,8 +123,8 @@ class DedupWindow:
             sample_ids: of the group.
             partition: of samples.v1, where the group stands.
             exposure_offset: of the group's exposure, in the same partition of exposures.v1; NO_OFFSET: not known.
-            exposures_done: of the last tick before the group: exposures below this offset were done by then. A lower one than before means
-                that exposures.v1 began anew.
+            exposures_done: of the ticks before the group: exposures below this offset were done by then. A lower one than before means
+                that exposures.v1 began anew, or that the caller does: see services.trainer.merge.
         """
         queue = self._queues.setdefault(partition, _Queue())
         if exposures_done < queue.done:

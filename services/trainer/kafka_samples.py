@@ -20,6 +20,7 @@ from services.common.platform.kafka import assigned_consumer
 from services.common.platform.kafka_producer import REFUSALS, RenewedProducer
 from services.trainer.kafka_calls import CLIENT_ID, DELIVERY_TIMEOUT_MS, LOOK_TIMEOUT_MS, SOURCE, position_of, ranges_of, translated
 from services.trainer.neighbours import HistoryLost
+from services.trainer.outage import Outage
 
 # The embedded broker answers a position behind its end with nothing, for ever, where Kafka says that it is out of range.
 _QUIET_BEFORE_CHECK_S = 2.0
@@ -119,15 +120,18 @@ class KafkaDeadLetters:
         """Nothing is connected but the producer."""
         self._topic = topic
         self._producer = producer
-        self._unacknowledged: deque[tuple[DeadLetter, Any]] = deque()
+        # What the producer could not even take is sent by `flush`.
+        self._unacknowledged: deque[tuple[DeadLetter, Any | None]] = deque()
+        self._outage = Outage("dead letters cannot be written")
 
     def send(self, letter: DeadLetter) -> None:
-        """Start writing the letter.
-
-        Raises:
-            Unavailable: the producer cannot take it.
-        """
-        self._unacknowledged.append((letter, self._send(letter)))
+        """Start writing the letter; while the producer cannot take it, it waits for `flush`."""
+        try:
+            sent = self._send(letter)
+        except Unavailable as error:
+            self._outage.note(error)
+            sent = None
+        self._unacknowledged.append((letter, sent))
 
     def flush(self) -> None:
         """Return when every letter sent before has been acknowledged.
@@ -138,31 +142,35 @@ class KafkaDeadLetters:
         while self._unacknowledged:
             letter, sent = self._unacknowledged[0]
             try:
-                sent.get(timeout=2 * DELIVERY_TIMEOUT_MS / 1e3)
-            except KafkaError as error:
-                self._unacknowledged[0] = letter, self._send(letter)
-                if not isinstance(error, REFUSALS):
-                    raise Unavailable(f"a dead letter was not written to {self._topic}: {error!r}") from error
+                self._await(letter, sent)
+            except REFUSALS:
                 self._settle_refused(letter)
             self._unacknowledged.popleft()
+        self._outage.end()
+
+    def _await(self, letter: DeadLetter, sent: Any | None) -> None:
+        """Return when the oldest letter has been acknowledged; `sent` is None when it has not been sent yet."""
+        sent = sent or self._send(letter)
+        # Sent again after anything but an acknowledgement.
+        self._unacknowledged[0] = letter, None
+        try:
+            sent.get(timeout=2 * DELIVERY_TIMEOUT_MS / 1e3)
+        except REFUSALS:
+            raise
+        except KafkaError as error:
+            raise Unavailable(f"a dead letter was not written to {self._topic}: {error!r}") from error
 
     def _settle_refused(self, letter: DeadLetter) -> None:
         """Write a letter that the broker refused, in company perhaps: alone, then without its record's content, or else drop it."""
         while True:
             try:
-                self._unacknowledged[0][1].get(timeout=2 * DELIVERY_TIMEOUT_MS / 1e3)
+                return self._await(letter, None)
             except REFUSALS as error:
                 shorter = without_content(letter, repr(error))
                 if shorter is None:
                     _log.error("a dead letter for %s is dropped, the broker refuses it (%r): %s", self._topic, error, letter.detail[:200])
                     return
                 letter = shorter
-                self._unacknowledged[0] = letter, self._send(letter)
-            except KafkaError as error:
-                self._unacknowledged[0] = letter, self._send(letter)
-                raise Unavailable(f"a dead letter was not written to {self._topic}: {error!r}") from error
-            else:
-                return
 
     def _send(self, letter: DeadLetter) -> Any:
         headers = dead_letter_headers(letter, SOURCE)

@@ -71,7 +71,7 @@ class LearnerConfig:
     loss_unit: float = 17.0
     """Losses are summed over a batch and divided by this: the samples of one event, 1 positive and 16 negatives."""
     evict_every_steps: int = 1000
-    """Eviction rules are applied this often."""
+    """Eviction rules are applied this often, and to a table that has an eighth more rows than its max_rows at once."""
     prequential_samples: int = 5000
     """Labels per task over which the quality before training is reported."""
     seed: int = 0
@@ -173,8 +173,9 @@ class Learner:
             + self._adagrad(users, of_users_UD, self.config.user_rate)
             + self._adagrad(items, of_items_UD, self.config.item_rate)
         )
-        if self.steps % self.config.evict_every_steps == 0:
-            for table in self.tables.values():
+        is_due = self.steps % self.config.evict_every_steps == 0
+        for table in self.tables.values():
+            if is_due or table.is_overfull:
                 table.evict(self.steps)
         self._prequential.add(scores_BT, batch.ones_BT, batch.zeros_BT)
         return StepStats(len(logits_BT), tuple(losses_T.tolist()), math.sqrt(square), scores_BT)

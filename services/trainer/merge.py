@@ -25,12 +25,16 @@ NO_TICK = -1
 
 @dataclass(frozen=True, slots=True)
 class PartitionPosition:
-    """How far one partition has been consumed; exposures of it below offset `exposures_done` give no new samples behind here."""
+    """How far one partition has been consumed; exposures of it below offset `exposures_done` give no new samples behind here.
+
+    `exposures_log` names the incarnation of exposures.v1 whose offset that is; 0: not known.
+    """
 
     next_offset: int
     last_tick: int = NO_TICK
     watermark_ms: int = 0
     exposures_done: int = 0
+    exposures_log: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,7 @@ class TickRecord:
     tick: int
     watermark_ms: int
     exposures_done: int = 0
+    exposures_log: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +104,15 @@ class Batch(Generic[Group]):
 
 @dataclass(frozen=True, slots=True)
 class UnusableRecord:
-    """A record that was set aside: it moves the offset and counts as nothing."""
+    """A record that was set aside: it moves the offset and counts as nothing. Several in a row wait as one, which spans them."""
 
     offset: int
+    first: int = -1
+    """Offset of the first of them; -1: `offset`."""
+
+    def with_next(self, offset: int) -> UnusableRecord:
+        """Return what spans this one and the next at `offset`."""
+        return UnusableRecord(offset, self.offset if self.first < 0 else self.first)
 
 
 class TickMerge(Generic[Group]):
@@ -129,7 +140,7 @@ class TickMerge(Generic[Group]):
         return Position(tuple(self._partitions))
 
     def buffered(self, partition: int) -> int:
-        """Return how many records of the partition wait."""
+        """Return how many records of the partition wait; unusable ones in a row, which may be without end, are one."""
         return len(self._buffers[partition])
 
     def push(self, partition: int, record: GroupRecord[Group] | TickRecord | UnusableRecord) -> None:
@@ -142,7 +153,11 @@ class TickMerge(Generic[Group]):
         floor = buffer[-1].offset + 1 if buffer else self._ahead[partition].next_offset
         if record.offset < floor:
             raise ValueError(f"partition {partition}: offset {record.offset} pushed, but {floor} is the next one")
-        buffer.append(record)
+        last = buffer[-1] if buffer else None
+        if isinstance(record, UnusableRecord) and isinstance(last, UnusableRecord):
+            buffer[-1] = last.with_next(record.offset)
+        else:
+            buffer.append(record)
 
     def next_batch(self) -> Batch[Group] | None:
         """Return the next micro-batch (1 to batch_groups groups), or None until more records are pushed."""
@@ -167,9 +182,12 @@ class TickMerge(Generic[Group]):
         segments = self._open
         for partition, end in enumerate(ends):
             buffer = self._buffers[partition]
-            while buffer and buffer[0].offset < end:
+            while buffer and _first_offset(buffer[0]) < end:
                 cut = next((at + 1 for at, record in enumerate(buffer) if isinstance(record, TickRecord)), len(buffer))
                 below = sum(record.offset < end for record in itertools.islice(buffer, cut))
+                if below == 0:  # unusable ones on both sides of the end
+                    self._ahead[partition] = replace(self._ahead[partition], next_offset=end)
+                    break
                 segments.append(self._consume(partition, below))
         self._order = self._in_order()
         self._close()
@@ -213,15 +231,23 @@ class TickMerge(Generic[Group]):
         return Segment(partition, before.exposures_done, tuple(groups), before.watermark_ms)
 
 
+def _first_offset(record: GroupRecord[Group] | TickRecord | UnusableRecord) -> int:
+    return record.first if isinstance(record, UnusableRecord) and record.first >= 0 else record.offset
+
+
 def _after_tick(place: PartitionPosition, record: TickRecord) -> PartitionPosition:
-    """A joiner whose clock stepped back repeats old numbers: neither the order nor a promise goes back. Which exposures are done goes back
-    when a new number says so: exposures.v1 began anew."""
-    is_newer = record.tick > place.last_tick
+    """A joiner whose clock stepped back repeats old numbers, and a tick of one that lost its partition may land behind its successor's
+    first: neither the order nor a promise goes back. Which exposures are done goes back when a new tick says that exposures.v1 began
+    anew."""
+    is_other = record.exposures_log != place.exposures_log and 0 not in (record.exposures_log, place.exposures_log)
+    began_anew = is_other and record.tick > place.last_tick
+    exposures_done = place.exposures_done if is_other else max(place.exposures_done, record.exposures_done)
     return replace(
         place,
         last_tick=max(place.last_tick, record.tick),
         watermark_ms=max(place.watermark_ms, record.watermark_ms),
-        exposures_done=record.exposures_done if is_newer else max(place.exposures_done, record.exposures_done),
+        exposures_done=record.exposures_done if began_anew else exposures_done,
+        exposures_log=record.exposures_log if began_anew or not place.exposures_log else place.exposures_log,
     )
 
 

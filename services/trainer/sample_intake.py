@@ -32,7 +32,7 @@ class DeadLetters(Protocol):
     """The dead-letter topic of samples.v1."""
 
     def send(self, letter: DeadLetter) -> None:
-        """Start writing a letter."""
+        """Start writing a letter; raises nothing when the broker cannot take it, `flush` does."""
 
     def flush(self) -> None:
         """Return when every letter has been acknowledged."""

@@ -38,7 +38,8 @@ def parse_record(spec: FeatureSpec, offset: int, value: bytes | None, headers: H
         raise UnusableSample(MALFORMED, str(error)) from error
     kind = record.WhichOneof("record")
     if kind == "tick":
-        return TickRecord(offset, record.tick.tick, record.tick.watermark_ms, record.tick.exposures_position)
+        tick = record.tick
+        return TickRecord(offset, tick.tick, tick.watermark_ms, tick.exposures_position, tick.exposures_log)
     if kind is None:
         raise UnusableSample(MALFORMED, "neither a group nor a tick")
     return GroupRecord(offset, Learnable(columns_of(spec, record.group), header(headers, "traceparent") or ""))

@@ -40,6 +40,8 @@ _BITS_DROPPED = np.uint64(11)
 _COLUMN_STRIDE = np.uint64(0x9E3779B97F4A7C15)
 # Occurrences per row of max_rows after which frequencies are halved.
 _SAMPLE_PER_ROW = 10
+# A table may have this part of max_rows more, and the new ids of one step, between two evictions.
+_SLACK_PART = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +53,8 @@ class Eviction:
     l2_weight_threshold: float | None = None
     """Evict rows whose Euclidean norm is below this."""
     max_rows: int | None = None
-    """Keep at most this many rows: those that occurred most often of late, of equal ones the most recent, of equal ones the lower id.
+    """Keep at most this many rows, and between two evictions an eighth more: those that occurred most often of late, of equal ones the
+    most recent, of equal ones the lower id.
 
     Of late: frequencies are halved each time that 10 * max_rows occurrences were counted (Einziger et al. 2017, TinyLFU: the frequencies
     of a sample of ten times the size tell apart what is worth a place, and old fame fades).
@@ -229,6 +232,12 @@ class TrainerTable:
         """Forget what the take with this token returned, save what changed again since. Call it once the broker has acknowledged."""
         self._touched_in[self._touched_in <= token] = 0
         self._tombstones = {id_: take for id_, take in self._tombstones.items() if take > token}
+
+    @property
+    def is_overfull(self) -> bool:
+        """Whether there are so many rows beyond `max_rows` that they should be evicted now: an eighth, so that sorting them stays rare."""
+        max_rows = self._eviction.max_rows
+        return max_rows is not None and len(self) > max_rows + max_rows // _SLACK_PART
 
     def evict(self, step: int) -> Int64s:
         """Give up rows by the eviction rules as of `step`; return their ids, ascending. Each becomes a tombstone of the next take."""

@@ -58,10 +58,11 @@ class Joiner:
 
     async def _open(self, number: int, intake: Intake) -> tuple[Partition[SampleGroup, Cut], PipelinedOutput]:
         tick = await self.app.reader.find_last(SAMPLES.name, number, lambda record: codec.read_tick(record.value))
-        resume = codec.resume_from(tick, await self.app.reader.last_end(EXPOSURES.name, number))
+        exposures_log = await self.app.reader.incarnation(EXPOSURES.name)
+        resume = codec.resume_from(tick, await self.app.reader.last_end(EXPOSURES.name, number), exposures_log)
         if tick is not None and resume.exposures_position < tick.exposures_position:
             _log.warning(
-                "partition %d: its last tick says that exposures below offset %d are done, but %s ends before: it began anew, and is read "
+                "partition %d: its last tick says that exposures below offset %d are done, but %s began anew since: it is read "
                 "from what is committed", number, tick.exposures_position, EXPOSURES.name,
             )  # fmt: skip
         _log.info(
@@ -69,5 +70,5 @@ class Joiner:
             number, resume.feedback_position, resume.exposures_position,
         )  # fmt: skip
         core = JoinerPartition(self._spec, self._config, intake, resume)
-        partition = join_of(number, core, self._spec.schema_hash, self._telemetry)
+        partition = join_of(number, core, self._spec.schema_hash, self._telemetry, exposures_log)
         return partition, PipelinedOutput(self._producer)

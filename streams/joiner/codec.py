@@ -80,13 +80,14 @@ def _template(labels: tuple[Label, ...], keep_rate: float) -> sample_pb2.Sample:
     return sample_pb2.Sample(labels=written, keep_rate=keep_rate, propensity=1.0)
 
 
-def write_tick(cut: Cut) -> bytes:
-    """Return the SampleRecord of a tick."""
+def write_tick(cut: Cut, exposures_log: int = 0) -> bytes:
+    """Return the SampleRecord of a tick; `exposures_log` names the incarnation of exposures.v1."""
     tick = sample_pb2.Tick(
         tick=cut.tick,
         watermark_ms=cut.watermark_ms,
         feedback_position=cut.feedback_position,
         exposures_position=cut.exposures_committable,
+        exposures_log=exposures_log,
     )
     return sample_pb2.SampleRecord(tick=tick).SerializeToString()
 
@@ -100,14 +101,16 @@ def read_tick(value: bytes | None) -> sample_pb2.Tick | None:
     return message.tick if message.WhichOneof("record") == "tick" else None
 
 
-def resume_from(tick: sample_pb2.Tick | None, exposures_end: int) -> Resume:
-    """Return what a partition takes up from, given its last tick, if there is one, and the end of its exposures.
+def resume_from(tick: sample_pb2.Tick | None, exposures_end: int, exposures_log: int = 0) -> Resume:
+    """Return what a partition takes up from, given its last tick, if there is one, and the end and the incarnation of its exposures.
 
-    When they end before the offset that the tick names, exposures.v1 began anew, and the offset says nothing about it.
+    When they end before the offset that the tick names, or are of another incarnation, exposures.v1 began anew, and the offset says nothing
+    about it.
     """
     if tick is None:
         return Resume()
-    began_anew = exposures_end < tick.exposures_position
+    is_other = tick.exposures_log != exposures_log and 0 not in (tick.exposures_log, exposures_log)
+    began_anew = is_other or exposures_end < tick.exposures_position
     return Resume(tick.feedback_position, tick.watermark_ms, 0 if began_anew else tick.exposures_position)
 
 

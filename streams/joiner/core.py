@@ -3,7 +3,8 @@
 The logs are the state. What is in memory can be rebuilt from them at any time, because:
 
 - every decision rests on event times and offsets, not on how the two topics interleaved: feedback is in its request's window iff it
-  was accepted before the window's end, whenever it was read; revisions count in offset order. So the same logs give the same sample ids.
+  was accepted before the window's end, whenever it was read; a retry supersedes iff it was exposed before that end; revisions count in
+  offset order. So the same logs give the same sample ids.
 - an exposure may be committed only when its request is retired (window and late horizon have passed on both topics), and feedback
   only when no exposure that will be read again has feedback at or below it. So what is read again is read with all its feedback.
 - a tick says up to which offset feedback is done (`Cut.feedback_position`). After a restart, feedback below it whose exposure has been
@@ -95,7 +96,11 @@ class _Request:
     last_feedback: int = -1
     is_closed: bool = False
     is_retired: bool = False
-    has_negatives: bool = True
+    is_superseded: bool = False
+
+    @property
+    def has_negatives(self) -> bool:
+        return bool(self.exposure.features_block) and not self.is_superseded
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +228,6 @@ class JoinerPartition:
             expires_ms=window_end_ms + self._config.late_horizon_ms,
             cost_bytes=len(exposure.features_block) + 8 * len(exposure.item_ids) + _REQUEST_OVERHEAD_BYTES,
             seen=self._seen_at_first,
-            has_negatives=bool(exposure.features_block),
         )
         self._requests[exposure.request_id] = request
         self.intake.kept_bytes += request.cost_bytes
@@ -232,8 +236,8 @@ class JoinerPartition:
         if exposure.idempotency_key:
             key = (exposure.user_id, exposure.idempotency_key)
             earlier = self._by_idempotency.get(key)
-            if earlier is not None and not earlier.is_closed:
-                earlier.has_negatives = False
+            if earlier is not None and exposure.exposed_at_ms < earlier.window_end_ms:
+                earlier.is_superseded = True
                 self._counts["superseded"] += 1
             self._by_idempotency[key] = request
         return request
@@ -259,11 +263,14 @@ class JoinerPartition:
         row = exposure.item_ids.index(feedback.item_id)
         samples: list[Sample] = []
         retracts = False
-        if now.revision == 1 and request.has_negatives and (request.is_closed or feedback.accepted_at_ms >= request.window_end_ms):
+        # A superseded request gives no negatives when it is closed. Whether it was superseded may be read after this feedback, so the
+        # latter brings the negative that it takes back in either case.
+        closed_with_negatives = request.is_closed and not request.is_superseded
+        if now.revision == 1 and (closed_with_negatives or feedback.accepted_at_ms >= request.window_end_ms):
             negative = self._negative(request, row)
             retracts = negative is not None
-            if negative is not None and not request.is_closed:
-                samples.append(negative)  # its window is over, though it has not been closed yet
+            if negative is not None and not closed_with_negatives:
+                samples.append(negative)  # its window is over, though it has not been closed with negatives
             self._counts["late_feedback"] += 1
         identity = sample_id(exposure.request_id, feedback.item_id, now.revision)
         samples.append(Sample(identity, row, now.revision, now.labels, 1.0, retracts, feedback, before.labels))

@@ -19,9 +19,19 @@ from streams.partitioned.runtime import Input, Partition
 _SOURCE = "/tunemesh/joiner"
 
 
-def join_of(number: int, core: JoinerPartition, schema_hash: str, telemetry: Telemetry) -> Partition[SampleGroup, Cut]:
-    """Return the join of partition `number`; `schema_hash` is that of this process's feature spec."""
-    writer = _SampleWriter(number, telemetry)
+def join_of(
+    number: int, core: JoinerPartition, schema_hash: str, telemetry: Telemetry, exposures_log: int = 0
+) -> Partition[SampleGroup, Cut]:
+    """Return the join of a partition.
+
+    Args:
+        number: of the partition.
+        core: joins it.
+        schema_hash: of this process's feature spec.
+        telemetry: of this process.
+        exposures_log: names the incarnation of exposures.v1 in the ticks; 0: not known.
+    """
+    writer = _SampleWriter(number, telemetry, exposures_log)
     return Partition(
         intake=core.intake,
         subjects=Input(EXPOSURES, partial(codec.read_exposure, schema_hash=schema_hash), core.on_exposure),
@@ -36,9 +46,10 @@ def join_of(number: int, core: JoinerPartition, schema_hash: str, telemetry: Tel
 class _SampleWriter:
     """Makes the records of one partition: samples stand in the partition of their exposure."""
 
-    def __init__(self, partition: int, telemetry: Telemetry) -> None:
+    def __init__(self, partition: int, telemetry: Telemetry, exposures_log: int) -> None:
         self._partition = partition
         self._telemetry = telemetry
+        self._exposures_log = exposures_log
 
     def group_record(self, group: SampleGroup) -> Outgoing:
         """Return the record of a group; one that feedback brought about continues the feedback's trace with a span."""
@@ -53,4 +64,4 @@ class _SampleWriter:
     def tick_record(self, cut: Cut) -> Outgoing:
         """Return the record of a tick."""
         headers = envelope.headers_for(SAMPLES.value, _SOURCE, event_id=f"tick/{self._partition}/{cut.tick}")
-        return Outgoing(SAMPLES.name, None, codec.write_tick(cut), headers, self._partition)
+        return Outgoing(SAMPLES.name, None, codec.write_tick(cut, self._exposures_log), headers, self._partition)

@@ -2,8 +2,10 @@
 
 import time
 from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import pytest
+from kafka.errors import KafkaTimeoutError
 from tunemesh.events.v1.control_pb2 import ControlRecord, EpochClaim
 from tunemesh.events.v1.dead_letter_pb2 import DeadLetter
 from tunemesh.events.v1.delta_pb2 import BasePointer, Delta, DeltaHeader, ReplicaStatus
@@ -203,3 +205,34 @@ def test_dead_letters_are_there_after_a_flush(kafka_bootstrap: str, topics: Topi
     (record,) = drain_to_end(consumer)
     consumer.close()
     assert DeadLetter.FromString(record.value).source_offset == 7
+
+
+class _Refusing:
+    """A producer that takes nothing while the broker is down."""
+
+    def __init__(self, producer: RenewedProducer) -> None:
+        self.is_down = True
+        self._producer = producer
+
+    def send(self, *arguments: Any) -> Any:
+        if self.is_down:
+            raise KafkaTimeoutError("no metadata")
+        return self._producer.send(*arguments)
+
+
+def test_dead_letters_that_cannot_be_sent_wait_for_the_flush(kafka_bootstrap: str, topics: Topics, producer: RenewedProducer) -> None:
+    topic = topics("dlq")
+    refusing = _Refusing(producer)
+    letters = KafkaDeadLetters(topic, cast("RenewedProducer", refusing))
+    for offset in range(3):
+        letters.send(dead_letter(topic="samples.v1", partition=1, offset=offset, reason="malformed", detail="d", value=b"v"))
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            letters.flush()
+    refusing.is_down = False
+    letters.flush()
+    letters.flush()
+    consumer = assigned_consumer(kafka_bootstrap, topic, start="beginning", client_id="test")
+    found = [DeadLetter.FromString(record.value).source_offset for record in drain_to_end(consumer)]
+    consumer.close()
+    assert found == [0, 1, 2]

@@ -10,6 +10,7 @@ from tunemesh.samples.v1.sample_pb2 import SampleGroup
 from services.common.platform.errors import CorruptArtifact
 from services.common.platform.ids import sample_id
 from services.common.ranker import exposure_block
+from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.features import Features
 from services.common.ranker.inputs import assemble
 from services.common.ranker.labels import keep_negative
@@ -252,3 +253,15 @@ def test_the_gradient_norm_is_that_of_network_and_rows_and_zero_when_nothing_mov
     of_network = float(np.square(learner.state_arrays()["dense_opt/first_moment"].astype(np.float64) / 0.1).sum())
     assert of_rows > 0 and of_network > 0
     assert norm**2 == pytest.approx(of_rows + of_network, rel=1e-3)
+
+
+def test_a_flood_of_new_ids_exceeds_max_rows_by_an_eighth_and_one_step_at_most() -> None:
+    """Ten times as many ids as there may be rows, long before the rules are due."""
+    raw = SPEC.model_dump(mode="json")
+    raw["tables"]["item"]["admission"], raw["tables"]["item"]["eviction"] = {}, {"max_rows": 80}
+    learner, block, largest = Learner(FeatureSpec.parse(raw)), groups(1)[0].features_block, 0
+    for step in range(200):
+        learner.step([group_of("u", [(sample(f"i{step}-{number}", 1.0, revision=1), 0)], block) for number in range(4)])
+        largest = max(largest, len(learner.tables["item"]))
+    assert 80 < largest <= 94
+    assert learner.steps < learner.config.evict_every_steps

@@ -179,12 +179,55 @@ def test_a_batch_says_which_exposures_and_feedback_were_done_before_it_and_not_b
     assert merge.position == Position((PartitionPosition(6, 5, 50, 9),))
 
 
-@pytest.mark.parametrize(("tick", "exposures_done"), [(8, 20), (9, 20), (10, 2)])
-def test_exposures_begin_anew_by_a_new_tick_and_not_by_an_old_one_that_comes_late(tick: int, exposures_done: int) -> None:
-    merge = TickMerge[str](Position((PartitionPosition(0, 9, 90, exposures_done=20),)), batch_groups=1)
-    merge.push(0, TickRecord(0, tick, 90, 2))
+@pytest.mark.parametrize(
+    ("known_log", "tick", "log", "expected"),
+    [
+        (0, 10, 0, (20, 0)),  # joiners of before: a lower position is one that came late
+        (0, 10, 7, (20, 7)),
+        (7, 10, 0, (20, 7)),
+        (7, 10, 7, (20, 7)),  # the successor of a joiner whose last tick landed behind the successor's first
+        (7, 9, 8, (20, 7)),  # a tick of the old log that comes late
+        (7, 10, 8, (2, 8)),  # exposures.v1 began anew
+    ],
+)
+def test_exposures_begin_anew_by_a_new_tick_of_another_log_and_by_nothing_else(known_log: int, tick: int, log: int, expected) -> None:
+    merge = TickMerge[str](Position((PartitionPosition(0, 9, 90, 20, known_log),)), batch_groups=1)
+    merge.push(0, TickRecord(0, tick, 90, 2, log))
     assert merge.next_batch() is None
-    assert merge.position.partitions[0].exposures_done == exposures_done
+    place = merge.position.partitions[0]
+    assert (place.exposures_done, place.exposures_log) == expected
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_unusable_records_change_nothing_but_the_offset_and_a_run_of_them_waits_as_one(seed: int) -> None:
+    source = random.Random(seed)
+    plain, mixed = TickMerge[int](start_position([0, 0]), batch_groups=3), TickMerge[int](start_position([0, 0]), batch_groups=3)
+    got: list[list[list[int]]] = [[], []]
+    offsets = [0, 0]
+    for number in range(200):
+        partition = source.randrange(2)
+        for _ in range(source.choice([0, 0, 1, 30])):
+            mixed.push(partition, UnusableRecord(offsets[partition]))
+            offsets[partition] += 1
+        record = TickRecord(offsets[partition], number, number) if source.random() < 0.2 else GroupRecord(offsets[partition], number)
+        offsets[partition] += 1
+        for merge in (plain, mixed):
+            merge.push(partition, record)
+            assert mixed.buffered(partition) <= 2 * plain.buffered(partition) + 1
+        for merge, batches in zip((plain, mixed), got, strict=True):
+            batches += [batch.groups for batch in iter(merge.next_batch, None)]
+    assert got[0] == got[1]
+    assert [place.last_tick for place in plain.position.partitions] == [place.last_tick for place in mixed.position.partitions]
+
+
+def test_what_is_passed_over_ends_within_a_run_of_unusable_records() -> None:
+    merge = TickMerge[str](start_position([0]), batch_groups=1)
+    for record in (GroupRecord(0, "a"), *(UnusableRecord(offset) for offset in range(1, 9)), GroupRecord(9, "b")):
+        merge.push(0, record)
+    assert merge.pass_over([5]) == [Segment(0, 0, ("a",))]
+    assert merge.position.offsets == [5]
+    assert merge.pass_over([10]) == [Segment(0, 0, ("b",))]
+    assert merge.position.offsets == [10]
 
 
 def test_what_is_passed_over_comes_segment_by_segment_up_to_the_ends() -> None:

@@ -26,6 +26,8 @@ def test_a_sound_group_keeps_its_trace() -> None:
 
 def test_a_tick_carries_number_and_watermark() -> None:
     assert parse(SampleRecord(tick=Tick(tick=5, watermark_ms=2_500, exposures_position=9))) == TickRecord(7, 5, 2_500, 9)
+    tick = Tick(tick=5, watermark_ms=2_500, exposures_position=9, exposures_log=2**64 - 1)
+    assert parse(SampleRecord(tick=tick)) == TickRecord(7, 5, 2_500, 9, 2**64 - 1)
 
 
 def poisoned_block(sound: SampleGroup) -> bytes:

@@ -119,3 +119,9 @@ def test_a_partition_takes_up_behind_the_exposures_that_are_done_unless_their_lo
     tick = codec.read_tick(codec.write_tick(Cut(7, 123, 45, 6, 0)))
     assert codec.resume_from(tick, end) == Resume(45, 123, exposures_position)
     assert codec.resume_from(None, end) == Resume()
+
+
+@pytest.mark.parametrize(("said", "present", "exposures_position"), [(7, 7, 6), (7, 8, 0), (0, 8, 6), (7, 0, 6), (2**64 - 1, 2**64 - 1, 6)])
+def test_exposures_of_another_incarnation_are_read_from_what_is_committed(said: int, present: int, exposures_position: int) -> None:
+    tick = codec.read_tick(codec.write_tick(Cut(7, 123, 45, 6, 0), said))
+    assert codec.resume_from(tick, 100, present) == Resume(45, 123, exposures_position)

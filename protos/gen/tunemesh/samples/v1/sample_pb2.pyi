@@ -69,13 +69,15 @@ class TaskLabel(_message.Message):
     def __init__(self, task: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
 
 class Tick(_message.Message):
-    __slots__ = ("tick", "watermark_ms", "feedback_position", "exposures_position")
+    __slots__ = ("tick", "watermark_ms", "feedback_position", "exposures_position", "exposures_log")
     TICK_FIELD_NUMBER: _ClassVar[int]
     WATERMARK_MS_FIELD_NUMBER: _ClassVar[int]
     FEEDBACK_POSITION_FIELD_NUMBER: _ClassVar[int]
     EXPOSURES_POSITION_FIELD_NUMBER: _ClassVar[int]
+    EXPOSURES_LOG_FIELD_NUMBER: _ClassVar[int]
     tick: int
     watermark_ms: int
     feedback_position: int
     exposures_position: int
-    def __init__(self, tick: _Optional[int] = ..., watermark_ms: _Optional[int] = ..., feedback_position: _Optional[int] = ..., exposures_position: _Optional[int] = ...) -> None: ...
+    exposures_log: int
+    def __init__(self, tick: _Optional[int] = ..., watermark_ms: _Optional[int] = ..., feedback_position: _Optional[int] = ..., exposures_position: _Optional[int] = ..., exposures_log: _Optional[int] = ...) -> None: ...
