@@ -27,17 +27,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.common.platform.errors import CorruptArtifact
-from services.common.ranker.atomics import kernel
-from services.common.ranker.tables.index import MISSING, Int64s, SlotIndex, mix64
+from services.common.ranker.tables.index import MISSING, Int64s, SlotIndex
 from services.trainer.admission import Admission, Arrays, check_array, checked_ids, load_counter, make_counter
+from services.trainer.initial_rows import fill_initial_rows
 
 Float32s = NDArray[np.float32]
 
 _log = logging.getLogger(__name__)
 
-_ONE_OVER_2_53 = 1.0 / (1 << 53)
-_BITS_DROPPED = np.uint64(11)
-_COLUMN_STRIDE = np.uint64(0x9E3779B97F4A7C15)
 # Occurrences per row of max_rows after which frequencies are halved.
 _SAMPLE_PER_ROW = 10
 # A table may have this part of max_rows more, and the new ids of one step, between two evictions.
@@ -82,16 +79,6 @@ class Touched:
     ids: Int64s
     rows: Float32s
     tombstones: Int64s
-
-
-@kernel
-def _fill_initial_rows(rows: Float32s, slots: Int64s, ids: Int64s, seed: np.uint64, scale: float) -> None:
-    """Set rows[slots[i], c] to a value of [-scale, scale) that depends on (seed, ids[i], c) alone."""
-    for i in range(ids.size):
-        state = mix64(np.uint64(ids[i]) ^ seed)
-        for c in range(rows.shape[1]):
-            bits = mix64(state + np.uint64(c + 1) * _COLUMN_STRIDE)
-            rows[slots[i], c] = np.float32((2.0 * (np.float64(bits >> _BITS_DROPPED) * _ONE_OVER_2_53) - 1.0) * scale)
 
 
 class TrainerTable:
@@ -347,7 +334,7 @@ class TrainerTable:
         """Give ids [K], admitted and without rows, fresh rows; return their slots."""
         slots = self._index.insert(ids)
         self._grow()
-        _fill_initial_rows(self.rows, slots, ids, self._init_seed, self._init_scale)
+        fill_initial_rows(self.rows, slots, ids, self._init_seed, self._init_scale)
         self.accumulators[slots] = self._accumulator_init
         self.frequency[slots] = counts
         self.last_step[slots] = self.step

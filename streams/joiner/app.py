@@ -8,8 +8,8 @@ from services.common.events.topics import EXPOSURES, FEEDBACK, SAMPLES
 from services.common.platform.telemetry import Telemetry
 from services.common.ranker.feature_spec import FeatureSpec
 from streams.joiner import codec
-from streams.joiner.core import JoinConfig, JoinerPartition
-from streams.joiner.model import Cut, SampleGroup
+from streams.joiner.core import JoinerPartition
+from streams.joiner.model import Cut, JoinConfig, SampleGroup
 from streams.joiner.ordered_producer import OrderedProducer
 from streams.joiner.partition import join_of
 from streams.joiner.settings import JoinerSettings

@@ -40,7 +40,7 @@ from services.common.ranker.labels import (
     revise,
     value_fault,
 )
-from streams.joiner.model import Cut, Emission, Resume, Sample, SampleGroup
+from streams.joiner.model import Cut, Emission, JoinConfig, Resume, Sample, SampleGroup
 from streams.partitioned.intake import Intake
 from streams.partitioned.records import Forward, Record
 
@@ -50,21 +50,6 @@ _REQUEST_OVERHEAD_BYTES = 2_500
 _FEEDBACK_OVERHEAD_BYTES = 650
 _ALL_SEEN = -1  # every bit is set
 _HEAP_SLACK = 64  # entries of requests that are gone which a heap may hold beside twice those that are there
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JoinConfig:
-    """How long the joiner waits for what.
-
-    Attributes:
-        window_ms: after its exposure an item without feedback becomes a negative.
-        late_horizon_ms: for so long after the window, feedback is still joined.
-        tick_interval_ms: unit of the tick numbers.
-    """
-
-    window_ms: int
-    late_horizon_ms: int
-    tick_interval_ms: int
 
 
 class _Answered(NamedTuple):

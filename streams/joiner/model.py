@@ -25,6 +25,21 @@ class Sample(NamedTuple):
     replaces: tuple[Label, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinConfig:
+    """How long the joiner waits for what.
+
+    Attributes:
+        window_ms: after its exposure an item without feedback becomes a negative.
+        late_horizon_ms: for so long after the window, feedback is still joined.
+        tick_interval_ms: unit of the tick numbers.
+    """
+
+    window_ms: int
+    late_horizon_ms: int
+    tick_interval_ms: int
+
+
 @dataclass(frozen=True, slots=True)
 class SampleGroup:
     """Samples of one exposure that became known together."""

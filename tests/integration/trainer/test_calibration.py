@@ -19,8 +19,8 @@ from services.trainer.group_columns import GroupColumns, columns_of
 from services.trainer.learner import Learner, LearnerConfig
 from services.trainer.samples import without_repeated_opinions
 from streams.joiner import codec
-from streams.joiner.core import JoinConfig, JoinerPartition
-from streams.joiner.model import Emission, SampleGroup
+from streams.joiner.core import JoinerPartition
+from streams.joiner.model import Emission, JoinConfig, SampleGroup
 from streams.partitioned.records import Record
 from tests.learning import CATEGORIES, ITEMS, SPEC
 from tests.unit.streams.partitioned.test_intake import an_intake

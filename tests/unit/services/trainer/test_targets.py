@@ -18,7 +18,8 @@ from services.trainer.group_columns import GroupColumns, columns_of, loss_weight
 from services.trainer.samples import without_repeated_opinions
 from services.trainer.targets import says_something_new
 from streams.joiner import codec
-from streams.joiner.core import JoinConfig, JoinerPartition
+from streams.joiner.core import JoinerPartition
+from streams.joiner.model import JoinConfig
 from streams.joiner.model import SampleGroup as Joined
 from streams.partitioned.records import Record
 from tests.unit.streams.joiner.bench import T0

@@ -10,8 +10,8 @@ from services.common.events.feedback import Feedback
 from services.common.platform.ids import sample_id
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.labels import keep_negative
-from streams.joiner.core import JoinConfig, JoinerPartition
-from streams.joiner.model import Cut, Emission, Resume, SampleGroup
+from streams.joiner.core import JoinerPartition
+from streams.joiner.model import Cut, Emission, JoinConfig, Resume, SampleGroup
 from streams.partitioned.records import Record
 from tests.unit.streams.partitioned.test_intake import an_intake
 

@@ -13,8 +13,8 @@ from services.common.events.feedback import Feedback
 from services.common.platform.ids import sample_id
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.labels import Label, keep_negative, labels_for
-from streams.joiner.core import JoinConfig, JoinerPartition
-from streams.joiner.model import Cut, Emission, Resume, Sample, SampleGroup
+from streams.joiner.core import JoinerPartition
+from streams.joiner.model import Cut, Emission, JoinConfig, Resume, Sample, SampleGroup
 from streams.partitioned.records import DeadLetter, Record
 from tests.unit.streams.joiner.bench import SEEN_SPEC, SPEC, T0
 from tests.unit.streams.partitioned.test_intake import ALLOWANCE, an_intake
