@@ -150,7 +150,8 @@ class KafkaDeadLetters:
 
     def _await(self, letter: DeadLetter, sent: Any | None) -> None:
         """Return when the oldest letter has been acknowledged; `sent` is None when it has not been sent yet."""
-        sent = sent or self._send(letter)
+        if sent is None:
+            sent = self._send(letter)
         # Sent again after anything but an acknowledgement.
         self._unacknowledged[0] = letter, None
         try:
