@@ -170,7 +170,7 @@ class KafkaDeadLetters:
                 shorter = without_content(letter, repr(error))
                 if shorter is None:
                     _log.error("a dead letter for %s is dropped, the broker refuses it (%r): %s", self._topic, error, letter.detail[:200])
-                    return
+                    return None
                 letter = shorter
 
     def _send(self, letter: DeadLetter) -> Any:
