@@ -98,6 +98,8 @@ def test_columns_say_what_the_messages_say(seed: int) -> None:
             assert len(meaning.labels_T) == len(SPEC.tasks)
             found = {task: label for task, label in zip(SPEC.task_names, meaning.labels_T, strict=True) if not math.isnan(label)}
             assert found == {label.task: label.value for label in sample.labels}
+            first = {label.task for label in sample.labels if sample.revision} - {label.task for label in sample.replaces}
+            assert meaning.first_T == tuple(task in first for task in SPEC.task_names)
     for found, expected in zip(loss_weights(groups), plain_targets(SPEC, messages), strict=True):
         assert found.dtype == np.float32
         np.testing.assert_array_equal(found, expected)
