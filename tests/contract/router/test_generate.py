@@ -315,7 +315,9 @@ async def test_a_call_cancelled_while_text_flows_leaves_no_complaint_in_the_log(
         while len(world.log.generations) < 5:
             await asyncio.sleep(0.01)
     assert {generation.finish_reason for generation in world.log.generations} == {"cancelled"}
-    assert "Failed to detach context" not in caplog.text and "Traceback" not in caplog.text
+    # gRPC's poller may still wake the loop of an earlier test, which is closed: that says nothing about these calls.
+    said = [record for record in caplog.records if "PollerCompletionQueue" not in record.getMessage()]
+    assert [record.getMessage() for record in said if record.exc_info or "Failed to detach context" in record.getMessage()] == []
 
 
 async def test_the_callers_deadline_bounds_the_model(world):
