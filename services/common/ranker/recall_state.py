@@ -79,10 +79,12 @@ def unpack_popular(data: bytes, half_life_events: float, clock: float, *, unsaid
         clock: GlobalState.clock of the same partial: the counts are as of then.
         unsaid: half-life of a list of before, which does not say it; None: the present one.
     Raises:
-        CorruptArtifact: as `unpack_counts`.
+        CorruptArtifact: as `unpack_counts`, or the half-life that is said is 0.
     """
     counts = unpack_counts(data)
     is_said = bool(counts) and counts[0][0] == ""
+    if is_said and counts[0][1] == 0:
+        raise CorruptArtifact("popular items: the half-life of their counts is 0")
     before = counts[0][1] if is_said else float(np.float32(half_life_events if unsaid is None else unsaid))
     share = _share(before, float(np.float32(half_life_events)), clock)
     return [(item_id, count * share) for item_id, count in counts[is_said:]]

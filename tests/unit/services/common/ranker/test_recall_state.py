@@ -7,7 +7,18 @@ import pytest
 
 from services.common.platform.errors import CorruptArtifact
 from services.common.ranker import recall_state
-from services.common.ranker.recall_state import Neighbours, Popularity, add_up, largest, pack_counts, pack_ids, unpack_counts, unpack_ids
+from services.common.ranker.recall_state import (
+    Neighbours,
+    Popularity,
+    add_up,
+    largest,
+    pack_counts,
+    pack_ids,
+    pack_popular,
+    unpack_counts,
+    unpack_ids,
+    unpack_popular,
+)
 
 
 def test_counts_and_ids_survive_packing_and_a_cut_is_noticed() -> None:
@@ -69,3 +80,8 @@ def test_neighbours_are_bounded_and_keep_the_frequent_ones() -> None:
     assert len(near.counts) == 3
     assert unpack_counts(near.to_bytes())[0][0] == "often"
     assert Neighbours.from_bytes(near.to_bytes(), limit=3).counts == near.counts
+
+
+def test_a_popular_list_without_a_half_life_of_its_counts_is_refused() -> None:
+    with pytest.raises(CorruptArtifact, match="half-life of their counts is 0"):
+        unpack_popular(pack_popular(0.0, [("i", 1.0)]), 77.0, 1_000.0)
