@@ -23,8 +23,9 @@ from services.common.ranker.spec_description import SCHEMA_ARRAY, Description, d
 Arrays = dict[str, npt.NDArray[Any]]
 
 _MOMENTS = ("dense_opt/first_moment", "dense_opt/second_moment")
-# Parts of the spec that change which columns there are, or how much history there is, but not what a stored number means.
-_FREE = ("counters", "history", "kinds")
+# Parts of the spec that change which columns there are, or how much history there is, but not what a stored number means. Declared features
+# may come and go as well; one that changes is refused.
+_FREE = ("counters", "format", "history", "kinds")
 _WHAT_TO_DO = "restore that feature spec, or set TUNEMESH_ARTIFACTS_URL to a new folder and train a base under the new one"
 
 

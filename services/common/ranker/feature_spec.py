@@ -11,7 +11,7 @@ import json
 import math
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,10 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError,
 from services.common.events.feedback_kinds import ITEM_KINDS
 from services.common.platform.errors import ConfigurationError
 from services.common.ranker import columns
+from services.common.ranker.declared.entries import TableKeys
+from services.common.ranker.declared.entry_list import FeatureOne, feature_of
+from services.common.ranker.declared.graph import BadFeatures
+from services.common.ranker.declared.plan import Plan
 from services.common.ranker.half_lives import MAX_HALF_LIVES
 from services.common.ranker.network_spec import DcnDinSpec, NetworkSpec
 
@@ -33,6 +37,8 @@ MAX_BLOOM_COUNT = 255
 
 # What an exposure block counts in one byte.
 MAX_COLUMNS = 255
+# Of the list `features`.
+MAX_FEATURES = 1_000
 
 Float32Array = npt.NDArray[np.float32]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
@@ -156,7 +162,8 @@ class Tables(_Part):
 class FeatureSpec(_Part):
     """A whole feature spec. Build it with `FeatureSpec.load`."""
 
-    format: Literal[1]
+    format: Literal[1, 2]
+    """2 has `features`; a file of format 1 means what it meant."""
     model: Name
     tables: Tables
     history: HistorySpec = HistorySpec()
@@ -166,6 +173,8 @@ class FeatureSpec(_Part):
     negatives: NegativesSpec = NegativesSpec()
     blend: dict[str, float] = Field(min_length=1)
     network: NetworkSpec = DcnDinSpec()
+    features: tuple[FeatureOne, ...] = Field(default=(), max_length=MAX_FEATURES)
+    """Features that the team declares, beside the counters: services/common/ranker/declared/README.md."""
     _source: str = PrivateAttr("<memory>")
 
     @classmethod
@@ -215,10 +224,32 @@ class FeatureSpec(_Part):
             raise ValueError("tables: user.dim and item.dim must be equal (their dot product drives recall)")
         if self.tables.user.dim < self.num_reserved_dims + 2:
             raise ValueError(f"tables: dim must be at least {self.num_reserved_dims + 2} with {len(names)} tasks (one bias each)")
+        self._check_features()
         for side, columns_of_it in (("user", self.user_columns), ("item", self.item_columns)):
             if len(columns_of_it) > MAX_COLUMNS:
-                raise ValueError(f"counters: they make {len(columns_of_it)} {side} columns; an exposure block holds {MAX_COLUMNS} a side")
+                what = "counters and features: they" if self.features else "counters: they"
+                raise ValueError(f"{what} make {len(columns_of_it)} {side} columns; an exposure block holds {MAX_COLUMNS} a side")
         return self
+
+    def _check_features(self) -> None:
+        """Refuse features that do not fit together, or that no network takes."""
+        if self.features and self.format == 1:
+            raise ValueError("features: these are of format 2; write format: 2")
+        try:
+            plan = self.plan
+        except BadFeatures as error:
+            raise ValueError(str(error)) from error
+        if plan.keyed:
+            raise ValueError(
+                f"features: {plan.keyed[0]!r} makes rows of a table or a sequence, and networks take columns of numbers only; leave "
+                "embedding_dim out and say vocab_list, num_buckets, hash_bucket_size or boundaries, or mark it stub_type"
+            )
+        for side, built_in in (("user", columns.user_names()), ("item", columns.item_names(self.counters.half_lives_events))):
+            taken = sorted(set(built_in) & set(plan.user_columns if side == "user" else plan.item_columns))
+            if taken:
+                raise ValueError(
+                    f"features: the {side} column {taken[0]!r} is there already, of the counters; give the feature another name"
+                )
 
     @property
     def source(self) -> str:
@@ -247,13 +278,22 @@ class FeatureSpec(_Part):
 
     @cached_property
     def user_columns(self) -> tuple[str, ...]:
-        """Names of the columns of Features.user_U."""
-        return columns.user_names()
+        """Names of the columns of Features.user_U: the counters', then the declared features'."""
+        return (*columns.user_names(), *self.plan.user_columns)
 
     @cached_property
     def item_columns(self) -> tuple[str, ...]:
-        """Names of the columns of Features.items_NF."""
-        return columns.item_names(self.counters.half_lives_events)
+        """Names of the columns of Features.items_NF: the counters', then the declared features'."""
+        return (*columns.item_names(self.counters.half_lives_events), *self.plan.item_columns)
+
+    @cached_property
+    def plan(self) -> Plan:
+        """What the declared features compile to; without any, a plan that makes no column.
+
+        Raises:
+            BadFeatures: they do not fit together. A spec that was parsed has a plan.
+        """
+        return Plan([feature_of(one) for one in self.features], {*self.task_names, *self.kinds})
 
     @cached_property
     def schema_hash(self) -> str:
@@ -268,9 +308,11 @@ class FeatureSpec(_Part):
         """What `schema_hash` is a hash of: JSON of [FEATURE_CODE_VERSION, the spec without what may change, user columns, item columns]."""
         # Artifacts made before there was a choice of networks carry a hash without the key.
         without = {"negatives", "blend"} | ({"network"} if self.network == DcnDinSpec() else set())
-        meaning = self.model_dump(mode="json", exclude=without)
+        meaning = self.model_dump(mode="json", exclude=without | {"features"})
         for table in meaning["tables"].values():
             del table["admission"], table["eviction"]
+        if self.format > 1:
+            meaning["features"] = [_meaning_of(one) for one in self.features]
         return json.dumps([FEATURE_CODE_VERSION, meaning, self.user_columns, self.item_columns], sort_keys=True, separators=(",", ":"))
 
     def normalised(self, kind: str, value: float) -> float | None:
@@ -292,9 +334,23 @@ class FeatureSpec(_Part):
         return np.exp(np.log(clipped_NT) @ powers_T).astype(np.float32)
 
 
+def _meaning_of(one: BaseModel) -> dict[str, Any]:
+    """Return an entry of `features` as the schema hash sees it: what it says, without what may change of its table.
+
+    Keys that it leaves out are left out here, so that a key that features get one day alters no hash of today.
+    """
+    dumped = one.model_dump(mode="json", exclude_defaults=True)
+    for feature in dumped.values():
+        for key in TableKeys._fields[1:]:
+            feature.pop(key, None)
+    return dumped
+
+
 def _without_tag(loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
-    """Return a key's path as it stands in the file: behind `network` pydantic puts the network's name."""
-    return (loc[0], *loc[2:]) if loc[:1] == ("network",) else loc
+    """Return a key's path as it stands in the file: pydantic puts the network's name behind `network`, and names a feature's kind twice."""
+    if loc[:1] == ("network",):
+        return (loc[0], *loc[2:])
+    return tuple(part for at, part in enumerate(loc) if at == 0 or not isinstance(part, str) or part != loc[at - 1])
 
 
 def _what_is_there(value: object) -> str:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from services.common.platform.ids import entity_key
 from services.common.ranker.columns import ITEM_COLUMNS, USER_COLUMNS, ItemView, UserView
+from services.common.ranker.declared.plan import NONE, Attributes, Plan
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.states import GlobalState, UserState
 from services.common.ranker.tallies import ItemMatrix
@@ -39,6 +41,33 @@ class Features:
         return len(self.items_NF)
 
 
+class Declared(NamedTuple):
+    """The columns of one request that the spec's declared features make."""
+
+    user_U: Float16Array
+    """Plan.user_columns."""
+    items_NF: Float16Array
+    """Plan.item_columns."""
+
+    @classmethod
+    def of(cls, plan: Plan, profile: Attributes, context: Attributes, items: Sequence[Attributes]) -> Declared:
+        """Compute them.
+
+        Args:
+            plan: the spec's.
+            profile: attributes of the user.
+            context: attributes of the request.
+            items: attributes of each of the N items.
+        Raises:
+            WrongValue: an attribute is not of the type that the features read; names it.
+        """
+        if not plan.features:
+            return cls(np.empty(0, dtype=np.float16), np.empty((len(items), 0), dtype=np.float16))
+        rows = np.arange(len(items), dtype=np.int64)
+        events, of_items = plan.events([profile], [context]), plan.items(items)
+        return cls(events.numbers[0], plan.numbers(events, of_items, np.zeros_like(rows), rows))
+
+
 def build_features(
     spec: FeatureSpec,
     user_id: str,
@@ -46,6 +75,7 @@ def build_features(
     items: ItemMatrix,
     categories: Sequence[Sequence[str]],
     global_: GlobalState,
+    declared: Declared | None = None,
 ) -> Features:
     """Return the feature rows of one request.
 
@@ -54,7 +84,10 @@ def build_features(
         items: N merged item states; all-zero rows are items never seen before.
         categories: of each of the N items; empty when the catalogue does not know it.
         global_: `merge_globals` of all partials.
+        declared: the declared features' columns; None: no attribute is known.
     """
+    if declared is None:
+        declared = Declared.of(spec.plan, NONE, NONE, [NONE] * len(items))
     state = user or UserState()
     values = [entry.value for entry in state.history]
     user_view = UserView.of(state.tally, state.value_sq_sum, values, state.categories, global_.tally, global_.categories)
@@ -63,12 +96,12 @@ def build_features(
         user_key=entity_key(user_id),
         history_keys_L=np.asarray([entity_key(entry.item_id) for entry in state.history], dtype=np.int64),
         history_values_L=np.asarray(values, dtype=np.float16),
-        user_U=np.asarray([column.of(user_view) for column in USER_COLUMNS], dtype=np.float16),
-        items_NF=_item_columns(item_view, len(spec.item_columns)),
+        user_U=np.asarray([*(column.of(user_view) for column in USER_COLUMNS), *declared.user_U], dtype=np.float16),
+        items_NF=_item_columns(item_view, len(spec.item_columns), declared.items_NF),
     )
 
 
-def _item_columns(view: ItemView, num_columns: int) -> Float16Array:
+def _item_columns(view: ItemView, num_columns: int, declared_NF: Float16Array) -> Float16Array:
     """Return the item columns side by side; each is rounded as it is written, so no wider copy of all is made."""
     items_NF = np.empty((len(view.items), num_columns), dtype=np.float16)
     at = 0
@@ -77,4 +110,5 @@ def _item_columns(view: ItemView, num_columns: int) -> Float16Array:
         width = 1 if values.ndim == 1 else values.shape[1]
         items_NF[:, at : at + width] = values.reshape(-1, width)
         at += width
+    items_NF[:, at:] = declared_NF
     return items_NF

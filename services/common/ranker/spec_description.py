@@ -52,7 +52,8 @@ class Description:
 
         Args:
             spec: the present one.
-            free: parts of the spec that may differ; the range of a kind that both have may not.
+            free: parts of the spec that may differ; the range of a kind that both have may not. Declared features may come and go, but not
+                change, unless `features` is free.
         """
         # A description of the first network in its default sizes does not name it: it was the only one.
         default = {"network": DcnDinSpec().model_dump(mode="json")}
@@ -62,14 +63,23 @@ class Description:
         found += [
             f"{key} was {_short(old.get(key))} and is {_short(new.get(key))}"
             for key in sorted(old.keys() | new.keys())
-            if key not in free and old.get(key) != new.get(key)
+            if key not in free and key != "features" and old.get(key) != new.get(key)
         ]
+        if "features" not in free:
+            found += _changed_features(old.get("features", []), new.get("features", []))
         both = sorted(old["kinds"].keys() & new["kinds"].keys())
         return found + [
             f"kinds.{kind} was {_short(old['kinds'][kind])} and is {_short(new['kinds'][kind])}"
             for kind in both
             if old["kinds"][kind] != new["kinds"][kind]
         ]
+
+
+def _changed_features(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[str]:
+    """Return what changed in features that both have, by name."""
+    before, now = ({next(iter(one.values()))["feature_name"]: one for one in features} for features in (old, new))
+    changed = [name for name in now if name in before and before[name] != now[name]]
+    return [f"features.{name} was {_short(before[name])} and is {_short(now[name])} (give it another name)" for name in changed]
 
 
 def _short(value: object) -> str:

@@ -50,7 +50,7 @@ def test_the_schema_hash_follows_meaning_and_ignores_rates_and_admission() -> No
         (("blend", "likes"), 1.0, "'likes' is not a task"),
         (("kinds", "rating", "value_range"), [5, 1], "kinds.rating"),
         (("counters", "half_lives_events"), [500, 50], "counters"),
-        (("format",), 2, "format"),
+        (("format",), 3, "format"),
     ],
 )
 def test_a_mistake_is_refused_in_one_line_that_names_the_key(path: tuple[str, ...], value: object, named: str) -> None:

@@ -1,0 +1,177 @@
+"""The list `features` of a spec of format 2: what is refused, with file, key, what is there and what is allowed; what the hash sees."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from services.common.platform.errors import ConfigurationError
+from services.common.ranker.feature_spec import FeatureSpec
+from services.common.ranker.spec_description import Description, described
+
+SHIPPED: dict[str, Any] = yaml.safe_load(Path("model_repo/ranker/feature_spec.yaml").read_text())
+
+
+def spec_of(*features: Any, **changes: Any) -> FeatureSpec:
+    return FeatureSpec.parse(copy.deepcopy(SHIPPED) | {"format": 2, "features": list(features)} | changes, source="team.yaml")
+
+
+def id_of(name: str = "city", **keys: Any) -> dict[str, Any]:
+    return {"id_feature": {"feature_name": name, "expression": "user:city", "vocab_list": ["Rome"], **keys}}
+
+
+def raw_of(name: str = "price", **keys: Any) -> dict[str, Any]:
+    return {"raw_feature": {"feature_name": name, "expression": "item:price", **keys}}
+
+
+def expr_of(name: str, *variables: str, expression: str = "a") -> dict[str, Any]:
+    return {"expr_feature": {"feature_name": name, "expression": expression, "variables": list(variables)}}
+
+
+def test_declared_columns_follow_the_counters_by_side() -> None:
+    spec = spec_of(id_of(), raw_of(), raw_of("hour", expression="context:hour", default_value=0))
+    plain = FeatureSpec.parse(SHIPPED)
+    assert spec.user_columns == (*plain.user_columns, "city=Rome", "city.unknown", "city.absent", "hour")
+    assert spec.item_columns == (*plain.item_columns, "price", "price.absent")
+
+
+@pytest.mark.parametrize(
+    ("features", "says"),
+    [
+        (["city"], r"key features.0: an entry is a mapping of one key, its kind \(there: 'city'\); kinds are id_feature, raw_feature"),
+        ([{"id_featur": {}}], r"key features.0: an entry is a mapping of one key, its kind \(there: id_featur\); kinds are"),
+        ([{"id_feature": {}, "raw_feature": {}}], r"key features.0: an entry is .*there: id_feature, raw_feature"),
+        ([id_of(vocablist=["a"])], "key features.0.id_feature: unknown key 'vocablist'; id_feature has feature_name, .*vocab_list"),
+        ([{"id_feature": {"feature_name": "city", "hash_bucket_size": 4}}], "key features.0.id_feature.expression: Field required"),
+        (
+            [raw_of(), id_of(expression="city")],
+            "key features.1.id_feature.expression: 'city' is no side:field; sides are user, item, context",
+        ),
+        ([id_of(expression="const:1")], "key features.0.id_feature.expression: 'const:1' is no side:field"),
+        ([id_of(expression="user: city")], "key features.0.id_feature.expression: 'user: city' is no side:field"),
+        ([id_of(expression="user:" + "x" * 129)], "is no side:field; .* a field is 1 to 128 printable bytes"),
+        ([id_of(name="City")], "key features.0.id_feature.feature_name: .*pattern.*there: 'City'"),
+        ([id_of(vocab_list=["a", "a"])], "key features.0.id_feature: .*vocab_list: a word is there twice"),
+        ([id_of(vocab_list=[1, "1.0"])], "key features.0.id_feature: .*vocab_list: a word is there twice"),
+        ([id_of(vocab_list=[[]])], "key features.0.id_feature.vocab_list.0: .* is no text"),
+        ([id_of(vocab_list=["a\nb"])], "key features.0.id_feature.vocab_list.0: .* is no word: 1 to 100 printable characters"),
+        (
+            [id_of(vocab_list=list(range(65)))],
+            r"give vocab_list, num_buckets or hash_bucket_size of at most 64 \(there: 65\), or embedding_dim",
+        ),
+        ([id_of(num_buckets=3)], "num_buckets and vocab_list: only one of them"),
+        ([id_of(vocab_list=None)], "without embedding_dim every value is a column: give vocab_list, num_buckets or hash_bucket_size"),
+        ([id_of(filter_freq=3)], "filter_freq is about an embedding table: give embedding_dim too, or leave filter_freq out"),
+        ([id_of(embedding_dim=8)], "features: 'city' makes rows of a table or a sequence, and networks take columns of numbers only"),
+        ([raw_of(boundaries=[1, 1])], "key features.0.raw_feature: .*boundaries must rise"),
+        ([raw_of(boundaries=[".nan"])], "key features.0.raw_feature.boundaries.0"),
+        ([raw_of(boundaries=list(range(64)))], "boundaries: they make 65 columns, at most 64 are allowed"),
+        ([raw_of(embedding_dim=8)], "embedding_dim of a number needs boundaries"),
+        ([raw_of(clip=[1, 0])], "clip must be"),
+        ([raw_of(default_value=float("nan"))], "key features.0.raw_feature.default_value"),
+        ([raw_of(value_dim=2, raw_input_dim=3)], "value_dim 2 and raw_input_dim 3 are two names of one number"),
+        ([raw_of(value_dim=2, boundaries=[1])], "boundaries are for one number, not for a vector"),
+        ([raw_of(normalizer="log10")], "key features.0.raw_feature.normalizer: 'log10' names no method; write method=log10, zscore"),
+        ([raw_of(normalizer="method=zscore,mean=1")], "normalizer: method=zscore needs a finite standard_deviation"),
+        ([raw_of(normalizer="method=minmax,min=1,max=1")], "normalizer: .*max must be above min"),
+        ([raw_of(normalizer="method=log10,base=2")], "normalizer: 'base' is no argument of log10; it has threshold, default"),
+        ([raw_of(normalizer="method=expression,expr=y")], "normalizer: 'y' is no variable of it; variables are x"),
+        ([expr_of("e", "item:a", expression="a +")], "key features.0.expr_feature: .*expression: 'a \\+' is no expression"),
+        ([expr_of("e", "item:a", expression="a > 1 ? 1 : 0")], "write `a if c else b` in place of"),
+        ([expr_of("e", "item:a", "user:a")], "variables: two of them have the same name behind their side"),
+        ([expr_of("e", "item:the price")], "variables: 'the price' cannot stand in an expression"),
+        (
+            [expr_of("e", "item:a", expression="__import__('os')")],
+            "function '__import__' is not allowed; allowed are numbers, the variables",
+        ),
+        ([id_of(), id_of()], "features.1.id_feature.feature_name: 'city' is there twice"),
+        ([raw_of("mean")], "features: the item column 'mean' is there already, of the counters"),
+        (
+            [raw_of(expression="feature:cost")],
+            r"features.0.raw_feature \(price\): 'feature:cost': there is no such feature; there are price",
+        ),
+        ([id_of(), raw_of(expression="feature:city")], r"'feature:city' is words \(id_feature\), and raw_feature reads numbers"),
+        (
+            [raw_of(), id_of("v", expression="feature:vec"), raw_of("vec", value_dim=3)],
+            "'feature:vec' is a vector, and id_feature reads words",
+        ),
+        ([raw_of("v", value_dim=3), raw_of("w", expression="feature:v")], "'feature:v' has 3 numbers, here 1 are wanted"),
+        (
+            [expr_of("a", "feature:b", expression="b"), expr_of("b", "feature:a")],
+            "features: they read each other in a circle: [ab] reads [ab]",
+        ),
+        ([raw_of(expression="feature:price")], "features: they read each other in a circle: price reads price"),
+        ([raw_of(expression="context:value")], "'context:value' is a label: what people did is not known when items are ranked"),
+        ([raw_of(expression="user:like")], "'user:like' is a label"),
+        ([raw_of(expression="item:rating")], "'item:rating' is a label"),
+        ([raw_of(expression="sequence:age")], "only parts of a sequence_feature read these"),
+        (
+            [{"match_feature": {"feature_name": "m", "nested_map": "user:n", "pkey": "ALL", "skey": "ALL"}}],
+            "key features.0.match_feature: .*pkey and skey: one of them names a field",
+        ),
+        (
+            [{"sequence_feature": {"feature_name": "s", "features": [raw_of()]}}],
+            r"features.0.sequence_feature \(s\): 'item:price': a part of a sequence_feature reads sequence: fields",
+        ),
+        (
+            [{"sequence_feature": {"feature_name": "s", "features": [id_of(vocab_lst=[1])]}}],
+            "key features.0.sequence_feature.features.0.id_feature: unknown key 'vocab_lst'",
+        ),
+        (
+            [
+                {"id_feature": {"feature_name": "a", "expression": "user:a", "embedding_dim": 8, "embedding_name": "t"}},
+                {"id_feature": {"feature_name": "b", "expression": "user:b", "embedding_dim": 4, "embedding_name": "t"}},
+            ],
+            "features: b says embedding_dim 4 and a 8, but both share the table 't'; say the same in both",
+        ),
+        (
+            [raw_of(value_dim=128), raw_of("b", value_dim=128)],
+            "counters and features: they make 2.. item columns; an exposure block holds 255",
+        ),
+        ([raw_of(f"f{at}") for at in range(1001)], "key features: .*at most 1000 items"),
+    ],
+)
+def test_a_mistake_is_refused_in_one_line_that_names_file_and_key(features: list[Any], says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says) as caught:
+        spec_of(*features)
+    assert str(caught.value).startswith("feature spec team.yaml: key ")
+    assert "\n" not in str(caught.value)
+
+
+def test_format_1_has_no_features() -> None:
+    with pytest.raises(ConfigurationError, match="features: these are of format 2; write format: 2"):
+        FeatureSpec.parse(SHIPPED | {"features": [raw_of()]})
+
+
+def test_the_hash_sees_what_a_feature_means_and_not_how_its_entry_is_spelled() -> None:
+    base = spec_of(id_of(), raw_of())
+    assert base.schema_hash != FeatureSpec.parse(SHIPPED).schema_hash
+    assert spec_of(id_of(pooling="sum", vocab_list=[" Rome "]), raw_of(value_dim=1)).schema_hash == base.schema_hash
+    for other in (
+        spec_of(raw_of(), id_of()),
+        spec_of(id_of(), raw_of(default_value=0)),
+        spec_of(id_of(), raw_of(clip=[0, 9])),
+        spec_of(id_of(expression="user:town"), raw_of()),
+    ):
+        assert other.schema_hash != base.schema_hash
+
+
+def test_a_spec_that_is_dumped_and_read_again_is_the_same() -> None:
+    spec = spec_of(id_of(), raw_of(normalizer="method=log10"), expr_of("e", "feature:price", expression="price * 2"))
+    again = FeatureSpec.parse(spec.model_dump(mode="json"))
+    assert again.schema_hash == spec.schema_hash
+    assert again.item_columns == spec.item_columns
+
+
+def test_features_may_come_and_go_but_not_change() -> None:
+    before = Description.of(described(spec_of(id_of(), raw_of())))
+    free = ("counters", "format", "history", "kinds")
+    assert before.differences(spec_of(id_of(), raw_of("weight")), free=free) == []
+    assert before.differences(FeatureSpec.parse(SHIPPED), free=free) == []
+    assert Description.of(described(FeatureSpec.parse(SHIPPED))).differences(spec_of(raw_of()), free=free) == []
+    (found,) = before.differences(spec_of(id_of(), raw_of(clip=[0, 1])), free=free)
+    assert found.startswith('features.price was {"raw_feature": ') and found.endswith("(give it another name)")
