@@ -34,6 +34,7 @@ from services.common.ranker.recall_state import (
     pack_popular,
 )
 from services.common.ranker.states import NO_OFFSET, GlobalState, Interaction, ItemState, UserState, merge_item_bytes
+from services.trainer.attribute_history import AttributeHistory
 
 NUM_OTHERS = 99
 
@@ -67,9 +68,15 @@ class BatchConfig:
 class FeatureStates:
     """All online states of one history, in memory: what the stream app keeps in Redis, as the one partial of the base."""
 
-    def __init__(self, spec: FeatureSpec, categories: Mapping[str, Sequence[str]]) -> None:
-        """`categories` are the catalogue's, by item id; items may be missing."""
-        self._spec = spec
+    def __init__(self, spec: FeatureSpec, categories: Mapping[str, Sequence[str]], attributes: AttributeHistory | None = None) -> None:
+        """Empty.
+
+        Args:
+            spec: the spec.
+            categories: the catalogue's, by item id; items may be missing.
+            attributes: what was known when, for declared features; None: no attribute is.
+        """
+        self._spec, self._attributes = spec, attributes
         self._categories = categories
         self._global = GlobalState()
         self._users: dict[str, UserState] = {}
@@ -99,8 +106,14 @@ class FeatureStates:
                 self._neighbours.setdefault(item_id, Neighbours(MAX_NEIGHBOURS)).add(other)
                 self._neighbours.setdefault(other, Neighbours(MAX_NEIGHBOURS)).add(item_id)
 
-    def features(self, user_id: str, item_ids: Sequence[str]) -> Features:
-        """Return the features of a request made now."""
+    def features(self, user_id: str, item_ids: Sequence[str], shown: Interaction | None = None) -> Features:
+        """Return the features of a request made now.
+
+        Args:
+            user_id: who asks.
+            item_ids: the candidates.
+            shown: whose time and context the request has, for declared features; None: of these no attribute is known.
+        """
         packed_N = [self._item_bytes.get(item_id) for item_id in item_ids]
         return build_features(
             self._spec,
@@ -109,6 +122,7 @@ class FeatureStates:
             merge_item_bytes(self._spec, [packed_N], [self._global]),
             [self._categories.get(item_id, ()) for item_id in item_ids],
             self._global,
+            self._attributes.declared(shown, item_ids) if self._attributes is not None and shown is not None else None,
         )
 
     def records(self) -> Iterator[tuple[str, bytes]]:
@@ -209,7 +223,7 @@ def sample_group(
     ids = [sample_id(request_id, item_id, 0) for item_id in others]
     rate = spec.negatives.keep_rate
     kept = [(item_id, one) for item_id, one in zip(others, ids, strict=True) if keep_negative(one, rate)]
-    found = states.features(interaction.user_id, [interaction.item_id, *(item_id for item_id, _ in kept)])
+    found = states.features(interaction.user_id, [interaction.item_id, *(item_id for item_id, _ in kept)], interaction)
     positive = Sample(
         sample_id=sample_id(request_id, interaction.item_id, 1),
         item_id=interaction.item_id,
@@ -236,14 +250,16 @@ def train_epoch(
     categories: Mapping[str, Sequence[str]],
     config: BatchConfig,
     epoch: int,
+    attributes: AttributeHistory | None = None,
 ) -> tuple[FeatureStates, EpochStats]:
     """Replay all events once and learn from them; return the states at the end and the losses.
 
     Args:
         placed: see `replay_order`.
         categories: of every item that may be shown, by id.
+        attributes: what was known when, for declared features.
     """
-    states = FeatureStates(spec, categories)
+    states = FeatureStates(spec, categories, attributes)
     stats = EpochStats(loss_by_task=np.zeros(len(spec.tasks)))
     if epoch > 0:
         learner.forget_users()

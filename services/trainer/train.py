@@ -25,6 +25,7 @@ from services.common.platform.errors import ConfigurationError, ServiceError
 from services.common.platform.secrets import guard_output, without_credentials
 from services.common.ranker.feature_records import pack_records
 from services.common.ranker.feature_spec import FeatureSpec
+from services.trainer.attribute_history import AttributeHistory
 from services.trainer.batch import BatchConfig, FeatureStates, Placed, replay_order, train_epoch
 from services.trainer.event_files.history import History, ReadOptions, read_history, remarks
 from services.trainer.event_files.times import UNIT_NAMES
@@ -39,9 +40,10 @@ def train(spec: FeatureSpec, history: History, config: BatchConfig, learner_conf
     learner = Learner(spec, learner_config)
     placed: list[Placed] = replay_order(history.interactions, config)
     states = FeatureStates(spec, history.categories)
+    attributes = AttributeHistory(spec.plan, history.user_attributes, history.item_attributes) if spec.features else None
     for epoch in range(config.epochs):
         started = time.monotonic()
-        states, stats = train_epoch(spec, learner, placed, history.categories, config, epoch)
+        states, stats = train_epoch(spec, learner, placed, history.categories, config, epoch, attributes=attributes)
         losses = dict(zip(spec.task_names, (stats.loss_by_task / stats.num_events).round(4).tolist(), strict=True))
         print(
             f"pass {epoch + 1}/{config.epochs}: {stats.num_events} events, loss per event {losses}, {time.monotonic() - started:.0f} s",
@@ -82,6 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--active-users", type=int, default=defaults.active_users, help="sessions overlaid; 0 keeps the order of time")
     parser.add_argument("--time-unit", choices=UNIT_NAMES, help="of a column `time` of numbers; recognised when absent")
     parser.add_argument("--category-separator", help="between names in a text of `categories`; recognised when absent")
+    parser.add_argument("--users", type=Path, help="file or folder of attributes of users: user_id, what the spec's features read[, time]")
+    parser.add_argument("--items", type=Path, help="the same of items: item_id, …")
     parser.add_argument("--seed", type=int, default=defaults.seed)
     return parser
 
@@ -103,6 +107,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 until_fraction=options.until_fraction,
                 time_unit=options.time_unit,
                 category_separator=options.category_separator,
+                users=options.users,
+                items=options.items,
             ),
         )
         print("\n".join(remarks(history)), flush=True)

@@ -22,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from services.common.platform.errors import CorruptArtifact
+from services.common.ranker.declared.plan import NONE, Attributes
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.half_lives import MAX_HALF_LIVES, under_other_half_lives
 from services.common.ranker.packing import F64, U16, Cursor, check_packable, pack_tallies, pack_text
@@ -43,6 +44,8 @@ class Interaction:
     kind: str
     value: float
     time_ms: int
+    context: Attributes = field(default_factory=lambda: NONE, hash=False)
+    """Of the request that showed the item, where a recorded history says it; no reducer looks at it."""
 
 
 class HistoryEntry(NamedTuple):

@@ -14,9 +14,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from services.common.events.limits import check_categories
+from services.common.ranker.declared.plan import NONE, Attributes
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.labels import value_fault
 from services.common.ranker.states import Interaction
+from services.trainer.attribute_history import Versions
+from services.trainer.event_files.attributes import ITEM_CATEGORIES, Fields, fields_in_events, read_versions, rows_of_events
 from services.trainer.event_files.categories import UnreadableCategories, category_names, separator_of
 from services.trainer.event_files.columns import category_column, cell_of, plain, read_ids, read_kinds, read_values
 from services.trainer.event_files.load import load
@@ -37,11 +40,15 @@ class ReadOptions:
         until_fraction: learn only this part of the events, the oldest; the cut splits no (user, second) block.
         time_unit: of a column `time` of numbers, one of `times.UNIT_NAMES`; None: recognised.
         category_separator: between the names in a text of `categories`; None: recognised.
+        users: file or folder of attributes of users; None: they stand in the events file.
+        items: file or folder of attributes of items; None: they stand in the events file.
     """
 
     until_fraction: float = 1.0
     time_unit: str | None = None
     category_separator: str | None = None
+    users: Path | None = None
+    items: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +58,21 @@ class History:
     Attributes:
         set_aside: events that cannot be learned, by what is wrong with them, and where the first one stands.
         notes: what the files were taken for, a line each.
+        user_attributes: what was known of users, and when; of the fields that the spec's features read.
+        item_attributes: the same of items.
     """
 
     interactions: list[Interaction]
     categories: dict[str, tuple[str, ...]]
     set_aside: Mapping[str, tuple[int, str]] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    user_attributes: Versions = field(default_factory=Versions)
+    item_attributes: Versions = field(default_factory=Versions)
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The columns of one file, read. `categories` is the raw column, None where the file has none."""
+    """The columns of one file, read. `categories` is the raw column, None where the file has none; `attributes` are by side."""
 
     file: Path
     users: list[str]
@@ -71,6 +82,7 @@ class Part:
     times_N: npt.NDArray[np.int64]
     taken_for: str
     categories: Any
+    attributes: Mapping[str, Sequence[Attributes]] = field(default_factory=dict)
 
 
 def read_history(path: Path, spec: FeatureSpec, options: ReadOptions = ReadOptions()) -> History:
@@ -82,7 +94,8 @@ def read_history(path: Path, spec: FeatureSpec, options: ReadOptions = ReadOptio
         EventFileError: a file is missing, lacks a column, or holds what cannot be read without guessing; names file, column, row, value and
             what to do.
     """
-    loaded = ((file, load(file.path, COLUMNS)) for file in find_files(path))
+    wanted = dict.fromkeys((*COLUMNS, *(name for fields in _fields(spec, options) for name in fields.columns)))
+    loaded = ((file, load(file.path, list(wanted))) for file in find_files(path))
     parts = [part for file, columns in loaded if len((part := read_part(file, columns, spec, options)).users)]
     if not parts:
         raise EventFileError(f"{path}: holds no events")
@@ -96,7 +109,35 @@ def read_history(path: Path, spec: FeatureSpec, options: ReadOptions = ReadOptio
         raise EventFileError(
             f"{path}: holds no event that can be learned: {first[1][0]} were set aside ({first[0]}; the first is {first[1][1]})"
         )
-    return History(rows[: _cut(rows, options.until_fraction)], categories, set_aside, _notes(path, parts, rows, separated))
+    users, items = (_versions(spec, side, ordered, options) for side in ("user", "item"))
+    if any((one.side, one.field) == ("item", ITEM_CATEGORIES) for one in spec.plan.wanted):
+        items = items.with_fixed(ITEM_CATEGORIES, categories)
+    rows = rows[: _cut(rows, options.until_fraction)]
+    notes = (*_notes(path, parts, rows, separated), *_notes_of_attributes(options, users, items))
+    return History(rows, categories, set_aside, notes, users, items)
+
+
+def _fields(spec: FeatureSpec, options: ReadOptions) -> tuple[Fields, ...]:
+    return fields_in_events(spec.plan, users_apart=options.users is not None, items_apart=options.items is not None)
+
+
+def _versions(spec: FeatureSpec, side: str, ordered: Sequence[tuple[Part, int]], options: ReadOptions) -> Versions:
+    """Return the attributes of users or of items, from their file or from the events."""
+    fields = Fields.of(spec.plan, side)
+    path = options.users if side == "user" else options.items
+    if not fields.readers:
+        return Versions()
+    if path is not None:
+        return read_versions(path, f"{side}_id", fields, options.time_unit)
+    written = ((part, row, part.users if side == "user" else part.items) for part, row in ordered)
+    return Versions((ids[row], int(part.times_N[row]), part.attributes[side][row]) for part, row, ids in written)
+
+
+def _notes_of_attributes(options: ReadOptions, users: Versions, items: Versions) -> Iterator[str]:
+    for name, path, versions in (("users", options.users, users), ("items", options.items, items)):
+        if len(versions):
+            source = f"{path}" if path is not None else "the events (known from the second after each)"
+            yield f"{source}: attributes of {len(versions)} {name} in {len(versions.rows) - 1} versions"
 
 
 def read_part(found: FoundFile, columns: dict[str, Any], spec: FeatureSpec, options: ReadOptions) -> Part:
@@ -124,6 +165,7 @@ def read_part(found: FoundFile, columns: dict[str, Any], spec: FeatureSpec, opti
         times_N=times_N,
         taken_for=taken_for,
         categories=category_column(columns[CATEGORIES], at[CATEGORIES]) if CATEGORIES in columns else None,
+        attributes=rows_of_events(found.path, columns, _fields(spec, options)),
     )
 
 
@@ -141,7 +183,8 @@ def _learnable(spec: FeatureSpec, ordered: Sequence[tuple[Part, int]]) -> tuple[
             continue
         if np.isnan(value):
             value = 1.0  # the act is all that counts
-        rows.append(Interaction(part.users[row], part.items[row], kind, value, int(part.times_N[row])))
+        context = part.attributes["context"][row] if "context" in part.attributes else NONE
+        rows.append(Interaction(part.users[row], part.items[row], kind, value, int(part.times_N[row]), context))
     return rows, {reason: (count, first[reason]) for reason, count in counts.items()}
 
 

@@ -1,0 +1,78 @@
+"""Attributes of users and items as they were at any moment of a recorded history, and the declared features of a request made then. Pure.
+
+A version of an entity's attributes is known to the requests of later seconds than its own, never to one of the same second: an event that
+wrote an attribute, or that happened together with it, was shown without it.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import repeat
+
+import numpy as np
+
+from services.common.ranker.declared.plan import NONE, Attributes, Plan
+from services.common.ranker.features import Declared
+from services.common.ranker.states import Interaction
+
+ALWAYS_MS = -1
+"""Time of a version that was known from the start."""
+
+
+class Versions:
+    """Attributes of entities by time. Row 0 is nothing: of an entity that is not known, or not known yet."""
+
+    def __init__(self, written: Iterable[tuple[str, int, Attributes]] = ()) -> None:
+        """Take versions in.
+
+        Args:
+            written: (entity's id, Unix ms or ALWAYS_MS, all its attributes from then on), for each entity in the order of time.
+        """
+        self.rows: list[Attributes] = [NONE]
+        self._times: dict[str, list[int]] = {}
+        self._row_of: dict[str, list[int]] = {}
+        for entity_id, time_ms, attributes in written:
+            rows = self._row_of.setdefault(entity_id, [])
+            if rows and self.rows[rows[-1]] == attributes:
+                continue
+            rows.append(len(self.rows))
+            self._times.setdefault(entity_id, []).append(time_ms)
+            self.rows.append(attributes)
+
+    def __len__(self) -> int:
+        """Return how many entities there are."""
+        return len(self._row_of)
+
+    def row(self, entity_id: str, time_ms: int) -> int:
+        """Return which of `rows` was known of an entity at a moment: written before its second began."""
+        times = self._times.get(entity_id)
+        if times is None:
+            return 0
+        known = bisect_left(times, time_ms // 1000 * 1000)
+        return self._row_of[entity_id][known - 1] if known else 0
+
+    def with_fixed(self, field: str, values: Mapping[str, Sequence[str]]) -> Versions:
+        """Return these versions with one more attribute, which was always there; an attribute of that name that they have stays."""
+        written = [(entity_id, ALWAYS_MS, {field: value}) for entity_id, value in values.items()]
+        for entity_id, rows in self._row_of.items():
+            fixed: Attributes = {field: values[entity_id]} if entity_id in values else NONE
+            moments = zip(repeat(entity_id), self._times[entity_id], rows, strict=False)
+            written += [(one, time_ms, {**fixed, **self.rows[row]}) for one, time_ms, row in moments]
+        return Versions(written)
+
+
+class AttributeHistory:
+    """The declared features of any request of a recorded history."""
+
+    def __init__(self, plan: Plan, users: Versions, items: Versions) -> None:
+        """Compute what depends on an item alone, for all versions of all items. Raises WrongValue."""
+        self._plan, self._users, self._items = plan, users, items
+        self._of_items = plan.items(items.rows)
+
+    def declared(self, interaction: Interaction, item_ids: Sequence[str]) -> Declared:
+        """Return the columns of a request of the interaction's user and context, at its time. Raises WrongValue."""
+        time_ms = interaction.time_ms
+        events = self._plan.events([self._users.rows[self._users.row(interaction.user_id, time_ms)]], [interaction.context])
+        rows_N = np.fromiter((self._items.row(item_id, time_ms) for item_id in item_ids), dtype=np.int64, count=len(item_ids))
+        return Declared(events.numbers[0], self._plan.numbers(events, self._of_items, np.zeros_like(rows_N), rows_N))

@@ -1,0 +1,186 @@
+"""Attributes of users, items and requests from files: which columns the declared features need, and what their cells are.
+
+A column of the events file is named as the field (`city`) or with its side (`user:city`). A file of users or items has the entity's id, its
+attributes, and perhaps `time`, from when on they held; without that column they held from the start.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from services.common.platform.errors import InvalidInput
+from services.common.ranker.declared.plan import Attributes, Plan, Wanted
+from services.trainer.attribute_history import ALWAYS_MS, Versions
+from services.trainer.event_files.columns import NULL_WORDS, is_textual, plain, read_ids, read_values, texts
+from services.trainer.event_files.load import load
+from services.trainer.event_files.locate import find_files
+from services.trainer.event_files.places import EventFileError, Place
+from services.trainer.event_files.times import read_times
+
+# What the history knows of an item without any column of attributes.
+ITEM_CATEGORIES = "categories"
+_MAX_CELL_CHARACTERS = 64 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """The fields of one side that the features read, each with all the ways in which it is read."""
+
+    side: str
+    readers: Mapping[str, tuple[Wanted, ...]]
+
+    @classmethod
+    def of(cls, plan: Plan, side: str) -> Fields:
+        """Return those of a plan; the items' categories are no column of attributes."""
+        readers: dict[str, tuple[Wanted, ...]] = {}
+        for one in plan.wanted:
+            if one.side == side and (side, one.field) != ("item", ITEM_CATEGORIES):
+                readers[one.field] = (*readers.get(one.field, ()), one)
+        return cls(side, readers)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names that columns of an events file may have."""
+        return tuple(name for field in self.readers for name in (f"{self.side}:{field}", field))
+
+
+def fields_in_events(plan: Plan, *, users_apart: bool, items_apart: bool) -> tuple[Fields, ...]:
+    """Return the fields that columns of the events file hold.
+
+    Args:
+        plan: the spec's.
+        users_apart: a file of users holds theirs.
+        items_apart: a file of items holds theirs.
+    """
+    sides = ("context", *(() if users_apart else ("user",)), *(() if items_apart else ("item",)))
+    return tuple(fields for fields in (Fields.of(plan, side) for side in sides) if fields.readers)
+
+
+def rows_of_events(path: Path, columns: Mapping[str, Any], sides: Sequence[Fields]) -> dict[str, list[Attributes]]:
+    """Return, by side, the attributes in the rows of an events file.
+
+    Args:
+        path: of the file, for errors.
+        columns: of the file, by name.
+        sides: what to read.
+    Raises:
+        EventFileError: a column is missing, two sides mean the same one, or a cell has another type than the features read.
+    """
+    bare = [field for fields in sides for field in fields.readers if f"{fields.side}:{field}" not in columns]
+    twice = next((field for field in bare if bare.count(field) > 1), None)
+    if twice is not None and twice in columns:
+        raise EventFileError(f"{path}: column {twice!r}: features read it of two sides; name the columns user:{twice}, item:{twice}, …")
+    found = {}
+    for fields in sides:
+        names = {field: _column_name(path, fields.side, field, columns) for field in fields.readers}
+        cells = {field: read_cells(columns[name], Place(path, name), fields.readers[field]) for field, name in names.items()}
+        found[fields.side] = _rows(cells)
+    return found
+
+
+def _column_name(path: Path, side: str, field: str, columns: Mapping[str, Any]) -> str:
+    for name in (f"{side}:{field}", field):
+        if name in columns:
+            return name
+    instead = f" or give a file with it by --{side}s" if side != "context" else ""
+    missing = f"column {field!r} (or '{side}:{field}') is missing"
+    raise EventFileError(f"{path}: {missing}, and a feature of the spec reads {side}:{field}; write the column{instead}")
+
+
+def read_versions(path: Path, id_column: str, fields: Fields, time_unit: str | None) -> Versions:
+    """Return the attributes in a file of users or items, or in a folder of them.
+
+    Raises:
+        EventFileError: it lacks a column, or holds what cannot be read without guessing.
+    """
+    written: list[tuple[str, int, Attributes]] = []
+    for found in find_files(path):
+        columns = load(found.path, (id_column, "time", *fields.readers))
+        missing = next((name for name in (id_column, *fields.readers) if name not in columns), None)
+        if missing is not None:
+            raise EventFileError(f"{found.path}: column {missing!r} is missing; wanted: {', '.join((id_column, *fields.readers))}[, time]")
+        ids = read_ids(columns[id_column], Place(found.path, id_column))
+        times = [ALWAYS_MS] * len(ids)
+        if "time" in columns:
+            times = read_times(plain(columns["time"]), Place(found.path, "time"), time_unit)[0].tolist()
+        rows = _rows({field: read_cells(columns[field], Place(found.path, field), readers) for field, readers in fields.readers.items()})
+        written += zip(ids, times, rows, strict=True)
+    return Versions(sorted(written, key=lambda one: one[1]))
+
+
+def read_cells(column: Any, place: Place, readers: Sequence[Wanted]) -> list[Any]:
+    """Return a column's cells as values of attributes; None where a cell is empty or spells a missing value.
+
+    Numbers may be written as text, since CSV has nothing else; a list may be JSON's.
+
+    Raises:
+        EventFileError: a cell has another type than one of the readers reads; names the row.
+    """
+    column = plain(column)
+    if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
+        column = column.cast(pa.timestamp("ms")).cast(pa.int64())
+    is_number = all(one.cast == "numbers" and one.width == 1 for one in readers)
+    if is_number and (is_textual(column.type) or pa.types.is_decimal(column.type) or pa.types.is_null(column.type)):
+        return [None if np.isnan(value) else value for value in read_values(column, place).tolist()]
+    cells = _text_cells(column, place) if is_textual(column.type) else _typed_cells(column, place)
+    if is_textual(column.type) and any(one.cast == "numbers" and one.width == 1 for one in readers):
+        cells = [None if np.isnan(value) else value for value in read_values(column, place).tolist()]
+    for one in readers:
+        _check(cells, place, one)
+    return cells
+
+
+def _text_cells(column: Any, place: Place) -> list[Any]:
+    encoded = texts(column, place).dictionary_encode()
+    distinct = [_text_cell(text) for text in encoded.dictionary.to_pylist()]
+    codes = pc.fill_null(encoded.indices, -1).to_pylist()
+    return [None if code < 0 else distinct[code] for code in codes]
+
+
+def _text_cell(text: str) -> Any:
+    stripped = text.strip()
+    if not stripped or stripped in NULL_WORDS:
+        return None
+    if stripped[0] == "[" and stripped[-1] == "]" and len(stripped) <= _MAX_CELL_CHARACTERS:
+        try:
+            listed = json.loads(stripped)
+        except (ValueError, RecursionError):
+            return text
+        return listed if isinstance(listed, list) else text
+    return text
+
+
+def _typed_cells(column: Any, place: Place) -> list[Any]:
+    kind = column.type
+    if pa.types.is_decimal(kind):
+        column = column.cast(pa.float64())
+    try:
+        cells: list[Any] = column.to_pylist()
+    except (ValueError, OverflowError) as error:
+        raise place.refusal(f"{kind} holds what Python cannot ({error}); write numbers, texts, or lists of those") from error
+    return [dict(cell) for cell in cells] if pa.types.is_map(kind) else cells
+
+
+def _check(cells: Sequence[Any], place: Place, reader: Wanted) -> None:
+    try:
+        reader.column([{reader.field: cell} for cell in cells])
+    except InvalidInput:
+        for row, cell in enumerate(cells):
+            try:
+                reader.column([{reader.field: cell}])
+            except InvalidInput as error:
+                raise place.fault(row, cell, f"cannot be read as {reader.side}:{reader.field}: {error}") from error
+        raise
+
+
+def _rows(cells: Mapping[str, Sequence[Any]]) -> list[Attributes]:
+    columns = list(cells.values())
+    return [{field: value for field, value in zip(cells, row, strict=True) if value is not None} for row in zip(*columns, strict=True)]
