@@ -76,6 +76,7 @@ UNITS: tuple[Unit, ...] = (
     Unit("calibration of labels", "ml", ("tests/integration/trainer/test_calibration.py",), 50),
     Unit("kills under client producers", "light", ("tests/integration/tunemesh_client/test_event_producer.py",), 60),
     Unit("fuzz", "light", ("tests/fuzz",), 260),
+    Unit("same bits of declared features", "light", ("tests/unit/services/common/ranker/declared/test_same_bits.py",), 25),
     Unit("healing on a broker", "ml", ("tests/faults/test_healing_on_a_broker.py",), 50),
     Unit("healing of replicas", "light", ("tests/faults/test_healing_of_replicas.py",), 10),
     Unit("networks on Triton", "ml", ("tests/integration/ranker/test_networks_on_triton.py",), 45),

@@ -29,7 +29,7 @@ from services.common.ranker.declared.encodings import (
 from services.common.ranker.declared.entries import Encoded, Entry, NumbersEntry, RawFeature, TableKeys, WordsEntry
 from services.common.ranker.declared.entry_list import SequenceFeature
 from services.common.ranker.declared.graph import ordered, split, tables_of
-from services.common.ranker.declared.inputs import numbers_of, words_of
+from services.common.ranker.declared.inputs import WrongValue, numbers_of, words_of
 from services.common.ranker.declared.operators import Cast, Operator, as_words, cast_of, operator_of
 from services.common.ranker.declared.values import Column, Int64Array, Numbers, Words
 
@@ -154,6 +154,17 @@ class Plan:
     def keyed(self) -> tuple[str, ...]:
         """Names of the features that make keys or sequences, which need tables."""
         return (*(output.feature.feature_name for output in self._outputs if output.feature.table), *self._sequences)
+
+    def faults(self, side: str, attributes: Attributes) -> dict[str, str]:
+        """Return, by field, what is wrong with attributes of a side that have another type than the features read; mostly nothing."""
+        found: dict[str, str] = {}
+        for one in self._wanted.values():
+            if one.side == side and one.field in attributes:
+                try:
+                    one.column([attributes])
+                except WrongValue as error:
+                    found[one.field] = str(error)
+        return found
 
     def events(self, users: Sequence[Attributes], contexts: Sequence[Attributes], sequences: Sequence[Sequence[Attributes]] = ()) -> Part:
         """Compute what depends on no item.
