@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from services.common.platform.ids import entity_key
 from services.common.ranker.columns import ITEM_COLUMNS, USER_COLUMNS, ItemView, UserView
-from services.common.ranker.declared.plan import NONE, Attributes, Plan
+from services.common.ranker.declared.plan import NONE, Attributes, Part, Plan
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.states import GlobalState, UserState
 from services.common.ranker.tallies import ItemMatrix
@@ -50,22 +50,27 @@ class Declared(NamedTuple):
     """Plan.item_columns."""
 
     @classmethod
-    def of(cls, plan: Plan, profile: Attributes, context: Attributes, items: Sequence[Attributes]) -> Declared:
+    def of(cls, plan: Plan, profile: Attributes, context: Attributes, items: Part) -> Declared:
         """Compute them.
 
         Args:
             plan: the spec's.
             profile: attributes of the user.
             context: attributes of the request.
-            items: attributes of each of the N items.
+            items: what the plan computed of each of the N items alone: `Plan.items`, or `ItemParts.part`.
         Raises:
             WrongValue: an attribute is not of the type that the features read; names it.
         """
+        rows = np.arange(items.count, dtype=np.int64)
+        events = plan.events([profile], [context])
+        return cls(events.numbers[0], plan.numbers(events, items, np.zeros_like(rows), rows))
+
+    @classmethod
+    def nothing(cls, plan: Plan, num_items: int) -> Declared:
+        """Return the columns of a request of which no attribute is known."""
         if not plan.features:
-            return cls(np.empty(0, dtype=np.float16), np.empty((len(items), 0), dtype=np.float16))
-        rows = np.arange(len(items), dtype=np.int64)
-        events, of_items = plan.events([profile], [context]), plan.items(items)
-        return cls(events.numbers[0], plan.numbers(events, of_items, np.zeros_like(rows), rows))
+            return cls(np.empty(0, dtype=np.float16), np.empty((num_items, 0), dtype=np.float16))
+        return cls.of(plan, NONE, NONE, plan.items([NONE] * num_items))
 
 
 def build_features(
@@ -87,7 +92,7 @@ def build_features(
         declared: the declared features' columns; None: no attribute is known.
     """
     if declared is None:
-        declared = Declared.of(spec.plan, NONE, NONE, [NONE] * len(items))
+        declared = Declared.nothing(spec.plan, len(items))
     state = user or UserState()
     values = [entry.value for entry in state.history]
     user_view = UserView.of(state.tally, state.value_sq_sum, values, state.categories, global_.tally, global_.categories)

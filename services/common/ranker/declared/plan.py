@@ -146,6 +146,12 @@ class Plan:
         """Names of the columns of Outputs.items_BF, in the order of the spec."""
 
     @property
+    def item_columns_of_pairs(self) -> tuple[str, ...]:
+        """Names of the columns of an items' part that features of pairs read."""
+        read = {name for step in self._steps.values() if step.scope is Scope.PAIR for name in step.reads}
+        return tuple(name for name in self._scopes if name in read and self._scopes[name] is Scope.ITEM)
+
+    @property
     def wanted(self) -> tuple[Wanted, ...]:
         """The fields that it reads, of user, context and item."""
         return tuple(self._wanted.values())

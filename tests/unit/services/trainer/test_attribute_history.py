@@ -152,7 +152,7 @@ def test_a_batch_row_is_the_bits_of_a_request() -> None:
     items = Versions([("a", ALWAYS_MS, {"price": 3.7}), ("b", 2_000, {"price": 11})])
     shown_at = Interaction("u", "a", "rating", 4.0, 2_500, {"budget": 0.3})
     batch = FeatureStates(spec, {"a": (), "b": ()}, AttributeHistory(spec.plan, users, items)).features("u", ["a", "b", "c"], shown_at)
-    declared = Declared.of(spec.plan, {"city": "Rome"}, {"budget": 0.3}, [{"price": 3.7}, NONE, NONE])
+    declared = Declared.of(spec.plan, {"city": "Rome"}, {"budget": 0.3}, spec.plan.items([{"price": 3.7}, NONE, NONE]))
     nothing = merge_item_bytes(spec, [[None] * 3], [GlobalState()])
     request = build_features(spec, "u", None, nothing, [()] * 3, GlobalState(), declared)
     assert exposure_block.encode(batch, spec.schema_hash) == exposure_block.encode(request, spec.schema_hash)
