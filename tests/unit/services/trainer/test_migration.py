@@ -98,6 +98,24 @@ def test_a_spec_that_adds_columns_scores_as_before_and_keeps_every_row(state, ca
     assert "item log_rate_50, item mean_50, item trend_50 begin at zero; none is gone" in caplog.text
 
 
+def test_declared_features_may_be_added_and_dropped_and_keep_every_row_and_score(state, caplog) -> None:
+    city = {"id_feature": {"feature_name": "city", "expression": "user:city", "vocab_list": ["Rome"]}}
+    price = {"raw_feature": {"feature_name": "price", "expression": "item:price"}}
+    team, less = spec_with(format=2, features=[city, price]), spec_with(format=2, features=[price])
+    before = loaded(OLD, state)
+    with caplog.at_level(logging.WARNING):
+        after = loaded(team, state)
+    np.testing.assert_allclose(logits(after, team), logits(before, OLD), atol=1e-5)
+    assert (
+        "user city=Rome, user city.unknown, user city.absent" in caplog.text
+        and "item price, item price.absent begin at zero" in caplog.text
+    )
+    assert loaded(OLD, loaded(less, after.state_arrays()).state_arrays()).state_hash() == loaded(OLD, state).state_hash()
+    price["raw_feature"]["clip"] = [0, 9]
+    with pytest.raises(ConfigurationError, match=r"features.price was .* and is .*clip.* \(give it another name\)"):
+        loaded(spec_with(format=2, features=[price]), after.state_arrays())
+
+
 def test_new_columns_are_learned(state) -> None:
     learner = loaded(MORE, state)
     at = wide_names(MORE.num_content_dims)(columns_of(MORE)).index("item log_rate_50")
