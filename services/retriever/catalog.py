@@ -6,13 +6,14 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from typing_extensions import override
 
 from services.common.events.catalog import CatalogItem, DeletedItem
 from services.common.events.content import MalformedRecord
 from services.common.events.wire.catalog import changes_of
-from services.common.language.items import sentences_of
+from services.common.language.items import sentences_of, words_of
 from services.common.platform.topic_follower import Reader, Record
 from services.retriever.core.documents import CATALOG, ChunkLimits, Document, Section, clean, hash_of, paragraphs_of
 
@@ -41,7 +42,7 @@ def document_of(item: CatalogItem, chunks: ChunkLimits) -> Document:
     """Return an item as a document: categories and attributes in a sentence each, so that a model can answer from them."""
     short: list[tuple[str, str]] = []
     long: list[str] = []
-    for name, value in item.attributes[:_MAX_ATTRIBUTES]:
+    for name, value in islice(words_of(item.attributes), _MAX_ATTRIBUTES):
         text = clean(value)
         if "\n" in text or len(text) > 200:
             long.extend(paragraphs_of(text))

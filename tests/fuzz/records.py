@@ -8,9 +8,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from google.protobuf import json_format
+from tunemesh.catalog.v1 import catalog_item_pb2
 from tunemesh.events.v1 import exposure_pb2, generation_pb2
 
 from services.common.events.chat import Message, Passage, Sampling, Usage
+from services.common.events.wire.attributes import write_attributes
 from services.router.core import Exposure, Query, Recommendation
 from services.router.generation import Generation, Header
 from services.router.question import Question
@@ -70,6 +72,7 @@ _NAMES += (
     "finished_at_ms",
     "passage_ids",
 )
+_NAMES += ("typed_attributes", "typedAttributes", "text", "integer", "number", "boolean", "texts", "numbers", "values", "year")
 _ODD = (None, True, False, 0, -1, 1001, 2**63, 1e308, "", "1001", "true", "null", "\ud800", "x" * 200, "[1]", "{}", "{")
 _ODD += ("__debezium_unavailable_value",)
 
@@ -94,6 +97,17 @@ def written_by_the_router() -> dict[str, list[Triple]]:
                 (record.key, json.dumps(event).encode(), [("content-type", b"application/cloudevents+json")]),
             ]
     return found
+
+
+def with_attributes() -> list[Triple]:
+    """Return an item with attributes of every kind, in all forms that a record may have."""
+    message = catalog_item_pb2.CatalogItem(item_id="1", attributes={"old": "text"})
+    typed = {"text": "Käse", "integer": 5, "number": 5.5, "boolean": True, "texts": ("a", "b"), "numbers": (0.5, 1.0), "none": ()}
+    write_attributes(typed, message.typed_attributes)
+    plain, ours = {"item_id": "1", "attributes": typed}, json_format.MessageToDict(message)
+    row = {"before": None, "after": {"item_id": 1, "attributes": json.dumps(typed)}, "op": "c", "source": {}}
+    forms = [(b"1", json.dumps(form).encode(), []) for form in (plain, ours, row, {"schema": {}, "payload": plain})]
+    return [(b"1", message.SerializeToString(), []), *forms]
 
 
 def _exposures() -> Iterator[Exposure]:

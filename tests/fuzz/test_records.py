@@ -16,7 +16,7 @@ from services.common.events.wire.catalog import read_change
 from services.common.events.wire.exposure import read_exposure
 from services.common.events.wire.feedback import read_feedback
 from services.common.events.wire.generation import read_generation
-from tests.fuzz.records import NOW_MS, Triple, nearly_right, written_by_the_router
+from tests.fuzz.records import NOW_MS, Triple, nearly_right, with_attributes, written_by_the_router
 
 pytestmark = [pytest.mark.deep]
 
@@ -34,6 +34,7 @@ READERS: dict[str, Callable[[Triple], Any]] = {
 
 
 BY_ROUTER = written_by_the_router()
+WITH_ATTRIBUTES = {"catalogue": with_attributes()}
 
 
 @pytest.mark.parametrize("noun", BY_ROUTER)
@@ -42,10 +43,15 @@ def test_what_the_router_writes_is_read(noun: str) -> None:
         assert READERS[noun](record).request_id == "r1"
 
 
+def test_items_with_attributes_are_read() -> None:
+    for record in WITH_ATTRIBUTES["catalogue"]:
+        assert len(READERS["catalogue"](record).attributes) >= 7
+
+
 @pytest.mark.parametrize("reader", READERS)
 def test_a_nearly_right_record_is_read_or_refused(reader: str) -> None:
     # Of the others' records there are many: without their own weight, those that the router alone writes would hardly be drawn.
-    originals = RECORDED + [each for each in BY_ROUTER.get(reader, []) for _ in range(10)]
+    originals = RECORDED + [each for each in BY_ROUTER.get(reader, []) + WITH_ATTRIBUTES.get(reader, []) for _ in range(10)]
     read, refused = 0, 0
     for record in nearly_right(originals, 100_000, seed=len(reader)):
         try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from services.common.events.attributes import Attributes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,14 +15,14 @@ class CatalogItem:
         item_id: its owner's id.
         title: its name; may be empty.
         categories: e.g. genres.
-        attributes: (name, value) pairs, sorted by name.
+        attributes: by name, sorted.
         updated_at_ms: Unix milliseconds of its last change; 0 when its owner does not say.
     """
 
     item_id: str
     title: str = ""
     categories: tuple[str, ...] = ()
-    attributes: tuple[tuple[str, str], ...] = ()
+    attributes: Attributes = field(default_factory=dict)
     updated_at_ms: int = 0
 
 

@@ -6,8 +6,9 @@ The retriever indexes these sentences, the tuner rehearses reading them, and who
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
+from services.common.events.attributes import Attributes, kind_of
 from services.common.events.catalog import CatalogItem
 from services.common.events.chat import Passage
 
@@ -24,9 +25,20 @@ def sentences_of(categories: Sequence[str], attributes: Iterable[tuple[str, str]
     return lines
 
 
+def words_of(attributes: Attributes) -> Iterator[tuple[str, str]]:
+    """Yield the name and the words of each attribute that has words: a list of numbers has none, and an empty value has none."""
+    for name, value in attributes.items():
+        if isinstance(value, tuple):
+            words = ", ".join(map(str, value)) if kind_of(value) == "texts" else ""
+        else:
+            words = str(value).lower() if isinstance(value, bool) else str(value)
+        if words:
+            yield name, words
+
+
 def passage_of(item: CatalogItem) -> Passage:
     """Return the item as a passage, worded as the retriever words it."""
-    return Passage(item.title, " ".join(sentences_of(item.categories, item.attributes)) or f"{item.title}.")
+    return Passage(item.title, " ".join(sentences_of(item.categories, words_of(item.attributes))) or f"{item.title}.")
 
 
 def spoken_title(title: str) -> str:

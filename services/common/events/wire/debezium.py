@@ -1,7 +1,7 @@
 """Rows of a table as Kafka Connect and Debezium write them in JSON: with Debezium's envelope or without, with Connect's schema or without.
 
-Source: Debezium's reference, "Data change events" and "New Record State Extraction"; Connect's JsonConverter. Of catalog.v1's columns it
-knows that lists and maps come as JSON in text where the database has them so.
+Source: Debezium's reference, "Data change events" and "New Record State Extraction"; Connect's JsonConverter. Of the columns categories
+and attributes it knows that lists and objects come as JSON in text where the database has them so.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def row_of(value: Any, names: Collection[str]) -> Row:
     is_envelope = "before" in value and "after" in value
     operation = value.get("op")
     if isinstance(operation, str) and operation in _REFUSED and ("source" in value or is_envelope):
-        raise MalformedRecord(f"Debezium event {operation!r}, {_REFUSED[operation]}: it is about no item; delete items one by one")
+        raise MalformedRecord(f"Debezium event {operation!r}, {_REFUSED[operation]}: it is about no row; delete rows one by one")
     if is_envelope:
         if value["after"] is None:
             return Row(value["before"] if isinstance(value["before"], dict) else {}, is_deleted=True)
@@ -57,14 +57,14 @@ def row_of(value: Any, names: Collection[str]) -> Row:
     return Row({name: _column(name, column) if name in names else column for name, column in value.items() if name != "__deleted"})
 
 
-def key_id(key: bytes | None) -> str:
-    """Return the id that a record's key names: its text, or the only column of a JSON object (item_id of several).
+def key_id(key: bytes | None, id_name: str) -> str:
+    """Return the id that a record's key names: its text, or the only column of a JSON object (`id_name` of several).
 
     Raises:
-        MalformedRecord: there is no key, or none that names an item.
+        MalformedRecord: there is no key, or none that names an id.
     """
     if key is None:
-        raise MalformedRecord("item_id: it is empty, and the record has no key")
+        raise MalformedRecord(f"{id_name}: it is empty, and the record has no key")
     if len(key) == _INTEGER_BYTES and key[:1] == b"\x00":
         raise MalformedRecord(
             f"key: {key!r} is the integer {int.from_bytes(key, 'big')} in eight bytes (LongSerializer), or Confluent's framing around "
@@ -77,7 +77,7 @@ def key_id(key: bytes | None) -> str:
     except UnicodeDecodeError as error:
         raise MalformedRecord(f"key: {key[:40]!r} is no text; set the producer's key.serializer to the one for strings") from error
     if text[:1] in ("{", '"') or framed:
-        return _id_in_json(text)
+        return _id_in_json(text, id_name)
     if any(character < " " for character in text):
         raise MalformedRecord(
             f"key: {key[:40]!r} is a number in binary, or no text; set the producer's key.serializer to the one for strings"
@@ -87,7 +87,7 @@ def key_id(key: bytes | None) -> str:
     return text
 
 
-def _id_in_json(text: str) -> str:
+def _id_in_json(text: str, id_name: str) -> str:
     try:
         value = _payload(json.loads(text))
     except (ValueError, RecursionError) as error:
@@ -95,9 +95,9 @@ def _id_in_json(text: str) -> str:
             f"key: {text[:80]!r} is not JSON: {error}; set the producer's key.serializer to the one for strings"
         ) from error
     if isinstance(value, dict):
-        if "item_id" not in value and len(value) != 1:
-            raise MalformedRecord(f"key: of its columns {list(value)[:8]} none is item_id; set the connector's message.key.columns")
-        value = value["item_id"] if "item_id" in value else next(iter(value.values()))
+        if id_name not in value and len(value) != 1:
+            raise MalformedRecord(f"key: of its columns {list(value)[:8]} none is {id_name}; set the connector's message.key.columns")
+        value = value[id_name] if id_name in value else next(iter(value.values()))
     if isinstance(value, str):
         return value
     if type(value) is int:
@@ -125,11 +125,4 @@ def _column(name: str, value: Any) -> Any:
             value = json.loads(value)
     if not isinstance(value, wanted):
         raise MalformedRecord(f"{name}: it is {json_type(value)}; it must be {json_type(wanted())}, or JSON of one as text")
-    if isinstance(value, dict):
-        return {each: _as_text(said) for each, said in value.items() if said is not None}
     return value
-
-
-def _as_text(value: Any) -> Any:
-    """Return a number, or true or false, as JSON writes it: attributes are texts."""
-    return json.dumps(value) if isinstance(value, int | float) else value

@@ -36,15 +36,24 @@ def catalog(bell) -> CatalogDocuments:
 
 def test_an_item_is_a_passage_from_which_its_categories_and_attributes_can_be_answered():
     item = CatalogItem(
-        item_id="172", title="Empire Strikes Back", categories=("Action", "Sci-Fi"), attributes=(("empty", ""), ("release_year", "1980"))
+        item_id="172", title="Empire Strikes Back", categories=("Action", "Sci-Fi"), attributes={"empty": "", "release_year": "1980"}
     )
     (passage,) = passages_of(document_of(item, LIMITS), LIMITS)
     assert (passage.passage_id, passage.source, passage.title) == ("catalog:172", "catalog", "Empire Strikes Back")
     assert passage.text == "Categories: Action, Sci-Fi. Release year: 1980."
 
 
+def test_attributes_of_every_kind_are_worded_and_a_vector_is_left_out():
+    typed = {"bulky": False, "colours": ("red", "blue"), "embedding": (0.25, 0.5), "none": (), "price": 7.5, "year": 1995}
+    (passage,) = passages_of(document_of(CatalogItem(item_id="1", title="T", attributes=typed), LIMITS), LIMITS)
+    assert passage.text == "Bulky: false. Colours: red, blue. Price: 7.5. Year: 1995."
+    texts = {name: str(value) for name, value in {"price": 7.5, "year": 1995}.items()}
+    of_before = document_of(CatalogItem(item_id="1", title="T", attributes=texts), LIMITS)
+    assert of_before == document_of(CatalogItem(item_id="1", title="T", attributes={"price": 7.5, "year": 1995}), LIMITS)
+
+
 def test_a_long_attribute_is_text_of_its_own():
-    item = CatalogItem(item_id="1", title="T", attributes=(("plot", "First.\n\n" + "A long story. " * 100), ("year", "1980")))
+    item = CatalogItem(item_id="1", title="T", attributes={"plot": "First.\n\n" + "A long story. " * 100, "year": "1980"})
     found = passages_of(document_of(item, LIMITS), LIMITS)
     assert len(found) > 1 and found[0].text.startswith("Year: 1980.") and found[1].passage_id == "catalog:1#2"
 

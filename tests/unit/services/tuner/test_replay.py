@@ -21,9 +21,7 @@ def test_titles_are_spoken_with_the_article_in_front_and_without_the_year():
 
 
 def test_a_passage_is_worded_as_the_retriever_words_it():
-    item = CatalogItem(
-        item_id="1", title="Heat (1995)", categories=("Action", "Crime"), attributes=(("run_time", "170 min."), ("studio", "X"))
-    )
+    item = CatalogItem(item_id="1", title="Heat (1995)", categories=("Action", "Crime"), attributes={"run_time": "170 min.", "studio": "X"})
     assert passage_of(item) == Passage("Heat (1995)", "Categories: Action, Crime. Run time: 170 min. Studio: X.")
     assert passage_of(CatalogItem(item_id="2", title="Lone", categories=())) == Passage("Lone", "Lone.")
 

@@ -22,9 +22,10 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from tunemesh.events.v1 import attributes_pb2 as tunemesh_dot_events_dot_v1_dot_attributes__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&tunemesh/catalog/v1/catalog_item.proto\x12\x13tunemesh.catalog.v1\"\xd1\x01\n\x0b\x43\x61talogItem\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x12\n\ncategories\x18\x03 \x03(\t\x12\x44\n\nattributes\x18\x04 \x03(\x0b\x32\x30.tunemesh.catalog.v1.CatalogItem.AttributesEntry\x12\x15\n\rupdated_at_ms\x18\x05 \x01(\x03\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x36\n\x13tunemesh.catalog.v1P\x01Z\x1dtunemesh/catalog/v1;catalogv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&tunemesh/catalog/v1/catalog_item.proto\x12\x13tunemesh.catalog.v1\x1a#tunemesh/events/v1/attributes.proto\"\xf5\x02\n\x0b\x43\x61talogItem\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x12\n\ncategories\x18\x03 \x03(\t\x12\x44\n\nattributes\x18\x04 \x03(\x0b\x32\x30.tunemesh.catalog.v1.CatalogItem.AttributesEntry\x12\x15\n\rupdated_at_ms\x18\x05 \x01(\x03\x12O\n\x10typed_attributes\x18\x06 \x03(\x0b\x32\x35.tunemesh.catalog.v1.CatalogItem.TypedAttributesEntry\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1aQ\n\x14TypedAttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12(\n\x05value\x18\x02 \x01(\x0b\x32\x19.tunemesh.events.v1.Value:\x02\x38\x01\x42\x36\n\x13tunemesh.catalog.v1P\x01Z\x1dtunemesh/catalog/v1;catalogv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,8 +35,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'\n\023tunemesh.catalog.v1P\001Z\035tunemesh/catalog/v1;catalogv1'
   _globals['_CATALOGITEM_ATTRIBUTESENTRY']._loaded_options = None
   _globals['_CATALOGITEM_ATTRIBUTESENTRY']._serialized_options = b'8\001'
-  _globals['_CATALOGITEM']._serialized_start=64
-  _globals['_CATALOGITEM']._serialized_end=273
-  _globals['_CATALOGITEM_ATTRIBUTESENTRY']._serialized_start=224
-  _globals['_CATALOGITEM_ATTRIBUTESENTRY']._serialized_end=273
+  _globals['_CATALOGITEM_TYPEDATTRIBUTESENTRY']._loaded_options = None
+  _globals['_CATALOGITEM_TYPEDATTRIBUTESENTRY']._serialized_options = b'8\001'
+  _globals['_CATALOGITEM']._serialized_start=101
+  _globals['_CATALOGITEM']._serialized_end=474
+  _globals['_CATALOGITEM_ATTRIBUTESENTRY']._serialized_start=342
+  _globals['_CATALOGITEM_ATTRIBUTESENTRY']._serialized_end=391
+  _globals['_CATALOGITEM_TYPEDATTRIBUTESENTRY']._serialized_start=393
+  _globals['_CATALOGITEM_TYPEDATTRIBUTESENTRY']._serialized_end=474
 # @@protoc_insertion_point(module_scope)

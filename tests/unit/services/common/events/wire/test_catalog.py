@@ -7,15 +7,18 @@ import random
 from typing import Any
 
 import pytest
+from google.protobuf import json_format
 from tunemesh.catalog.v1 import catalog_item_pb2
 from tunemesh.events.v1 import feedback_pb2
 
 from services.common.events.catalog import CatalogItem, DeletedItem
 from services.common.events.envelope import MalformedRecord, headers_for
+from services.common.events.wire.attributes import write_attributes
 from services.common.events.wire.catalog import changes_of, read_change
+from tests.unit.services.common.events.test_attributes import same
 
 ROW = {"item_id": 1001, "title": "Heat", "categories": ["Crime"], "attributes": '{"year": 1995}', "price": 7.5, "updated_at_ms": None}
-ITEM = CatalogItem(item_id="1001", title="Heat", categories=("Crime",), attributes=(("year", "1995"),))
+ITEM = CatalogItem(item_id="1001", title="Heat", categories=("Crime",), attributes={"year": 1995})
 SOURCE = {"version": "3.3.0.Final", "connector": "postgresql", "name": "shop", "ts_ms": 1_790_000_000_000, "table": "items"}
 SCHEMA = {
     "type": "struct",
@@ -52,8 +55,53 @@ def with_schema(payload: Any) -> dict[str, Any]:
 def test_an_item_is_read_whole_with_its_attributes_sorted() -> None:
     raw = value(item_id="172", title="Heat", categories=["Crime", "Drama"], attributes={"year": "1995", "colour": "blue"}, updated_at_ms=7)
     assert read_change(b"172", raw, headers_for("tunemesh.catalog.v1.CatalogItem", "/shop")) == CatalogItem(
-        item_id="172", title="Heat", categories=("Crime", "Drama"), attributes=(("colour", "blue"), ("year", "1995")), updated_at_ms=7
+        item_id="172", title="Heat", categories=("Crime", "Drama"), attributes={"colour": "blue", "year": "1995"}, updated_at_ms=7
     )
+
+
+TYPED = {"bulky": False, "colours": ("red", "blue"), "price": 7.5, "size": (1.0, 2.5), "studio": "X", "year": 1995}
+PLAIN = {"year": 1995, "price": 7.5, "studio": "X", "bulky": False, "colours": ["red", "blue"], "size": [1, 2.5], "none": None}
+
+
+def typed_message() -> catalog_item_pb2.CatalogItem:
+    message = catalog_item_pb2.CatalogItem(item_id="1")
+    write_attributes(TYPED, message.typed_attributes)
+    return message
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        json.dumps({"item_id": 1, "attributes": PLAIN}).encode(),
+        json.dumps({"itemId": "1", "typedAttributes": PLAIN}).encode(),
+        json.dumps({"item_id": "1", "typed_attributes": PLAIN, "attributes": {"year": "old"}}).encode(),
+        json.dumps(debezium("c", None, {"item_id": 1, "attributes": json.dumps(PLAIN)})).encode(),
+        json.dumps(with_schema({"item_id": 1, "attributes": PLAIN})).encode(),
+        json.dumps({"specversion": "1.0", "id": "1", "source": "/s", "type": "t", "data": {"item_id": 1, "attributes": PLAIN}}).encode(),
+        json_format.MessageToJson(typed_message()).encode(),
+        typed_message().SerializeToString(),
+        b"\x00\x00\x00\x00\x07\x00" + typed_message().SerializeToString(),
+    ],
+    ids=["json", "protobuf's name", "both", "debezium, json in text", "connect", "cloudevent", "protobuf's json", "protobuf", "confluent"],
+)
+def test_attributes_are_typed_whoever_writes_them(raw: bytes) -> None:
+    change = read_change(b"1", raw, None)
+    assert isinstance(change, CatalogItem)
+    assert change.item_id == "1"
+    assert list(change.attributes) == sorted(TYPED)
+    assert all(same(change.attributes[name], value) for name, value in TYPED.items())
+
+
+def test_a_name_in_both_fields_of_protobuf_is_the_typed_one() -> None:
+    message = typed_message()
+    message.attributes.update({"year": "1995", "old": "text"})
+    change = read_change(b"1", message.SerializeToString(), None)
+    assert isinstance(change, CatalogItem)
+    assert change.attributes == {**TYPED, "old": "text"}
+
+
+def test_an_item_of_nothing_but_attributes_is_one() -> None:
+    assert read_change(b"1", b'{"attributes":{"year":1995}}', None) == CatalogItem(item_id="1", attributes={"year": 1995})
 
 
 def test_where_the_value_names_no_item_the_key_does() -> None:
@@ -114,6 +162,15 @@ def test_a_delete_that_names_its_item_needs_no_key(said: Any) -> None:
         (b"1", b"\x92\x01\x01a", "it has none of its fields"),
         (b"1", b'{"item_id":"1","categories":"Crime,Drama"}', "categories: it is text; it must be a list, or JSON of one"),
         (b"1", b'{"item_id":"1","categories":{"a":1}}', "categories: it is an object; it must be a list"),
+        (b"1", b'{"item_id":"1","attributes":{"a":NaN}}', r"attributes\.a: nan is not finite; leave it out"),
+        (b"1", b'{"item_id":"1","attributes":{"a":{"b":1}}}', r"attributes\.a: it is an object; it must be a text"),
+        (b"1", b'{"item_id":"1","attributes":{"a":[[1]]}}', r"attributes\.a\[0\]: it is a list"),
+        (b"1", b'{"item_id":"1","attributes":{"":1}}', "attributes: the name '' is empty"),
+        (b"1", b'{"item_id":"1","typedAttributes":{"a":1e999}}', r"typedAttributes\.a: inf is not finite"),
+        (b"1", value(attributes={"a": "x" * 163_840}), r"attributes\.a: it has 163840 bytes; a text has at most 16384"),
+        (b"1", value(attributes={f"{n}": "" for n in range(10_240)}), "attributes: there are 10240; at most 1024"),
+        (b"1", value(typed_attributes={"a": {}}), r"typed_attributes\.a: it has no value"),
+        (b"1", b'{"attributes":{}}', "it has none of its fields"),
         (b"1", b'{"item_id":"1","attributes":[]}', "attributes: it is a list; it must be an object"),
         (b"1", b'{"item_id":"1","title":"__debezium_unavailable_value"}', "title: the database did not log .*REPLICA IDENTITY FULL"),
         (b"1", b'{"item_id":"1","categories":["__debezium_unavailable_value"]}', "categories: the database did not log"),
