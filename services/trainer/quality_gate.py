@@ -8,8 +8,8 @@ as is tolerated, so that it does not blind the gate to the next harm. Whatever b
 
 Error rates of the whole path from samples to refusal, with the default limits. False alarms, on simulated clean streams of two partitions
 whose share of positives wanders, whose users have heavy tails and whose answers come late (`python tests/quality_streams.py 160`): 0 of
-640 hours of one task, each judged some 115 times, so below 0.94 % an hour for two tasks (95 %). In a quarter of them nothing happens; in one
-each the trainer restarts, is rolled back, or gets a partition two minutes late, every 10 minutes. The rule of three alone gives none
+640 hours of one task, each judged some 115 times, so below 0.94 % an hour for two tasks (95 %). In a quarter of them nothing happens; in
+one each the trainer restarts, is rolled back, or gets a partition two minutes late, every 10 minutes. The rule of three alone gives none
 either; one bad block comes in 6 hours of 100. None in 60,000 events of MovieLens through the learner (570 blocks of interact, 251 of like).
 
 | harm to the simulated stream, of 50 each | refused within an hour | after (median) |
