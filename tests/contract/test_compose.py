@@ -289,8 +289,10 @@ def test_unknown_keys_are_refused_and_the_stated_subset_has_no_key_twice(tmp_pat
 
 
 def start(process: Process, **env: str) -> subprocess.CompletedProcess[str]:
+    # This checkout's code and contracts, also where the environment was made for another one.
+    ours = {"PYTHONPATH": f"{REPOSITORY_ROOT}:{REPOSITORY_ROOT / 'protos' / 'gen'}"}
     return subprocess.run(
-        process.argv, env={**process.env, **env}, cwd=process.cwd, capture_output=True, text=True, timeout=seconds(120), check=False
+        process.argv, env={**process.env, **ours, **env}, cwd=process.cwd, capture_output=True, text=True, timeout=seconds(120), check=False
     )
 
 
