@@ -11,28 +11,17 @@ C = D - T content dimensions, A attention dimensions, V = C + 1, X inputs of the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from services.common.ranker.atomics import fast_kernel
+
 Float32s = npt.NDArray[np.float32]
 Int64s = npt.NDArray[np.int64]
-KernelT = TypeVar("KernelT", bound=Callable[..., Any])
 
 _HALF, _ZERO, _ONE = np.float32(0.5), np.float32(0.0), np.float32(1.0)
-
-
-def fast_kernel(function: KernelT) -> KernelT:
-    """Compile `function` on its first call, as `atomics.kernel` does, but with sums that may be taken several at once.
-
-    That is what makes them fast. In which order, the compiled code says, so equal calls give equal bits. Divisions by zero give what numpy
-    gives, not an exception: looking for them would keep loops from being vectorised.
-    """
-    compiled: KernelT = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})(function)
-    return compiled
 
 
 class Places(NamedTuple):

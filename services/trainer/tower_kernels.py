@@ -11,7 +11,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from services.trainer.interaction_kernels import Float32s, fast_kernel
+from services.common.ranker.atomics import fast_kernel
+from services.trainer.interaction_kernels import Float32s
 
 _ZERO, _ONE = np.float32(0.0), np.float32(1.0)
 

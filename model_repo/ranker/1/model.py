@@ -20,7 +20,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import crc32c
@@ -38,10 +38,8 @@ from services.common.platform.telemetry import Telemetry, configure
 from services.common.ranker import exposure_block
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.features import Features, build_features
-from services.common.ranker.inputs import assemble
-from services.common.ranker.networks.interface import Rows
 from services.common.ranker.networks.registry import make_network
-from services.common.ranker.networks.scoring import Precision, faster_precision, has_bf16, score
+from services.common.ranker.networks.scoring import ByTorch, Precision, faster_precision, has_bf16, scoring_of
 from services.common.ranker.states import GlobalState, merge_item_bytes
 from services.common.ranker.tables.dense import DenseView
 from services.common.ranker.tables.reader import ModelReader, ModelView, TableNotReady
@@ -85,8 +83,7 @@ class Scorer:
 
     def __init__(self, spec: FeatureSpec, reader: ModelReader) -> None:
         self._spec, self._reader = spec, reader
-        self._network = make_network(spec).eval()
-        self._precision: Precision = "fp32"
+        self._scoring = scoring_of(spec, make_network(spec))
         self._loaded: DenseView | None = None
 
     def score(self, user_key: int, item_keys_N: Int64Array, features: Features) -> Scored:
@@ -95,26 +92,28 @@ class Scorer:
         Raises:
             Unavailable: the tables cannot be read now.
         """
-        inputs = assemble(self._spec, [(replace(features, user_key=user_key), item_keys_N)])
-        num_items = len(item_keys_N)
-        view = self._read(inputs.user_keys_G, np.concatenate([item_keys_N, inputs.history_keys_GL.ravel()]))
-        items_D = torch.from_numpy(view.rows["item"])
-        rows = Rows(torch.from_numpy(view.rows["user"]), items_D[:num_items], items_D[num_items:].unsqueeze(0))
-        return Scored(score(self._network, inputs, rows, precision=self._precision), view)
+        num_items, history_keys_L = len(item_keys_N), features.history_keys_L[: self._spec.history.length]
+        view = self._read(np.asarray([user_key], np.int64), np.concatenate([item_keys_N, history_keys_L]))
+        items_RD = view.rows["item"]
+        return Scored(self._scoring.score(features, view.rows["user"][0], items_RD[:num_items], items_RD[num_items:]), view)
 
     def warm_up(self) -> None:
         """Score nobody's items a few times, so that the first request does not pay for lazy initialisation; choose the faster precision."""
         for _ in range(_WARM_UP_RUNS):
-            self._score_nobodys("fp32", _WARM_UP_ITEMS)
-        if has_bf16():
-            chosen = faster_precision(self._score_nobodys, time.perf_counter)
-            self._precision = chosen
-            _log.info("this CPU has bf16 instructions; measured: scoring in %s", chosen)
+            self._score_nobodys(_WARM_UP_ITEMS)
+        scoring = self._scoring
+        if isinstance(scoring, ByTorch) and has_bf16():
 
-    def _score_nobodys(self, precision: Precision, num_items: int) -> None:
+            def run(precision: Precision, num_items: int) -> None:
+                scoring.precision = precision
+                self._score_nobodys(num_items)
+
+            scoring.precision = faster_precision(run, time.perf_counter)
+            _log.info("this CPU has bf16 instructions; measured: scoring in %s", scoring.precision)
+
+    def _score_nobodys(self, num_items: int) -> None:
         nothing = merge_item_bytes(self._spec, [[None] * num_items], [None])
         features = build_features(self._spec, "0", None, nothing, [()] * num_items, GlobalState())
-        self._precision = precision
         self.score(0, np.arange(num_items, dtype=np.int64), features)
 
     def _read(self, user_keys: Int64Array, item_keys: Int64Array) -> ModelView:
@@ -125,7 +124,7 @@ class Scorer:
             before, dense = dense, self._reader.dense()
             if dense is before:
                 if dense is not self._loaded:
-                    self._network.load(dense.tensors)
+                    self._scoring.load(dense.tensors)
                     self._loaded = dense
                 return view
         raise Unavailable("the dense weights change faster than a request can be read")

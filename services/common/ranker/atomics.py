@@ -1,4 +1,4 @@
-"""Ordering between processes for numba kernels: acquire loads, release stores, fences, prefetch.
+"""How numba kernels are compiled here, and ordering between processes for them: acquire loads, release stores, fences, prefetch.
 
 Numba has no memory model of its own; these intrinsics reach LLVM's, so that the same kernel is right on x86-64 and on arm64.
 They work on one-dimensional C-contiguous int64 arrays ("words") and are called from compiled code only.
@@ -24,6 +24,16 @@ _WORD_ALIGN_BYTES = 8
 def kernel(function: KernelT) -> KernelT:
     """Compile `function` on its first call: without the GIL, and cached on disk so that only the first process pays (seconds)."""
     compiled: KernelT = numba.njit(cache=True, nogil=True)(function)
+    return compiled
+
+
+def fast_kernel(function: KernelT) -> KernelT:
+    """Compile `function` on its first call, as `kernel` does, but with sums that may be taken several at once.
+
+    That is what makes them fast. In which order, the compiled code says, so equal calls give equal bits. Divisions by zero give what numpy
+    gives, not an exception: looking for them would keep loops from being vectorised.
+    """
+    compiled: KernelT = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})(function)
     return compiled
 
 

@@ -1,15 +1,23 @@
-"""From a network's logits to probabilities, in the precision that is faster on this machine."""
+"""From a network's logits to probabilities, in the way and the precision that are fastest on this machine.
+
+Shapes: N items, L history, D row dimension, T tasks.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Literal, Protocol
 
+import numpy as np
 import torch
 
-from services.common.ranker.inputs import RankerInputs
+from services.common.ranker.feature_spec import FeatureSpec
+from services.common.ranker.features import Features
+from services.common.ranker.inputs import RankerInputs, assemble
+from services.common.ranker.networks.dcn_din import DcnDin
 from services.common.ranker.networks.interface import Float32Array, RankerNetwork, Rows
+from services.common.ranker.networks.written_out import WrittenOut, is_written_out
 
 Precision = Literal["fp32", "bf16"]
 
@@ -18,6 +26,57 @@ _PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 _MEASURED_SIZES = (20, 100, 500)
 _MEASURED_RUNS = 15
 _PLAINLY_FASTER = 1.2
+
+
+class Scoring(Protocol):
+    """Scores the items of one user at a time, with the weights that were loaded last. Not thread-safe."""
+
+    def load(self, tensors: Mapping[str, Float32Array]) -> None:
+        """Replace the weights by what `RankerNetwork.state` returned.
+
+        Raises:
+            CorruptArtifact: a name or shape is not this network's; nothing was replaced.
+        """
+
+    def score(self, features: Features, user_D: Float32Array, items_ND: Float32Array, history_LD: Float32Array) -> Float32Array:
+        """Return probabilities, float32 [N, T].
+
+        Args:
+            features: of the user and of the N items.
+            user_D, items_ND, history_LD: float32 rows, C-contiguous; of the history as many as `features` has entries, at most the spec's.
+        """
+
+
+def scoring_of(spec: FeatureSpec, network: RankerNetwork) -> Scoring:
+    """Return the fastest way there is to score with this network."""
+    if isinstance(network, DcnDin) and is_written_out(network):
+        return WrittenOut(network, len(spec.user_columns), spec.history.length)
+    return ByTorch(spec, network)
+
+
+class ByTorch:
+    """Any network, by torch's modules.
+
+    Attributes:
+        precision: of the matrix products; fp32 until it is set.
+    """
+
+    def __init__(self, spec: FeatureSpec, network: RankerNetwork) -> None:
+        """Take the network over."""
+        self._spec, self._network = spec, network.eval()
+        self.precision: Precision = "fp32"
+
+    def load(self, tensors: Mapping[str, Float32Array]) -> None:
+        """Replace the weights. Errors: see `Scoring`."""
+        self._network.load(tensors)
+
+    def score(self, features: Features, user_D: Float32Array, items_ND: Float32Array, history_LD: Float32Array) -> Float32Array:
+        """Score as `Scoring` says."""
+        inputs = assemble(self._spec, [(features, np.zeros(len(items_ND), np.int64))])
+        padded_LD = np.zeros((self._spec.history.length, items_ND.shape[1]), np.float32)
+        padded_LD[: len(history_LD)] = history_LD
+        rows = Rows(torch.from_numpy(user_D).unsqueeze(0), torch.from_numpy(items_ND), torch.from_numpy(padded_LD).unsqueeze(0))
+        return score(self._network, inputs, rows, precision=self.precision)
 
 
 def score(network: RankerNetwork, inputs: RankerInputs, rows: Rows, *, precision: Precision = "fp32") -> Float32Array:
