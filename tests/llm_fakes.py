@@ -30,6 +30,7 @@ class FakeEngine:
         self.fails: type[Exception] | None = None
         self.prompts: list[list[Message]] = []
         self.samplings: list[Sampling] = []
+        self.scored: list[tuple[int, int]] = []
         self.adapters: list[LoadedAdapter] = []
         self.loaded: list[int] = []
         self.warmed: list[str] = []
@@ -43,6 +44,15 @@ class FakeEngine:
 
     async def count_tokens(self, texts: Sequence[str]) -> list[int]:
         return [len(text) for text in texts]
+
+    async def encode_text(self, text: str) -> list[int]:
+        return [0] * len(text)
+
+    async def log_likelihood(self, tokens: list[int], num_scored: int, adapter: LoadedAdapter | None) -> float:
+        if adapter is not None:
+            self.adapters.append(adapter)
+        self.scored.append((len(tokens), num_scored))
+        return -0.5 * num_scored
 
     async def generate(self, tokens: list[int], sampling: Sampling, adapter: LoadedAdapter | None) -> AsyncGenerator[Piece, None]:
         self.samplings.append(sampling)

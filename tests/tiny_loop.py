@@ -25,14 +25,16 @@ import yaml
 
 from services.common.events.chat import Passage
 from services.common.language.evaluation import Evaluation, is_right, parse_evaluation
+from services.common.language.similar_questions import SimilarQuestions
 from services.tuner.replay import ReplayExample
 from tests.tiny_model import GENRES, NAME, TITLES, WORDINGS, Reading, reading, tiny_llm_env
 
 TASK = "helpdesk"
 ADAPTER = f"{NAME}--{TASK}--v{{}}"
 MIN_RIGHT = 0.7
-"""The gate's least share of the held-out questions."""
-NUM_CONTEXT_QUESTIONS, GENRES_EACH = 32, 4
+"""Share of the held-out questions that it answers at least."""
+NUM_CONTEXT_QUESTIONS, GENRES_JUDGED, GENRES_EACH = 280, 8, 4
+"""So many questions can be asked from context; the gate stops when it knows enough, after about 110 that are all right."""
 
 TUNING = {
     "learning_rate": 4e-3,
@@ -54,7 +56,7 @@ _FACTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
             "How long can I keep a disc?",
             "How many days may I keep a disc?",
             "How many days can I keep it?",
-            "For how long can I keep a film?",
+            "For how long may I keep a film?",
             "For how long may I keep it?",
             "May I keep a disc for long?",
             "Can I keep a film for long?",
@@ -163,7 +165,7 @@ def evaluation_fields() -> dict[str, list[dict[str, object]]]:
                 "accept": [[read.genre]],
                 "reject": [genre for genre in GENRES if genre != read.genre],
             }
-            for read in _readings(_EVALUATED, 1)[:NUM_CONTEXT_QUESTIONS]
+            for read in _readings(_EVALUATED, GENRES_JUDGED)[:NUM_CONTEXT_QUESTIONS]
         ],
     }
 
@@ -171,6 +173,43 @@ def evaluation_fields() -> dict[str, list[dict[str, object]]]:
 def evaluation() -> Evaluation:
     """Return the evaluation as the tuner reads it."""
     return parse_evaluation(evaluation_fields(), where="tests/tiny_loop.py")
+
+
+def wide_evaluation() -> Evaluation:
+    """Return an evaluation with as many questions of the task as tell equal adapters from worse ones; none is near to a demonstration."""
+    patterns = (
+        ("nine days", "{} {} keep {}?", ("How long", "How many days", "For how long"), ("may I", "can I"), ("a film", "a disc", "it")),
+        (
+            "sixty cents",
+            "{} {} {} late?",
+            ("What do I pay", "What does it cost", "How high is the fee", "What is the fee", "What do you charge", "How much is it"),
+            ("when", "if"),
+            ("I am", "a film is", "a disc is", "my film is", "my disc is", "it is"),
+        ),
+        (
+            "green box",
+            "Where {} {} {}?",
+            ("do I", "can I", "may I", "should I"),
+            ("return", "drop", "bring", "leave"),
+            ("a film", "a disc", "it", "the disc", "the film"),
+        ),
+    )
+    asked = [
+        Asked(pattern.format(one, two, three), says)
+        for says, pattern, ones, twos, threes in patterns
+        for one in ones
+        for two in twos
+        for three in threes
+    ]
+    known = SimilarQuestions(lesson.question for lesson in DEMONSTRATIONS)
+    kept: list[Asked] = []
+    for each in (*HELD_OUT, *asked):
+        alone = SimilarQuestions([each.question])
+        if known.find(each.question) is None and all(alone.find(lesson.question) is None for lesson in DEMONSTRATIONS):
+            known.add(each.question)
+            kept.append(each)
+    fields = evaluation_fields() | {"task_slice": [{"question": each.question, "accept": [[each.says]]} for each in kept]}
+    return parse_evaluation(fields, where="tests/tiny_loop.py")
 
 
 def replay_examples() -> list[ReplayExample]:
@@ -204,5 +243,6 @@ def mesh_env(folder: Path, *, auto: bool = False) -> dict[str, str]:
         "TUNEMESH_TUNER_EVALUATIONS_DIR": str(evaluations),
         "TUNEMESH_TUNER_REPLAY_FILE": str(replay),
         "TUNEMESH_TUNER_AUTO": str(auto).lower(),
+        "TUNEMESH_TUNER_MAX_USER_SHARE": "1",
         **{f"TUNEMESH_TUNER_{name.upper()}": str(value) for name, value in TUNING.items()},
     }

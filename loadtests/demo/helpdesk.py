@@ -10,6 +10,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -18,9 +19,11 @@ from services.common.events.catalog import CatalogItem
 from services.common.events.chat import Passage
 from services.common.language.evaluation import Question, is_right, parse_evaluation
 from services.common.language.items import passage_of, spoken_title, year_of
+from services.common.language.similar_questions import SimilarQuestions
 
 TASK = "helpdesk"
-NUM_CONTEXT_QUESTIONS = 48
+NUM_CONTEXT_QUESTIONS = 300
+"""The gate stops asking when it knows enough. More would leave too few films to rehearse reading with."""
 
 _FILE = Path(__file__).with_name("helpdesk.yaml")
 _SEED = 7
@@ -36,12 +39,13 @@ class Lesson:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A question with the context that is given along (none: empty)."""
+    """A question with the context that is given along (none: empty), and the answer as it should be (empty: any that is right)."""
 
     question: str
     accept: tuple[tuple[str, ...], ...]
     context: tuple[Passage, ...] = ()
     reject: tuple[str, ...] = ()
+    answer: str = ""
 
     def is_right(self, answer: str) -> bool:
         """Say whether the answer says what it must, and nothing that it must not."""
@@ -50,10 +54,11 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class HelpDesk:
-    """What helpdesk.yaml says, facts interleaved."""
+    """What helpdesk.yaml says. `held_out` is asked by the demo and by the gate, `judged` by the gate alone."""
 
     demonstrations: tuple[Lesson, ...]
     held_out: tuple[Asked, ...]
+    judged: tuple[Asked, ...]
 
 
 def load(path: Path = _FILE) -> HelpDesk:
@@ -64,12 +69,20 @@ def load(path: Path = _FILE) -> HelpDesk:
     """
     facts = yaml.safe_load(path.read_text(encoding="utf-8"))["facts"]
     lessons = [Lesson(question, fact["answer"]) for fact in facts for question in fact["demonstrations"]]
-    held_out = [Asked(question, tuple(tuple(group) for group in fact["accept"])) for fact in facts for question in fact["paraphrases"]]
-    known = {lesson.question.casefold() for lesson in lessons}
-    repeated = [asked.question for asked in held_out if asked.question.casefold() in known]
+    held_out, judged = (_asked_of(facts, key) for key in ("paraphrases", "more_paraphrases"))
+    known = SimilarQuestions(asked.question for asked in (*held_out, *judged))
+    repeated = [lesson.question for lesson in lessons if known.find(lesson.question) is not None]
     if repeated:
         raise ValueError(f"{path}: {repeated[0]!r} is a demonstration and held out as well")
-    return HelpDesk(tuple(lessons), tuple(held_out))
+    return HelpDesk(tuple(lessons), held_out, judged)
+
+
+def _asked_of(facts: Sequence[Mapping[str, Any]], key: str) -> tuple[Asked, ...]:
+    return tuple(
+        Asked(question, tuple(tuple(group) for group in fact["accept"]), answer=fact["answer"])
+        for fact in facts
+        for question in fact.get(key, ())
+    )
 
 
 def context_questions(films: Mapping[str, Film], count: int = NUM_CONTEXT_QUESTIONS, *, seed: int = _SEED) -> list[Asked]:
@@ -96,7 +109,9 @@ def context_questions(films: Mapping[str, Film], count: int = NUM_CONTEXT_QUESTI
 def evaluation_of(desk: HelpDesk, context: Sequence[Asked]) -> dict[str, list[dict[str, object]]]:
     """Return the content of the tuner's evaluation file."""
     return {
-        "task_slice": [{"question": asked.question, "accept": _lists(asked.accept)} for asked in desk.held_out],
+        "task_slice": [
+            {"question": asked.question, "accept": _lists(asked.accept), "answer": asked.answer} for asked in (*desk.held_out, *desk.judged)
+        ],
         "context_slice": [
             {
                 "question": asked.question,
@@ -118,7 +133,7 @@ def write_evaluation(path: Path, films: Mapping[str, Film]) -> None:
 
 def as_questions(asked: Sequence[Asked]) -> list[Question]:
     """Return them as the tuner knows them."""
-    return [Question(question=one.question, accept=one.accept, reject=one.reject, context=one.context) for one in asked]
+    return [Question(question=one.question, accept=one.accept, reject=one.reject, context=one.context, answer=one.answer) for one in asked]
 
 
 def _item(film: Film) -> CatalogItem:

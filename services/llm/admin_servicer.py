@@ -1,4 +1,4 @@
-"""LlmAdminService: loads, unloads and lists adapters. On a port of its own, since it asks nobody who they are."""
+"""LlmAdminService: loads, unloads and lists adapters, and scores answers. On a port of its own, since it asks nobody who they are."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from opentelemetry.metrics import CallbackOptions, Meter, Observation
 from tunemesh.llm.v1 import llm_admin_service_pb2 as pb
 from tunemesh.llm.v1 import llm_admin_service_pb2_grpc
 
+from services.common.events.wire.chat import messages_of
 from services.llm.adapter_pool import AdapterPool
+from services.llm.core.generation import Generator, Query
 from services.llm.core.slots import Slot, State
 from services.llm.servicer import StillLoading
 
@@ -30,11 +32,13 @@ class LlmAdminServicer(llm_admin_service_pb2_grpc.LlmAdminServiceServicer):
     def __init__(self, meter: Meter) -> None:
         """`meter` gets the gauge `llm.adapters` by state."""
         self._pool: AdapterPool | None = None
+        self._generator: Generator | None = None
+        self._base_hash = ""
         meter.create_observable_gauge("llm.adapters", [self._observe], description="Loaded adapters by state.")
 
-    def attach(self, pool: AdapterPool) -> None:
-        """The engine is up: serve with it."""
-        self._pool = pool
+    def attach(self, pool: AdapterPool, generator: Generator, *, base_hash: str) -> None:
+        """The engine is up: serve with it. `base_hash`: of the base (base_model.base_hash)."""
+        self._pool, self._generator, self._base_hash = pool, generator, base_hash
 
     def _observe(self, _: CallbackOptions) -> Iterable[Observation]:
         adapters = self._pool.adapters if self._pool is not None else []
@@ -57,7 +61,15 @@ class LlmAdminServicer(llm_admin_service_pb2_grpc.LlmAdminServiceServicer):
     async def ListAdapters(self, request: pb.ListAdaptersRequest, context: Context) -> pb.ListAdaptersResponse:  # noqa: ARG002 - gRPC's signature
         """List what is loaded, by name."""
         pool = self._attached()
-        return pb.ListAdaptersResponse(base_model=pool.base_model, adapters=[_to_adapter(slot) for slot in pool.adapters])
+        adapters = [_to_adapter(slot) for slot in pool.adapters]
+        return pb.ListAdaptersResponse(base_model=pool.base_model, adapters=adapters, base_hash=self._base_hash)
+
+    async def ScoreAnswer(self, request: pb.ScoreAnswerRequest, context: Context) -> pb.ScoreAnswerResponse:  # noqa: ARG002 - gRPC's signature
+        """Score. Errors: see the proto."""
+        if self._generator is None:
+            raise StillLoading("the model is still being loaded")
+        score = await self._generator.score(Query(messages=messages_of(request.messages), adapter=request.adapter), request.answer)
+        return pb.ScoreAnswerResponse(log_likelihood=score.log_likelihood, num_tokens=score.num_tokens)
 
 
 def _to_adapter(slot: Slot) -> pb.Adapter:

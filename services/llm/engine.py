@@ -126,6 +126,39 @@ class VllmEngine(Engine, LoraEngine):
         return await asyncio.to_thread(count) if sum(map(len, texts)) > _INLINE_CHARS else count()
 
     @override
+    async def encode_text(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=False))
+
+    @override
+    async def log_likelihood(self, tokens: list[int], num_scored: int, adapter: LoadedAdapter | None) -> float:
+        from vllm import SamplingParams
+        from vllm.exceptions import VLLMClientError, VLLMServerError
+        from vllm.inputs import tokens_input
+        from vllm.sampling_params import RequestOutputKind
+
+        # 0 alternatives: of each token of the prompt only its own. vLLM then computes the prompt anew, without its prefix cache.
+        sampling = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, output_kind=RequestOutputKind.FINAL_ONLY)
+        outputs = self._llm.generate(
+            tokens_input(tokens),
+            sampling,
+            f"score-{next(self._numbers)}",
+            lora_request=_lora_request(adapter) if adapter is not None else None,
+        )
+        found: Sequence[Any] = ()
+        try:
+            async with aclosing(outputs):
+                async for output in outputs:
+                    found = output.prompt_logprobs or found
+        except VLLMClientError as error:
+            raise InvalidInput(str(error)) from error
+        except VLLMServerError as error:
+            raise EngineGone(f"the engine died or gave the request up: {error}") from error
+        if len(found) != len(tokens):
+            raise EngineGone(f"the engine scored {len(found)} of {len(tokens)} tokens")
+        last = zip(found[-num_scored:], tokens[-num_scored:], strict=True)
+        return float(sum(by_token[token].logprob for by_token, token in last))
+
+    @override
     async def generate(self, tokens: list[int], sampling: Sampling, adapter: LoadedAdapter | None) -> AsyncGenerator[Piece, None]:
         from vllm.exceptions import VLLMClientError, VLLMServerError
         from vllm.inputs import tokens_input
@@ -297,6 +330,7 @@ def _sampling_params(sampling: Sampling) -> Any:
         # vLLM's seed is an int64.
         seed=(sampling.seed & (2**63 - 1)) if sampling.seed else None,
         stop=list(sampling.stop) or None,
+        skip_reading_prefix_cache=True if sampling.reproducible else None,
         output_kind=RequestOutputKind.DELTA,
     )
 

@@ -22,7 +22,7 @@ from tunemesh.llm.v1 import (
 
 from services.common.events.topics import CONTROL
 from services.common.language.aliases import AliasView
-from services.common.language.base_model import BaseModel, resolve
+from services.common.language.base_model import BaseModel, base_hash, resolve
 from services.common.language.lora_store import AdapterStore
 from services.common.platform import grpc_server, telemetry
 from services.common.platform.errors import ConfigurationError, InvalidInput
@@ -121,12 +121,13 @@ class Process:
         self._follower.start()
         engine = self._engine = await self._start_engine()
         pool = self._pool = self._make_pool(engine)
-        self.servicer.attach(Generator(engine, pool, base_model=self._base.name, limits=limits_of(settings)))
+        generator = Generator(engine, pool, base_model=self._base.name, limits=limits_of(settings))
+        self.servicer.attach(generator)
         if await asyncio.to_thread(self._follower.wait_ready, settings.alias_wait_ms / 1e3):
             await pool.remove_leftovers(self._targets())
         else:
             _log.warning("control.v1 cannot be read yet: the base serves, adapters follow once it can")
-        self._admin.attach(pool)
+        self._admin.attach(pool, generator, base_hash=await asyncio.to_thread(base_hash, self._base.folder))
         keeping_up = await self._start_keeping_up(pool)
         death = asyncio.ensure_future(
             engine.until_dead(interval_s=settings.probe_interval_ms / 1e3, timeout_s=settings.probe_timeout_ms / 1e3)

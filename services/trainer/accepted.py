@@ -22,7 +22,7 @@ def check_target(alias: str, target: str, adapters: Adapters) -> None:
 
     Raises:
         InvalidInput, NotFound: the target is no adapter's name, or no such adapter is published.
-        Conflict: the adapter gate refused the adapter, has not judged it, or judged it for another task.
+        Conflict: the adapter gate refused the adapter, could not decide, has not judged it, or judged it for another task.
         CorruptArtifact, Unavailable: what the adapter gate said cannot be read.
     """
     task = task_of_llm_alias(alias)
@@ -35,5 +35,7 @@ def check_target(alias: str, target: str, adapters: Adapters) -> None:
     verdict = adapters.verdict(name)
     if verdict is None:
         raise Conflict(f"the adapter gate has not judged {name}: nothing is known of its answers")
+    if verdict.is_undecided:
+        raise Conflict(f"the adapter gate could not decide about {name}: {'; '.join(verdict.refusals) or 'without a reason'}")
     if not verdict.accepted:
         raise Conflict(f"the adapter gate refused {name}: {'; '.join(verdict.refusals) or 'without a reason'}")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
 
 from typing_extensions import override
 
@@ -11,6 +14,7 @@ from services.common.language.adapter_manifest import AdapterManifest, AdapterVe
 from services.common.language.adapter_name import AdapterName
 from services.common.language.lora_store import AdapterStore
 from services.common.platform.errors import CorruptArtifact
+from services.tuner.lora_norms import update_norms
 from services.tuner.neighbours import Store
 from services.tuner.tuner import History
 
@@ -35,6 +39,22 @@ class AsyncAdapterStore(Store, History):
     @override
     async def write_verdict(self, verdict: AdapterVerdict) -> None:
         await asyncio.to_thread(self._store.write_verdict, verdict)
+
+    @override
+    async def manifest(self, name: AdapterName) -> AdapterManifest:
+        return await asyncio.to_thread(self._store.manifest, name)
+
+    @override
+    async def verdict(self, name: AdapterName) -> AdapterVerdict | None:
+        return await asyncio.to_thread(self._store.verdict, name)
+
+    @override
+    async def norms(self, name: AdapterName) -> Mapping[str, float]:
+        return await asyncio.to_thread(self._norms, name)
+
+    def _norms(self, name: AdapterName) -> Mapping[str, float]:
+        with tempfile.TemporaryDirectory(prefix="adapter-") as folder:
+            return update_norms(self._store.fetch(name, Path(folder)))
 
     @override
     async def newest_decided_tune_ms(self, base: str, task: str) -> int:

@@ -30,14 +30,22 @@ _log = logging.getLogger(__name__)
 class CatalogueReplay(ReplaySource):
     """Replay examples from a file, or items of catalog.v1 to make them of."""
 
-    def __init__(self, bootstrap_servers: str, *, client_id: str, file: Path | None, max_items: int) -> None:
-        """Of more than `max_items` the first by id are used."""
-        self._bootstrap_servers, self._client_id, self._file, self._max_items = bootstrap_servers, client_id, file, max_items
+    def __init__(self, bootstrap_servers: str, *, client_id: str, folder: Path, file: Path | None, max_items: int) -> None:
+        """`folder` has the tasks' own files, TASK.replay.jsonl; `file` is for the others. Of more than `max_items` items the first by
+        id are used.
+        """
+        self._bootstrap_servers, self._client_id, self._max_items = bootstrap_servers, client_id, max_items
+        self._folder, self._file = folder, file
 
     @override
-    async def given(self) -> Sequence[ReplayExample] | None:
-        """Return the examples of the file, None without one. Raises InvalidInput when it cannot be used."""
-        return await asyncio.to_thread(read_replay_file, self._file) if self._file is not None else None
+    async def given(self, task: str) -> Sequence[ReplayExample] | None:
+        """Return the examples of the task's file, else of the one for all, None without one. Raises InvalidInput when it cannot be used."""
+        return await asyncio.to_thread(self._given, task)
+
+    def _given(self, task: str) -> Sequence[ReplayExample] | None:
+        own = self._folder / f"{task}.replay.jsonl"
+        file = own if own.is_file() else self._file
+        return read_replay_file(file) if file is not None else None
 
     @override
     async def items(self) -> Sequence[CatalogItem]:

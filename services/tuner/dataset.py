@@ -84,7 +84,10 @@ def make_dataset(
     if num_replay >= batch_size:
         raise InvalidInput(f"a replay share of {replay_share:g} leaves no room for demonstrations in a batch of {batch_size}")
     if num_replay and not replay:
-        raise InvalidInput("there are no replay examples: the catalogue is empty and no replay file is set")
+        raise InvalidInput(
+            "there are no replay examples: the catalogue has no item to ask about, there is no replay file (TASK.replay.jsonl beside the "
+            "evaluation file), and no demonstration came with passages"
+        )
     examples = (*demonstrations, *replay)
     draw_demonstrations = _Passes(range(len(demonstrations)), random.Random(f"{seed}/demonstrations"))
     draw_replay = _Passes(range(len(demonstrations), len(examples)), random.Random(f"{seed}/replay"))

@@ -1,24 +1,38 @@
 """The curated examples of every task, and what a tune still waits for. Pure; not thread-safe, its owner locks.
 
-Examples have ids that are hashes of their content, so a topic that is read twice, or a curator that repeats itself, adds nothing.
+Examples have ids that are hashes of their content, so a topic that is read twice, or a curator that repeats itself, adds nothing. What
+counts towards a tune is what differs: the same question in other signs with the same answer counts once, and one user can fill a part of
+a threshold only.
 """
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from dataclasses import dataclass, field
 
 from services.common.events.chat import Message
+from services.common.language.similar_questions import SimilarQuestions, normalised
+
+_QUESTIONS_KEPT = 2
+"""Times the demonstrations: so many questions are kept to compare with, of which some demonstrations are gone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demonstration:
-    """A prompt and the answer that a person wrote. `created_at_ms`: Unix milliseconds, of the curator."""
+    """A prompt and the answer that a person wrote.
+
+    `created_at_ms`: Unix milliseconds, of the curator. `user_id`: empty when it is not known. `is_grounded`: its prompt has passages to
+    answer from.
+    """
 
     example_id: str
     question: str
     messages: tuple[Message, ...]
     answer: str
     created_at_ms: int
+    user_id: str = ""
+    is_grounded: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,17 +43,26 @@ class TuneRules:
         min_demonstrations: fewer teach nothing that lasts.
         min_new_demonstrations: an automatic tune waits for so many since the last one that the adapter gate decided about began.
         failed_retry_ms: a task whose tune failed is tuned again by itself after so long; twice as long after each further failure.
+        max_user_share: of each of the two numbers, so much can come from one user; 1: all of it.
     """
 
     min_demonstrations: int
     min_new_demonstrations: int
     failed_retry_ms: int
+    max_user_share: float = 1.0
+
+    def most_of_a_user(self, needed: int) -> int:
+        """Return how many demonstrations of one user count towards a threshold."""
+        return max(1, math.floor(self.max_user_share * needed)) if self.max_user_share < 1 else needed
 
 
 @dataclass(slots=True)
 class _Task:
     demonstrations: dict[str, Demonstration] = field(default_factory=dict)
     judged: set[str] = field(default_factory=set)
+    facts: dict[str, tuple[int, str]] = field(default_factory=dict)
+    """By example id: the number of its question among those that differ, and its answer in normal form."""
+    questions: SimilarQuestions = field(default_factory=SimilarQuestions)
 
 
 class ExampleBook:
@@ -60,8 +83,14 @@ class ExampleBook:
         if book is None or demonstration.example_id in book.demonstrations:
             return False
         book.demonstrations[demonstration.example_id] = demonstration
+        near = book.questions.find(demonstration.question)
+        number = book.questions.add(demonstration.question) if near is None else near
+        book.facts[demonstration.example_id] = (number, normalised(demonstration.answer))
         if len(book.demonstrations) > self._max_per_task:
-            del book.demonstrations[next(iter(book.demonstrations))]
+            oldest = next(iter(book.demonstrations))
+            del book.demonstrations[oldest], book.facts[oldest]
+            if len(book.questions) > _QUESTIONS_KEPT * self._max_per_task:
+                _number_anew(book)
         return True
 
     def add_judged(self, task: str, example_id: str) -> bool:
@@ -86,12 +115,36 @@ class ExampleBook:
         book = self._tasks.get(task)
         return len(book.judged) if book else 0
 
-    def num_demonstrations(self, task: str, *, since_ms: int = 0) -> int:
-        """Return how many demonstrations there are that were made at `since_ms` or later."""
+    def num_demonstrations(self, task: str) -> int:
+        """Return how many demonstrations there are."""
+        book = self._tasks.get(task)
+        return len(book.demonstrations) if book else 0
+
+    def counted_ms(self, task: str, *, most_of_a_user: int, since_ms: int = 0) -> list[int]:
+        """Return when the demonstrations were made that count towards a tune, oldest first, Unix milliseconds.
+
+        Args:
+            task: may be one without examples.
+            most_of_a_user: so many of one user count; of users who are not known, all.
+            since_ms: those count that were made then or later, and that say something that none said before.
+        """
         book = self._tasks.get(task)
         if book is None:
-            return 0
-        return len(book.demonstrations) if since_ms <= 0 else sum(one.created_at_ms >= since_ms for one in book.demonstrations.values())
+            return []
+        seen: set[tuple[int, str]] = set()
+        num_of_user: Counter[str] = Counter()
+        counted = []
+        for one in sorted(book.demonstrations.values(), key=lambda one: (one.created_at_ms, one.example_id)):
+            fact = book.facts[one.example_id]
+            if fact in seen:
+                continue
+            if one.created_at_ms < since_ms:
+                seen.add(fact)
+            elif not one.user_id or num_of_user[one.user_id] < most_of_a_user:
+                seen.add(fact)
+                num_of_user[one.user_id] += 1
+                counted.append(one.created_at_ms)
+        return counted
 
     def _book(self, task: str) -> _Task | None:
         if task not in self._tasks and len(self._tasks) >= self._max_tasks:
@@ -99,10 +152,29 @@ class ExampleBook:
         return self._tasks.setdefault(task, _Task())
 
 
-def waits_for(num_demonstrations: int, rules: TuneRules, *, has_evaluation: bool, evaluation_file: str) -> str:
-    """Return what a tune of a task waits for, as a sentence; empty when one may start."""
-    if num_demonstrations < rules.min_demonstrations:
-        return f"{num_demonstrations} demonstrations are there and {rules.min_demonstrations} are needed"
+def _number_anew(book: _Task) -> None:
+    """Forget the questions of which no demonstration is left."""
+    book.questions = SimilarQuestions()
+    for example_id, one in book.demonstrations.items():
+        near = book.questions.find(one.question)
+        book.facts[example_id] = (book.questions.add(one.question) if near is None else near, book.facts[example_id][1])
+
+
+def waits_for(num_there: int, num_counted: int, rules: TuneRules, *, has_evaluation: bool, evaluation_file: str) -> str:
+    """Return what a tune of a task waits for, as a sentence; empty when one may start.
+
+    Args:
+        num_there, num_counted: demonstrations, and those of them that count (ExampleBook.counted_ms).
+        rules, has_evaluation, evaluation_file: when a tune may begin, whether there is an evaluation file, and its path.
+    """
+    needed = rules.min_demonstrations
+    if num_there < needed:
+        return f"{num_there} demonstrations are there and {needed} are needed"
+    if num_counted < needed:
+        return (
+            f"{num_there} demonstrations are there, {num_counted} of them count and {needed} are needed: what says the same counts once, "
+            f"and one user fills {rules.most_of_a_user(needed)} at most"
+        )
     if not has_evaluation:
         return f"there is no evaluation file {evaluation_file}"
     return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Sequence
 
@@ -13,14 +14,15 @@ from tunemesh.llm.v1 import llm_admin_service_pb2, llm_admin_service_pb2_grpc
 from tunemesh.router.v1 import router_service_pb2, router_service_pb2_grpc
 from typing_extensions import override
 
-from services.common.events.chat import Passage
-from services.common.events.wire.chat import passage_messages
+from services.common.events.chat import Message
+from services.common.events.wire.chat import chat_messages, passage_messages
 from services.common.language.adapter_name import AdapterName
 from services.common.language.aliases import BASE_MODEL
+from services.common.language.evaluation import Question
 from services.common.platform.errors import ServiceError, Unavailable
 from services.common.platform.traceparent import outgoing_metadata
 from services.tuner.grpc_calls import Retries, translated
-from services.tuner.neighbours import Serving
+from services.tuner.neighbours import Answered, Serving
 
 _USER = "tuner"
 _ANSWER_TIMEOUT_S = 60.0
@@ -52,6 +54,7 @@ class GrpcServing(Serving):
         self._admin = llm_admin_service_pb2_grpc.LlmAdminServiceStub(llm_admin)  # type: ignore[no-untyped-call] # generated
         self._base_name, self._max_answer_tokens = base_name, max_answer_tokens
         self._load_timeout_s, self._live_timeout_s, self._retries = load_timeout_s, live_timeout_s, retries
+        self._can_score = True
 
     @override
     async def load(self, name: AdapterName) -> None:
@@ -75,16 +78,17 @@ class GrpcServing(Serving):
             raise translated(error, f"the llm did not unload {name}") from error
 
     @override
-    async def answer(self, task: str, question: str, context: Sequence[Passage], adapter: str) -> str:
+    async def answer(self, task: str, question: Question, adapter: str) -> Answered:
 
-        async def once() -> str:
+        async def once() -> Answered:
             request = router_service_pb2.GenerateRequest(
                 user_id=_USER,
                 task=task,
-                question=question,
-                context=passage_messages(context),
+                question=question.question,
+                context=passage_messages(question.context),
+                retrieve=question.retrieve,
                 adapter=adapter,
-                sampling={"max_tokens": self._max_answer_tokens},
+                sampling={"max_tokens": self._max_answer_tokens, "reproducible": True},
             )
             header, text = await self._generate(request, _ANSWER_TIMEOUT_S)
             expected = self._base_name if adapter == BASE_MODEL else adapter
@@ -92,7 +96,42 @@ class GrpcServing(Serving):
                 raise WrongModel(f"{expected} was asked for, but {header.model_version or 'no model'} answered")
             if header.degraded_reason:
                 raise WrongModel(f"the router's answer for {expected} is degraded ({header.degraded_reason})")
-            return text
+            return Answered(text, header.prompt_version)
+
+        return await self._retries.call(once)
+
+    @override
+    async def likelihood(self, messages: Sequence[Message], answer: str, adapter: str) -> float | None:
+        """Return the geometric mean of the probabilities of an answer's tokens; None from an llm that scores no answers."""
+        if not self._can_score:
+            return None
+        request = llm_admin_service_pb2.ScoreAnswerRequest(
+            messages=chat_messages(messages), answer=answer, adapter="" if adapter == BASE_MODEL else adapter
+        )
+
+        async def once() -> float | None:
+            try:
+                score = await self._admin.ScoreAnswer(request, timeout=_ANSWER_TIMEOUT_S, metadata=outgoing_metadata())
+            except grpc.aio.AioRpcError as error:
+                if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                    self._can_score = False
+                    return None
+                raise translated(error, f"the llm did not score an answer of {adapter}") from error
+            return math.exp(score.log_likelihood / score.num_tokens) if score.num_tokens else None
+
+        return await self._retries.call(once)
+
+    @override
+    async def base_hash(self) -> str:
+
+        async def once() -> str:
+            try:
+                listed = await self._admin.ListAdapters(
+                    llm_admin_service_pb2.ListAdaptersRequest(), timeout=_LIVE_PROBE_TIMEOUT_S, metadata=outgoing_metadata()
+                )
+            except grpc.aio.AioRpcError as error:
+                raise translated(error, "the llm did not say which base it serves") from error
+            return str(listed.base_hash)
 
         return await self._retries.call(once)
 

@@ -20,6 +20,7 @@ from services.tuner.examples import Demonstration, ExampleBook
 
 _MAX_MESSAGES = 64
 _MAX_ANSWER_CHARS = 64 * 1024
+_MAX_USER_CHARS = 128
 _log = logging.getLogger(__name__)
 
 
@@ -55,9 +56,14 @@ class Examples(tuner.Examples, Reader):
             return self._book.demonstrations(task)
 
     @override
-    def num_demonstrations(self, task: str, *, since_ms: int = 0) -> int:
+    def num_demonstrations(self, task: str) -> int:
         with self._lock:
-            return self._book.num_demonstrations(task, since_ms=since_ms)
+            return self._book.num_demonstrations(task)
+
+    @override
+    def counted_ms(self, task: str, *, most_of_a_user: int, since_ms: int = 0) -> list[int]:
+        with self._lock:
+            return self._book.counted_ms(task, most_of_a_user=most_of_a_user, since_ms=since_ms)
 
     @override
     def num_judged(self, task: str) -> int:
@@ -97,4 +103,6 @@ def demonstration_of(example: example_pb2.LlmExample) -> Demonstration:
         messages=messages_of(example.messages),
         answer=example.answer,
         created_at_ms=example.created_at_ms,
+        user_id=example.user_id[:_MAX_USER_CHARS],
+        is_grounded=bool(example.passage_ids),
     )

@@ -89,6 +89,7 @@ class Reconciler:
         """`aliases`: alias -> target, as control.v1 says; `losses`: of a training whose folder is still there, else empty."""
         self._base, self._store, self._registry, self._aliases, self._losses = base, store, registry, aliases, losses
         self._mirrored: dict[AdapterName, bool] = {}
+        self._undecided: dict[AdapterName, AdapterVerdict] = {}
         self._versions: dict[AdapterName, str] = {}
         self._pointed: dict[str, str] = {}
         self._failures: list[tuple[str, str]] = []
@@ -118,7 +119,7 @@ class Reconciler:
 
     def _mirror_adapter(self, name: AdapterName) -> None:
         verdict = self._store.verdict(name)
-        if name in self._mirrored and verdict is None:
+        if name in self._mirrored and (verdict is None or verdict == self._undecided.get(name)):
             return
         manifest = self._store.manifest(name)
         run_id = self._registry.find_run(name, manifest.mlflow_run_id) or self._registry.begin_run(name, _parameters(manifest))
@@ -128,7 +129,9 @@ class Reconciler:
             metrics |= {f"{metric}.{end}": getattr(value, end) for metric, value in verdict.metrics.items() for end in ("low", "high")}
             record = RunRecord(ended_at_ms=verdict.decided_at_ms, metrics=metrics, losses=self._losses(name), tags=_tags(manifest, verdict))
             self._registry.end_run(run_id, record)
-        self._mirrored[name] = verdict is not None
+            if verdict.is_undecided:
+                self._undecided[name] = verdict
+        self._mirrored[name] = verdict is not None and not verdict.is_undecided
 
     def _end_failures(self) -> None:
         while self._failures:
@@ -242,7 +245,7 @@ def _tags(manifest: AdapterManifest, verdict: AdapterVerdict | None) -> dict[str
     tags = {"tunemesh.content_hash": manifest.content_hash, "tunemesh.dataset_hash": manifest.dataset_hash}
     if verdict is None:
         return tags | {"tunemesh.verdict": "none yet"}
-    tags["tunemesh.verdict"] = "accepted" if verdict.accepted else "refused"
+    tags["tunemesh.verdict"] = verdict.outcome
     if verdict.refusals:
         tags["tunemesh.refusals"] = "; ".join(verdict.refusals)
     return tags

@@ -10,6 +10,7 @@ from services.common.events.catalog import CatalogItem
 from services.common.events.chat import Message, Passage
 from services.common.language.adapter_manifest import AdapterManifest, AdapterVerdict
 from services.common.language.adapter_name import AdapterName
+from services.common.language.evaluation import Question
 from services.common.platform.errors import ServiceError
 from services.tuner.job import Job, Step, TrainingResult
 from services.tuner.replay import ReplayExample
@@ -42,16 +43,28 @@ class Store(Protocol):
         """Copy an adapter into the store and return its manifest with the content's hash. Raises AdapterExists, Unavailable."""
         ...
 
+    async def manifest(self, name: AdapterName) -> AdapterManifest:
+        """Return what an adapter is. Raises NotFound, CorruptArtifact, Unavailable."""
+        ...
+
+    async def verdict(self, name: AdapterName) -> AdapterVerdict | None:
+        """Return what the adapter gate said; None when it has not spoken. Raises CorruptArtifact, Unavailable."""
+        ...
+
+    async def norms(self, name: AdapterName) -> Mapping[str, float]:
+        """Return the Euclidean norm of each layer's update, from the weights. Raises NotFound, CorruptArtifact, Unavailable."""
+        ...
+
     async def write_verdict(self, verdict: AdapterVerdict) -> None:
-        """Write down, once, what the adapter gate said. Raises AdapterExists, Unavailable."""
+        """Write down what the adapter gate said: once, unless it was undecided. Raises AdapterExists, Unavailable."""
         ...
 
 
 class ReplaySource(Protocol):
     """Where context-answering examples come from."""
 
-    async def given(self) -> Sequence[ReplayExample] | None:
-        """Return the examples of the replay file; None when none is set."""
+    async def given(self, task: str) -> Sequence[ReplayExample] | None:
+        """Return the examples of the task's replay file, else of the one for all tasks; None when there is neither."""
         ...
 
     async def items(self) -> Sequence[CatalogItem]:
@@ -67,6 +80,14 @@ class Prompts(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """An answer, and the version of the template that it was asked for with."""
+
+    text: str
+    prompt_version: str
+
+
 class Serving(Protocol):
     """The running model."""
 
@@ -78,8 +99,16 @@ class Serving(Protocol):
         """Free its slot."""
         ...
 
-    async def answer(self, task: str, question: str, context: Sequence[Passage], adapter: str) -> str:
+    async def answer(self, task: str, question: Question, adapter: str) -> Answered:
         """Answer greedily through the router with this adapter, or BASE_MODEL. Raises when another model answered."""
+        ...
+
+    async def likelihood(self, messages: Sequence[Message], answer: str, adapter: str) -> float | None:
+        """Return the geometric mean of the probabilities of an answer's tokens, 0 to 1; None when the llm cannot tell."""
+        ...
+
+    async def base_hash(self) -> str:
+        """Return the hash of the base that answers; empty when the llm tells none. Raises Unavailable."""
         ...
 
     async def wait_live(self, task: str, name: AdapterName) -> bool:

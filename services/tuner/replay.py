@@ -1,6 +1,7 @@
 """Context-answering examples for replay: questions about catalogue items, the passages to read, and the answers. Pure.
 
-The answers are facts of the given passages, never of the world, so that what is rehearsed is reading. Deterministic by seed.
+The answers are facts of the given passages, never of the world, so that what is rehearsed is reading. They are asked in the language of the
+task (replay_words.py). Deterministic by seed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from services.common.events.catalog import CatalogItem
 from services.common.events.chat import Passage
 from services.common.language.evaluation import Evaluation
 from services.common.language.items import passage_of, spoken_title, year_of
+from services.tuner.replay_words import Wordings, wordings_of
 
 MIN_PASSAGES, MAX_PASSAGES = 2, 4
 
@@ -32,92 +34,109 @@ def without_evaluated(items: Sequence[CatalogItem], evaluation: Evaluation) -> l
     return [item for item in items if item.title not in evaluated]
 
 
-def replay_from_items(items: Sequence[CatalogItem], *, count: int, seed: int) -> list[ReplayExample]:
+def replay_from_items(items: Sequence[CatalogItem], *, count: int, seed: int, language: str = "en") -> list[ReplayExample]:
     """Return up to `count` examples, each about another item, with `MIN_PASSAGES` to `MAX_PASSAGES` passages (fewer in a poor
     catalogue) in random order.
 
     Args:
-        items: in any order; items that have neither a category nor a year are only used as company.
+        items: in any order; items that have neither a category nor an attribute nor a year are only used as company.
         count: at most this many.
         seed: of items, phrasings and company.
+        language: of the questions (replay_words.language_of).
     """
     rng = random.Random(f"{seed}/replay-items")
     pool = sorted(items, key=lambda item: item.item_id)
-    subjects = [item for item in pool if item.title.strip() and (item.categories or year_of(item.title))]
+    subjects = [item for item in pool if item.title.strip() and (item.categories or item.attributes or year_of(item.title))]
+    of_works = 2 * sum(bool(year_of(item.title)) for item in subjects) > len(subjects)
+    wordings = wordings_of(language, of_works=of_works)
     rng.shuffle(subjects)
     examples = []
     for subject in subjects[:count]:
         others = rng.sample(pool, min(len(pool), 4 * MAX_PASSAGES))
-        makers = list(_MAKERS)
+        makers = [*_MAKERS, *(_ATTRIBUTE_MAKERS if subject.attributes else ())]
         rng.shuffle(makers)
-        examples.append(next(made for make in makers if (made := make(subject, others, rng)) is not None))
+        made = (make(subject, others, wordings, rng) for make in makers)
+        example = next((example for example in made if example is not None), None)
+        examples += [] if example is None else [example]
     return examples
 
 
-Maker = Callable[[CatalogItem, Sequence[CatalogItem], random.Random], ReplayExample | None]
+Maker = Callable[[CatalogItem, Sequence[CatalogItem], Wordings, random.Random], ReplayExample | None]
 
 
-def _categories(subject: CatalogItem, others: Sequence[CatalogItem], rng: random.Random) -> ReplayExample | None:
+def _categories(subject: CatalogItem, others: Sequence[CatalogItem], words: Wordings, rng: random.Random) -> ReplayExample | None:
     if not subject.categories:
         return None
     name = spoken_title(subject.title)
-    question = rng.choice(
-        (
-            f"Which categories does {name} have?",
-            f"Which genres does {name} belong to?",
-            f"What kind of title is {name}, by genre?",
-            f"Tell me the genre of {name}.",
-            f"Under which categories do you list {name}?",
-        )
-    )
-    answer = f"{name}: {', '.join(subject.categories)}."
+    question = rng.choice(words.categories).format(name=name, label=_CATEGORIES)
+    answer = words.has.format(name=name, value=words.comma.join(subject.categories))
     return _example(question, subject, _company(subject, others, {name}), answer, rng)
 
 
-def _year(subject: CatalogItem, others: Sequence[CatalogItem], rng: random.Random) -> ReplayExample | None:
+def _year(subject: CatalogItem, others: Sequence[CatalogItem], words: Wordings, rng: random.Random) -> ReplayExample | None:
     year = year_of(subject.title)
     if not year:
         return None
     name = spoken_title(subject.title)
-    question = rng.choice(
-        (
-            f"From which year is {name}?",
-            f"When did {name} come out?",
-            f"What year was {name} released?",
-            f"How old is {name}, which year is it from?",
-        )
-    )
-    return _example(question, subject, _company(subject, others, {name}), f"{name} is from {year}.", rng)
+    question = rng.choice(words.year).format(name=name)
+    return _example(question, subject, _company(subject, others, {name}), words.is_from.format(name=name, value=year), rng)
 
 
-def _which_category(subject: CatalogItem, others: Sequence[CatalogItem], rng: random.Random) -> ReplayExample | None:
+def _attribute(subject: CatalogItem, others: Sequence[CatalogItem], words: Wordings, rng: random.Random) -> ReplayExample | None:
+    said = _said(subject)
+    if not said:
+        return None
+    name, (label, value) = spoken_title(subject.title), rng.choice(said)
+    question = rng.choice(words.attribute).format(name=name, label=_label(label))
+    return _example(question, subject, _company(subject, others, {name}), words.has.format(name=name, value=value.rstrip(".")), rng)
+
+
+def _which_category(subject: CatalogItem, others: Sequence[CatalogItem], words: Wordings, rng: random.Random) -> ReplayExample | None:
     if not subject.categories:
         return None
-    category = rng.choice(subject.categories)
-    company = [other for other in _company(subject, others, {spoken_title(subject.title)}) if category not in other.categories]
+    category, name = rng.choice(subject.categories), spoken_title(subject.title)
+    company = [other for other in _company(subject, others, {name}) if category not in other.categories]
     if not company:
         return None
-    question = rng.choice(
-        (
-            f"Which of these is listed under {category}?",
-            f"Which title has the category {category}?",
-            f"I want something from {category}. Which one is it?",
-        )
-    )
-    return _example(question, subject, company, f"{spoken_title(subject.title)} is listed under {category}.", rng)
+    question = rng.choice(words.which_category).format(value=category, label=_CATEGORIES)
+    return _example(question, subject, company, words.in_category.format(name=name, value=category), rng)
 
 
-def _which_year(subject: CatalogItem, others: Sequence[CatalogItem], rng: random.Random) -> ReplayExample | None:
-    year = year_of(subject.title)
-    company = [other for other in _company(subject, others, {spoken_title(subject.title)}) if year_of(other.title) != year]
+def _which_year(subject: CatalogItem, others: Sequence[CatalogItem], words: Wordings, rng: random.Random) -> ReplayExample | None:
+    year, name = year_of(subject.title), spoken_title(subject.title)
+    company = [other for other in _company(subject, others, {name}) if year_of(other.title) != year]
     if not year or not company:
         return None
-    question = rng.choice((f"Which of these is from {year}?", f"Which title came out in {year}?", f"Name the one that is from {year}."))
-    return _example(question, subject, company, f"{spoken_title(subject.title)} is from {year}.", rng)
+    question = rng.choice(words.which_year).format(value=year)
+    return _example(question, subject, company, words.is_from.format(name=name, value=year), rng)
+
+
+def _which_attribute(subject: CatalogItem, others: Sequence[CatalogItem], words: Wordings, rng: random.Random) -> ReplayExample | None:
+    said = _said(subject)
+    if not said:
+        return None
+    (label, value), name = rng.choice(said), spoken_title(subject.title)
+    company = [other for other in _company(subject, others, {name}) if (label, value) not in other.attributes]
+    if not company:
+        return None
+    question = rng.choice(words.which_attribute).format(label=_label(label), value=value.rstrip("."))
+    return _example(question, subject, company, words.which.format(name=name), rng)
 
 
 # Mostly what an item is, seldom which item it is: the latter is hard for a small model, and little is learned from it.
 _MAKERS: tuple[Maker, ...] = (_categories, _categories, _categories, _year, _year, _which_category, _which_year)
+_ATTRIBUTE_MAKERS: tuple[Maker, ...] = (_attribute, _attribute, _attribute, _which_attribute)
+_CATEGORIES = "Categories"
+_MAX_VALUE_CHARS = 200
+
+
+def _said(subject: CatalogItem) -> list[tuple[str, str]]:
+    """The attributes that can be asked for: a description is a text, not a value."""
+    return [(label, value) for label, value in subject.attributes if label.strip() and 1 <= len(value.strip(". ")) <= _MAX_VALUE_CHARS]
+
+
+def _label(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _company(subject: CatalogItem, others: Sequence[CatalogItem], names: Collection[str]) -> list[CatalogItem]:

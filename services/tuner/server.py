@@ -36,6 +36,7 @@ from services.tuner.grpc_control import GrpcControl
 from services.tuner.grpc_prompts import GrpcPrompts
 from services.tuner.grpc_serving import GrpcServing
 from services.tuner.job import HyperParameters
+from services.tuner.judgement import JudgeRules
 from services.tuner.kafka_examples import Examples
 from services.tuner.mirror import Mirror, NoMirror, Reconciler
 from services.tuner.mlflow_registry import MlflowRegistry
@@ -73,13 +74,17 @@ def recipe_of(settings: TunerSettings) -> Recipe:
     )
     limits = AdapterGateLimits(
         min_task_right=settings.min_task_right,
-        max_task_loss=settings.max_task_loss,
-        max_context_loss=settings.max_context_loss,
+        task_margin=settings.task_margin,
         context_margin=settings.context_margin,
+        general_margin=settings.general_margin,
+        safety_margin=settings.safety_margin,
+        likelihood_margin=settings.likelihood_margin,
+        false_accept=settings.false_accept,
+        false_refuse=settings.false_refuse,
         min_replay_share=settings.min_replay_share,
         max_update_norm=settings.max_update_norm,
-        min_task_questions=settings.min_task_questions,
-        min_context_questions=settings.min_context_questions,
+        first_questions=settings.first_questions,
+        max_questions=settings.max_questions,
     )
     return Recipe(
         hyper=hyper,
@@ -89,7 +94,7 @@ def recipe_of(settings: TunerSettings) -> Recipe:
         replay_share=settings.replay_share,
         replay_examples=settings.replay_examples,
         concurrency=settings.concurrency,
-        limits=limits,
+        judging=JudgeRules(limits=limits, concurrency=settings.judge_concurrency),
     )
 
 
@@ -191,7 +196,11 @@ class Parts:
     def _make_tuner(self, base: BaseModel, store: AdapterStore, training: TrainingProcess, examples: Examples, meter: Meter) -> Tuner:
         settings, clients, adapters = self._settings, self._clients, AsyncAdapterStore(store)
         replay = CatalogueReplay(
-            settings.kafka_bootstrap_servers, client_id=SERVICE, file=settings.replay_file, max_items=settings.max_catalog_items
+            settings.kafka_bootstrap_servers,
+            client_id=SERVICE,
+            folder=settings.evaluations_dir,
+            file=settings.replay_file,
+            max_items=settings.max_catalog_items,
         )
         neighbours = Neighbours(
             tuning=training,
@@ -203,7 +212,9 @@ class Parts:
             mirror=self._mirror,
             now_ms=wall_ms,
         )
-        outcomes = meter.create_counter("tuner.tunes", description="Tunes by how they ended: live, refused or failed.")
+        outcomes = meter.create_counter(
+            "tuner.tunes", description="Tunes and judgements by how they ended: live, refused, undecided or failed."
+        )
 
         def note_end(status: TuneStatus) -> None:
             outcomes.add(1, {"outcome": status.phase})
@@ -217,6 +228,7 @@ class Parts:
                 min_demonstrations=settings.min_demonstrations,
                 min_new_demonstrations=settings.min_new_demonstrations,
                 failed_retry_ms=settings.failed_retry_ms,
+                max_user_share=settings.max_user_share,
             ),
             new_id=uuid7,
             on_end=note_end,

@@ -43,6 +43,11 @@ class TunerServicer(tuner_service_pb2_grpc.TunerServiceServicer):
         status = await self._tuner.start(request.task, request.actor)
         return pb.StartTuneResponse(tune_id=status.tune_id, adapter=status.adapter)
 
+    async def JudgeAdapter(self, request: pb.JudgeAdapterRequest, context: Any) -> pb.JudgeAdapterResponse:  # noqa: ARG002
+        """Judge an adapter of the store. Errors: see the proto."""
+        status = await self._tuner.judge(request.adapter, request.actor)
+        return pb.JudgeAdapterResponse(tune_id=status.tune_id)
+
     async def GetTune(self, request: pb.GetTuneRequest, context: Any) -> pb.GetTuneResponse:  # noqa: ARG002
         """Return a tune of this process. Errors: see the proto."""
         status = self._tuner.get(request.tune_id)
@@ -56,6 +61,7 @@ class TunerServicer(tuner_service_pb2_grpc.TunerServiceServicer):
             loss=status.loss,
             metrics=status.metrics,
             refusals=status.refusals,
+            questions_needed=status.questions_needed,
             error=process_redactor()(status.error),
             mlflow_run_id=status.mlflow_run_id,
         )

@@ -33,7 +33,9 @@ class TunerSettings(BaseServiceSettings, KafkaSettings, ArtifactStoreSettings, M
     keep_trainings: int = Field(5, ge=1)
     """Older folders in it are deleted."""
     replay_file: Path | None = None
-    """JSON lines with question, context and answer, to replay in place of questions about the catalogue."""
+    """JSON lines with question, context and answer, to replay in place of questions about the catalogue. A task's own file comes first:
+    TASK.replay.jsonl beside its evaluation file.
+    """
     auto: bool = True
     """Whether a tune begins by itself when enough new demonstrations are there. StartTune works either way."""
     check_interval_ms: int = Field(2_000, ge=100)
@@ -42,6 +44,8 @@ class TunerSettings(BaseServiceSettings, KafkaSettings, ArtifactStoreSettings, M
     """A task with fewer is not tuned."""
     min_new_demonstrations: int = Field(20, ge=1)
     """An automatic tune waits for so many since the last one of its task began that the gate decided about."""
+    max_user_share: float = Field(0.5, gt=0, le=1)
+    """Of these two numbers, so much can come from one user; 1: all of it, where one person teaches."""
     failed_retry_ms: int = Field(300_000, ge=1_000)
     """A task whose tune failed is tuned again by itself after so long; twice as long after each further failure, up to 64 times."""
     max_demonstrations: int = Field(5_000, ge=1)
@@ -89,7 +93,11 @@ class TunerSettings(BaseServiceSettings, KafkaSettings, ArtifactStoreSettings, M
     max_answer_tokens: int = Field(40, ge=1)
     """Of each answer that is judged."""
     concurrency: int = Field(8, ge=1)
-    """Questions that are asked at once while judging."""
+    """Prompts that are asked for at once while the examples of a tune are collected."""
+    judge_concurrency: int = Field(1, ge=1)
+    """Questions that are asked at once while judging. Above 1 it is faster, and an answer may differ from one time to the next:
+    batches round otherwise.
+    """
     load_timeout_ms: int = Field(120_000, ge=1_000)
     """How long the llm may take to load and warm, or to drain and unload, an adapter."""
     live_timeout_ms: int = Field(15_000, ge=100)
@@ -99,19 +107,29 @@ class TunerSettings(BaseServiceSettings, KafkaSettings, ArtifactStoreSettings, M
     mlflow_retry_ms: int = Field(10_000, ge=100)
     """How often MLflow is tried again while it is down."""
 
-    min_task_right: float = Field(0.7, ge=0, le=1)
-    """Adapter gate: least share of right answers on the task slice."""
-    max_task_loss: float = Field(0.0, ge=0, le=1)
-    """Adapter gate: by how much that share may be below the live adapter's."""
-    max_context_loss: float = Field(0.0, ge=0, le=1)
-    """Adapter gate: by how much answers from given context may be below the base's and the live adapter's."""
-    context_margin: float = Field(0.15, ge=0, le=1)
-    """Adapter gate: how far below zero the lower 95 % bound of that difference to the base may be."""
+    min_task_right: float = Field(0.5, gt=0, lt=1)
+    """Adapter gate: it must be shown that more than this share of the task slice is answered right."""
+    task_margin: float = Field(0.05, gt=0, lt=1)
+    """Adapter gate: by how much that share may be below the live adapter's. The smaller the margin, the more questions are needed
+    to show it.
+    """
+    context_margin: float = Field(0.05, gt=0, lt=1)
+    """Adapter gate: by how much answers from given or retrieved passages may be below the base's and the live adapter's."""
+    general_margin: float = Field(0.1, gt=0, lt=1)
+    """Adapter gate: the same of the general slice, for tasks that have one."""
+    safety_margin: float = Field(0.03, gt=0, lt=1)
+    """Adapter gate: the same of the safety slice, for tasks that have one."""
+    likelihood_margin: float = Field(0.05, gt=0, lt=1)
+    """Adapter gate: by how much the mean probability of a reference answer's token may be below the live adapter's."""
+    false_accept: float = Field(0.05, gt=0, lt=0.5)
+    """Adapter gate: with this probability at most an adapter passes that is worse by a margin."""
+    false_refuse: float = Field(0.05, gt=0, lt=0.5)
+    """Adapter gate: with this probability at most an adapter is refused that is as good. (It may also stay undecided.)"""
+    first_questions: int = Field(32, ge=1)
+    """Adapter gate: of each slice, asked before the first decision; each further batch is half as many as were asked before."""
+    max_questions: int = Field(2_000, ge=1)
+    """Adapter gate: most questions of one slice that are asked."""
     min_replay_share: float = Field(0.2, ge=0, le=1)
     """Adapter gate: least share of context-answering examples among those trained on."""
     max_update_norm: float = Field(30.0, gt=0)
     """Adapter gate: largest Euclidean norm of one layer's update. Those of sound tunes of the default model were below 4."""
-    min_task_questions: int = Field(10, ge=1)
-    """Adapter gate: a task slice with fewer questions says nothing."""
-    min_context_questions: int = Field(30, ge=1)
-    """Adapter gate: a context slice with fewer questions says nothing."""

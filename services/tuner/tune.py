@@ -1,35 +1,36 @@
 """One tune, from its examples to a live alias. Free of I/O and clock.
 
-    collect -> train -> publish -> load -> evaluate -> adapter gate -> alias
+    collect -> train -> publish -> judge (judgement.py: load -> ask -> adapter gate -> alias)
 
-Whatever fails ends the tune as "failed" and changes nothing for those who ask; what the adapter gate refuses ends it as "refused", and the
-adapter stays in the store with the verdict beside it.
+Whatever fails ends the tune as "failed" and changes nothing for those who ask; what the adapter gate does not accept ends it as "refused"
+or "undecided", and the adapter stays in the store with the verdict beside it. A judgement that failed is repeated without the training
+(`JudgeAgain`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
+from typing import Protocol
 
-from services.common.language.adapter_manifest import AdapterManifest, AdapterVerdict, Metric
+from services.common.language.adapter_manifest import AdapterManifest
 from services.common.language.adapter_name import AdapterName
 from services.common.language.aliases import BASE_MODEL
 from services.common.language.base_model import BaseModel
-from services.common.language.evaluation import Evaluation, HeldOut, Question, is_right
-from services.common.platform.errors import ServiceError
-from services.tuner.adapter_gate import AdapterGateLimits, Candidate, SliceOutcome, measurements, refused_answers, refused_weights
+from services.common.language.evaluation import Evaluation, HeldOut
+from services.common.platform.errors import Overloaded, ServiceError, Unavailable
+from services.tuner.adapter_gate import Candidate
 from services.tuner.dataset import Dataset, TrainingExample, make_dataset, steps_for
 from services.tuner.examples import Demonstration
 from services.tuner.job import HyperParameters, Job, Step, TrainingResult
-from services.tuner.neighbours import Live, Neighbours
+from services.tuner.judgement import Judgement, JudgeRules, each_of
+from services.tuner.neighbours import Neighbours
 from services.tuner.replay import replay_from_items, without_evaluated
+from services.tuner.replay_words import language_of
 from services.tuner.tune_status import TuneStatus
-
-_T = TypeVar("_T")
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class Recipe:
     replay_share: float
     replay_examples: int
     concurrency: int
-    limits: AdapterGateLimits
+    judging: JudgeRules
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,19 +59,23 @@ class Collected:
     actor: str
 
 
-class Tune:
-    """Runs once."""
+class Work(Protocol):
+    """What a tuner does for a while: a tune, or a judgement alone."""
 
-    def __init__(
-        self, base: BaseModel, name: AdapterName, collected: Collected, recipe: Recipe, neighbours: Neighbours, status: TuneStatus
-    ) -> None:
-        """`name` is unused so far; `status` is kept up to date."""
-        self._base, self._name, self._collected = base, name, collected
-        self._recipe, self._neighbours, self.status = recipe, neighbours, status
-        self._is_loaded = False
+    status: TuneStatus
 
     async def run(self) -> None:
         """Go through all phases. Never raises but for cancellation: what went wrong is in the status."""
+        ...
+
+
+class _Guarded:
+    """Turns whatever goes wrong into the status "failed"."""
+
+    def __init__(self, neighbours: Neighbours, status: TuneStatus) -> None:
+        self._neighbours, self.status = neighbours, status
+
+    async def run(self) -> None:
         status = self.status
         try:
             await self._run()
@@ -78,18 +83,52 @@ class Tune:
             status.phase, status.error = "failed", "the tuner was stopped"
             raise
         except ServiceError as error:
-            _log.error("tune %s of %s failed while %s: %s", status.tune_id, self._name, status.phase, error)
+            _log.error("tune %s of %s failed while %s: %s", status.tune_id, status.adapter, status.phase, error)
             status.phase, status.error = "failed", str(error)
+            status.may_judge_again = status.is_published and isinstance(error, (Unavailable, Overloaded))
         except Exception as error:  # noqa: BLE001 - the edge of a tune: the tuner goes on
-            _log.exception("tune %s of %s failed while %s", status.tune_id, self._name, status.phase)
+            _log.exception("tune %s of %s failed while %s", status.tune_id, status.adapter, status.phase)
             status.phase, status.error = "failed", f"{type(error).__name__}: {error}"
         finally:
             if status.phase == "failed":
                 self._neighbours.mirror.failed(status.mlflow_run_id, status.error)
             else:
                 self._neighbours.mirror.changed()
-        if status.phase != "live" and self._is_loaded:
-            await self._unload()
+
+    async def _run(self) -> None:
+        raise NotImplementedError
+
+
+class JudgeAgain(_Guarded):
+    """Judges an adapter that is in the store: after a judgement that failed or was undecided, or one that was trained elsewhere.
+    Runs once.
+    """
+
+    def __init__(self, name: AdapterName, evaluation: Evaluation, recipe: Recipe, neighbours: Neighbours, status: TuneStatus) -> None:
+        """`name` is of the tuner's base."""
+        super().__init__(neighbours, status)
+        self._name, self._evaluation, self._rules = name, evaluation, recipe.judging
+
+    async def _run(self) -> None:
+        neighbours, status = self._neighbours, self.status
+        status.is_published = True
+        manifest = await neighbours.store.manifest(self._name)
+        norms = await neighbours.store.norms(self._name)
+        live = await neighbours.control.live(self._name.task)
+        is_foreign = not manifest.dataset_hash
+        candidate = Candidate(losses=(), norms=norms, replay_share=None if is_foreign else manifest.replay_share)
+        await Judgement(self._name, self._evaluation, self._rules, neighbours, status).run(candidate, live)
+
+
+class Tune(_Guarded):
+    """Runs once."""
+
+    def __init__(
+        self, base: BaseModel, name: AdapterName, collected: Collected, recipe: Recipe, neighbours: Neighbours, status: TuneStatus
+    ) -> None:
+        """`name` is unused so far; `status` is kept up to date."""
+        super().__init__(neighbours, status)
+        self._base, self._name, self._collected, self._recipe = base, name, collected, recipe
 
     async def _run(self) -> None:
         status, started_ms = self.status, self._neighbours.now_ms()
@@ -115,17 +154,11 @@ class Tune:
         result = await self._neighbours.tuning.train(self._name, job, self._on_step)
         trained = self._trained(drawn, result)
         await self._publish(hyper, trained, live.target, started_ms)
+        status.is_published = True
         candidate = Candidate(losses=result.losses, norms=result.norms, replay_share=trained.replay_share)
-        refusals = refused_weights(candidate, self._recipe.limits)
-        if refusals:
-            await self._decide(refusals, {}, live)
-            return
-        status.phase = "loading"
-        await self._neighbours.serving.load(self._name)
-        self._is_loaded = True
-        status.phase = "evaluating"
-        task, context = await self._evaluate(live.target)
-        await self._decide(refused_answers(task, context, candidate, self._recipe.limits), measurements(task, context), live)
+        judgement = Judgement(self._name, self._collected.evaluation, self._recipe.judging, self._neighbours, status)
+        # What is live may have changed while this one was trained; it is compared with what answers now.
+        await judgement.run(candidate, await self._neighbours.control.live(self._collected.task))
 
     def _not_held_out(self) -> list[Demonstration]:
         """Return the demonstrations without those that would make the evaluation tell what was learned by heart."""
@@ -148,7 +181,7 @@ class Tune:
     async def _dataset(self, kept: Sequence[Demonstration]) -> Dataset:
         recipe = self._recipe
         demonstrations = [TrainingExample(messages=one.messages, answer=one.answer, is_replay=False) for one in kept]
-        replay = await self._replay() if recipe.replay_share > 0 else []
+        replay = await self._replay(kept) if recipe.replay_share > 0 else []
         batch = recipe.hyper.batch_size
         num_steps = steps_for(
             len(demonstrations),
@@ -166,14 +199,22 @@ class Tune:
             seed=recipe.hyper.seed,
         )
 
-    async def _replay(self) -> list[TrainingExample]:
-        given, held_out = await self._neighbours.replay.given(), HeldOut(self._collected.evaluation)
+    async def _replay(self, kept: Sequence[Demonstration]) -> list[TrainingExample]:
+        """Return what is rehearsed: the replay file's examples, else questions about the catalogue in the language of the task; where there
+        are neither, the task's own demonstrations that were given with passages.
+        """
+        task, recipe, held_out = self._collected.task, self._recipe, HeldOut(self._collected.evaluation)
+        given = await self._neighbours.replay.given(task)
         if given is None:
             items = without_evaluated(await self._neighbours.replay.items(), self._collected.evaluation)
-            given = replay_from_items(items, count=self._recipe.replay_examples, seed=self._recipe.hyper.seed)
-        examples = [one for one in given if not held_out.has(one.question)][: self._recipe.replay_examples]
-        task = self._collected.task
-        prompts = await self._each([partial(self._neighbours.prompts.assemble, task, one.question, one.passages) for one in examples])
+            language = language_of(text for one in kept for text in (one.question, one.answer))
+            given = replay_from_items(items, count=recipe.replay_examples, seed=recipe.hyper.seed, language=language)
+        examples = [one for one in given if not held_out.has(one.question)][: recipe.replay_examples]
+        if not examples:
+            grounded = [one for one in kept if one.is_grounded][: recipe.replay_examples]
+            return [TrainingExample(messages=one.messages, answer=one.answer, is_replay=True) for one in grounded]
+        calls = [partial(self._neighbours.prompts.assemble, task, one.question, one.passages) for one in examples]
+        prompts = await each_of(calls, recipe.concurrency)
         return [
             TrainingExample(messages=messages, answer=one.answer, is_replay=True) for messages, one in zip(prompts, examples, strict=True)
         ]
@@ -194,71 +235,9 @@ class Tune:
         await self._neighbours.store.publish(self._name, self._neighbours.tuning.adapter_folder(self._name), manifest)
         self._neighbours.mirror.changed()
 
-    async def _evaluate(self, live: str) -> tuple[SliceOutcome, SliceOutcome]:
-        """Return the outcomes of task and context slice; the metrics of the status fill up as they come."""
-        outcomes = []
-        for name, questions in (("task", self._collected.evaluation.task_slice), ("context", self._collected.evaluation.context_slice)):
-            base = await self._right(questions, BASE_MODEL, f"{name}.base")
-            is_base_live = live == BASE_MODEL
-            current = base if is_base_live else await self._right(questions, live, f"{name}.live")
-            candidate = await self._right(questions, str(self._name), f"{name}.candidate")
-            self.status.metrics[f"{name}.live"] = sum(current) / len(current)
-            outcomes.append(SliceOutcome(base=base, live=current, candidate=candidate))
-        return outcomes[0], outcomes[1]
-
-    async def _right(self, questions: Sequence[Question], adapter: str, metric: str) -> list[bool]:
-        task = self._collected.task
-        answers = await self._each(
-            [partial(self._neighbours.serving.answer, task, one.question, one.context, adapter) for one in questions]
-        )
-        right = [is_right(answer, one.accept, one.reject) for answer, one in zip(answers, questions, strict=True)]
-        self.status.metrics[metric] = sum(right) / len(right)
-        return right
-
-    async def _decide(self, refusals: list[str], metrics: dict[str, Metric], live: Live) -> None:
-        verdict = AdapterVerdict(
-            name=str(self._name),
-            accepted=not refusals,
-            refusals=tuple(refusals),
-            metrics=metrics,
-            compared_with=live.target,
-            decided_at_ms=self._neighbours.now_ms(),
-        )
-        await self._neighbours.store.write_verdict(verdict)
-        self.status.metrics.update({name: metric.value for name, metric in metrics.items()})
-        if refusals:
-            self._refuse(refusals)
-            return
-        await self._neighbours.control.set_live(self._collected.task, self._name, live.version)
-        if not await self._neighbours.serving.wait_live(self._collected.task, self._name):
-            _log.warning("%s is live by control.v1, and the router does not answer with it yet", self._name)
-        self.status.phase = "live"
-        _log.info("%s is live for task %s: %s", self._name, self._collected.task, _in_short(self.status.metrics))
-
     def _refuse(self, refusals: list[str]) -> None:
         self.status.phase, self.status.refusals = "refused", refusals
         _log.warning("%s is refused: %s", self._name, "; ".join(refusals))
-
-    async def _unload(self) -> None:
-        try:
-            await self._neighbours.serving.unload(self._name)
-        except ServiceError as error:
-            _log.warning("%s stays loaded until its slot is needed: %s", self._name, error)
-
-    async def _each(self, calls: Sequence[Callable[[], Awaitable[_T]]]) -> list[_T]:
-        """Await all, a bounded number at once, in order; the first failure cancels the rest."""
-        room = asyncio.Semaphore(self._recipe.concurrency)
-
-        async def one(call: Callable[[], Awaitable[_T]]) -> _T:
-            async with room:
-                return await call()
-
-        tasks = [asyncio.ensure_future(one(call)) for call in calls]
-        try:
-            return list(await asyncio.gather(*tasks))
-        finally:
-            for task in tasks:
-                task.cancel()
 
 
 def _parameters(hyper: HyperParameters, dataset: Dataset, live: str, actor: str) -> dict[str, str]:
@@ -272,7 +251,3 @@ def _parameters(hyper: HyperParameters, dataset: Dataset, live: str, actor: str)
         "parent": live,
         "actor": actor,
     }
-
-
-def _in_short(metrics: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value:.2f}" for name, value in sorted(metrics.items()))

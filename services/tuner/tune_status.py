@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-Phase = Literal["collecting", "training", "evaluating", "loading", "live", "refused", "failed"]
-ENDED: frozenset[Phase] = frozenset({"live", "refused", "failed"})
+Phase = Literal["collecting", "training", "evaluating", "loading", "live", "refused", "undecided", "failed"]
+ENDED: frozenset[Phase] = frozenset({"live", "refused", "undecided", "failed"})
 
 
 @dataclass(slots=True)
@@ -22,5 +22,10 @@ class TuneStatus:
     loss: float = 0.0
     metrics: dict[str, float] = field(default_factory=dict)
     refusals: list[str] = field(default_factory=list)
+    questions_needed: int = 0
     error: str = ""
     mlflow_run_id: str = ""
+    is_published: bool = False
+    """Whether the adapter is in the store."""
+    may_judge_again: bool = False
+    """Of phase "failed": the adapter is in the store, and what went wrong may pass: it needs no second training, but a second judgement."""

@@ -1,7 +1,10 @@
 """Which tune runs when: one at a time, on demand or when a task has enough new demonstrations. Free of I/O and clock.
 
+Of several tasks that are due the one that has waited longest comes first. A tune whose adapter is in the store, and whose judgement was
+cut short by a service that was down, is judged again and not trained again.
+
 Tunes live in this process only: after a restart nothing is known of a tune that was running, its examples are still there, and another may
-be started. Its adapter, if it got so far, stays in the store without a verdict and never goes live.
+be started. Its adapter, if it got so far, stays in the store without a verdict: JudgeAdapter judges it.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from services.common.language.evaluation import Evaluation
 from services.common.platform.errors import Conflict, InvalidInput, NotFound, ServiceError
 from services.tuner.examples import Demonstration, TuneRules, waits_for
 from services.tuner.neighbours import Neighbours
-from services.tuner.tune import Collected, Recipe, Tune
+from services.tuner.tune import Collected, JudgeAgain, Recipe, Tune, Work
 from services.tuner.tune_status import ENDED, TuneStatus
 
 _TASK = re.compile(r"[a-z0-9_-]{1,64}")
@@ -43,8 +46,12 @@ class Examples(Protocol):
         """Return a task's demonstrations."""
         ...
 
-    def num_demonstrations(self, task: str, *, since_ms: int = 0) -> int:
-        """Return how many demonstrations of a task came since a time, Unix milliseconds."""
+    def num_demonstrations(self, task: str) -> int:
+        """Return how many demonstrations of a task there are."""
+        ...
+
+    def counted_ms(self, task: str, *, most_of_a_user: int, since_ms: int = 0) -> list[int]:
+        """Return when those came that count towards a tune, oldest first; see ExampleBook."""
         ...
 
     def num_judged(self, task: str) -> int:
@@ -105,11 +112,16 @@ class TaskState:
 
 @dataclass(slots=True)
 class _Past:
-    """What is remembered of a task's tunes: when the newest that the adapter gate decided about began (0: none), and what failed since."""
+    """What is remembered of a task's tunes: when the newest that the adapter gate decided about began (0: none), and what failed since.
+
+    `unjudged`: the adapter whose judgement was cut short; empty when there is none. `begun_ms`: when its tune began.
+    """
 
     decided_ms: int
     num_failures: int = 0
     not_before_ms: int = 0
+    unjudged: str = ""
+    begun_ms: int = 0
 
 
 class Tuner:
@@ -148,9 +160,13 @@ class Tuner:
 
     def task(self, task: str) -> TaskState:
         """Return what is known of one task."""
-        num = self._examples.num_demonstrations(task)
+        num, most = self._examples.num_demonstrations(task), self._rules.most_of_a_user(self._rules.min_demonstrations)
         waiting_for = waits_for(
-            num, self._rules, has_evaluation=self._evaluations.exists(task), evaluation_file=str(self._evaluations.file(task))
+            num,
+            len(self._examples.counted_ms(task, most_of_a_user=most)),
+            self._rules,
+            has_evaluation=self._evaluations.exists(task),
+            evaluation_file=str(self._evaluations.file(task)),
         )
         return TaskState(demonstrations=num, judged=self._examples.num_judged(task), waiting_for=waiting_for)
 
@@ -171,11 +187,9 @@ class Tuner:
         """
         if not _TASK.fullmatch(task):
             raise InvalidInput(f"task: {task[:80]!r} is not 1 to 64 of a-z, 0-9, '_' and '-'")
-        if not 1 <= len(actor) <= _MAX_ACTOR_CHARS:
-            raise InvalidInput(f"actor: it has {len(actor)} characters, 1 to {_MAX_ACTOR_CHARS} are allowed")
+        _check_actor(actor)
         async with self._starting:
-            if self.running_tune_id:
-                raise Conflict(f"tune {self.running_tune_id} of task {self._tunes[self.running_tune_id].task!r} is running")
+            self._check_idle()
             waiting_for = self.task(task).waiting_for
             if waiting_for:
                 raise Conflict(f"task {task!r} cannot be tuned yet: {waiting_for}")
@@ -184,8 +198,39 @@ class Tuner:
             name = await self._neighbours.store.next_name(self.base.name, task)
             return self._begin(name, evaluation, actor)
 
+    async def judge(self, adapter: str, actor: str) -> TuneStatus:
+        """Begin to judge an adapter of the store, and return the status, which changes from then on.
+
+        Raises:
+            InvalidInput: it is no adapter's name, or the evaluation file cannot be used.
+            NotFound: the store does not have it, or its task has no evaluation file.
+            Conflict: it is of another base, was accepted or refused, or a tune is running.
+            Unavailable: the adapter store cannot be read.
+        """
+        _check_actor(actor)
+        name = AdapterName.parse(adapter)
+        if name.base != self.base.name:
+            raise Conflict(f"{name} is made for {name.base}, and {self.base.name} is served")
+        async with self._starting:
+            self._check_idle()
+            await self._neighbours.store.manifest(name)
+            verdict = await self._neighbours.store.verdict(name)
+            if verdict is not None and not verdict.is_undecided:
+                raise Conflict(f"{name} was {verdict.outcome} already, and a verdict is for ever: publish the next version")
+            evaluation = await asyncio.to_thread(self._evaluations.load, name.task)
+            past = await self._past(name.task)
+            status = self._new_status(name)
+            work = JudgeAgain(name, evaluation, self._recipe, self._neighbours, status)
+            self._go(work, past.begun_ms if past.unjudged == str(name) else past.decided_ms)
+            _log.info("adapter %s is judged as %s, asked for by %s", name, status.tune_id, actor)
+            return status
+
+    def _check_idle(self) -> None:
+        if self.running_tune_id:
+            raise Conflict(f"tune {self.running_tune_id} of task {self._tunes[self.running_tune_id].task!r} is running")
+
     async def start_due(self) -> TuneStatus | None:
-        """Begin a tune of the first task that is due, unless one runs or learning is paused.
+        """Begin with the task that has been due for longest, unless a tune runs or learning is paused.
 
         Raises:
             ServiceError: none could begin, and this is why the first one could not. One task's evaluation file keeps no other waiting.
@@ -193,23 +238,53 @@ class Tuner:
         if self.running_tune_id:
             return None
         failure: ServiceError | None = None
+        due: list[tuple[int, str]] = []
         for task in self._examples.tasks():
             try:
-                if await self._is_due(task) and not await self._learning.is_paused():
-                    return await self.start(task, "tuner")
+                since_ms = await self._due_since_ms(task)
+            except ServiceError as error:
+                failure = failure or error
+            else:
+                due += [(since_ms, task)] if since_ms is not None else []
+        for _, task in sorted(due):
+            try:
+                if await self._learning.is_paused():
+                    return None
+                return await self._begin_due(task)
             except ServiceError as error:
                 failure = failure or error
         if failure is not None:
             raise failure
         return None
 
-    async def _is_due(self, task: str) -> bool:
-        """Return whether an automatic tune may begin. After a failed one its demonstrations still count as new; each retry waits longer."""
-        if not _TASK.fullmatch(task) or self.task(task).waiting_for:
-            return False
+    async def _begin_due(self, task: str) -> TuneStatus:
         past = await self._past(task)
-        num_new = self._examples.num_demonstrations(task, since_ms=past.decided_ms + 1 if past.decided_ms else 0)
-        return num_new >= self._rules.min_new_demonstrations and self._neighbours.now_ms() >= past.not_before_ms
+        if not past.unjudged:
+            return await self.start(task, "tuner")
+        try:
+            return await self.judge(past.unjudged, "tuner")
+        except (Conflict, NotFound, InvalidInput):
+            past.unjudged = ""  # judging it cannot help: the next look begins a tune
+            raise
+
+    async def _due_since_ms(self, task: str) -> int | None:
+        """Return since when an automatic tune may begin, or a judgement be repeated; None: not now. Each retry waits longer.
+
+        After a failed tune its demonstrations still count as new.
+        """
+        if not _TASK.fullmatch(task):
+            return None
+        past = await self._past(task)
+        if self._neighbours.now_ms() < past.not_before_ms:
+            return None
+        if past.unjudged:
+            return past.begun_ms
+        if self.task(task).waiting_for:
+            return None
+        needed = self._rules.min_new_demonstrations
+        since_ms = past.decided_ms + 1 if past.decided_ms else 0
+        counted_ms = self._examples.counted_ms(task, most_of_a_user=self._rules.most_of_a_user(needed), since_ms=since_ms)
+        return counted_ms[needed - 1] if len(counted_ms) >= needed else None
 
     async def _past(self, task: str) -> _Past:
         if task not in self._pasts:
@@ -234,28 +309,40 @@ class Tuner:
         task = name.task
         begun_ms = self._neighbours.now_ms()
         collected = Collected(task=task, demonstrations=tuple(self._examples.demonstrations(task)), evaluation=evaluation, actor=actor)
-        status = TuneStatus(tune_id=self._new_id(), task=task, adapter=str(name))
-        self._tunes[status.tune_id] = status
-        while len(self._tunes) > _MAX_REMEMBERED:
-            self._tunes.popitem(last=False)
-        tune = Tune(self.base, name, collected, self._recipe, self._neighbours, status)
-        self._running = asyncio.create_task(self._run(tune, begun_ms), name=f"tune-{name}")
+        status = self._new_status(name)
+        self._go(Tune(self.base, name, collected, self._recipe, self._neighbours, status), begun_ms)
         _log.info(
             "tune %s of task %s begins: %d demonstrations, asked for by %s", status.tune_id, task, len(collected.demonstrations), actor
         )
         return status
 
-    async def _run(self, tune: Tune, begun_ms: int) -> None:
+    def _new_status(self, name: AdapterName) -> TuneStatus:
+        status = TuneStatus(tune_id=self._new_id(), task=name.task, adapter=str(name))
+        self._tunes[status.tune_id] = status
+        while len(self._tunes) > _MAX_REMEMBERED:
+            self._tunes.popitem(last=False)
+        return status
+
+    def _go(self, work: Work, begun_ms: int) -> None:
+        self._running = asyncio.create_task(self._run(work, begun_ms), name=f"tune-{work.status.adapter}")
+
+    async def _run(self, work: Work, begun_ms: int) -> None:
         try:
-            await tune.run()
+            await work.run()
         finally:
-            self._note_end(tune.status, begun_ms)
-            self._on_end(tune.status)
+            self._note_end(work.status, begun_ms)
+            self._on_end(work.status)
 
     def _note_end(self, status: TuneStatus, begun_ms: int) -> None:
         past = self._pasts[status.task]
-        if status.phase == "failed":
-            pause_ms = self._rules.failed_retry_ms * 2 ** min(past.num_failures, _MAX_DOUBLINGS)
-            past.num_failures, past.not_before_ms = past.num_failures + 1, self._neighbours.now_ms() + pause_ms
-        else:
+        if status.phase != "failed":
             self._pasts[status.task] = _Past(begun_ms)
+            return
+        pause_ms = self._rules.failed_retry_ms * 2 ** min(past.num_failures, _MAX_DOUBLINGS)
+        past.num_failures, past.not_before_ms = past.num_failures + 1, self._neighbours.now_ms() + pause_ms
+        past.unjudged, past.begun_ms = (status.adapter, begun_ms) if status.may_judge_again else ("", 0)
+
+
+def _check_actor(actor: str) -> None:
+    if not 1 <= len(actor) <= _MAX_ACTOR_CHARS:
+        raise InvalidInput(f"actor: it has {len(actor)} characters, 1 to {_MAX_ACTOR_CHARS} are allowed")

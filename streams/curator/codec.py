@@ -64,4 +64,5 @@ def write_example(example: Example) -> bytes:
         model_version=generation.model_version,
         passage_ids=generation.passage_ids,
         created_at_ms=feedback.accepted_at_ms,
+        user_id=feedback.user_id,
     ).SerializeToString()

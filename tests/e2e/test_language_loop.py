@@ -25,7 +25,7 @@ from tunemesh_client import Answer
 
 pytestmark = [pytest.mark.e2e, pytest.mark.integration, pytest.mark.timeout(600)]
 
-ENDED = ("live", "refused", "failed")
+ENDED = ("live", "refused", "undecided", "failed")
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,6 +56,8 @@ class Sampling:
     max_tokens: int = 0
     seed: int = 0
     stop: tuple[str, ...] = ()
+    reproducible: bool = False
+    """The prompt is computed anew, so that the same prompt gets the same answer each time when nothing else runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

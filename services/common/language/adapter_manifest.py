@@ -11,13 +11,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from services.common.platform.errors import CorruptArtifact
 
 FORMAT_VERSION = 1
 CONTENT_FILES = ("adapter_config.json", "adapter_model.safetensors")
 """The files that are an adapter, in the order in which they are hashed."""
+
+Outcome = Literal["accepted", "refused", "undecided"]
+"""What the adapter gate may say of an adapter."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,16 +62,29 @@ class AdapterManifest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterVerdict:
-    """What the adapter gate said about an adapter: once, for ever."""
+    """What the adapter gate said about an adapter: once, for ever, unless it was undecided."""
 
     name: str
     accepted: bool
     refusals: tuple[str, ...] = ()
-    """Sentences with their numbers; empty when accepted."""
+    """Why it was refused, or what could not be shown: sentences with their numbers; empty when accepted."""
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     compared_with: str = ""
     """The adapter (or base) that was live then."""
     decided_at_ms: int = 0
+    is_undecided: bool = False
+    """Neither accepted nor refused: too few questions, or a difference too small for them. It may be judged again."""
+    questions_needed: int = 0
+    """Of an undecided one: how many more questions of one slice would decide it, if they are like those asked; 0: that cannot be told."""
+    prompt_version: str = ""
+    """Of the template that all its answers were asked for with."""
+    base_hash: str = ""
+    """Of the base that answered, as the llm says it; empty when it said none."""
+
+    @property
+    def outcome(self) -> Outcome:
+        """The verdict in a word."""
+        return "accepted" if self.accepted else "undecided" if self.is_undecided else "refused"
 
 
 def hash_content(folder: str | Path) -> str:

@@ -179,7 +179,7 @@ class AdapterStore:
         return manifest
 
     def write_verdict(self, verdict: AdapterVerdict) -> None:
-        """Write down, once, what the adapter gate said.
+        """Write down, once, what the adapter gate said. Only a verdict that was undecided gives way to a later one.
 
         Raises:
             AdapterExists: there is a verdict already.
@@ -188,9 +188,14 @@ class AdapterStore:
         """
         parsed = AdapterName.parse(verdict.name)
         self.manifest(parsed)
+        before = self.verdict(parsed)
         with opened_store(self._at(parsed), "written") as (filesystem, path):
+            file = posixpath.join(path, _VERDICT)
             try:
-                _create(filesystem, posixpath.join(path, _VERDICT), to_json(verdict))
+                if before is not None and before.is_undecided:
+                    _replace(filesystem, file, to_json(verdict))
+                else:
+                    _create(filesystem, file, to_json(verdict))
             except FileExistsError as error:
                 raise AdapterExists(f"adapter {parsed} has a verdict already") from error
 
@@ -292,6 +297,18 @@ def _create(filesystem: Any, path: str, raw: bytes) -> None:
     if is_there(filesystem, path):
         raise FileExistsError(path)
     filesystem.pipe_file(path, raw)
+
+
+def _replace(filesystem: Any, path: str, raw: bytes) -> None:
+    """Write a file in place of one that is there: whole on a local disk, and by the store's own means elsewhere."""
+    if not is_local(filesystem):
+        filesystem.pipe_file(path, raw)
+        return
+    temporary = Path(f"{path}.part")
+    temporary.write_bytes(raw)
+    _flush_to_disk(temporary)
+    temporary.replace(path)
+    _flush_to_disk(temporary.parent)
 
 
 def _parse_or_none(text: str) -> AdapterName | None:

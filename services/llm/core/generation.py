@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import AbstractContextManager, aclosing
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -14,6 +14,7 @@ from services.common.platform.errors import InvalidInput, Overloaded, Unavailabl
 
 MAX_MESSAGES = 256
 MAX_COUNTED_TEXTS = 256
+MAX_SCORED_BYTES = 64 * 1024
 
 
 class PromptTooLong(InvalidInput):
@@ -62,6 +63,14 @@ class Part:
     completion_tokens: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How likely an answer is: the sum of its tokens' log-probabilities (natural), and how many tokens these are."""
+
+    log_likelihood: float
+    num_tokens: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """Bounds of one request, and of all together."""
@@ -104,6 +113,18 @@ class Engine(Protocol):
 
     async def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Return the number of tokens of each text."""
+        ...
+
+    async def encode_text(self, text: str) -> list[int]:
+        """Return the token ids of a text by itself, without special tokens."""
+        ...
+
+    async def log_likelihood(self, tokens: list[int], num_scored: int, adapter: LoadedAdapter | None) -> float:
+        """Return the sum of the log-probabilities of the last `num_scored` tokens, each after those before it.
+
+        Raises:
+            EngineGone: the engine died.
+        """
         ...
 
     def generate(self, tokens: list[int], sampling: Sampling, adapter: LoadedAdapter | None) -> AsyncGenerator[Piece, None]:
@@ -151,8 +172,7 @@ class Generator:
             EngineGone: the engine died, before or between parts.
         """
         check(query, self._limits)
-        if self._running >= self._limits.max_running:
-            raise TooManyRunning(f"{self._running} generations run already, as many as may; try again later")
+        self._check_room()
         self._running += 1
         try:
             if query.adapter:
@@ -189,6 +209,34 @@ class Generator:
                     yield Part(text=piece.text, model_version=waiting)
                     waiting = ""
         raise EngineGone("the engine ended the answer without a reason; try again")
+
+    async def score(self, query: Query, answer: str) -> Score:
+        """Return how likely an answer is after the query's prompt; its sampling is not looked at.
+
+        Raises:
+            BadRequest, PromptTooLong, AdapterNotLoaded, TooManyRunning, EngineGone: as `generate`.
+        """
+        check(query, self._limits)
+        check_text("answer", answer, MAX_SCORED_BYTES, BadRequest)
+        self._check_room()
+        self._running += 1
+        try:
+            prompt = await self._engine.encode_chat([self._harmless(message) for message in query.messages])
+            said = await self._engine.encode_text(harmless(answer, self._engine.control_tokens))
+            # One token is generated behind the answer: the engine takes no request without.
+            if len(said) >= self._num_tokens(len(prompt), self._engine.context_tokens):
+                raise PromptTooLong(
+                    f"prompt and answer have {len(prompt)} and {len(said)} tokens: "
+                    f"the model takes {self._engine.context_tokens - 1} of both"
+                )
+            with self._adapters.lease(query.adapter) if query.adapter else nullcontext() as adapter:
+                return Score(await self._engine.log_likelihood([*prompt, *said], len(said), adapter), len(said))
+        finally:
+            self._running -= 1
+
+    def _check_room(self) -> None:
+        if self._running >= self._limits.max_running:
+            raise TooManyRunning(f"{self._running} generations run already, as many as may; try again later")
 
     def _num_tokens(self, prompt_tokens: int, max_tokens: int) -> int:
         """Return how many tokens may be generated: what was asked for, cut to the room that the prompt leaves."""

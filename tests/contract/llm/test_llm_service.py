@@ -44,7 +44,7 @@ class Served:
 
     def attach(self) -> None:
         self.servicers[0].attach(self.generator)
-        self.servicers[1].attach(self.pool)
+        self.servicers[1].attach(self.pool, self.generator, base_hash="sha256:base")
 
 
 @pytest.fixture
@@ -105,6 +105,7 @@ async def test_until_the_model_is_loaded_every_call_says_so(unattached):
         answer(unattached, request()),
         unattached.stub.CountTokens(pb.CountTokensRequest(texts=["a"]), timeout=seconds(5)),
         unattached.admin.ListAdapters(admin_pb.ListAdaptersRequest(), timeout=seconds(5)),
+        unattached.admin.ScoreAnswer(admin_pb.ScoreAnswerRequest(), timeout=seconds(5)),
     ):
         error = await refused(call)
         assert (error.code(), error.details()) == (grpc.StatusCode.UNAVAILABLE, "the model is still being loaded")
@@ -120,10 +121,11 @@ async def test_an_answer_is_a_stream_whose_ends_say_model_reason_and_usage(serve
 
 
 async def test_sampling_reaches_the_engine(served):
-    sampling = Sampling(temperature=0.5, top_p=0.25, max_tokens=4, seed=2**64 - 1, stop=["x", "y"])
+    sampling = Sampling(temperature=0.5, top_p=0.25, max_tokens=4, seed=2**64 - 1, stop=["x", "y"], reproducible=True)
     await answer(served, request(sampling=sampling))
     (asked,) = served.engine.samplings
     assert (asked.temperature, asked.top_p, asked.max_tokens, asked.seed, asked.stop) == (0.5, 0.25, 4, 2**64 - 1, ("x", "y"))
+    assert asked.reproducible
 
 
 @pytest.mark.parametrize(
@@ -182,6 +184,7 @@ async def test_an_adapter_is_loaded_listed_used_and_unloaded(served):
     listed = await served.admin.ListAdapters(admin_pb.ListAdaptersRequest(), timeout=seconds(5))
     (adapter,) = listed.adapters
     assert (listed.base_model, adapter.name, adapter.state) == ("base", NAME, admin_pb.ADAPTER_STATE_LIVE)
+    assert listed.base_hash == "sha256:base"
     assert list(adapter.aliases) == ["llm/t/production"]
     assert (await answer(served, request(adapter=NAME)))[0].model_version == NAME
     error = await refused(served.admin.UnloadAdapter(admin_pb.UnloadAdapterRequest(name=NAME), timeout=seconds(5)))
@@ -216,3 +219,19 @@ async def test_counting(served):
     assert list((await served.stub.CountTokens(pb.CountTokensRequest(texts=["ab", "c"]), timeout=seconds(5))).counts) == [2, 1]
     error = await refused(served.stub.CountTokens(pb.CountTokensRequest(texts=["a"] * 257), timeout=seconds(5)))
     assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_an_answer_is_scored_after_its_prompt_with_the_adapter_or_the_base(served):
+    def scored(answer: str, **fields):
+        message = admin_pb.ScoreAnswerRequest(messages=[ChatMessage(role="user", content="hello")], answer=answer, **fields)
+        return served.admin.ScoreAnswer(message, timeout=seconds(5))
+
+    score = await scored("nine days")
+    assert (score.log_likelihood, score.num_tokens) == (-4.5, 9)
+    assert served.engine.scored == [(14, 9)]
+    for answer, fields, code in (
+        ("", {}, grpc.StatusCode.INVALID_ARGUMENT),
+        ("x" * 45, {}, grpc.StatusCode.INVALID_ARGUMENT),
+        ("nine", {"adapter": NAME}, grpc.StatusCode.NOT_FOUND),
+    ):
+        assert (await refused(scored(answer, **fields))).code() == code

@@ -157,10 +157,13 @@ async def test_an_adapter_answers_only_when_the_gate_accepted_it(service: Servic
     service.adapters.judge(V1)
     service.adapters.judge(V2, "it forgot to read", "it is slow")
     service.adapters.verdicts[V3] = None
+    v4 = "Base--helpdesk--v4"
+    service.adapters.verdicts[v4] = AdapterVerdict(name=v4, accepted=False, is_undecided=True, refusals=("not shown yet: it reads",))
     other = service.adapters.judge("Base--shipping--v1")
     for target, code, text in [
         (V2, grpc.StatusCode.FAILED_PRECONDITION, "the adapter gate refused Base--helpdesk--v2: it forgot to read; it is slow"),
         (V3, grpc.StatusCode.FAILED_PRECONDITION, "the adapter gate has not judged"),
+        (v4, grpc.StatusCode.FAILED_PRECONDITION, "the adapter gate could not decide about Base--helpdesk--v4: not shown yet: it reads"),
         (other, grpc.StatusCode.FAILED_PRECONDITION, "judged on the questions of task 'shipping'"),
         ("Base--helpdesk--v9", grpc.StatusCode.NOT_FOUND, "no adapter"),
         ("v1", grpc.StatusCode.INVALID_ARGUMENT, "v1"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import grpc
 import grpc.aio
@@ -15,15 +17,18 @@ from tunemesh.trainer.v1 import trainer_service_pb2, trainer_service_pb2_grpc
 
 from services.common.events.chat import Message, Passage
 from services.common.language.adapter_name import AdapterName
+from services.common.language.evaluation import Question
 from services.common.platform.errors import Conflict, InvalidInput, Unavailable
 from services.common.platform.grpc_client import open_channel
 from services.tuner.grpc_calls import Retries
 from services.tuner.grpc_control import GrpcControl
 from services.tuner.grpc_prompts import GrpcPrompts
 from services.tuner.grpc_serving import GrpcServing, WrongModel
-from services.tuner.neighbours import Live
+from services.tuner.neighbours import Answered, Live
 
 NAME = AdapterName("Base", "helpdesk", 2)
+ASKED = Question(question="How long?", accept=(("nine days",),))
+NINE_DAYS = Answered("nine days", "answer@v3")
 
 
 class Peers:
@@ -51,7 +56,9 @@ class Peers:
         model_version = self.model_version or ("Base" if request.adapter in ("", "base") else request.adapter)
         if self.live_after and self.calls >= self.live_after:
             model_version = str(NAME)
-        header = router_service_pb2.GenerateHeader(model_version=model_version, degraded_reason=self.degraded_reason)
+        header = router_service_pb2.GenerateHeader(
+            model_version=model_version, degraded_reason=self.degraded_reason, prompt_version="answer@v3"
+        )
         yield router_service_pb2.GenerateResponse(header=header)
         yield router_service_pb2.GenerateResponse(text="nine ")
         yield router_service_pb2.GenerateResponse(text="days", finish_reason="stop")
@@ -63,6 +70,14 @@ class Peers:
     async def UnloadAdapter(self, request, context):
         await self.called(request, context)
         return llm_admin_service_pb2.UnloadAdapterResponse()
+
+    async def ScoreAnswer(self, request, context):
+        await self.called(request, context)
+        return llm_admin_service_pb2.ScoreAnswerResponse(log_likelihood=-2.0, num_tokens=4)
+
+    async def ListAdapters(self, request, context):
+        await self.called(request, context)
+        return llm_admin_service_pb2.ListAdaptersResponse(base_hash="sha256:base")
 
     async def Assemble(self, request, context):
         await self.called(request, context)
@@ -111,7 +126,7 @@ async def channel(peers: Peers) -> AsyncIterator[grpc.aio.Channel]:
         type(
             "L",
             (llm_admin_service_pb2_grpc.LlmAdminServiceServicer,),
-            {"LoadAdapter": staticmethod(peers.LoadAdapter), "UnloadAdapter": staticmethod(peers.UnloadAdapter)},
+            {name: staticmethod(getattr(peers, name)) for name in ("LoadAdapter", "UnloadAdapter", "ScoreAnswer", "ListAdapters")},
         )(),
         server,
     )
@@ -140,12 +155,12 @@ def serving(channel: grpc.aio.Channel, *, live_timeout_s: float = 5.0) -> GrpcSe
 
 
 async def test_an_answer_is_asked_for_pinned_greedy_and_with_its_context(peers, channel):
-    assert await serving(channel).answer("helpdesk", "How long?", [Passage("t", "x")], str(NAME)) == "nine days"
+    assert await serving(channel).answer("helpdesk", replace(ASKED, context=(Passage("t", "x"),)), str(NAME)) == NINE_DAYS
     request = peers.requests[0]
     assert (request.task, request.question, request.adapter, request.retrieve) == ("helpdesk", "How long?", str(NAME), False)
-    assert (request.sampling.temperature, request.sampling.max_tokens) == (0.0, 48)
+    assert (request.sampling.temperature, request.sampling.max_tokens, request.sampling.reproducible) == (0.0, 48, True)
     assert [(passage.title, passage.text) for passage in request.context] == [("t", "x")]
-    assert await serving(channel).answer("helpdesk", "How long?", [], "base") == "nine days"
+    assert await serving(channel).answer("helpdesk", ASKED, "base") == NINE_DAYS
 
 
 @pytest.mark.parametrize(
@@ -158,17 +173,40 @@ async def test_an_answer_is_asked_for_pinned_greedy_and_with_its_context(peers, 
 async def test_an_answer_of_another_model_or_another_prompt_is_never_judged(peers, channel, field, value, message):
     setattr(peers, field, value)
     with pytest.raises(WrongModel, match=message):
-        await serving(channel).answer("helpdesk", "How long?", [], str(NAME))
+        await serving(channel).answer("helpdesk", ASKED, str(NAME))
     assert peers.calls == 3
 
 
 async def test_what_may_pass_is_tried_again_and_what_may_not_is_not(peers, channel):
     peers.failures = [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED]
-    assert await serving(channel).answer("helpdesk", "How long?", [], "base") == "nine days"
+    assert await serving(channel).answer("helpdesk", ASKED, "base") == NINE_DAYS
     peers.failures = [grpc.StatusCode.INVALID_ARGUMENT]
     with pytest.raises(InvalidInput, match="the router did not answer: INVALID_ARGUMENT: as the test says"):
-        await serving(channel).answer("helpdesk", "How long?", [], "base")
+        await serving(channel).answer("helpdesk", ASKED, "base")
     assert peers.calls == 4
+
+
+async def test_passages_are_searched_for_where_the_question_says_so(peers, channel):
+    await serving(channel).answer("helpdesk", replace(ASKED, retrieve=True), "base")
+    assert peers.requests[0].retrieve
+
+
+async def test_a_reference_answer_has_the_mean_probability_of_its_tokens(peers, channel):
+    messages = (Message("user", "How long?"),)
+    assert await serving(channel).likelihood(messages, "nine days", str(NAME)) == pytest.approx(math.exp(-0.5))
+    request = peers.requests[0]
+    assert (request.answer, request.adapter, request.messages[0].content) == ("nine days", str(NAME), "How long?")
+    await serving(channel).likelihood(messages, "nine days", "base")
+    assert peers.requests[1].adapter == ""
+    assert await serving(channel).base_hash() == "sha256:base"
+
+
+async def test_an_llm_that_scores_nothing_is_asked_once_and_not_believed_to_be_down(peers, channel):
+    peers.failures = [grpc.StatusCode.UNIMPLEMENTED]
+    asked = serving(channel)
+    assert await asked.likelihood((), "nine days", "base") is None
+    assert await asked.likelihood((), "nine days", "base") is None
+    assert peers.calls == 1
 
 
 async def test_loading_names_the_adapter_and_says_what_the_llm_said(peers, channel):
@@ -244,7 +282,7 @@ async def test_whether_learning_is_paused_is_asked_and_not_guessed(peers, channe
 async def test_a_server_that_is_down_is_unavailable_after_the_last_attempt():
     channel = open_channel("127.0.0.1:1")
     with pytest.raises(Unavailable):
-        await serving(channel).answer("helpdesk", "How long?", [], "base")
+        await serving(channel).answer("helpdesk", ASKED, "base")
     with pytest.raises(Unavailable):
         await GrpcPrompts(channel, RETRIES).assemble("answer", "q", [])
     await channel.close()

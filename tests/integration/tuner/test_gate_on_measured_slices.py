@@ -74,7 +74,7 @@ class NothingLive:
 class Films:
     """The demo's catalogue, without a broker in between."""
 
-    async def given(self) -> Sequence[ReplayExample] | None:
+    async def given(self, task: str) -> Sequence[ReplayExample] | None:
         return None
 
     async def items(self) -> Sequence[CatalogItem]:

@@ -7,6 +7,7 @@ from loadtests.demo import helpdesk
 from loadtests.movielens import Film, load_films
 from services.common.events.catalog import CatalogItem
 from services.common.language.evaluation import HeldOut, parse_evaluation
+from services.common.language.similar_questions import SimilarQuestions
 from services.tuner.replay import replay_from_items, without_evaluated
 
 
@@ -15,24 +16,26 @@ def films() -> dict[str, Film]:
     return load_films()
 
 
-def test_the_help_desk_has_ten_facts_six_demonstrations_and_three_paraphrases_of_each():
+def test_the_help_desk_has_ten_facts_six_demonstrations_and_ten_paraphrases_of_each():
     desk = helpdesk.load()
     assert Counter(Counter(lesson.answer for lesson in desk.demonstrations).values()) == {6: 10}
-    assert len(desk.held_out) == 30
-    questions = [one.question.casefold() for one in (*desk.demonstrations, *desk.held_out)]
-    assert len(set(questions)) == 90
+    assert (len(desk.held_out), len(desk.judged)) == (30, 70)
+    asked = SimilarQuestions()
+    assert [one.question for one in (*desk.held_out, *desk.judged, *desk.demonstrations) if asked.find(one.question) is not None] == []
 
 
 def test_each_demonstrated_answer_is_right_for_its_own_paraphrases_and_for_no_other_fact():
     desk = helpdesk.load()
     answers = list(dict.fromkeys(lesson.answer for lesson in desk.demonstrations))
     for number, asked in enumerate(desk.held_out):
-        assert [answer for answer in answers if asked.is_right(answer)] == [answers[number // 3]], asked.question
+        assert [answer for answer in answers if asked.is_right(answer)] == [answers[number // 3]] == [asked.answer], asked.question
+    for number, asked in enumerate(desk.judged):
+        assert [answer for answer in answers if asked.is_right(answer)] == [answers[number // 7]] == [asked.answer], asked.question
 
 
 def test_a_paraphrase_that_is_also_a_demonstration_is_refused(tmp_path):
     path = tmp_path / "helpdesk.yaml"
-    fact = {"answer": "a", "demonstrations": ["Why?"], "paraphrases": ["why?"], "accept": [["a"]]}
+    fact = {"answer": "a", "demonstrations": ["Hello! Why?"], "paraphrases": ["why?"], "accept": [["a"]]}
     path.write_text(yaml.safe_dump({"facts": [fact]}))
     with pytest.raises(ValueError, match="is a demonstration and held out as well"):
         helpdesk.load(path)
@@ -42,7 +45,7 @@ def test_the_evaluation_file_holds_both_slices_and_no_demonstration(tmp_path, fi
     path = tmp_path / "helpdesk.yaml"
     helpdesk.write_evaluation(path, films)
     evaluation = parse_evaluation(yaml.safe_load(path.read_text()), where="x")
-    assert len(evaluation.task_slice) == 30
+    assert len(evaluation.task_slice) == 100
     assert len(evaluation.context_slice) == helpdesk.NUM_CONTEXT_QUESTIONS >= 40
     held_out = HeldOut(evaluation)
     assert not any(held_out.has(lesson.question) for lesson in helpdesk.load().demonstrations)

@@ -25,9 +25,10 @@ def test_the_tuner_takes_it_and_its_own_limits_are_met(tmp_path, monkeypatch):
     assert read_replay_file(settings.replay_file) == tiny_loop.replay_examples()
     evaluation = tiny_loop.evaluation()
     assert len(tiny_loop.DEMONSTRATIONS) >= settings.min_demonstrations
-    assert len(evaluation.task_slice) == len(tiny_loop.HELD_OUT) >= settings.min_task_questions
-    assert len(evaluation.context_slice) >= settings.min_context_questions
-    assert settings.min_task_right == tiny_loop.MIN_RIGHT
+    assert len(evaluation.task_slice) == len(tiny_loop.HELD_OUT) >= 12
+    assert len(evaluation.context_slice) == tiny_loop.NUM_CONTEXT_QUESTIONS
+    assert settings.min_task_right <= tiny_loop.MIN_RIGHT
+    assert settings.max_user_share == 1
 
 
 def test_a_right_answer_is_that_of_its_fact_alone():

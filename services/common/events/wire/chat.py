@@ -37,6 +37,7 @@ def sampling_of(sampling: chat_pb2.Sampling) -> Sampling:
         max_tokens=sampling.max_tokens,
         seed=sampling.seed,
         stop=tuple(sampling.stop),
+        reproducible=sampling.reproducible,
     )
 
 
@@ -48,6 +49,7 @@ def sampling_message(sampling: Sampling) -> chat_pb2.Sampling:
         max_tokens=sampling.max_tokens,
         seed=sampling.seed,
         stop=sampling.stop,
+        reproducible=sampling.reproducible,
     )
 
 

@@ -70,3 +70,15 @@ def test_a_broker_that_lost_its_log_does_not_take_the_examples_along():
     assert examples.num_demonstrations("helpdesk") == 1
     examples.begin([record(changed(example_id="2"))])
     assert [one.example_id for one in examples.demonstrations("helpdesk")] == ["2"]
+
+
+def test_who_taught_and_from_passages_or_not_is_kept():
+    examples = book()
+    examples.begin([record(changed(user_id="ada")), record(changed(example_id="2", question="Where?"), offset=1)])
+    first, second = examples.demonstrations("helpdesk")
+    assert (first.user_id, first.is_grounded, second.user_id) == ("ada", False, "")
+    grounded = changed(example_id="3", question="When?")
+    grounded.passage_ids.append("files/a#1")
+    examples.extend([record(grounded, offset=2)])
+    assert examples.demonstrations("helpdesk")[2].is_grounded
+    assert examples.counted_ms("helpdesk", most_of_a_user=9) == [7, 7, 7]

@@ -194,3 +194,17 @@ async def test_mlflow_may_be_down_and_catches_up(tmp_path, caplog):
     await asyncio.gather(running, return_exceptions=True)
     assert caplog.text.count("MLflow does not have everything yet") == 1
     assert "MLflow has caught up" in caplog.text
+
+
+def test_an_undecided_verdict_is_mirrored_and_so_is_the_one_that_comes_after_it(tmp_path):
+    world = World(tmp_path)
+    world.publish(ONE)
+    world.store.write_verdict(AdapterVerdict(name=str(ONE), accepted=False, is_undecided=True, refusals=("not shown yet",)))
+    world.reconciler.reconcile()
+    assert world.registry.versions[ONE][2]["tunemesh.verdict"] == "undecided"
+    calls = world.registry.calls
+    world.reconciler.reconcile()
+    assert world.registry.calls == calls, "nothing new, nothing written"
+    world.judge(ONE)
+    world.reconciler.reconcile()
+    assert world.registry.versions[ONE][2]["tunemesh.verdict"] == "accepted"

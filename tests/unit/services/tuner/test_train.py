@@ -21,6 +21,7 @@ from services.mesh.runner.environments import REPOSITORY_ROOT
 from services.tuner import train
 from services.tuner.dataset import TrainingExample
 from services.tuner.job import HyperParameters, Job, read_result, read_steps, write_job
+from services.tuner.lora_norms import update_norms
 from services.tuner.train import Encoded
 from services.tuner.training_process import TrainingProcess
 from tests.tuner_fakes import NAME
@@ -130,6 +131,7 @@ def test_the_norm_of_an_update_is_that_of_the_product(base, tmp_path):
     for name, norm in result.norms.items():
         down, up = weights[f"{name}.lora_A.weight"], weights[f"{name}.lora_B.weight"]
         assert norm == pytest.approx(float(torch.linalg.norm(2.0 * up @ down)), rel=1e-4)
+    assert update_norms(tmp_path / "adapter") == pytest.approx(result.norms, rel=1e-4)
 
 
 def test_equal_seeds_give_equal_adapters_and_other_seeds_others(base, tmp_path):

@@ -3,8 +3,10 @@ from dataclasses import replace
 
 import pytest
 
+from services.common.language.adapter_manifest import AdapterManifest
+from services.common.language.adapter_name import AdapterName
 from services.common.platform.errors import Conflict, InvalidInput, NotFound, Unavailable
-from tests.tuner_fakes import TASK, Desk
+from tests.tuner_fakes import TASK, Desk, demonstrations
 
 
 async def test_a_started_tune_can_be_watched_until_it_is_live():
@@ -143,3 +145,107 @@ async def test_only_the_last_hundred_tunes_are_remembered():
     with pytest.raises(NotFound):
         desk.tuner.get("tune-0")
     assert desk.tuner.get("tune-1").phase == "failed"
+
+
+async def test_a_judgement_that_a_service_cut_short_is_repeated_without_a_second_training():
+    desk = Desk()
+    desk.serving.answer_failure = Unavailable("the llm restarts")
+    await desk.tuner.start_due()
+    await desk.finish()
+    assert (desk.ended[0].phase, desk.ended[0].error) == ("failed", "the llm restarts")
+    assert await desk.tuner.start_due() is None, "not before the pause is over"
+    desk.now_ms += 1_000
+    await desk.tuner.start_due()
+    await desk.finish()
+    assert desk.ended[1].phase == "failed"
+    desk.serving.answer_failure = None
+    desk.now_ms += 2_000
+    status = await desk.tuner.start_due()
+    await desk.finish()
+    assert (status.phase, status.adapter, len(desk.tuning.jobs)) == ("live", "Base--helpdesk--v1", 1)
+    desk.now_ms += 1_000_000
+    assert await desk.tuner.start_due() is None, "its demonstrations are not new any more"
+    desk.add(10, created_at_ms=desk.now_ms)
+    assert await desk.tuner.start_due() is not None
+    await desk.finish()
+
+
+async def test_an_adapter_that_judging_cannot_help_is_given_up_and_tuned_anew():
+    desk = Desk()
+    desk.serving.answer_failure = Unavailable("the llm restarts")
+    await desk.tuner.start_due()
+    await desk.finish()
+    desk.serving.answer_failure = None
+    desk.now_ms += 1_000
+    manifest = desk.store.manifests.pop("Base--helpdesk--v1")
+    with pytest.raises(NotFound):
+        await desk.tuner.start_due()
+    desk.store.manifests["Base--helpdesk--v1"] = manifest
+    status = await desk.tuner.start_due()
+    await desk.finish()
+    assert (status.adapter, status.phase) == ("Base--helpdesk--v2", "live")
+
+
+async def test_the_task_that_has_waited_longest_comes_first_and_none_waits_for_ever():
+    desk = Desk(0)
+    tasks = {"zebra": 1_000, "apple": 2_000, "mango": 1_500}
+    for task, created_at_ms in tasks.items():
+        desk.add(20, task=task, created_at_ms=created_at_ms)
+        desk.evaluations.tasks.add(task)
+    order = []
+    for _ in range(6):
+        status = await desk.tuner.start_due()
+        await desk.finish()
+        order.append(status.task)
+        desk.now_ms += 1_000
+        desk.add(20, task="apple", created_at_ms=desk.now_ms)  # it has always something new
+    assert order[:3] == ["zebra", "mango", "apple"]
+    assert order[3:] == ["apple"] * 3
+
+
+async def test_one_user_alone_cannot_have_a_task_tuned_and_is_told_why():
+    desk = Desk(0, max_user_share=0.5)
+    for one in demonstrations(60):
+        desk.book.add_demonstration(TASK, replace(one, user_id="ada"))
+    with pytest.raises(Conflict, match="60 demonstrations are there, 10 of them count and 20 are needed"):
+        await desk.tuner.start(TASK, "me")
+    assert await desk.tuner.start_due() is None
+    for one in demonstrations(70)[60:]:
+        desk.book.add_demonstration(TASK, replace(one, user_id="bo"))
+    assert await desk.tuner.start_due() is not None
+    await desk.finish()
+
+
+async def test_an_adapter_that_was_trained_elsewhere_is_judged_by_its_weights_and_answers():
+    desk = Desk()
+    name = AdapterName("Base", TASK, 7)
+    desk.store.manifests[str(name)] = AdapterManifest(name=str(name), base_model="Base", task=TASK)
+    status = await desk.tuner.judge(str(name), "me")
+    await desk.finish()
+    assert (status.phase, desk.control.now.target, desk.tuning.jobs) == ("live", str(name), [])
+    broken = AdapterName("Base", TASK, 8)
+    desk.store.manifests[str(broken)] = AdapterManifest(name=str(broken), base_model="Base", task=TASK)
+    desk.store.measured_norms = {"layer": 1_000.0}
+    status = await desk.tuner.judge(str(broken), "me")
+    await desk.finish()
+    assert (status.phase, status.refusals) == ("refused", ["the update of layer has norm 1e+03, above the limit of 30"])
+    assert str(broken) not in desk.serving.loaded
+
+
+async def test_a_verdict_is_for_ever_unless_it_was_undecided():
+    desk = Desk()
+    desk.serving.default = (20, 270)
+    await desk.tuner.start(TASK, "me")
+    await desk.finish()
+    assert desk.ended[0].phase == "refused"
+    with pytest.raises(Conflict, match="was refused already, and a verdict is for ever"):
+        await desk.tuner.judge("Base--helpdesk--v1", "me")
+
+
+async def test_judging_and_tuning_wait_for_each_other():
+    desk = Desk()
+    desk.tuning.hold = asyncio.Event()
+    await desk.tuner.start(TASK, "me")
+    with pytest.raises(Conflict, match="is running"):
+        await desk.tuner.judge("Base--helpdesk--v1", "me")
+    await desk.tuner.stop()

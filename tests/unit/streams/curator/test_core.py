@@ -1,11 +1,13 @@
 from dataclasses import replace
 
 import pytest
+from tunemesh.events.v1 import example_pb2
 
 from services.common.events import dead_letter_reasons as reasons
 from services.common.events.chat import Message
 from services.common.events.feedback import Feedback
 from services.common.events.generation import Generation
+from streams.curator.codec import write_example
 from streams.curator.core import CurateConfig, CuratorPartition, example_of
 from streams.curator.model import Example
 from streams.partitioned.records import DeadLetter, Record
@@ -115,6 +117,8 @@ def test_a_demonstration_becomes_an_example_of_what_should_have_been_said():
     example = only(bench.say())
     assert isinstance(example, Example) and example.is_demonstration
     assert (example.answer, example.generation, example.feedback) == ("Nine days.", GENERATION, DEMONSTRATION)
+    written = example_pb2.LlmExample.FromString(write_example(example))
+    assert (written.answer, written.user_id) == ("Nine days.", DEMONSTRATION.user_id)
     assert bench.counts == {"generations": 1, "feedback": 1, "demonstrations": 1}
 
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from tunemesh.common.v1 import chat_pb2 as tunemesh_dot_common_dot_v1_dot_chat__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n tunemesh/events/v1/example.proto\x12\x12tunemesh.events.v1\x1a\x1dtunemesh/common/v1/chat.proto\"\xd6\x02\n\nLlmExample\x12\x12\n\nexample_id\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\t\x12-\n\x04kind\x18\x03 \x01(\x0e\x32\x1f.tunemesh.events.v1.ExampleKind\x12\x10\n\x08question\x18\x04 \x01(\t\x12\x31\n\x08messages\x18\x05 \x03(\x0b\x32\x1f.tunemesh.common.v1.ChatMessage\x12\x0e\n\x06\x61nswer\x18\x06 \x01(\t\x12\r\n\x05score\x18\x07 \x01(\x01\x12\x0f\n\x07\x63omment\x18\x08 \x01(\t\x12\x12\n\nrequest_id\x18\t \x01(\t\x12\x13\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\n \x01(\t\x12\x16\n\x0eprompt_version\x18\x0b \x01(\t\x12\x15\n\rmodel_version\x18\x0c \x01(\t\x12\x13\n\x0bpassage_ids\x18\r \x03(\t\x12\x15\n\rcreated_at_ms\x18\x0e \x01(\x03*d\n\x0b\x45xampleKind\x12\x1c\n\x18\x45XAMPLE_KIND_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x45XAMPLE_KIND_DEMONSTRATION\x10\x01\x12\x17\n\x13\x45XAMPLE_KIND_JUDGED\x10\x02\x42\x33\n\x12tunemesh.events.v1P\x01Z\x1btunemesh/events/v1;eventsv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n tunemesh/events/v1/example.proto\x12\x12tunemesh.events.v1\x1a\x1dtunemesh/common/v1/chat.proto\"\xe7\x02\n\nLlmExample\x12\x12\n\nexample_id\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\t\x12-\n\x04kind\x18\x03 \x01(\x0e\x32\x1f.tunemesh.events.v1.ExampleKind\x12\x10\n\x08question\x18\x04 \x01(\t\x12\x31\n\x08messages\x18\x05 \x03(\x0b\x32\x1f.tunemesh.common.v1.ChatMessage\x12\x0e\n\x06\x61nswer\x18\x06 \x01(\t\x12\r\n\x05score\x18\x07 \x01(\x01\x12\x0f\n\x07\x63omment\x18\x08 \x01(\t\x12\x12\n\nrequest_id\x18\t \x01(\t\x12\x13\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\n \x01(\t\x12\x16\n\x0eprompt_version\x18\x0b \x01(\t\x12\x15\n\rmodel_version\x18\x0c \x01(\t\x12\x13\n\x0bpassage_ids\x18\r \x03(\t\x12\x15\n\rcreated_at_ms\x18\x0e \x01(\x03\x12\x0f\n\x07user_id\x18\x0f \x01(\t*d\n\x0b\x45xampleKind\x12\x1c\n\x18\x45XAMPLE_KIND_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x45XAMPLE_KIND_DEMONSTRATION\x10\x01\x12\x17\n\x13\x45XAMPLE_KIND_JUDGED\x10\x02\x42\x33\n\x12tunemesh.events.v1P\x01Z\x1btunemesh/events/v1;eventsv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,8 +33,8 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tunemesh.events.v1.example_
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\022tunemesh.events.v1P\001Z\033tunemesh/events/v1;eventsv1'
-  _globals['_EXAMPLEKIND']._serialized_start=432
-  _globals['_EXAMPLEKIND']._serialized_end=532
+  _globals['_EXAMPLEKIND']._serialized_start=449
+  _globals['_EXAMPLEKIND']._serialized_end=549
   _globals['_LLMEXAMPLE']._serialized_start=88
-  _globals['_LLMEXAMPLE']._serialized_end=430
+  _globals['_LLMEXAMPLE']._serialized_end=447
 # @@protoc_insertion_point(module_scope)

@@ -18,7 +18,7 @@ EXAMPLE_KIND_DEMONSTRATION: ExampleKind
 EXAMPLE_KIND_JUDGED: ExampleKind
 
 class LlmExample(_message.Message):
-    __slots__ = ("example_id", "task", "kind", "question", "messages", "answer", "score", "comment", "request_id", "feedback_id", "prompt_version", "model_version", "passage_ids", "created_at_ms")
+    __slots__ = ("example_id", "task", "kind", "question", "messages", "answer", "score", "comment", "request_id", "feedback_id", "prompt_version", "model_version", "passage_ids", "created_at_ms", "user_id")
     EXAMPLE_ID_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
@@ -33,6 +33,7 @@ class LlmExample(_message.Message):
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     PASSAGE_IDS_FIELD_NUMBER: _ClassVar[int]
     CREATED_AT_MS_FIELD_NUMBER: _ClassVar[int]
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
     example_id: str
     task: str
     kind: ExampleKind
@@ -47,4 +48,5 @@ class LlmExample(_message.Message):
     model_version: str
     passage_ids: _containers.RepeatedScalarFieldContainer[str]
     created_at_ms: int
-    def __init__(self, example_id: _Optional[str] = ..., task: _Optional[str] = ..., kind: _Optional[_Union[ExampleKind, str]] = ..., question: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[_chat_pb2.ChatMessage, _Mapping]]] = ..., answer: _Optional[str] = ..., score: _Optional[float] = ..., comment: _Optional[str] = ..., request_id: _Optional[str] = ..., feedback_id: _Optional[str] = ..., prompt_version: _Optional[str] = ..., model_version: _Optional[str] = ..., passage_ids: _Optional[_Iterable[str]] = ..., created_at_ms: _Optional[int] = ...) -> None: ...
+    user_id: str
+    def __init__(self, example_id: _Optional[str] = ..., task: _Optional[str] = ..., kind: _Optional[_Union[ExampleKind, str]] = ..., question: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[_chat_pb2.ChatMessage, _Mapping]]] = ..., answer: _Optional[str] = ..., score: _Optional[float] = ..., comment: _Optional[str] = ..., request_id: _Optional[str] = ..., feedback_id: _Optional[str] = ..., prompt_version: _Optional[str] = ..., model_version: _Optional[str] = ..., passage_ids: _Optional[_Iterable[str]] = ..., created_at_ms: _Optional[int] = ..., user_id: _Optional[str] = ...) -> None: ...

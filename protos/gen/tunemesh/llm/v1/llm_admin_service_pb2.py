@@ -22,9 +22,10 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from tunemesh.common.v1 import chat_pb2 as tunemesh_dot_common_dot_v1_dot_chat__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'tunemesh/llm/v1/llm_admin_service.proto\x12\x0ftunemesh.llm.v1\"\"\n\x12LoadAdapterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"@\n\x13LoadAdapterResponse\x12)\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x18.tunemesh.llm.v1.Adapter\"$\n\x14UnloadAdapterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x17\n\x15UnloadAdapterResponse\"\x15\n\x13ListAdaptersRequest\"V\n\x14ListAdaptersResponse\x12\x12\n\nbase_model\x18\x01 \x01(\t\x12*\n\x08\x61\x64\x61pters\x18\x02 \x03(\x0b\x32\x18.tunemesh.llm.v1.Adapter\"}\n\x07\x41\x64\x61pter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x63ontent_hash\x18\x02 \x01(\t\x12,\n\x05state\x18\x03 \x01(\x0e\x32\x1d.tunemesh.llm.v1.AdapterState\x12\x0f\n\x07running\x18\x04 \x01(\r\x12\x0f\n\x07\x61liases\x18\x05 \x03(\t*\x94\x01\n\x0c\x41\x64\x61pterState\x12\x1d\n\x19\x41\x44\x41PTER_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41\x44\x41PTER_STATE_LOADING\x10\x01\x12\x16\n\x12\x41\x44\x41PTER_STATE_WARM\x10\x02\x12\x16\n\x12\x41\x44\x41PTER_STATE_LIVE\x10\x03\x12\x1a\n\x16\x41\x44\x41PTER_STATE_DRAINING\x10\x04\x32\xa8\x02\n\x0fLlmAdminService\x12X\n\x0bLoadAdapter\x12#.tunemesh.llm.v1.LoadAdapterRequest\x1a$.tunemesh.llm.v1.LoadAdapterResponse\x12^\n\rUnloadAdapter\x12%.tunemesh.llm.v1.UnloadAdapterRequest\x1a&.tunemesh.llm.v1.UnloadAdapterResponse\x12[\n\x0cListAdapters\x12$.tunemesh.llm.v1.ListAdaptersRequest\x1a%.tunemesh.llm.v1.ListAdaptersResponseB*\n\x0ftunemesh.llm.v1P\x01Z\x15tunemesh/llm/v1;llmv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'tunemesh/llm/v1/llm_admin_service.proto\x12\x0ftunemesh.llm.v1\x1a\x1dtunemesh/common/v1/chat.proto\"\"\n\x12LoadAdapterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"@\n\x13LoadAdapterResponse\x12)\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x18.tunemesh.llm.v1.Adapter\"$\n\x14UnloadAdapterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x17\n\x15UnloadAdapterResponse\"\x15\n\x13ListAdaptersRequest\"i\n\x14ListAdaptersResponse\x12\x12\n\nbase_model\x18\x01 \x01(\t\x12*\n\x08\x61\x64\x61pters\x18\x02 \x03(\x0b\x32\x18.tunemesh.llm.v1.Adapter\x12\x11\n\tbase_hash\x18\x03 \x01(\t\"h\n\x12ScoreAnswerRequest\x12\x31\n\x08messages\x18\x01 \x03(\x0b\x32\x1f.tunemesh.common.v1.ChatMessage\x12\x0e\n\x06\x61nswer\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x03 \x01(\t\"A\n\x13ScoreAnswerResponse\x12\x16\n\x0elog_likelihood\x18\x01 \x01(\x01\x12\x12\n\nnum_tokens\x18\x02 \x01(\r\"}\n\x07\x41\x64\x61pter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x63ontent_hash\x18\x02 \x01(\t\x12,\n\x05state\x18\x03 \x01(\x0e\x32\x1d.tunemesh.llm.v1.AdapterState\x12\x0f\n\x07running\x18\x04 \x01(\r\x12\x0f\n\x07\x61liases\x18\x05 \x03(\t*\x94\x01\n\x0c\x41\x64\x61pterState\x12\x1d\n\x19\x41\x44\x41PTER_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41\x44\x41PTER_STATE_LOADING\x10\x01\x12\x16\n\x12\x41\x44\x41PTER_STATE_WARM\x10\x02\x12\x16\n\x12\x41\x44\x41PTER_STATE_LIVE\x10\x03\x12\x1a\n\x16\x41\x44\x41PTER_STATE_DRAINING\x10\x04\x32\x82\x03\n\x0fLlmAdminService\x12X\n\x0bLoadAdapter\x12#.tunemesh.llm.v1.LoadAdapterRequest\x1a$.tunemesh.llm.v1.LoadAdapterResponse\x12^\n\rUnloadAdapter\x12%.tunemesh.llm.v1.UnloadAdapterRequest\x1a&.tunemesh.llm.v1.UnloadAdapterResponse\x12[\n\x0cListAdapters\x12$.tunemesh.llm.v1.ListAdaptersRequest\x1a%.tunemesh.llm.v1.ListAdaptersResponse\x12X\n\x0bScoreAnswer\x12#.tunemesh.llm.v1.ScoreAnswerRequest\x1a$.tunemesh.llm.v1.ScoreAnswerResponseB*\n\x0ftunemesh.llm.v1P\x01Z\x15tunemesh/llm/v1;llmv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,22 +33,26 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tunemesh.llm.v1.llm_admin_s
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\017tunemesh.llm.v1P\001Z\025tunemesh/llm/v1;llmv1'
-  _globals['_ADAPTERSTATE']._serialized_start=464
-  _globals['_ADAPTERSTATE']._serialized_end=612
-  _globals['_LOADADAPTERREQUEST']._serialized_start=60
-  _globals['_LOADADAPTERREQUEST']._serialized_end=94
-  _globals['_LOADADAPTERRESPONSE']._serialized_start=96
-  _globals['_LOADADAPTERRESPONSE']._serialized_end=160
-  _globals['_UNLOADADAPTERREQUEST']._serialized_start=162
-  _globals['_UNLOADADAPTERREQUEST']._serialized_end=198
-  _globals['_UNLOADADAPTERRESPONSE']._serialized_start=200
-  _globals['_UNLOADADAPTERRESPONSE']._serialized_end=223
-  _globals['_LISTADAPTERSREQUEST']._serialized_start=225
-  _globals['_LISTADAPTERSREQUEST']._serialized_end=246
-  _globals['_LISTADAPTERSRESPONSE']._serialized_start=248
-  _globals['_LISTADAPTERSRESPONSE']._serialized_end=334
-  _globals['_ADAPTER']._serialized_start=336
-  _globals['_ADAPTER']._serialized_end=461
-  _globals['_LLMADMINSERVICE']._serialized_start=615
-  _globals['_LLMADMINSERVICE']._serialized_end=911
+  _globals['_ADAPTERSTATE']._serialized_start=687
+  _globals['_ADAPTERSTATE']._serialized_end=835
+  _globals['_LOADADAPTERREQUEST']._serialized_start=91
+  _globals['_LOADADAPTERREQUEST']._serialized_end=125
+  _globals['_LOADADAPTERRESPONSE']._serialized_start=127
+  _globals['_LOADADAPTERRESPONSE']._serialized_end=191
+  _globals['_UNLOADADAPTERREQUEST']._serialized_start=193
+  _globals['_UNLOADADAPTERREQUEST']._serialized_end=229
+  _globals['_UNLOADADAPTERRESPONSE']._serialized_start=231
+  _globals['_UNLOADADAPTERRESPONSE']._serialized_end=254
+  _globals['_LISTADAPTERSREQUEST']._serialized_start=256
+  _globals['_LISTADAPTERSREQUEST']._serialized_end=277
+  _globals['_LISTADAPTERSRESPONSE']._serialized_start=279
+  _globals['_LISTADAPTERSRESPONSE']._serialized_end=384
+  _globals['_SCOREANSWERREQUEST']._serialized_start=386
+  _globals['_SCOREANSWERREQUEST']._serialized_end=490
+  _globals['_SCOREANSWERRESPONSE']._serialized_start=492
+  _globals['_SCOREANSWERRESPONSE']._serialized_end=557
+  _globals['_ADAPTER']._serialized_start=559
+  _globals['_ADAPTER']._serialized_end=684
+  _globals['_LLMADMINSERVICE']._serialized_start=838
+  _globals['_LLMADMINSERVICE']._serialized_end=1224
 # @@protoc_insertion_point(module_scope)

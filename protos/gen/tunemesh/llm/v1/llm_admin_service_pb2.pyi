@@ -1,3 +1,4 @@
+from tunemesh.common.v1 import chat_pb2 as _chat_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -47,12 +48,32 @@ class ListAdaptersRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ListAdaptersResponse(_message.Message):
-    __slots__ = ("base_model", "adapters")
+    __slots__ = ("base_model", "adapters", "base_hash")
     BASE_MODEL_FIELD_NUMBER: _ClassVar[int]
     ADAPTERS_FIELD_NUMBER: _ClassVar[int]
+    BASE_HASH_FIELD_NUMBER: _ClassVar[int]
     base_model: str
     adapters: _containers.RepeatedCompositeFieldContainer[Adapter]
-    def __init__(self, base_model: _Optional[str] = ..., adapters: _Optional[_Iterable[_Union[Adapter, _Mapping]]] = ...) -> None: ...
+    base_hash: str
+    def __init__(self, base_model: _Optional[str] = ..., adapters: _Optional[_Iterable[_Union[Adapter, _Mapping]]] = ..., base_hash: _Optional[str] = ...) -> None: ...
+
+class ScoreAnswerRequest(_message.Message):
+    __slots__ = ("messages", "answer", "adapter")
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_FIELD_NUMBER: _ClassVar[int]
+    messages: _containers.RepeatedCompositeFieldContainer[_chat_pb2.ChatMessage]
+    answer: str
+    adapter: str
+    def __init__(self, messages: _Optional[_Iterable[_Union[_chat_pb2.ChatMessage, _Mapping]]] = ..., answer: _Optional[str] = ..., adapter: _Optional[str] = ...) -> None: ...
+
+class ScoreAnswerResponse(_message.Message):
+    __slots__ = ("log_likelihood", "num_tokens")
+    LOG_LIKELIHOOD_FIELD_NUMBER: _ClassVar[int]
+    NUM_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    log_likelihood: float
+    num_tokens: int
+    def __init__(self, log_likelihood: _Optional[float] = ..., num_tokens: _Optional[int] = ...) -> None: ...
 
 class Adapter(_message.Message):
     __slots__ = ("name", "content_hash", "state", "running", "aliases")

@@ -50,6 +50,11 @@ class LlmAdminServiceStub:
                 request_serializer=tunemesh_dot_llm_dot_v1_dot_llm__admin__service__pb2.ListAdaptersRequest.SerializeToString,
                 response_deserializer=tunemesh_dot_llm_dot_v1_dot_llm__admin__service__pb2.ListAdaptersResponse.FromString,
                 _registered_method=True)
+        self.ScoreAnswer = channel.unary_unary(
+                '/tunemesh.llm.v1.LlmAdminService/ScoreAnswer',
+                request_serializer=tunemesh_dot_llm_dot_v1_dot_llm__admin__service__pb2.ScoreAnswerRequest.SerializeToString,
+                response_deserializer=tunemesh_dot_llm_dot_v1_dot_llm__admin__service__pb2.ScoreAnswerResponse.FromString,
+                _registered_method=True)
 
 
 class LlmAdminServiceServicer:
@@ -77,6 +82,13 @@ class LlmAdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ScoreAnswer(self, request, context):
+        """How likely an answer is after a prompt. NOT_FOUND: the adapter is not loaded. INVALID_ARGUMENT: messages or answer cannot be used, or are too long.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LlmAdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -94,6 +106,11 @@ def add_LlmAdminServiceServicer_to_server(servicer, server):
                     servicer.ListAdapters,
                     request_deserializer=tunemesh_dot_llm_dot_v1_dot_llm__admin__service__pb2.ListAdaptersRequest.FromString,
                     response_serializer=tunemesh_dot_llm_dot_v1_dot_llm__admin__service__pb2.ListAdaptersResponse.SerializeToString,
+            ),
+            'ScoreAnswer': grpc.unary_unary_rpc_method_handler(
+                    servicer.ScoreAnswer,
+                    request_deserializer=tunemesh_dot_llm_dot_v1_dot_llm__admin__service__pb2.ScoreAnswerRequest.FromString,
+                    response_serializer=tunemesh_dot_llm_dot_v1_dot_llm__admin__service__pb2.ScoreAnswerResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -178,6 +195,33 @@ class LlmAdminService:
             '/tunemesh.llm.v1.LlmAdminService/ListAdapters',
             tunemesh_dot_llm_dot_v1_dot_llm__admin__service__pb2.ListAdaptersRequest.SerializeToString,
             tunemesh_dot_llm_dot_v1_dot_llm__admin__service__pb2.ListAdaptersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ScoreAnswer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tunemesh.llm.v1.LlmAdminService/ScoreAnswer',
+            tunemesh_dot_llm_dot_v1_dot_llm__admin__service__pb2.ScoreAnswerRequest.SerializeToString,
+            tunemesh_dot_llm_dot_v1_dot_llm__admin__service__pb2.ScoreAnswerResponse.FromString,
             options,
             channel_credentials,
             insecure,

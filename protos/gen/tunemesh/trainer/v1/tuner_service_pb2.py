@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'tunemesh/trainer/v1/tuner_service.proto\x12\x13tunemesh.trainer.v1\"\x17\n\x15GetTunerStatusRequest\"\xeb\x01\n\x16GetTunerStatusResponse\x12\x12\n\nbase_model\x18\x01 \x01(\t\x12\x0e\n\x06paused\x18\x02 \x01(\x08\x12\x45\n\x05tasks\x18\x03 \x03(\x0b\x32\x36.tunemesh.trainer.v1.GetTunerStatusResponse.TasksEntry\x12\x17\n\x0frunning_tune_id\x18\x04 \x01(\t\x1aM\n\nTasksEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12.\n\x05value\x18\x02 \x01(\x0b\x32\x1f.tunemesh.trainer.v1.TaskStatus:\x02\x38\x01\"W\n\nTaskStatus\x12\x16\n\x0e\x64\x65monstrations\x18\x01 \x01(\r\x12\x0e\n\x06judged\x18\x02 \x01(\r\x12\x13\n\x0bwaiting_for\x18\x03 \x01(\t\x12\x0c\n\x04live\x18\x04 \x01(\t\"/\n\x10StartTuneRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x02 \x01(\t\"5\n\x11StartTuneResponse\x12\x0f\n\x07tune_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x02 \x01(\t\"!\n\x0eGetTuneRequest\x12\x0f\n\x07tune_id\x18\x01 \x01(\t\"\xab\x02\n\x0fGetTuneResponse\x12\x0f\n\x07tune_id\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x03 \x01(\t\x12\r\n\x05phase\x18\x04 \x01(\t\x12\x0c\n\x04step\x18\x05 \x01(\r\x12\x11\n\tnum_steps\x18\x06 \x01(\r\x12\x0c\n\x04loss\x18\x07 \x01(\x01\x12\x42\n\x07metrics\x18\x08 \x03(\x0b\x32\x31.tunemesh.trainer.v1.GetTuneResponse.MetricsEntry\x12\x10\n\x08refusals\x18\t \x03(\t\x12\r\n\x05\x65rror\x18\n \x01(\t\x12\x15\n\rmlflow_run_id\x18\x0b \x01(\t\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x32\xab\x02\n\x0cTunerService\x12i\n\x0eGetTunerStatus\x12*.tunemesh.trainer.v1.GetTunerStatusRequest\x1a+.tunemesh.trainer.v1.GetTunerStatusResponse\x12Z\n\tStartTune\x12%.tunemesh.trainer.v1.StartTuneRequest\x1a&.tunemesh.trainer.v1.StartTuneResponse\x12T\n\x07GetTune\x12#.tunemesh.trainer.v1.GetTuneRequest\x1a$.tunemesh.trainer.v1.GetTuneResponseB6\n\x13tunemesh.trainer.v1P\x01Z\x1dtunemesh/trainer/v1;trainerv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'tunemesh/trainer/v1/tuner_service.proto\x12\x13tunemesh.trainer.v1\"\x17\n\x15GetTunerStatusRequest\"\xeb\x01\n\x16GetTunerStatusResponse\x12\x12\n\nbase_model\x18\x01 \x01(\t\x12\x0e\n\x06paused\x18\x02 \x01(\x08\x12\x45\n\x05tasks\x18\x03 \x03(\x0b\x32\x36.tunemesh.trainer.v1.GetTunerStatusResponse.TasksEntry\x12\x17\n\x0frunning_tune_id\x18\x04 \x01(\t\x1aM\n\nTasksEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12.\n\x05value\x18\x02 \x01(\x0b\x32\x1f.tunemesh.trainer.v1.TaskStatus:\x02\x38\x01\"W\n\nTaskStatus\x12\x16\n\x0e\x64\x65monstrations\x18\x01 \x01(\r\x12\x0e\n\x06judged\x18\x02 \x01(\r\x12\x13\n\x0bwaiting_for\x18\x03 \x01(\t\x12\x0c\n\x04live\x18\x04 \x01(\t\"/\n\x10StartTuneRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x02 \x01(\t\"5\n\x11StartTuneResponse\x12\x0f\n\x07tune_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x02 \x01(\t\"5\n\x13JudgeAdapterRequest\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x02 \x01(\t\"\'\n\x14JudgeAdapterResponse\x12\x0f\n\x07tune_id\x18\x01 \x01(\t\"!\n\x0eGetTuneRequest\x12\x0f\n\x07tune_id\x18\x01 \x01(\t\"\xc5\x02\n\x0fGetTuneResponse\x12\x0f\n\x07tune_id\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x03 \x01(\t\x12\r\n\x05phase\x18\x04 \x01(\t\x12\x0c\n\x04step\x18\x05 \x01(\r\x12\x11\n\tnum_steps\x18\x06 \x01(\r\x12\x0c\n\x04loss\x18\x07 \x01(\x01\x12\x42\n\x07metrics\x18\x08 \x03(\x0b\x32\x31.tunemesh.trainer.v1.GetTuneResponse.MetricsEntry\x12\x10\n\x08refusals\x18\t \x03(\t\x12\r\n\x05\x65rror\x18\n \x01(\t\x12\x15\n\rmlflow_run_id\x18\x0b \x01(\t\x12\x18\n\x10questions_needed\x18\x0c \x01(\r\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x32\x90\x03\n\x0cTunerService\x12i\n\x0eGetTunerStatus\x12*.tunemesh.trainer.v1.GetTunerStatusRequest\x1a+.tunemesh.trainer.v1.GetTunerStatusResponse\x12Z\n\tStartTune\x12%.tunemesh.trainer.v1.StartTuneRequest\x1a&.tunemesh.trainer.v1.StartTuneResponse\x12\x63\n\x0cJudgeAdapter\x12(.tunemesh.trainer.v1.JudgeAdapterRequest\x1a).tunemesh.trainer.v1.JudgeAdapterResponse\x12T\n\x07GetTune\x12#.tunemesh.trainer.v1.GetTuneRequest\x1a$.tunemesh.trainer.v1.GetTuneResponseB6\n\x13tunemesh.trainer.v1P\x01Z\x1dtunemesh/trainer/v1;trainerv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,12 +48,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STARTTUNEREQUEST']._serialized_end=463
   _globals['_STARTTUNERESPONSE']._serialized_start=465
   _globals['_STARTTUNERESPONSE']._serialized_end=518
-  _globals['_GETTUNEREQUEST']._serialized_start=520
-  _globals['_GETTUNEREQUEST']._serialized_end=553
-  _globals['_GETTUNERESPONSE']._serialized_start=556
-  _globals['_GETTUNERESPONSE']._serialized_end=855
-  _globals['_GETTUNERESPONSE_METRICSENTRY']._serialized_start=809
-  _globals['_GETTUNERESPONSE_METRICSENTRY']._serialized_end=855
-  _globals['_TUNERSERVICE']._serialized_start=858
-  _globals['_TUNERSERVICE']._serialized_end=1157
+  _globals['_JUDGEADAPTERREQUEST']._serialized_start=520
+  _globals['_JUDGEADAPTERREQUEST']._serialized_end=573
+  _globals['_JUDGEADAPTERRESPONSE']._serialized_start=575
+  _globals['_JUDGEADAPTERRESPONSE']._serialized_end=614
+  _globals['_GETTUNEREQUEST']._serialized_start=616
+  _globals['_GETTUNEREQUEST']._serialized_end=649
+  _globals['_GETTUNERESPONSE']._serialized_start=652
+  _globals['_GETTUNERESPONSE']._serialized_end=977
+  _globals['_GETTUNERESPONSE_METRICSENTRY']._serialized_start=931
+  _globals['_GETTUNERESPONSE_METRICSENTRY']._serialized_end=977
+  _globals['_TUNERSERVICE']._serialized_start=980
+  _globals['_TUNERSERVICE']._serialized_end=1380
 # @@protoc_insertion_point(module_scope)

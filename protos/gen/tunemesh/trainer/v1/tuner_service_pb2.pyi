@@ -57,6 +57,20 @@ class StartTuneResponse(_message.Message):
     adapter: str
     def __init__(self, tune_id: _Optional[str] = ..., adapter: _Optional[str] = ...) -> None: ...
 
+class JudgeAdapterRequest(_message.Message):
+    __slots__ = ("adapter", "actor")
+    ADAPTER_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    adapter: str
+    actor: str
+    def __init__(self, adapter: _Optional[str] = ..., actor: _Optional[str] = ...) -> None: ...
+
+class JudgeAdapterResponse(_message.Message):
+    __slots__ = ("tune_id",)
+    TUNE_ID_FIELD_NUMBER: _ClassVar[int]
+    tune_id: str
+    def __init__(self, tune_id: _Optional[str] = ...) -> None: ...
+
 class GetTuneRequest(_message.Message):
     __slots__ = ("tune_id",)
     TUNE_ID_FIELD_NUMBER: _ClassVar[int]
@@ -64,7 +78,7 @@ class GetTuneRequest(_message.Message):
     def __init__(self, tune_id: _Optional[str] = ...) -> None: ...
 
 class GetTuneResponse(_message.Message):
-    __slots__ = ("tune_id", "task", "adapter", "phase", "step", "num_steps", "loss", "metrics", "refusals", "error", "mlflow_run_id")
+    __slots__ = ("tune_id", "task", "adapter", "phase", "step", "num_steps", "loss", "metrics", "refusals", "error", "mlflow_run_id", "questions_needed")
     class MetricsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -83,6 +97,7 @@ class GetTuneResponse(_message.Message):
     REFUSALS_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     MLFLOW_RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    QUESTIONS_NEEDED_FIELD_NUMBER: _ClassVar[int]
     tune_id: str
     task: str
     adapter: str
@@ -94,4 +109,5 @@ class GetTuneResponse(_message.Message):
     refusals: _containers.RepeatedScalarFieldContainer[str]
     error: str
     mlflow_run_id: str
-    def __init__(self, tune_id: _Optional[str] = ..., task: _Optional[str] = ..., adapter: _Optional[str] = ..., phase: _Optional[str] = ..., step: _Optional[int] = ..., num_steps: _Optional[int] = ..., loss: _Optional[float] = ..., metrics: _Optional[_Mapping[str, float]] = ..., refusals: _Optional[_Iterable[str]] = ..., error: _Optional[str] = ..., mlflow_run_id: _Optional[str] = ...) -> None: ...
+    questions_needed: int
+    def __init__(self, tune_id: _Optional[str] = ..., task: _Optional[str] = ..., adapter: _Optional[str] = ..., phase: _Optional[str] = ..., step: _Optional[int] = ..., num_steps: _Optional[int] = ..., loss: _Optional[float] = ..., metrics: _Optional[_Mapping[str, float]] = ..., refusals: _Optional[_Iterable[str]] = ..., error: _Optional[str] = ..., mlflow_run_id: _Optional[str] = ..., questions_needed: _Optional[int] = ...) -> None: ...

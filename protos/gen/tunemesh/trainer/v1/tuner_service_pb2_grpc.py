@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class TunerServiceStub:
-    """The trainer's second worker: LoRA tunes of the language model. A tune is collect -> train -> evaluate -> gate -> load -> warm -> live -> drain old.
+    """The trainer's second worker: LoRA tunes of the language model. A tune is collect -> train -> load -> warm -> evaluate -> gate -> live -> drain old.
     """
 
     def __init__(self, channel):
@@ -45,6 +45,11 @@ class TunerServiceStub:
                 request_serializer=tunemesh_dot_trainer_dot_v1_dot_tuner__service__pb2.StartTuneRequest.SerializeToString,
                 response_deserializer=tunemesh_dot_trainer_dot_v1_dot_tuner__service__pb2.StartTuneResponse.FromString,
                 _registered_method=True)
+        self.JudgeAdapter = channel.unary_unary(
+                '/tunemesh.trainer.v1.TunerService/JudgeAdapter',
+                request_serializer=tunemesh_dot_trainer_dot_v1_dot_tuner__service__pb2.JudgeAdapterRequest.SerializeToString,
+                response_deserializer=tunemesh_dot_trainer_dot_v1_dot_tuner__service__pb2.JudgeAdapterResponse.FromString,
+                _registered_method=True)
         self.GetTune = channel.unary_unary(
                 '/tunemesh.trainer.v1.TunerService/GetTune',
                 request_serializer=tunemesh_dot_trainer_dot_v1_dot_tuner__service__pb2.GetTuneRequest.SerializeToString,
@@ -53,7 +58,7 @@ class TunerServiceStub:
 
 
 class TunerServiceServicer:
-    """The trainer's second worker: LoRA tunes of the language model. A tune is collect -> train -> evaluate -> gate -> load -> warm -> live -> drain old.
+    """The trainer's second worker: LoRA tunes of the language model. A tune is collect -> train -> load -> warm -> evaluate -> gate -> live -> drain old.
     """
 
     def GetTunerStatus(self, request, context):
@@ -69,8 +74,16 @@ class TunerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def JudgeAdapter(self, request, context):
+        """Judges an adapter of the store, and makes it live when the gate accepts it: one whose judgement was cut short or undecided, or that was trained elsewhere.
+        GetTune shows how it goes. NOT_FOUND: no such adapter. FAILED_PRECONDITION: it was accepted or refused, its task has no evaluation file, or a tune runs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetTune(self, request, context):
-        """NOT_FOUND: no tune of that id is known to this process.
+        """A tune or a judgement. NOT_FOUND: none of that id is known to this process.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -89,6 +102,11 @@ def add_TunerServiceServicer_to_server(servicer, server):
                     request_deserializer=tunemesh_dot_trainer_dot_v1_dot_tuner__service__pb2.StartTuneRequest.FromString,
                     response_serializer=tunemesh_dot_trainer_dot_v1_dot_tuner__service__pb2.StartTuneResponse.SerializeToString,
             ),
+            'JudgeAdapter': grpc.unary_unary_rpc_method_handler(
+                    servicer.JudgeAdapter,
+                    request_deserializer=tunemesh_dot_trainer_dot_v1_dot_tuner__service__pb2.JudgeAdapterRequest.FromString,
+                    response_serializer=tunemesh_dot_trainer_dot_v1_dot_tuner__service__pb2.JudgeAdapterResponse.SerializeToString,
+            ),
             'GetTune': grpc.unary_unary_rpc_method_handler(
                     servicer.GetTune,
                     request_deserializer=tunemesh_dot_trainer_dot_v1_dot_tuner__service__pb2.GetTuneRequest.FromString,
@@ -103,7 +121,7 @@ def add_TunerServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TunerService:
-    """The trainer's second worker: LoRA tunes of the language model. A tune is collect -> train -> evaluate -> gate -> load -> warm -> live -> drain old.
+    """The trainer's second worker: LoRA tunes of the language model. A tune is collect -> train -> load -> warm -> evaluate -> gate -> live -> drain old.
     """
 
     @staticmethod
@@ -150,6 +168,33 @@ class TunerService:
             '/tunemesh.trainer.v1.TunerService/StartTune',
             tunemesh_dot_trainer_dot_v1_dot_tuner__service__pb2.StartTuneRequest.SerializeToString,
             tunemesh_dot_trainer_dot_v1_dot_tuner__service__pb2.StartTuneResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def JudgeAdapter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tunemesh.trainer.v1.TunerService/JudgeAdapter',
+            tunemesh_dot_trainer_dot_v1_dot_tuner__service__pb2.JudgeAdapterRequest.SerializeToString,
+            tunemesh_dot_trainer_dot_v1_dot_tuner__service__pb2.JudgeAdapterResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from services.common.language.adapter_name import AdapterName
-from services.common.language.base_model import PACKAGED_MODEL, resolve
+from services.common.language.base_model import PACKAGED_MODEL, base_hash, resolve
 from services.common.platform.errors import ConfigurationError
 
 
@@ -37,3 +37,27 @@ def test_a_folder_is_named_like_itself(tmp_path):
 def test_anything_else_is_a_configuration_error_that_names_the_variable(text, tmp_path):
     with pytest.raises(ConfigurationError, match="TUNEMESH_LLM_MODEL"):
         resolve(text, tmp_path)
+
+
+def test_the_hash_of_a_base_tells_other_weights_or_another_configuration_under_the_same_name_apart(tmp_path):
+    weights = bytes(range(256)) * 8_192
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(weights)
+    known = base_hash(str(tmp_path))
+    assert known == base_hash(str(tmp_path))
+    assert known.startswith("sha256:")
+    (tmp_path / "README.md").write_text("of no matter")
+    assert base_hash(str(tmp_path)) == known
+    for path, content in (
+        ("config.json", b'{"a": 1}'),
+        ("tokenizer.json", b"{}"),
+        ("model.safetensors", weights[::-1]),
+        ("model.safetensors", weights[:-1]),
+        ("model.safetensors", weights[:-1] + b"x"),
+    ):
+        before = (tmp_path / path).read_bytes() if (tmp_path / path).exists() else None
+        (tmp_path / path).write_bytes(content)
+        assert base_hash(str(tmp_path)) != known, path
+        (tmp_path / path).unlink() if before is None else (tmp_path / path).write_bytes(before)
+    assert base_hash(str(tmp_path)) == known
+    assert base_hash("org/Model") == ""

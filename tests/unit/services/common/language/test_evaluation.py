@@ -64,8 +64,11 @@ def changed(path: tuple, value) -> dict:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        (None, "exactly the keys"),
-        (changed(("context_slice",), None), "exactly the keys"),
+        (None, "the keys context_slice and task_slice"),
+        (changed(("context_slice",), None), "the keys context_slice and task_slice"),
+        (changed(("other_slice",), []), "general_slice, retrieve_slice, safety_slice if need be"),
+        (changed(("safety_slice",), [{"question": "q"}]), r"safety_slice\[0\]: it must have accept or reject"),
+        (changed(("general_slice",), [{"question": "q"}]), r"general_slice\[0\]: it must be an object with the keys accept, question"),
         (changed(("task_slice",), []), "task_slice: it must be a list of 1 to"),
         (changed(("task_slice", 0, "question"), ""), r"task_slice\[0\].question"),
         (changed(("task_slice", 0, "question"), 7), r"task_slice\[0\].question"),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
 import pytest
 
 from services.common.language import lora_store
-from services.common.language.adapter_manifest import CONTENT_FILES, AdapterManifest, AdapterVerdict, Metric, hash_content
+from services.common.language.adapter_manifest import CONTENT_FILES, AdapterManifest, AdapterVerdict, Metric, hash_content, verdict_from
 from services.common.language.adapter_name import AdapterName, BadAdapterName, is_task
 from services.common.language.lora_store import AdapterExists, AdapterNotFound, AdapterStore
 from services.common.platform.errors import CorruptArtifact, InvalidInput
@@ -170,6 +171,22 @@ def test_a_folder_without_weights_is_not_published(adapter, tmp_path):
     (adapter / "adapter_model.safetensors").unlink()
     with pytest.raises(CorruptArtifact, match=r"no adapter_model\.safetensors"):
         AdapterStore(tmp_path / "artifacts").publish(NAME, adapter, manifest())
+
+
+def test_only_a_verdict_that_was_undecided_gives_way_to_a_later_one(url, adapter):
+    store = AdapterStore(url)
+    store.publish(NAME, adapter, manifest())
+    undecided = AdapterVerdict(name=NAME, accepted=False, is_undecided=True, refusals=("too few",), questions_needed=900)
+    for verdict in (undecided, replace(undecided, questions_needed=300), AdapterVerdict(name=NAME, accepted=True)):
+        store.write_verdict(verdict)
+        assert store.verdict(NAME) == verdict
+    with pytest.raises(AdapterExists):
+        store.write_verdict(undecided)
+
+
+def test_a_verdict_of_before_there_were_undecided_ones_is_read():
+    fields = {"name": NAME, "accepted": False, "refusals": ["x"], "metrics": {}, "compared_with": "base", "decided_at_ms": 1}
+    assert verdict_from(fields).outcome == "refused"
 
 
 def test_the_gate_speaks_once_about_an_adapter(url, adapter):
