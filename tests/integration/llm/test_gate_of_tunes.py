@@ -50,7 +50,7 @@ async def test_an_adapter_tuned_without_replay_is_refused_because_it_no_longer_r
 
 
 async def test_an_adapter_tuned_on_shuffled_answers_is_refused_because_it_learned_nothing(bench):
-    status = await bench.tune(tiny_loop.shuffled())
+    status = await bench.tune(tiny_loop.shuffled(), evaluation=tiny_loop.wide_evaluation())
     assert (status.phase, bench.alias.target, bench.llm.states()) == ("refused", BASE_MODEL, {})
     assert any(sentence.startswith("the task slice is answered right in") for sentence in status.refusals)
     assert not any("(replay)" in sentence for sentence in status.refusals)

@@ -159,7 +159,7 @@ class Bench:
     def __init__(self, chain: Chain) -> None:
         channels = [open_channel(target, max_message_bytes=MAX_BYTES) for target in (chain.router, chain.llm_admin, chain.prompt_assembler)]
         self.channels, self.chain = channels, chain
-        self.settings = TunerSettings(max_answer_tokens=32, min_context_questions=NUM_CONTEXT)
+        self.settings = TunerSettings(max_answer_tokens=32)
         retries = Retries(attempts=5, first_pause_s=0.5)
         self.prompts = GrpcPrompts(channels[2], retries)
         self.serving = GrpcServing(
@@ -232,7 +232,6 @@ async def test_an_adapter_tuned_without_replay_is_refused_because_it_no_longer_r
     assert status.metrics["task.base"] <= 0.2
     assert status.metrics["task.candidate"] > 0.5, "it must fail for want of reading, not of learning"
     assert status.metrics["context.candidate"] < status.metrics["context.base"]
-    assert any(sentence.startswith("answers from given context became worse than the base's") for sentence in status.refusals)
     assert any("(replay), below the least share of 0.20" in sentence for sentence in status.refusals)
     verdict = bench.store.verdict(status.adapter)
     assert verdict is not None
