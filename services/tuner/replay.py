@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from services.common.events.catalog import CatalogItem
 from services.common.events.chat import Passage
 from services.common.language.evaluation import Evaluation
-from services.common.language.items import passage_of, spoken_title, year_of
+from services.common.language.items import passage_of, spoken_title, words_of, year_of
 from services.tuner.replay_words import Wordings, wordings_of
 
 MIN_PASSAGES, MAX_PASSAGES = 2, 4
@@ -116,7 +116,7 @@ def _which_attribute(subject: CatalogItem, others: Sequence[CatalogItem], words:
     if not said:
         return None
     (label, value), name = rng.choice(said), spoken_title(subject.title)
-    company = [other for other in _company(subject, others, {name}) if (label, value) not in other.attributes]
+    company = [other for other in _company(subject, others, {name}) if (label, value) not in words_of(other.attributes)]
     if not company:
         return None
     question = rng.choice(words.which_attribute).format(label=_label(label), value=value.rstrip("."))
@@ -132,7 +132,8 @@ _MAX_VALUE_CHARS = 200
 
 def _said(subject: CatalogItem) -> list[tuple[str, str]]:
     """The attributes that can be asked for: a description is a text, not a value."""
-    return [(label, value) for label, value in subject.attributes if label.strip() and 1 <= len(value.strip(". ")) <= _MAX_VALUE_CHARS]
+    said = words_of(subject.attributes)
+    return [(label, value) for label, value in said if label.strip() and 1 <= len(value.strip(". ")) <= _MAX_VALUE_CHARS]
 
 
 def _label(name: str) -> str:

@@ -9,7 +9,7 @@ from services.tuner.replay_words import language_of, wordings_of
 GERMAN = ["Wie lange darf ich einen Film behalten?", "Sie dürfen ihn neun Tage behalten.", "Was kostet das?"]
 CHINESE = ["最多可以保留几天？", "您最多可以保留九天。", "Blu-ray怎么退？"]
 THINGS = [
-    CatalogItem(item_id=str(number), title=f"Gerät {number}", categories=(("Haus", "Garten")[number % 2],), attributes=(("farbe", farbe),))
+    CatalogItem(item_id=str(number), title=f"Gerät {number}", categories=(("Haus", "Garten")[number % 2],), attributes={"farbe": farbe})
     for number, farbe in enumerate(("rot", "blau", "grün", "gelb") * 5)
 ]
 
@@ -50,7 +50,7 @@ def test_another_catalogue_is_asked_about_in_its_own_words_and_not_in_film_talk(
 
 def test_chinese_questions_have_chinese_words_and_answers_that_are_read():
     items = [
-        CatalogItem(item_id=str(number), title=f"商品{number}", categories=("家电", "厨房"), attributes=(("颜色", colour),))
+        CatalogItem(item_id=str(number), title=f"商品{number}", categories=("家电", "厨房"), attributes={"颜色": colour})
         for number, colour in enumerate("红蓝绿黄" * 5)
     ]
     examples = replay_from_items(items, count=20, seed=1, language=language_of(CHINESE))
@@ -67,8 +67,8 @@ def test_a_language_without_wordings_is_asked_without_any():
 
 
 def test_items_with_attributes_alone_are_asked_about_and_long_texts_are_not():
-    items = [CatalogItem(item_id=str(number), title=f"Thing {number}", attributes=(("colour", "red"),)) for number in range(4)]
-    items += [CatalogItem(item_id="t", title="Told", attributes=(("about", "long " * 100),))]
+    items = [CatalogItem(item_id=str(number), title=f"Thing {number}", attributes={"colour": "red"}) for number in range(4)]
+    items += [CatalogItem(item_id="t", title="Told", attributes={"about": "long " * 100})]
     examples = replay_from_items(items, count=10, seed=1)
     assert len(examples) == 4
     assert all("red" in example.question + example.answer and "long" not in example.question for example in examples)
