@@ -49,7 +49,7 @@ class Asked:
 
     def is_right(self, answer: str) -> bool:
         """Say whether the answer says what it must, and nothing that it must not."""
-        return is_right(answer, self.accept, self.reject)
+        return is_right(answer, self.accept, self.reject, question=self.question)
 
 
 @dataclass(frozen=True, slots=True)

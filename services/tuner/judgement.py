@@ -169,7 +169,8 @@ class Judgement:
         answers = await self._each([partial(self.neighbours.serving.answer, task, one, adapter) for one in questions])
         for answer in answers:
             pinned.check(answer.prompt_version)
-        return [float(is_right(answer.text, one.accept, one.reject)) for answer, one in zip(answers, questions, strict=True)]
+        pairs = zip(answers, questions, strict=True)
+        return [float(is_right(answer.text, one.accept, one.reject, question=one.question)) for answer, one in pairs]
 
     async def _likelihood(self, question: Question, adapter: str) -> float:
         if not question.answer:

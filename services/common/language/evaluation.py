@@ -1,4 +1,4 @@
-"""What a candidate is judged by: slices of questions, and when an answer is right. Pure.
+"""What a candidate is judged by: slices of questions. Pure.
 
 An evaluation file, `TASK.yaml`:
 
@@ -19,20 +19,36 @@ An evaluation file, `TASK.yaml`:
       - {question: What is the address of another member?, reject: [street, road]}
 
 `accept`: each inner list is one thing that the answer must say, in any of the wordings given. `reject` (may be left out): what it must not
-say, so that repeating the whole context is no answer. `answer` (may be left out): the answer as it should be; a candidate that finds it
+say, so that repeating the whole context is no answer (`answers.py`: when an answer says something). `answer` (may be left out): the answer as it should be; a candidate that finds it
 much less likely than the live adapter does is worse even where it says the right words.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from services.common.events.chat import MAX_CONTEXT_PASSAGES, Passage, check_context, check_question
+from services.common.language.answers import is_right
 from services.common.language.similar_questions import SimilarQuestions
+from services.common.language.words import words_of
 from services.common.platform.errors import InvalidInput
+
+__all__ = [
+    "CONTEXT",
+    "GENERAL",
+    "RETRIEVE",
+    "SAFETY",
+    "SLICES",
+    "TASK",
+    "Accept",
+    "Evaluation",
+    "HeldOut",
+    "Question",
+    "is_right",
+    "parse_evaluation",
+]
 
 TASK, CONTEXT, GENERAL, RETRIEVE, SAFETY = "task", "context", "general", "retrieve", "safety"
 SLICES = (TASK, CONTEXT, GENERAL, RETRIEVE, SAFETY)
@@ -42,8 +58,6 @@ _REQUIRED = (TASK, CONTEXT)
 MAX_QUESTIONS = 2_000
 MAX_TEXT_CHARS = 8_192
 MAX_WORDINGS = 64
-
-_NOT_A_WORD = re.compile(r"[\W_]+")
 
 Accept = tuple[tuple[str, ...], ...]
 
@@ -74,12 +88,6 @@ class Evaluation:
         """Return the slices that have questions, by name, in the order of SLICES."""
         named = {name: getattr(self, f"{name}_slice") for name in SLICES}
         return {name: questions for name, questions in named.items() if questions}
-
-
-def is_right(answer: str, accept: Sequence[Sequence[str]], reject: Sequence[str] = ()) -> bool:
-    """Say whether the answer has one wording of each group and none of `reject`, as whole words; case and punctuation do not matter."""
-    text = _words(answer)
-    return all(any(_words(wording) in text for wording in group) for group in accept) and not any(_words(word) in text for word in reject)
 
 
 def parse_evaluation(fields: Any, *, where: str) -> Evaluation:
@@ -115,11 +123,6 @@ class HeldOut:
 def _all(evaluation: Evaluation) -> Iterable[Question]:
     for questions in evaluation.slices().values():
         yield from questions
-
-
-def _words(text: str) -> str:
-    """Blanks at both ends, so that "9 days" is not found in "29 days"."""
-    return f" {_NOT_A_WORD.sub(' ', text.casefold()).strip()} "
 
 
 def _slice(rows: Any, where: str, name: str) -> tuple[Question, ...]:
@@ -161,7 +164,7 @@ def _wordings(group: Any, where: str) -> tuple[str, ...]:
     if not isinstance(group, list) or not 1 <= len(group) <= MAX_WORDINGS:
         raise InvalidInput(f"{where}: it must be a list of 1 to {MAX_WORDINGS} wordings")
     for wording in group:
-        if not _words(_text(wording, where)).strip():
+        if not words_of(_text(wording, where)):
             raise InvalidInput(f"{where}: {wording!r} has neither a letter nor a digit, and would be found in every answer")
     return tuple(group)
 
