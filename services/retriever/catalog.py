@@ -15,7 +15,8 @@ from services.common.events.content import MalformedRecord
 from services.common.events.wire.catalog import changes_of
 from services.common.language.items import sentences_of, words_of
 from services.common.platform.topic_follower import Reader, Record
-from services.retriever.core.documents import CATALOG, ChunkLimits, Document, Section, clean, hash_of, paragraphs_of
+from services.retriever.core.documents import CATALOG, ChunkLimits, Document, Section, hash_of
+from services.retriever.core.text import clean, paragraphs_of
 
 _ID_PREFIX = f"{CATALOG}:"
 _MAX_ATTRIBUTES = 100

@@ -12,7 +12,8 @@ from bs4.exceptions import ParserRejectedMarkup
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from services.retriever.core.documents import Section, clean, paragraphs_of
+from services.retriever.core.documents import Section
+from services.retriever.core.text import clean, paragraphs_of
 
 Extracted = tuple[str, tuple[Section, ...]]
 """Title (may be empty) and sections."""

@@ -1,6 +1,6 @@
 """The index on disk: one LanceDB table of passages, with their vectors and a BM25 index of their words.
 
-    INDEX_DIR/passages1_<embedder>.lance     "1": the format of this program; the embedder's version, or "none": words alone
+    INDEX_DIR/passages2_<embedder>.lance     "2": how this program finds words; the embedder's version, or "none": words alone
     INDEX_DIR/writer.lock                    one process writes an index
 
 Each change is one commit of Lance; what searches see is a version that was published, whole. Knows no file, no topic and no model.
@@ -27,13 +27,14 @@ import pyarrow as pa
 
 from services.common.platform.errors import ConfigurationError, Unavailable
 from services.retriever.core.documents import IndexedPassage
+from services.retriever.core.index_words import FORMAT, words_of_query
 from services.retriever.core.search import Hit
 from services.retriever.embedder import Vectors
 
-_PREFIX = "passages1_"
+_PREFIX = f"passages{FORMAT}_"
 _ANY_FORMAT = re.compile(r"passages\d+_\w+")
 _NO_EMBEDDER = "none"
-_TEXT_COLUMNS = ("passage_id", "document_id", "source", "title", "text", "search_text", "content_hash")
+_TEXT_COLUMNS = ("passage_id", "document_id", "source", "title", "text", "search_text", "words", "content_hash")
 _SHOWN_COLUMNS = ["passage_id", "title", "text"]
 # Rows that are not in the BM25 index yet are scanned: above this the index is brought up to date, and small fragments become large ones.
 _MAX_UNINDEXED_ROWS = 1_000
@@ -42,6 +43,8 @@ _KEPT_VERSIONS = timedelta(minutes=10)
 _COPY_ROWS = 512
 # A search that began on the old index ends within this.
 _LAST_SEARCHES_S = 1.0
+# Longer ones are not indexed: a hash of 512 bits in hexadecimal has 128.
+_MAX_WORD_CHARS = 256
 # What Lance raises: its own failures come as RuntimeError, damaged files and wrong arguments as ValueError or OSError.
 _LANCE_ERRORS = (RuntimeError, ValueError, OSError)
 
@@ -74,8 +77,11 @@ class Snapshot:
         """Return the passages that the query's words find, best first. The query is words, not a language: no sign in it has a meaning."""
         from lancedb.query import MatchQuery
 
+        asked = words_of_query(query)
+        if not asked:
+            return []
         with _lance("searching by words"):
-            words = MatchQuery(query, "search_text")  # type: ignore[call-arg] # mypy does not see its defaults
+            words = MatchQuery(asked, "words")  # type: ignore[call-arg] # mypy does not see its defaults
             return await _hits(self.table.query().nearest_to_text(words).select([*_SHOWN_COLUMNS, "_score"]), source, limit)
 
 
@@ -270,8 +276,17 @@ class LanceIndex:
 async def _index_words(table: Any) -> None:
     from lancedb.index import FTS
 
-    words = FTS(language="English", stem=True, remove_stop_words=True, ascii_folding=True, with_position=False)
-    await table.create_index("search_text", config=words)
+    # `index_words` decides where words end. No word is left out of the index: "The Who" is a title.
+    words = FTS(
+        base_tokenizer="whitespace",
+        language="English",
+        stem=True,
+        remove_stop_words=False,
+        ascii_folding=True,
+        with_position=False,
+        max_token_length=_MAX_WORD_CHARS,
+    )
+    await table.create_index("words", config=words)
 
 
 def _column_of(vectors_ND: Vectors) -> Any:

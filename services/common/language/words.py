@@ -64,7 +64,7 @@ _THOUSANDS = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 _DECIMAL_COMMA = re.compile(r"-?\d{1,3},\d+")
 _DATE = re.compile(r"\d{1,2}\.\d{1,2}\.\d{2,4}|\d{4}\.\d{1,2}\.\d{1,2}")
 _HALF_WIDTH = re.compile("[\uff61-\uff9f]+")  # a mark of voice is a character of its own there
-_CONTRACTED_NOT = re.compile(r"n['’ʼ]t\b", re.IGNORECASE)
+_CONTRACTED_NOT = re.compile(r"n't\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +82,21 @@ class Token:
         return "\uac00" <= self.text[:1] <= "\ud7a3"
 
 
-def folded(text: str) -> str:
-    """Return the text in compatibility form (NFKC), but for characters whose plain form means something else; invisible characters go."""
+def compatible(text: str) -> str:
+    """Return the text in compatibility form (NFKC), but for characters whose plain form means something else; invisible characters go.
+
+    For comparing, never for showing: digits of all scripts become ASCII's, and typographic apostrophes and dashes plain ones.
+    """
+    if text.isascii():
+        return text
     # Thai's SARA AM comes apart in NFKC, which is the same on both sides of a comparison.
     text = _HALF_WIDTH.sub(lambda run: unicodedata.normalize("NFKC", run[0]), unicodedata.normalize("NFC", text))
-    return "".join(map(_folded_char, _CONTRACTED_NOT.sub("nt", text)))
+    return "".join(map(_compatible_char, text))
+
+
+def folded(text: str) -> str:
+    """Return the text as `compatible` does, with "isn't" as one word."""
+    return _CONTRACTED_NOT.sub("nt", compatible(text))
 
 
 def tokens_of(text: str) -> list[Token]:
@@ -159,7 +169,7 @@ def _numbers(piece: str) -> tuple[str, ...]:
 
 
 @functools.lru_cache(maxsize=65_536)
-def _folded_char(char: str) -> str:
+def _compatible_char(char: str) -> str:
     category = unicodedata.category(char)
     if category == "Cf":
         return ""

@@ -8,25 +8,18 @@ a cut is found from both sides.
 from __future__ import annotations
 
 import hashlib
-import re
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+
+from services.retriever.core.index_words import words_of_passage
+from services.retriever.core.text import num_tokens, pieces_of, searchable, sentences_of
 
 CATALOG = "catalog"
 FILES = "files"
 SOURCES = (CATALOG, FILES)
 
 # Raised when the same document gives other passages: what an older program indexed is then indexed anew.
-CHUNKING = 1
-
-_WORD = re.compile(r"[^\W_]+|[^\w\s]|_+")
-_LETTERS_PER_TOKEN = 6
-_SENTENCE_END = re.compile(r"(?<=[.!?…])[\"')\]]*\s+|(?<=[。！？])|\n")
-_SPACES = re.compile(r"[ \t\f\v\u00a0\u2000-\u200a\u202f\u3000]+")
-_BLANK_LINES = re.compile(r"\n\s*\n+")
-# Format and control characters other than line breaks and tabs: soft hyphens, zero-width joiners, direction marks, NUL.
-_INVISIBLE = frozenset({"Cc", "Cf", "Co", "Cs"})
+CHUNKING = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +61,13 @@ class IndexedPassage:
 
     @property
     def search_text(self) -> str:
-        """What both halves of the search look at."""
-        return f"{self.title}\n{self.text}" if self.title else self.text
+        """What is embedded."""
+        return searchable(f"{self.title}\n{self.text}" if self.title else self.text)
+
+    @property
+    def words(self) -> str:
+        """What the search by words looks at."""
+        return words_of_passage(self.document_id, self.title, self.text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,33 +83,6 @@ def hash_of(content: bytes, limits: ChunkLimits) -> str:
     digest = hashlib.sha256(f"{CHUNKING}/{limits.max_tokens}/{limits.overlap_tokens}\n".encode())
     digest.update(content)
     return digest.hexdigest()
-
-
-def clean(text: str) -> str:
-    """Return the text in composed Unicode (NFKC), without invisible characters, with single spaces and at most one blank line."""
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    text = unicodedata.normalize("NFKC", text)
-    if not text.isascii() or not text.isprintable():
-        text = "".join(char for char in text if char in "\n\t" or unicodedata.category(char) not in _INVISIBLE)
-    text = "\n".join(line.strip() for line in _SPACES.sub(" ", text).split("\n"))
-    return _BLANK_LINES.sub("\n\n", text).strip()
-
-
-def paragraphs_of(text: str) -> tuple[str, ...]:
-    """Return the cleaned text's paragraphs: what blank lines part."""
-    return tuple(paragraph for paragraph in clean(text).split("\n\n") if paragraph)
-
-
-def num_tokens(text: str) -> int:
-    """Estimate the tokens of a text, without a tokenizer, so that passages are the same whichever embedder is in use.
-
-    A word counts one for every six letters begun, a sign one, a letter outside of ASCII one: 3 to 20 % above WordPiece for English text.
-    """
-    return sum(_tokens_of(match) for match in _WORD.findall(text))
-
-
-def _tokens_of(word: str) -> int:
-    return -(len(word) // -_LETTERS_PER_TOKEN) if word.isascii() else len(word)
 
 
 def passages_of(document: Document, limits: ChunkLimits) -> list[IndexedPassage]:
@@ -182,34 +153,8 @@ def _text_of(pieces: Iterable[tuple[str, str, int]]) -> str:
 def _pieces(paragraphs: Sequence[str], max_tokens: int) -> Iterator[tuple[str, str]]:
     """Yield sentences, each with what stands before it; a sentence that is too long by itself is cut between words."""
     for paragraph in paragraphs:
-        separator = "\n\n"
-        for sentence in (part.strip() for part in _SENTENCE_END.split(paragraph)):
-            if not sentence:
-                continue
-            for piece in _cut(sentence, max_tokens):
-                yield separator, piece
-                separator = " "
-
-
-def _cut(sentence: str, max_tokens: int) -> Iterator[str]:
-    if num_tokens(sentence) <= max_tokens:
-        yield sentence
-        return
-    words: list[str] = []
-    total = 0
-    for word in _words_of(sentence, max_tokens):
-        size = num_tokens(word)
-        if words and total + size > max_tokens:
-            yield " ".join(words)
-            words, total = [], 0
-        words.append(word)
-        total += size
-    if words:
-        yield " ".join(words)
-
-
-def _words_of(sentence: str, max_tokens: int) -> Iterator[str]:
-    """Yield words; what has no spaces for a whole passage (Chinese, a hash, a URL) in slices of one token a letter at least."""
-    for word in sentence.split():
-        for start in range(0, len(word), max_tokens):
-            yield word[start : start + max_tokens]
+        first = "\n\n"
+        for separator, sentence in sentences_of(paragraph):
+            for number, (inner, piece) in enumerate(pieces_of(sentence, max_tokens)):
+                yield first or (inner if number else separator), piece
+                first = ""

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.retriever.core.documents import ChunkLimits, Document, Section, clean, hash_of, num_tokens, paragraphs_of, passages_of
+from services.retriever.core.documents import ChunkLimits, Document, Section, hash_of, passages_of
+from services.retriever.core.text import clean, num_tokens
 
 LIMITS = ChunkLimits(max_tokens=20, overlap_tokens=6)
 
@@ -15,31 +15,6 @@ def document(*sections: Section, source: str = "files", title: str = "Rentals") 
 
 def section(*paragraphs: str, heading: str = "") -> Section:
     return Section(heading=heading, paragraphs=paragraphs)
-
-
-@pytest.mark.parametrize(
-    ("raw", "cleaned"),
-    [
-        ("a\r\nb\rc", "a\nb\nc"),
-        ("  a \t b\u00a0\u3000c  ", "a b c"),
-        ("zero\u200bwidth\u00ad and \ufeffmarks\x07", "zerowidth and marks"),
-        ("\ufb01le \uff21", "file A"),
-        ("a\n\n\n \t\n\nb", "a\n\nb"),
-        ("\n\n", ""),
-        ("Käse 日本", "Käse 日本"),
-    ],
-)
-def test_text_is_cleaned(raw, cleaned):
-    assert clean(raw) == cleaned
-
-
-@given(st.text(max_size=200))
-def test_cleaning_twice_changes_nothing_more(text):
-    assert clean(clean(text)) == clean(text)
-
-
-def test_blank_lines_part_paragraphs():
-    assert paragraphs_of("one\nstill one\n\n\ntwo\n \n") == ("one\nstill one", "two")
 
 
 def test_a_short_document_is_one_passage_with_all_that_is_known_of_it():
@@ -87,6 +62,25 @@ def test_text_without_spaces_is_cut_too():
         assert "".join(passage.text for passage in found).replace(" ", "") == text
 
 
+def test_sentences_of_chinese_and_thai_keep_what_stands_between_them():
+    chinese = "影片可以保留九天。逾期每天收费六角！真的吗？是的。请把影片放进任何火车站的绿色箱子里。"
+    found = passages_of(document(section(chinese)), ChunkLimits(max_tokens=24, overlap_tokens=0))
+    assert [passage.text for passage in found] == [
+        "影片可以保留九天。逾期每天收费六角！真的吗？",
+        "是的。请把影片放进任何火车站的绿色箱子里。",
+    ]
+    assert "".join(passage.text for passage in found) == chinese
+    lines = "one line\nanother line"
+    assert [passage.text for passage in passages_of(document(section(lines)), LIMITS)] == [lines]
+
+
+def test_what_is_shown_is_as_it_was_written_and_what_is_searched_is_not():
+    (passage,) = passages_of(document(section("Take 1½ cups, 10⁶ times！？"), title="Ｒｅｎｔａｌｓ"), LIMITS)
+    assert (passage.title, passage.text) == ("Ｒｅｎｔａｌｓ", "Take 1½ cups, 10⁶ times！？")
+    assert passage.search_text == "Rentals\nTake 1½ cups, 10⁶ times!?"
+    assert "rentals" in passage.words.split() and "10⁶" in passage.words.split()
+
+
 def test_what_a_page_repeats_word_for_word_is_indexed_once():
     assert len(passages_of(document(section("Share this page."), section("Share this page.")), LIMITS)) == 1
 
@@ -107,12 +101,6 @@ def test_every_passage_fits_and_every_word_is_in_one(paragraphs, limits):
     text = " ".join(passage.text for passage in found)
     assert all(word in text for paragraph in cleaned for word in paragraph.split() if len(word) <= limits.max_tokens // 2)
     assert len({passage.passage_id for passage in found}) == len(found)
-
-
-def test_tokens_are_estimated_near_to_wordpiece():
-    assert num_tokens("Films go back within seven days.") == 7
-    assert num_tokens("internationalisation") == 4
-    assert num_tokens("日本語") == 3 and num_tokens("") == 0
 
 
 def test_the_hash_changes_with_the_content_and_with_the_limits():
