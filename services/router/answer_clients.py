@@ -134,7 +134,7 @@ class GrpcPromptAssembler(PromptAssembler):
 
 
 class GrpcLanguageModel(LanguageModel):
-    """Calls LlmService.Generate."""
+    """Calls LlmService.Generate and CountTokens."""
 
     def __init__(self, target: str, *, max_message_bytes: int) -> None:
         """Connects lazily. Must be made on the event loop that uses it."""
@@ -175,6 +175,17 @@ class GrpcLanguageModel(LanguageModel):
         if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
             return ModelUnavailable(message)
         return ModelFailed(message)
+
+    @override
+    async def count_tokens(self, texts: Sequence[str], *, timeout_s: float) -> Sequence[int]:
+        request = llm_service_pb2.CountTokensRequest(texts=texts)
+        try:
+            counts = (await self._stub.CountTokens(request, timeout=timeout_s, metadata=outgoing_metadata())).counts
+        except grpc.aio.AioRpcError as error:
+            raise ModelUnavailable(self._losses.describe(error, timeout_s)) from error
+        if len(counts) != len(texts):
+            raise ModelUnavailable(f"the llm at {self._target} counted {len(counts)} of {len(texts)} texts")
+        return list(counts)
 
     @override
     async def wait_ready(self, timeout_s: float) -> None:

@@ -146,6 +146,14 @@ class LanguageModel(Protocol):
         """
         ...
 
+    async def count_tokens(self, texts: Sequence[str], *, timeout_s: float) -> Sequence[int]:
+        """Return the tokens of each of at most 256 texts, as the served model counts them.
+
+        Raises:
+            ModelUnavailable: not within `timeout_s`, or the model does not count them.
+        """
+        ...
+
     async def wait_ready(self, timeout_s: float) -> None:
         """Return once there is a connection.
 

@@ -1,7 +1,8 @@
 """How an answer of the language model is made: passages, then a prompt, then the model's stream; and what each loss costs.
 
     retriever          lost: no passages                                   retrieval_unavailable
-    prompt assembler   lost: the short prompt built in here                prompt_assembler_unavailable
+    prompt assembler   lost: the short prompt built in here, its tokens    prompt_assembler_unavailable
+                       counted by the llm, or bounded by bytes
     control.v1         not read yet: the base model                        aliases_unknown
     live adapter       not loaded: the base model                          adapter_unavailable
     llm                lost: one more attempt before the first text, then Unavailable; after it, AnswerCut
@@ -17,6 +18,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
+from services.common.language.token_bound import most_tokens
 from services.common.platform.errors import ServiceError
 from services.router.draft import Draft
 from services.router.generation import (
@@ -37,7 +39,7 @@ from services.router.generation import (
     RetrieverUnavailable,
     TemplateNotFound,
 )
-from services.router.plain_prompt import plain_prompt
+from services.router.plain_prompt import plain_prompt, texts_of
 from services.router.question import BASE_MODEL, DEFAULT_TASK, Question, checked
 
 RETRIEVAL_UNAVAILABLE = "retrieval_unavailable"
@@ -49,6 +51,8 @@ CANCELLED, ERROR = "cancelled", "error"
 
 # Less than this is not worth an attempt.
 _MIN_ATTEMPT_S = 0.005
+# A bound is at hand: nobody waits longer for an exact count.
+_COUNT_TOKENS_S = 0.5
 # A task without a template of its own is not asked for again for so long.
 _MISSING_TEMPLATE_S = 5.0
 _MAX_MISSING_TEMPLATES = 1_000
@@ -171,11 +175,20 @@ class Generator:
         try:
             draft.prompt = await self._assemble(draft)
         except PromptAssemblerUnavailable:
-            draft.prompt = plain_prompt(draft.question, draft.passages)
+            draft.prompt = await self._plain_prompt(draft)
             draft.degrade(PROMPT_ASSEMBLER_UNAVAILABLE)
         draft.degrade(draft.prompt.degraded_reason)
         by_id = {passage.passage_id: passage for passage in draft.passages}
         draft.passages = tuple(by_id[used] for used in draft.prompt.used_passage_ids if used in by_id)
+
+    async def _plain_prompt(self, draft: Draft) -> Prompt:
+        texts = texts_of(draft.question, draft.passages)
+        try:
+            counts = await self._model.count_tokens(texts, timeout_s=min(_COUNT_TOKENS_S, self._left_s(draft)))
+        except ModelUnavailable:
+            counts = [most_tokens(text) for text in texts]
+        tokens = dict(zip(texts, counts, strict=True))
+        return plain_prompt(draft.question, draft.passages, lambda text: tokens[text] if text in tokens else most_tokens(text))
 
     async def _assemble(self, draft: Draft) -> Prompt:
         """With the task's own template, or with the one that every task may use."""
