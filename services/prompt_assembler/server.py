@@ -21,6 +21,7 @@ from services.common.platform.topic_follower import TopicFollower
 from services.prompt_assembler.core.assembler import Assembler, Labels
 from services.prompt_assembler.core.prompt import TokenCounter
 from services.prompt_assembler.labels import AliasLabels
+from services.prompt_assembler.served_tokens import ServedTokens
 from services.prompt_assembler.servicer import PromptAssemblerServicer
 from services.prompt_assembler.settings import PromptAssemblerSettings
 from services.prompt_assembler.store import FileTemplateStore, load_built_in
@@ -75,7 +76,8 @@ async def run(settings: PromptAssemblerSettings) -> None:
         ConfigurationError: a template, a folder or the port is wrong.
     """
     aliases = AliasView()
-    tokens = LateTokens(lambda: tokenizer_file(settings))
+    served = ServedTokens(settings.llm_target) if settings.llm_target else None
+    tokens = LateTokens(lambda: tokenizer_file(settings), served)
     assembler = make_assembler(settings, AliasLabels(aliases), tokens)
     signals = configure(SERVICE, settings)
     _log.info("settings: %s", redacted(settings))
@@ -88,12 +90,15 @@ async def run(settings: PromptAssemblerSettings) -> None:
             _log.warning("control.v1 was not read in %.0f s: the newest versions answer until it is", _LABELS_WAIT_S)
         await server.set_serving(True)
         if not is_there:
-            _log.warning("no tokenizer of %s yet: tokens are estimated until there is one", settings.llm_model)
+            counted = f"counted by the llm at {settings.llm_target}" if settings.llm_target else "bounded by bytes"
+            _log.warning("no tokenizer of %s yet: tokens are %s until there is one", settings.llm_model, counted)
         while not await asyncio.to_thread(tokens.look):
             await asyncio.sleep(settings.tokenizer_check_ms / 1e3)
         await asyncio.Event().wait()
 
     async def close() -> None:
         await asyncio.to_thread(follower.stop)
+        if served is not None:
+            served.close()
 
     await serve([servicer_of(assembler, signals)], settings, signals, on_drain=close, main=background, serving=False)

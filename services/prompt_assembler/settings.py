@@ -19,6 +19,8 @@ class PromptAssemblerSettings(BaseServiceSettings, KafkaSettings, ArtifactSettin
     """Port of the gRPC API."""
     tokenizer_path: Path | None = None
     """The served model's tokenizer.json; unset: the one in the model's folder. Needed for a model that is named by its Hugging Face id."""
+    llm_target: str = "127.0.0.1:50058"
+    """gRPC target of the llm, which counts tokens while no tokenizer is here; empty: they are bounded by bytes."""
     tokenizer_check_ms: int = Field(2_000, ge=100)
     """How often a tokenizer that is not there yet is looked for. Until it is, tokens are estimated and answers say so."""
     store_check_ms: int = Field(1_000, ge=0)

@@ -1,4 +1,4 @@
-"""Counts a prompt's tokens as the served model does: its chat template written out, its tokenizer over that. Or estimates them.
+"""Counts a prompt's tokens as the served model does: its chat template written out, its tokenizer over that. Or bounds them.
 
 Knows no template of ours and no budget.
 """
@@ -19,12 +19,10 @@ from tokenizers import Tokenizer
 from typing_extensions import override
 
 from services.common.events.chat import Message
+from services.common.language.token_bound import TOKENS_PER_PROMPT, TOKENS_PER_TURN, most_tokens
 from services.common.platform.errors import ConfigurationError, InvalidInput
 from services.prompt_assembler.core.prompt import TokenCounter
 
-# Too many rather than too few: English text has about 4.3 bytes a token, ChatML adds 5 to 6 tokens a turn.
-_BYTES_PER_TOKEN = 3
-_TOKENS_PER_TURN = 8
 _MAX_FILE_BYTES = 64 * 1024 * 1024
 
 _log = logging.getLogger(__name__)
@@ -36,8 +34,8 @@ class EstimatedTokens:
     is_exact = False
 
     def count(self, messages: Sequence[Message]) -> int:
-        """Return an upper estimate for English text."""
-        return sum(_TOKENS_PER_TURN - len(turn.content.encode()) // -_BYTES_PER_TOKEN for turn in messages) + _TOKENS_PER_TURN
+        """Return what no tokenizer exceeds, in any language."""
+        return sum(most_tokens(turn.content) + TOKENS_PER_TURN for turn in messages) + TOKENS_PER_PROMPT
 
     def plain(self, text: str) -> str:
         """Return the text as it is: which marks the model knows is not known."""
@@ -93,10 +91,10 @@ class ChatTokens:
 class LateTokens(TokenCounter):
     """Estimates until the tokenizer is there: the models may still be made while this service starts."""
 
-    def __init__(self, find: Callable[[], Path | None]) -> None:
-        """`find` returns the tokenizer.json, or None while there is none."""
+    def __init__(self, find: Callable[[], Path | None], until_then: TokenCounter | None = None) -> None:
+        """`find` returns the tokenizer.json, or None while there is none; `until_then` counts meanwhile (None: a bound by bytes)."""
         self._find = find
-        self._counter: TokenCounter = EstimatedTokens()
+        self._counter: TokenCounter = until_then or EstimatedTokens()
 
     @property
     @override

@@ -141,7 +141,7 @@ async def test_an_index_without_vectors_answers_by_words_and_is_copied_once_ther
     assert await names(index.snapshot.by_vector(unit(0, 1, 0, 0), source="", limit=1)) == ["b.md#1"]
     assert await names(index.snapshot.by_words("fees", source="", limit=9)) == ["a.md#1"]
     assert await index.hashes() == {"files": {"a.md": "h1", "b.md": "h1"}}
-    assert [path.name for path in (tmp_path / "index").glob("*.lance")] == ["passages1_aaaa1111.lance"]
+    assert [path.name for path in (tmp_path / "index").glob("*.lance")] == ["passages2_aaaa1111.lance"]
     index.close()
 
 
@@ -160,14 +160,14 @@ async def test_a_copy_that_was_not_finished_is_dropped_and_the_older_index_answe
     again = LanceIndex(tmp_path / "index")
     await again.open(EMBEDDER)
     assert again.embedder_version == "" and again.snapshot.num_passages == 1
-    assert [path.name for path in (tmp_path / "index").glob("*.lance")] == ["passages1_none.lance"]
+    assert [path.name for path in (tmp_path / "index").glob("*.lance")] == ["passages2_none.lance"]
     again.close()
 
 
 async def test_a_damaged_table_is_made_anew(index, tmp_path):
     await fill(index)
     index.close()
-    table = tmp_path / "index" / "passages1_aaaa1111.lance"
+    table = tmp_path / "index" / "passages2_aaaa1111.lance"
     for manifest in (table / "_versions").iterdir():
         manifest.write_bytes(b"damaged")
     again = LanceIndex(tmp_path / "index")
@@ -181,11 +181,11 @@ async def test_a_damaged_table_is_made_anew(index, tmp_path):
 async def test_a_table_of_another_format_is_dropped(index, tmp_path):
     await fill(index)
     index.close()
-    shutil.move(tmp_path / "index" / "passages1_aaaa1111.lance", tmp_path / "index" / "passages0_aaaa1111.lance")
+    shutil.move(tmp_path / "index" / "passages2_aaaa1111.lance", tmp_path / "index" / "passages1_aaaa1111.lance")
     again = LanceIndex(tmp_path / "index")
     await again.open(EMBEDDER)
     assert again.snapshot is None
-    assert [path.name for path in (tmp_path / "index").glob("*.lance")] == ["passages1_aaaa1111.lance"]
+    assert [path.name for path in (tmp_path / "index").glob("*.lance")] == ["passages2_aaaa1111.lance"]
     again.close()
 
 
