@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from services.common.platform.errors import Unavailable
 from services.retriever.catalog import CatalogDocuments
-from services.retriever.core.documents import CATALOG, FILES, ChunkLimits, Document, passages_of
+from services.retriever.core.documents import CATALOG, FILES, ChunkLimits, Document, IndexedPassage, passages_of
 from services.retriever.embedder import Embedder, LateEmbedder
 from services.retriever.files import DocumentFolder
 from services.retriever.lance_index import LanceIndex
@@ -143,6 +143,9 @@ class Indexer:
             raise
         self.catalog_offset = changes.next_offset
 
+    def _cut(self, documents: Sequence[Document]) -> list[IndexedPassage]:
+        return [passage for document in documents for passage in passages_of(document, self._chunks)]
+
     async def _apply(self, source: str, documents: Mapping[str, Document], gone: Sequence[str], loaded: Embedder | None) -> None:
         if not documents and not gone:
             return
@@ -151,7 +154,7 @@ class Indexer:
         names = [*gone, *documents]
         for start in range(0, len(names), MAX_DOCUMENTS_A_COMMIT):
             some = names[start : start + MAX_DOCUMENTS_A_COMMIT]
-            passages = [passage for name in some if name in documents for passage in passages_of(documents[name], self._chunks)]
+            passages = await asyncio.to_thread(self._cut, [documents[name] for name in some if name in documents])
             vectors_ND = None
             if loaded is not None:
                 vectors_ND = await self._embedder.embed_documents(loaded, [passage.search_text for passage in passages])

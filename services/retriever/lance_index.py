@@ -162,7 +162,8 @@ class LanceIndex:
         """
         if not replaced:
             return
-        rows = await self._rows(passages, vectors_ND)
+        # In a thread: finding the words of 500 long documents takes seconds, which no search should wait for.
+        rows = await asyncio.to_thread(_rows, passages, vectors_ND, await self._table.schema())
         gone = f"document_id IN ({', '.join(map(_quoted, replaced))})"
         with _lance("writing the index"):
             merge = self._table.merge_insert("passage_id").when_matched_update_all().when_not_matched_insert_all()
@@ -252,12 +253,6 @@ class LanceIndex:
         await _index_words(table)
         return table
 
-    async def _rows(self, passages: Sequence[IndexedPassage], vectors_ND: Vectors | None) -> Any:
-        columns: list[Any] = [pa.array([getattr(passage, column) for passage in passages], pa.string()) for column in _TEXT_COLUMNS]
-        if vectors_ND is not None:
-            columns.append(_column_of(vectors_ND))
-        return pa.table(columns, schema=await self._table.schema())
-
     async def _snapshot(self) -> Snapshot:
         with _lance("publishing the index"):
             number = await self._table.version()
@@ -271,6 +266,13 @@ class LanceIndex:
         version = f"{_version_of_name(self._name)}.{number}"
         self.snapshot = Snapshot(table=table, version=version, embedder_version=self.embedder_version, num_by_source=dict(counts))
         return self.snapshot
+
+
+def _rows(passages: Sequence[IndexedPassage], vectors_ND: Vectors | None, schema: Any) -> Any:
+    columns: list[Any] = [pa.array([getattr(passage, column) for passage in passages], pa.string()) for column in _TEXT_COLUMNS]
+    if vectors_ND is not None:
+        columns.append(_column_of(vectors_ND))
+    return pa.table(columns, schema=schema)
 
 
 async def _index_words(table: Any) -> None:

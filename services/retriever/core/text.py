@@ -19,12 +19,13 @@ _KEPT = frozenset("\n\t\u200c\u200d")
 # Where a sentence ends: in scripts with blanks before one; in Chinese, Japanese, Hindi, Khmer, … after the sign; in Thai and Lao at a
 # blank; everywhere at the end of a line.
 _SENTENCE_END = re.compile(
-    r"[.!?…؟۔]+[\"'”’)\]»›]*(?=\s)"
+    r"(?<![.!?…؟۔])[.!?…؟۔]++[\"'”’)\]»›]*+(?=\s)"
     r"|[。｡！？](?:[。｡！？!?…]*[」』”’）】》〉\])\"']*)"
     r"|[।॥။។።]+"
     r"|(?<=[\u0e00-\u0eff])(?= [\u0e00-\u0eff])"
     r"|(?=\n)"
 )
+_GAP = re.compile(r"\s*")
 # Inside a sentence that is too long, and has no blanks.
 _CLAUSE_END = re.compile(r"(?<=[，、；：,;:])")
 
@@ -67,8 +68,7 @@ def sentences_of(paragraph: str) -> Iterator[tuple[str, str]]:
         if sentence.strip():
             yield separator, sentence.strip()
             separator = ""
-        rest = paragraph[end:]
-        gap = rest[: len(rest) - len(rest.lstrip())]
+        gap = _GAP.match(paragraph, end)[0]  # type: ignore[index] # it matches everywhere
         separator = separator or ("\n" if "\n" in gap else " " if gap else "")
         start = max(start, end + len(gap))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import unicodedata
 
 import pytest
@@ -100,6 +101,26 @@ def test_a_vowel_or_tone_mark_keeps_its_consonant():
     pieces = [piece for _, piece in pieces_of(text, 20)]
     assert "".join(pieces) == text and len(pieces) > 3
     assert not any(unicodedata.category(piece[0]).startswith("M") for piece in pieces)
+
+
+def growth(part: str) -> float:
+    """How many times longer a text takes that is four times as long: about 4 where time grows with length, 16 with its square."""
+
+    def cost_s(length: int) -> float:
+        text, costs = part * (length // len(part)), []
+        for _ in range(5):
+            began = time.thread_time()
+            for _, sentence in sentences_of(clean(text)):
+                list(pieces_of(sentence, 20))
+            costs.append(time.thread_time() - began)
+        return min(costs)
+
+    return cost_s(80_000) / cost_s(20_000)
+
+
+@pytest.mark.parametrize("part", ["One. ", ".", '..."', "\n", " \n", "九。", "九", "！", "，", "เก้า ", "เ้", "a" * 50, "।", "… "])
+def test_a_long_text_takes_no_long_time(part):
+    assert growth(part) < 9
 
 
 def test_tokens_are_estimated_near_to_wordpiece():
