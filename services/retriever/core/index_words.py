@@ -25,8 +25,6 @@ FORMAT = 2
 MAX_QUERY_WORDS = 256
 """A query of more asks for the first of them: what a person pastes is found by less."""
 
-# With so many words or fewer every word counts: "The Who", "To be or not to be".
-_SHORT_QUERY = 6
 _MAX_TITLE_WORDS = 24
 _PARTS = re.compile(r"[^\W_]+")
 _HAN = re.compile(r"[\u3005-\u3007\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
@@ -34,53 +32,20 @@ _KATAKANA = re.compile(r"[\u30a1-\u30ff]+")
 _YEAR_AT_END = re.compile(r"\s*\([^()]*\)\s*$")
 _ARTICLE_AT_END = re.compile(r"(?P<rest>.+), (?P<article>The|A|An|Le|La|Les|L'|Der|Die|Das|El|Los|Las|Il)", re.IGNORECASE)
 _HEADINGS = " > "
-_STOP_WORDS = frozenset(
-    [
-        *("a", "an", "and", "are", "as", "at", "be", "been", "but", "by", "can", "could", "did", "do", "does", "for", "from", "had", "has"),
-        *(
-            "have",
-            "how",
-            "i",
-            "if",
-            "in",
-            "into",
-            "is",
-            "it",
-            "its",
-            "may",
-            "me",
-            "might",
-            "my",
-            "no",
-            "not",
-            "of",
-            "on",
-            "or",
-            "our",
-            "should",
-        ),
-        *(
-            "so",
-            "such",
-            "than",
-            "that",
-            "the",
-            "their",
-            "then",
-            "there",
-            "these",
-            "they",
-            "this",
-            "to",
-            "was",
-            "we",
-            "were",
-            "what",
-            "when",
-        ),
-        *("where", "which", "who", "why", "will", "with", "would", "you", "your"),
-    ]
-)
+# What questions are made of. A query leaves them out as long as it has other words; the index has them all.
+_ENGLISH = """
+    i me my myself we our ours ourselves you your yours yourself yourselves he him his himself she her hers herself it its itself they them
+    their theirs themselves what which who whom whose this that these those am is are was were be been being have has had having do does did
+    doing would should could ought can will may might must a an the and but if or because as until while of at by for with about against
+    between into through during before after above below to from up down in out on off over under again further then once here there when
+    where why how all any both each few more most other some such no nor not only own same so than too very dont cant isnt doesnt didnt wont
+"""
+_CHINESE = "的了吗嗎呢么麼什怎你您妳我他她它们們这這那是吧啊哪些何与與或被把让讓"
+_JAPANESE = """
+    です すか ます した まし ませ せん ない たい てい いる いま ある あり りま れる られ する には では とは から まで より
+    こと もの よう どう うす なに どこ どれ いつ のは のが のを でき きま ので って んで
+"""
+_FUNCTION_WORDS = frozenset((*_ENGLISH.split(), *_JAPANESE.split(), *_CHINESE))
 
 
 def words_of_passage(document_id: str, title: str, text: str) -> str:
@@ -91,12 +56,13 @@ def words_of_passage(document_id: str, title: str, text: str) -> str:
 
 def words_of_query(query: str) -> str:
     """Return the index words that a query asks for, each once; empty when it has none."""
-    tokens = tokens_of(query)
-    spoken = [token for token in tokens if token.kind == WORD]
-    if len(spoken) > _SHORT_QUERY:
-        tokens = [token for token in tokens if token.text not in _STOP_WORDS] or tokens
-    words = [*_words(tokens, is_query=True), _whole(query)]
-    return " ".join(word for word in list(dict.fromkeys(words))[:MAX_QUERY_WORDS] if word)
+    words = list(dict.fromkeys(_words(tokens_of(query), is_query=True)))
+    asked = [word for word in words if not _is_function_word(word)] or words
+    return " ".join([*asked[:MAX_QUERY_WORDS], *filter(None, (_whole(query),))])
+
+
+def _is_function_word(word: str) -> bool:
+    return word in _FUNCTION_WORDS or (len(word) == 2 and not word.isascii() and (word[0] in _CHINESE or word[1] in _CHINESE))
 
 
 def _words(tokens: Iterable[Token], *, is_query: bool = False) -> Iterator[str]:

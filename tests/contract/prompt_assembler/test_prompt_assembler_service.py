@@ -65,9 +65,9 @@ async def test_a_prompt_holds_the_question_the_passages_and_the_history(stub):
 
 
 async def test_the_callers_budget_is_kept(stub):
-    request = pb.AssembleRequest(template="answer", question="When?", passages=passages(*["word " * 40] * 20), max_prompt_tokens=300)
+    request = pb.AssembleRequest(template="answer", question="When?", passages=passages(*["word " * 40] * 20), max_prompt_tokens=800)
     response = await stub.Assemble(request, timeout=seconds(5))
-    assert 0 < len(response.used_passage_ids) < 20 and response.prompt_tokens <= 300
+    assert 0 < len(response.used_passage_ids) < 20 and response.prompt_tokens <= 800
     assert list(response.used_passage_ids) == [f"catalog:{number}" for number in range(1, len(response.used_passage_ids) + 1)]
 
 
