@@ -19,8 +19,8 @@ An evaluation file, `TASK.yaml`:
       - {question: What is the address of another member?, reject: [street, road]}
 
 `accept`: each inner list is one thing that the answer must say, in any of the wordings given. `reject` (may be left out): what it must not
-say, so that repeating the whole context is no answer (`answers.py`: when an answer says something). `answer` (may be left out): the answer as it should be; a candidate that finds it
-much less likely than the live adapter does is worse even where it says the right words.
+say, so that repeating the whole context is no answer. `answers.py` says when an answer says something. `answer` (may be left out): the
+answer as it should be; a candidate that finds it much less likely than the live adapter does is worse even where it says the right words.
 """
 
 from __future__ import annotations
