@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import hiredis
@@ -19,6 +20,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError, RedisError
 from typing_extensions import override
 
+from services.common.platform.merging import Merger
 from services.common.ranker.feature_records import global_key, item_keys, neighbours_key, partial_names, popular_key, seen_key, user_key
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.recall_state import Counted, add_up
@@ -30,6 +32,9 @@ from services.recommender.item_cache import Generation
 from services.recommender.recall import popular_now
 
 _MAX_CONNECTIONS = 64
+_MAX_MERGED = 32
+# Redis does nothing else while it reads the keys of a command, about a microsecond each.
+_MAX_MERGED_KEYS = 4_000
 
 _log = logging.getLogger(__name__)
 
@@ -87,6 +92,7 @@ class RedisFeatureStore(FeatureStore):
         self._reader = StateReader(spec)
         self._partials = partial_names(user_partitions)
         self._ttl_s, self._cache_size, self._backoff_s = cache_ttl_s, cache_size, backoff_s
+        self._merger: Merger[Sequence[str], list[bytes | None]] = Merger(self._mget_all, max_batch=_MAX_MERGED, max_size=_MAX_MERGED_KEYS)
         self._generation: Generation | None = None
         self._popular: tuple[float, list[Counted]] | None = None
         self._retry_at = 0.0
@@ -162,8 +168,16 @@ class RedisFeatureStore(FeatureStore):
         return popular_now(lists, totals, self._spec.counters.half_lives_events[0])
 
     async def _mget(self, keys: Sequence[str]) -> list[bytes | None]:
-        values: list[bytes | None] = await self._call("MGET", *keys)
-        return values
+        """Return the values of keys; requests that wait at the same moment are read by one command."""
+        return await self._merger.ask(keys, size=len(keys))
+
+    async def _mget_all(self, batch: Sequence[Sequence[str]], timeout_s: float) -> list[list[bytes | None]]:  # noqa: ARG002 - the client has one
+        values = await self._call("MGET", *(batch[0] if len(batch) == 1 else chain.from_iterable(batch)))
+        found, start = [], 0
+        for keys in batch:
+            found.append(values[start : start + len(keys)])
+            start += len(keys)
+        return found
 
     async def _call(self, *command: str) -> list[bytes | None]:
         if self._clock() < self._retry_at:

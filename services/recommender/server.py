@@ -83,6 +83,7 @@ def grpc_servicer(implementation: RecommenderServicer) -> Servicer:
         descriptor=recommender_service_pb2.DESCRIPTOR.services_by_name["RecommenderService"],
         implementation=implementation,
         register=recommender_service_pb2_grpc.add_RecommenderServiceServicer_to_server,
+        merged=("RecommendMany",),
     )
 
 

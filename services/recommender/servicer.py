@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
 from tunemesh.recommender.v1 import recommender_service_pb2, recommender_service_pb2_grpc
 
+from services.common.platform.errors import InvalidInput
+from services.common.platform.grpc_parts import Failure, Parts
 from services.common.platform.telemetry import Telemetry
 from services.common.ranker.feature_spec import FeatureSpec
 from services.recommender.core import Answer, Query, Recommender
 
 # For callers that set no deadline.
 _DEFAULT_TIMEOUT_S = 5.0
+# Of one RecommendMany.
+_MAX_MERGED = 64
+
+METHOD = "/tunemesh.recommender.v1.RecommenderService/Recommend"
 
 
 class RecommenderServicer(recommender_service_pb2_grpc.RecommenderServiceServicer):
@@ -20,11 +27,38 @@ class RecommenderServicer(recommender_service_pb2_grpc.RecommenderServiceService
 
     def __init__(self, recommender: Recommender, spec: FeatureSpec, telemetry: Telemetry, *, max_candidates: int) -> None:
         self._recommender, self._spec, self._max_candidates = recommender, spec, max_candidates
+        self._parts = Parts(telemetry, METHOD)
         self._degraded = telemetry.meter.create_counter("recommender.degraded", description="Answers that lack something, by reason.")
 
     async def Recommend(self, request: recommender_service_pb2.RecommendRequest, context: Any) -> recommender_service_pb2.RecommendResponse:
         """Rank the candidates, or recall and rank. INVALID_ARGUMENT for a query that breaks the contract."""
-        remaining_s = context.time_remaining()
+        return await self._answer(request, context.time_remaining())
+
+    async def RecommendMany(
+        self,
+        request: recommender_service_pb2.RecommendManyRequest,
+        context: Any,  # noqa: ARG002 - gRPC's signature
+    ) -> recommender_service_pb2.RecommendManyResponse:
+        """Answer each request by itself; they run side by side, so that what they ask of others is merged again."""
+        if not 1 <= len(request.requests) <= _MAX_MERGED:
+            raise InvalidInput(f"requests: {len(request.requests)} given, 1 to {_MAX_MERGED} are allowed")
+        answers = await asyncio.gather(*map(self._part, request.requests))
+        return recommender_service_pb2.RecommendManyResponse(answers=answers)
+
+    async def _part(self, part: recommender_service_pb2.MergedRequest) -> recommender_service_pb2.MergedAnswer:
+        timeout_s = part.timeout_ms / 1e3 if part.timeout_ms else None
+
+        async def serialised() -> bytes:
+            return (await self._answer(part.request, timeout_s)).SerializeToString()
+
+        answer = await self._parts.answer(part.traceparent, serialised)
+        if isinstance(answer, Failure):
+            return recommender_service_pb2.MergedAnswer(code=answer.number, message=answer.message)
+        return recommender_service_pb2.MergedAnswer(response=answer)
+
+    async def _answer(
+        self, request: recommender_service_pb2.RecommendRequest, remaining_s: float | None
+    ) -> recommender_service_pb2.RecommendResponse:
         query = Query.checked(
             request.user_id,
             request.candidates,

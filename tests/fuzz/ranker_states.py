@@ -50,6 +50,10 @@ def _sound() -> Mapping[str, tuple[Sequence[bytes], Callable[[bytes], object]]]:
         "neighbours": ([near.to_bytes()], lambda raw: Neighbours.from_bytes(raw, MAX_NEIGHBOURS)),
         "counts": ([near.to_bytes()], unpack_counts),
         "block": (blocks, lambda raw: exposure_block.decode(raw, SPEC)),
+        "blocks": (
+            [b"".join(chosen) for chosen in (blocks, blocks[::-1], [blocks[2]] * 3)],
+            lambda raw: exposure_block.decode_all(raw, SPEC),
+        ),
         "selection": (blocks, lambda raw: exposure_block.select(raw, [0]) if exposure_block.num_items(raw) else None),
         "schema": (blocks, exposure_block.schema_hash),
     }

@@ -1,15 +1,16 @@
-"""The ranker on Triton's Python backend: scores items for one user from the mapped tables that the updater of this host keeps fresh.
+"""The ranker on Triton's Python backend: scores items for users from the mapped tables that the updater of this host keeps fresh.
 
 A delta needs no reload: every request reads the rows as they are, and the dense weights when their version has changed.
 Run by tritonserver (`--load-model ranker`), in the ml environment. Knows nothing about Kafka, Redis or where features come from.
 
-Inputs:   USER_ID int64 [1], ITEM_IDS int64 [N] (table keys), FEATURES uint8 [M] (services.common.ranker.exposure_block, N item rows).
-          Request parameter `traceparent` (W3C): the caller's span.
+Inputs:   USER_ID int64 [G], ITEM_IDS int64 [N] (table keys), FEATURES uint8 [M]: G blocks of services.common.ranker.exposure_block one
+          behind the other, which together have N item rows. Most requests are of one user; several are those that the recommender merged.
+          Request parameter `traceparent` (W3C): the callers' spans, G of them with commas between them; empty where there is none.
 Outputs, those that the request names:
           SCORES float32 [N, T], probabilities in the spec's task order
           VERSION int64 [3]: epoch, oldest and newest delta seq of the rows
           WATERMARK_MS int64 [1]: every feedback accepted up to here is in the rows
-          USER_ROW_CRC int64 [1]: crc32c of the user's float32 row
+          USER_ROW_CRC int64 [G]: crc32c of each user's float32 row
 Errors:   UNAVAILABLE "ranker has no base yet" until the updater has applied one; INVALID_ARG for a block that does not fit.
 """
 
@@ -19,7 +20,8 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,8 +66,9 @@ class RankerSettings(BaseServiceSettings, FeatureSpecSettings, ArtifactSettings)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scored:
-    """One answer. scores_NT: float32 [N, T]; view: the rows that were used."""
+    """One answer. scores_NT: float32 [N, T] of all groups; sizes_G: items of each; view: the rows that were used."""
 
+    sizes_G: Sequence[int]
     scores_NT: npt.NDArray[np.float32]
     view: ModelView
 
@@ -74,7 +77,7 @@ _OUTPUTS: Mapping[str, Callable[[Scored], torch.Tensor]] = {
     "SCORES": lambda scored: torch.from_numpy(scored.scores_NT),
     "VERSION": lambda scored: torch.tensor([scored.view.epoch, scored.view.seq_min, scored.view.seq_max]),
     "WATERMARK_MS": lambda scored: torch.tensor([scored.view.watermark_ms]),
-    "USER_ROW_CRC": lambda scored: torch.tensor([crc32c.crc32c(scored.view.rows["user"].tobytes())]),
+    "USER_ROW_CRC": lambda scored: torch.tensor([crc32c.crc32c(row_D.tobytes()) for row_D in scored.view.rows["user"]]),
 }
 
 
@@ -86,16 +89,26 @@ class Scorer:
         self._scoring = scoring_of(spec, make_network(spec))
         self._loaded: DenseView | None = None
 
-    def score(self, user_key: int, item_keys_N: Int64Array, features: Features) -> Scored:
-        """Score items for a user; `user_key` names the row that is used, whoever's features these are.
+    def score(self, user_keys_G: Int64Array, item_keys_N: Int64Array, groups: Sequence[Features]) -> Scored:
+        """Score items for users; a user's key names the row that is used, whoever's features these are.
 
+        Args:
+            user_keys_G: of each group.
+            item_keys_N: of the items of all groups, one group behind the other.
+            groups: their features, each of one item at least.
         Raises:
             Unavailable: the tables cannot be read now.
         """
-        num_items, history_keys_L = len(item_keys_N), features.history_keys_L[: self._spec.history.length]
-        view = self._read(np.asarray([user_key], np.int64), np.concatenate([item_keys_N, history_keys_L]))
-        items_RD = view.rows["item"]
-        return Scored(self._scoring.score(features, view.rows["user"][0], items_RD[:num_items], items_RD[num_items:]), view)
+        longest = self._spec.history.length
+        histories = [features.history_keys_L[:longest] for features in groups]
+        view = self._read(user_keys_G, np.concatenate([item_keys_N, *histories]))
+        users_GD, rows_RD = view.rows["user"], view.rows["item"]
+        scores, item, entry = [], 0, len(item_keys_N)
+        for user_D, features, history_L in zip(users_GD, groups, histories, strict=True):
+            items_ND, history_LD = rows_RD[item : item + len(features)], rows_RD[entry : entry + len(history_L)]
+            scores.append(self._scoring.score(features, user_D, items_ND, history_LD))
+            item, entry = item + len(features), entry + len(history_L)
+        return Scored(list(map(len, groups)), scores[0] if len(scores) == 1 else np.concatenate(scores), view)
 
     def warm_up(self) -> None:
         """Score nobody's items a few times, so that the first request does not pay for lazy initialisation; choose the faster precision."""
@@ -114,7 +127,7 @@ class Scorer:
     def _score_nobodys(self, num_items: int) -> None:
         nothing = merge_item_bytes(self._spec, [[None] * num_items], [None])
         features = build_features(self._spec, "0", None, nothing, [()] * num_items, GlobalState())
-        self.score(0, np.arange(num_items, dtype=np.int64), features)
+        self.score(np.zeros(1, np.int64), np.arange(num_items, dtype=np.int64), [features])
 
     def _read(self, user_keys: Int64Array, item_keys: Int64Array) -> ModelView:
         """Return rows, and load the dense weights that were current all the while they were read."""
@@ -194,17 +207,22 @@ class TritonPythonModel:
         self._telemetry.shutdown()
 
     def _answer(self, request: Any) -> Any:
-        parameters = json.loads(request.parameters() or "{}")
-        with self._telemetry.span("triton.ranker", parent=parameters.get("traceparent"), kind=SpanKind.SERVER) as span:
+        traceparents = str(json.loads(request.parameters() or "{}").get("traceparent", "")).split(",")
+        with ExitStack() as entered:
+            # One for each of the callers that were merged: each has its trace whole.
+            named = [self._telemetry.span("triton.ranker", parent=parent, kind=SpanKind.SERVER) for parent in traceparents]
+            spans = [entered.enter_context(span) for span in named]
             try:
                 scored = self._score(request)
             except (Unavailable, CorruptArtifact) as error:
                 code = pb_utils.TritonError.UNAVAILABLE if isinstance(error, Unavailable) else pb_utils.TritonError.INVALID_ARG
-                span.set_attribute("error", str(error))
+                for span in spans:
+                    span.set_attribute("error", str(error))
                 return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), code))
-            view = scored.view
-            span.set_attribute("items", len(scored.scores_NT))
-            span.set_attribute("model_version", f"{view.epoch}.{view.seq_max}")
+            version = f"{scored.view.epoch}.{scored.view.seq_max}"
+            for span, num_items in zip(spans, scored.sizes_G, strict=False):
+                span.set_attribute("items", num_items)
+                span.set_attribute("model_version", version)
         # Only what is asked for, which is everything unless the request names outputs: each is copied into shared memory, and out of it.
         # Through DLPack: the stub of this Triton release was built before numpy 2 and would read such arrays as empty.
         return pb_utils.InferenceResponse(
@@ -215,13 +233,14 @@ class TritonPythonModel:
         scorer = self._opener.scorer
         if scorer is None:
             raise Unavailable(NOT_READY)
-        user_id, item_keys_N, block = (_input(request, name) for name in ("USER_ID", "ITEM_IDS", "FEATURES"))
-        features = exposure_block.decode(block.tobytes(), self._spec)
-        if len(features) != len(item_keys_N) or not len(item_keys_N):
-            raise CorruptArtifact(
-                f"FEATURES has {len(features)} item rows for {len(item_keys_N)} ITEM_IDS; both must be the same, and not 0"
-            )
-        return scorer.score(int(user_id[0]), item_keys_N, features)
+        user_keys_G, item_keys_N, blocks = (_input(request, name) for name in ("USER_ID", "ITEM_IDS", "FEATURES"))
+        groups = exposure_block.decode_all(blocks.tobytes(), self._spec)
+        if len(groups) != len(user_keys_G):
+            raise CorruptArtifact(f"FEATURES has {len(groups)} blocks for {len(user_keys_G)} USER_ID; both must be the same")
+        num_rows = sum(map(len, groups))
+        if num_rows != len(item_keys_N) or not all(map(len, groups)):
+            raise CorruptArtifact(f"FEATURES has {num_rows} item rows for {len(item_keys_N)} ITEM_IDS; both must be the same, and not 0")
+        return scorer.score(user_keys_G, item_keys_N, groups)
 
 
 def _input(request: Any, name: str) -> npt.NDArray[Any]:

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import signal
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -21,6 +21,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
+from opentelemetry.metrics import Histogram
 from opentelemetry.trace import SpanKind
 
 from services.common.platform.errors import (
@@ -71,16 +72,42 @@ class Servicer:
         descriptor: e.g. `router_service_pb2.DESCRIPTOR.services_by_name["RouterService"]`; gives the full name for health and reflection.
         implementation: the object with one method per RPC.
         register: the generated `add_…Servicer_to_server`.
+        merged: names of methods whose calls carry several callers' requests: their parts have spans and durations of their own
+            (`services.common.platform.grpc_parts`), so the call has none.
     """
 
     descriptor: ServiceDescriptor
     implementation: Any
     register: Callable[[Any, grpc.aio.Server], None]
+    merged: Sequence[str] = ()
+
+    @property
+    def merged_methods(self) -> list[str]:
+        """The paths of the merged methods, as gRPC names them."""
+        return [f"/{self.descriptor.full_name}/{name}" for name in self.merged]
 
 
 def status_of(error: ServiceError) -> grpc.StatusCode:
     """Return the status for an error of a core; subclasses map like their root."""
     return next((STATUS_OF[kind] for kind in type(error).__mro__ if kind in STATUS_OF), grpc.StatusCode.UNKNOWN)
+
+
+def told(telemetry: Telemetry, method: str, error: Exception) -> tuple[grpc.StatusCode, str]:
+    """Return what a caller is told about an error: a core's own by its status and message; anything else goes to the log alone."""
+    if isinstance(error, ServiceError):
+        return status_of(error), shortened(telemetry.redact(str(error)))
+    _log.error("%s failed", method, exc_info=error)
+    return grpc.StatusCode.INTERNAL, f"internal error in {telemetry.service_name}; its log has the traceback"
+
+
+def server_duration(telemetry: Telemetry) -> Histogram:
+    """Return the histogram of the times that calls of a process took, by method and status."""
+    return telemetry.histogram("rpc.server.duration", unit="ms", description="Time spent in a handler.")
+
+
+def span_name_of(telemetry: Telemetry, method: str) -> str:
+    """Return the name of a call's span: the process and the method's last part."""
+    return f"{telemetry.service_name}.{method.rsplit('/', 1)[-1]}"
 
 
 class EdgeInterceptor(grpc.aio.ServerInterceptor):
@@ -90,10 +117,11 @@ class EdgeInterceptor(grpc.aio.ServerInterceptor):
     A call that its caller gives up counts as CANCELLED, one whose deadline passes as DEADLINE_EXCEEDED. Health and reflection pass through.
     """
 
-    def __init__(self, telemetry: Telemetry) -> None:
-        """`telemetry` records the spans and the histogram `rpc.server.duration` (ms)."""
+    def __init__(self, telemetry: Telemetry, merged: Collection[str] = ()) -> None:
+        """`telemetry` records the spans and the histogram `rpc.server.duration` (ms), but not of `merged` methods: see `Servicer`."""
         self._telemetry = telemetry
-        self._duration = telemetry.meter.create_histogram("rpc.server.duration", unit="ms", description="Time spent in a handler.")
+        self._duration = server_duration(telemetry)
+        self._merged = frozenset(merged)
         self._wrapped: dict[str, Handler] = {}
 
     async def intercept_service(
@@ -112,7 +140,7 @@ class EdgeInterceptor(grpc.aio.ServerInterceptor):
 
     def _wrap(self, method: str, handler: Handler) -> Handler:
         codec: dict[str, Any] = {"request_deserializer": handler.request_deserializer, "response_serializer": handler.response_serializer}
-        span_name = f"{self._telemetry.service_name}.{method.rsplit('/', 1)[-1]}"
+        span_name = span_name_of(self._telemetry, method)
         if handler.unary_unary:
             return grpc.unary_unary_rpc_method_handler(self._unary(span_name, method, handler.unary_unary), **codec)
         if handler.stream_unary:
@@ -143,8 +171,11 @@ class EdgeInterceptor(grpc.aio.ServerInterceptor):
         started, budget_s = time.perf_counter(), context.time_remaining()
         ended: grpc.StatusCode | None = None
         try:
-            with self._telemetry.span(span_name, parent=traceparent_of(context.invocation_metadata()), kind=SpanKind.SERVER):
+            if method in self._merged:
                 yield
+            else:
+                with self._telemetry.span(span_name, parent=traceparent_of(context.invocation_metadata()), kind=SpanKind.SERVER):
+                    yield
         except asyncio.CancelledError:
             ended = _reason_of_end(budget_s, context.time_remaining())
             raise
@@ -155,16 +186,15 @@ class EdgeInterceptor(grpc.aio.ServerInterceptor):
 
     def _record(self, method: str, started: float, code: Any) -> None:
         """`code` is a StatusCode, or its number, or None for OK: gRPC's own context has all three."""
+        if method in self._merged:
+            return
         number = int(getattr(code or 0, "value", (code or 0,))[0])
         self._duration.record((time.perf_counter() - started) * 1e3, {"rpc.method": method, "rpc.grpc.status_code": number})
 
     async def _abort(self, method: str, context: Any, error: Exception) -> None:
         if isinstance(error, grpc.aio.AbortError):
             raise error
-        if isinstance(error, ServiceError):
-            await context.abort(status_of(error), shortened(self._telemetry.redact(str(error))))
-        _log.error("%s failed", method, exc_info=error)
-        await context.abort(grpc.StatusCode.INTERNAL, f"internal error in {self._telemetry.service_name}; its log has the traceback")
+        await context.abort(*told(self._telemetry, method, error))
 
 
 def _reason_of_end(budget_s: float | None, left_s: float | None) -> grpc.StatusCode:
@@ -208,7 +238,8 @@ class GrpcServer:
             ("grpc.max_send_message_length", limit),
             *KEEPALIVE_OPTIONS,
         ]
-        server = grpc.aio.server(interceptors=[EdgeInterceptor(self._telemetry)], options=options)
+        merged = [method for servicer in self._servicers for method in servicer.merged_methods]
+        server = grpc.aio.server(interceptors=[EdgeInterceptor(self._telemetry, merged)], options=options)
         for servicer in self._servicers:
             servicer.register(servicer.implementation, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)

@@ -17,7 +17,7 @@ from typing import Protocol
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.metrics import Meter
+from opentelemetry.metrics import Histogram, Meter
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricExporter, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
@@ -114,6 +114,7 @@ class Telemetry:
         self._tracer_provider = tracer_provider
         self._meter_provider = meter_provider
         self._sample_ratio = sample_ratio
+        self._histograms: dict[str, Histogram] = {}
         # All traces of this process that are not sampled share one id: nobody ever looks for them.
         self._unsampled = NonRecordingSpan(
             SpanContext(
@@ -151,6 +152,13 @@ class Telemetry:
             return SpanScope(self._unsampled, self.redact)
         base = trace.set_span_in_context(parent_span, Context()) if parent_context.is_valid else Context()
         return SpanScope(self._tracer.start_span(name, base, kind, attributes, kept), self.redact)
+
+    def histogram(self, name: str, *, unit: str, description: str) -> Histogram:
+        """Return the histogram of this name; whoever asks first makes it."""
+        found = self._histograms.get(name)
+        if found is None:
+            found = self._histograms[name] = self.meter.create_histogram(name, unit=unit, description=description)
+        return found
 
     def _sample(self) -> bool:
         return self._sample_ratio >= 1.0 or random.random() < self._sample_ratio

@@ -30,7 +30,11 @@ def current_traceparent() -> str:
 
 def outgoing_metadata() -> tuple[tuple[str, str], ...]:
     """Return gRPC metadata that carries the active span. Passed per call: an interceptor on a grpc.aio channel costs a task per call."""
-    traceparent = current_traceparent()
+    return metadata_of(current_traceparent())
+
+
+def metadata_of(traceparent: str) -> tuple[tuple[str, str], ...]:
+    """Return gRPC metadata that carries a traceparent; none for ""."""
     return ((TRACEPARENT, traceparent),) if traceparent else ()
 
 

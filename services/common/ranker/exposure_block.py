@@ -41,15 +41,23 @@ class _Head(NamedTuple):
 
 
 def _read_head(block: bytes) -> _Head:
-    if len(block) < _HEAD.size:
-        raise CorruptArtifact(f"exposure block: {len(block)} bytes are too few")
-    head = _Head(*_HEAD.unpack_from(block))
+    head, end = _head_at(block, 0)
+    if len(block) != end:
+        raise CorruptArtifact(f"exposure block: {len(block)} bytes, its head says {end}")
+    return head
+
+
+def _head_at(blocks: bytes, start: int) -> tuple[_Head, int]:
+    """Return the head of the block that begins at `start`, and where the block ends."""
+    if len(blocks) - start < _HEAD.size:
+        raise CorruptArtifact(f"exposure block: {len(blocks) - start} bytes are too few")
+    head = _Head(*_HEAD.unpack_from(blocks, start))
     if head.version != VERSION:
         raise CorruptArtifact(f"exposure block: version {head.version}, this code reads {VERSION}")
-    want = head.items_start + head.num_items * head.row_bytes
-    if len(block) != want:
-        raise CorruptArtifact(f"exposure block: {len(block)} bytes, its head says {want}")
-    return head
+    end = start + head.items_start + head.num_items * head.row_bytes
+    if end > len(blocks):
+        raise CorruptArtifact(f"exposure block: {len(blocks) - start} bytes, its head says {end - start}")
+    return head, end
 
 
 def encode(features: Features, schema_hash: str) -> bytes:
@@ -82,17 +90,36 @@ def decode(block: bytes, spec: FeatureSpec) -> Features:
     Raises:
         CorruptArtifact: damaged, or made under another feature spec.
     """
-    head = _read_head(block)
+    return _decoded(block, 0, _read_head(block), spec)
+
+
+def decode_all(blocks: bytes, spec: FeatureSpec) -> list[Features]:
+    """Return what blocks that stand one behind the other hold; the arrays are read-only views into `blocks`.
+
+    Raises:
+        CorruptArtifact: one is damaged, or made under another feature spec.
+    """
+    found: list[Features] = []
+    start = 0
+    while start < len(blocks):
+        head, end = _head_at(blocks, start)
+        found.append(_decoded(blocks, start, head, spec))
+        start = end
+    return found
+
+
+def _decoded(blocks: bytes, start: int, head: _Head, spec: FeatureSpec) -> Features:
     if head.schema.hex() != spec.schema_hash:
         raise CorruptArtifact(f"exposure block: feature spec {head.schema.hex()}, this process has {spec.schema_hash}")
     if (head.num_user_features, head.num_item_features) != (len(spec.user_columns), len(spec.item_columns)):
         raise CorruptArtifact("exposure block: feature counts differ from the feature spec's")
-    values_start = _HEAD.size + 8 * head.num_history
-    halves = np.frombuffer(block, dtype="<f2", offset=values_start)
+    keys_start = start + _HEAD.size
     user_start, items_start = head.num_history, head.num_history + head.num_user_features
+    num_halves = items_start + head.num_items * head.num_item_features
+    halves = np.frombuffer(blocks, dtype="<f2", count=num_halves, offset=keys_start + 8 * head.num_history)
     return Features(
         user_key=head.user_key,
-        history_keys_L=np.frombuffer(block, dtype="<i8", count=head.num_history, offset=_HEAD.size),
+        history_keys_L=np.frombuffer(blocks, dtype="<i8", count=head.num_history, offset=keys_start),
         history_values_L=halves[:user_start],
         user_U=halves[user_start:items_start],
         items_NF=halves[items_start:].reshape(head.num_items, head.num_item_features),

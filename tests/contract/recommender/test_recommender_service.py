@@ -1,6 +1,7 @@
 """RecommenderService over a real gRPC server with fake collaborators, and the process itself with nothing to talk to."""
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from tunemesh.recommender.v1 import recommender_service_pb2_grpc as pb_grpc
 
 from services.common.platform import telemetry
 from services.common.platform.grpc_server import GrpcServer
+from services.common.platform.telemetry_files import read_spans
 from services.common.ranker import exposure_block
 from services.mesh.runner.embedded import free_ports
 from services.mesh.runner.environments import REPOSITORY_ROOT
@@ -119,6 +121,80 @@ async def test_an_unexpected_error_is_internal_and_leaks_nothing(stub, fixture):
     fixture.ranker.score_of = explode
     code, details = await status_of(stub.Recommend(pb.RecommendRequest(user_id="7", candidates=["1"], limit=1)))
     assert code == grpc.StatusCode.INTERNAL and "secret" not in details
+
+
+def many(*requests: pb.RecommendRequest, timeout_ms: int = 60_000, spans: tuple[str, ...] = ()) -> pb.RecommendManyRequest:
+    parts = [pb.MergedRequest(request=request, timeout_ms=timeout_ms) for request in requests]
+    for part, span in zip(parts, spans, strict=False):
+        part.traceparent = span
+    return pb.RecommendManyRequest(requests=parts)
+
+
+async def test_many_requests_are_answered_each_as_if_it_had_come_alone(stub):
+    requests = [pb.RecommendRequest(user_id=str(number), candidates=["5", "900", "30"], limit=number) for number in (1, 2, 3)]
+    response = await stub.RecommendMany(many(*requests))
+    alone = [await stub.Recommend(request) for request in requests]
+    assert [pb.RecommendResponse.FromString(answer.response) for answer in response.answers] == alone
+    assert [(answer.code, answer.message) for answer in response.answers] == [(0, "")] * 3
+
+
+async def test_among_many_one_that_fails_fails_alone(stub, fixture):
+    def explode_for_666(key: int) -> float:
+        if key == 666:
+            raise ZeroDivisionError("secret")
+        return 0.5
+
+    fixture.ranker.score_of = explode_for_666
+    requests = [
+        pb.RecommendRequest(user_id="7", candidates=["1"], limit=1),
+        pb.RecommendRequest(user_id="7", candidates=["1", "1"], limit=1),
+        pb.RecommendRequest(user_id="7", candidates=["666"], limit=1),
+        pb.RecommendRequest(user_id="8", candidates=["2"], limit=1),
+    ]
+    answers = (await stub.RecommendMany(many(*requests))).answers
+    assert [answer.code for answer in answers] == [0, grpc.StatusCode.INVALID_ARGUMENT.value[0], grpc.StatusCode.INTERNAL.value[0], 0]
+    assert answers[1].message == "candidates: an item is named twice"
+    assert "secret" not in answers[2].message and "its log has the traceback" in answers[2].message
+    assert [pb.RecommendResponse.FromString(answers[at].response).items[0].item_id for at in (0, 3)] == ["1", "2"]
+
+
+@pytest.mark.parametrize("number", [0, 65, 640])
+async def test_no_or_too_many_requests_are_an_invalid_argument(stub, number):
+    one = pb.RecommendRequest(user_id="7", candidates=["1"], limit=1)
+    said = f"requests: {number} given, 1 to 64 are allowed"
+    assert await status_of(stub.RecommendMany(many(*[one] * number))) == (grpc.StatusCode.INVALID_ARGUMENT, said)
+
+
+async def test_each_of_many_has_the_deadline_of_its_caller(stub, fixture):
+    before = asyncio.get_running_loop().time()
+    one = pb.RecommendRequest(user_id="7", candidates=["1"], limit=1)
+    await stub.RecommendMany(pb.RecommendManyRequest(requests=[{"request": one, "timeout_ms": 3_000}, {"request": one}]), timeout=900)
+    short, default = sorted(fixture.ranker.deadlines)
+    assert before + 2.0 < short < default and default - short == pytest.approx(2.0, abs=1.0)
+
+
+async def test_each_of_many_has_a_span_in_its_callers_trace_and_a_duration_and_the_call_has_none(fixture, tmp_path):
+    settings = RecommenderSettings(port=0, TUNEMESH_TELEMETRY_DIR=str(tmp_path), TUNEMESH_TELEMETRY_SAMPLE_RATIO=1.0)
+    telling = telemetry.configure("recommender", settings)
+    server = GrpcServer(settings, telling, [grpc_servicer(RecommenderServicer(fixture.core(), SPEC, telling, max_candidates=5))])
+    port = await server.start()
+    requests = [pb.RecommendRequest(user_id="7", candidates=["1"], limit=limit) for limit in (1, 0, 1)]
+    callers = (f"00-{'1' * 32}-{'2' * 16}-01", f"00-{'3' * 32}-{'4' * 16}-01", f"00-{'5' * 32}-{'6' * 16}-00")
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        await pb_grpc.RecommenderServiceStub(channel).RecommendMany(many(*requests, spans=callers))
+    await server.drain()
+    telling.shutdown()
+    spans = [(span["name"], span["kind"], span["trace_id"], span["parent_id"], span["status"]) for span in read_spans(tmp_path)]
+    assert sorted(spans) == [
+        ("recommender.Recommend", "SERVER", "1" * 32, "2" * 16, "UNSET"),
+        ("recommender.Recommend", "SERVER", "3" * 32, "4" * 16, "ERROR"),
+    ]
+    rows = [json.loads(line) for path in tmp_path.glob("*.metrics.jsonl") for line in path.read_text().splitlines()]
+    last = {row["attributes"]["rpc.grpc.status_code"]: row for row in rows if row["metric"] == "rpc.server.duration"}
+    assert {code: (row["attributes"]["rpc.method"], row["count"]) for code, row in last.items()} == {
+        0: ("/tunemesh.recommender.v1.RecommenderService/Recommend", 2),
+        3: ("/tunemesh.recommender.v1.RecommenderService/Recommend", 1),
+    }
 
 
 def start(**variables: str) -> subprocess.Popen[str]:

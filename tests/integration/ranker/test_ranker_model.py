@@ -3,7 +3,7 @@
 import contextlib
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -36,9 +36,10 @@ class Client:
     def __init__(self, http_url: str) -> None:
         self._url = http_url
 
-    def infer(self, user_key: int, item_keys: list[int], block: bytes, **parameters: str) -> dict[str, np.ndarray]:
+    def infer(self, user_keys: int | list[int], item_keys: list[int], block: bytes, **parameters: str) -> dict[str, np.ndarray]:
         """Return the outputs by name; RuntimeError with Triton's message for an error."""
-        tensors = [("USER_ID", "INT64", [user_key]), ("ITEM_IDS", "INT64", item_keys), ("FEATURES", "UINT8", list(block))]
+        users = [user_keys] if isinstance(user_keys, int) else user_keys
+        tensors = [("USER_ID", "INT64", users), ("ITEM_IDS", "INT64", item_keys), ("FEATURES", "UINT8", list(block))]
         inputs = [{"name": name, "datatype": kind, "shape": [len(data)], "data": data} for name, kind, data in tensors]
         body = json.dumps({"inputs": inputs, "parameters": {"binary_data_output": True, **parameters}})
         connection = HTTPConnection(self._url, timeout=seconds(30))
@@ -221,3 +222,32 @@ def test_wrong_blocks_are_refused_and_a_span_continues_the_callers_trace(served)
         assert time.monotonic() < deadline, "no span of the caller's trace was written"
         time.sleep(0.1)
     assert [(span["name"], span["parent_id"], span["attributes"]["items"]) for span in spans] == [("triton.ranker", span_id, NUM_ITEMS)]
+
+
+def test_several_users_in_one_request_are_scored_each_as_alone_and_each_has_a_span(served):
+    client, writer, telemetry = served.client, served.writer, served.telemetry
+    tables, dense, network = base()
+    writer.build(tables, dense, applied(5, 3, 0), lineage_id="l")
+    client.infer_when_ready(7, ITEM_KEYS, BLOCK)
+    few = exposure_block.encode(replace(FEATURES, items_NF=FEATURES.items_NF[:3], user_key=6), SPEC.schema_hash)
+    traces = ["a" * 32, "", "b" * 32]
+    spans = ",".join(f"00-{trace}-{'2' * 16}-01" if trace else "" for trace in traces)
+    together = client.infer([7, 6, 12345], [*ITEM_KEYS, *ITEM_KEYS[:3], *ITEM_KEYS], BLOCK + few + BLOCK, traceparent=spans)
+    alone = [
+        client.infer(user, keys, block) for user, keys, block in ((7, ITEM_KEYS, BLOCK), (6, ITEM_KEYS[:3], few), (12345, ITEM_KEYS, BLOCK))
+    ]
+    np.testing.assert_array_equal(together["SCORES"], np.concatenate([one["SCORES"] for one in alone]))
+    np.testing.assert_array_equal(together["USER_ROW_CRC"], np.concatenate([one["USER_ROW_CRC"] for one in alone]))
+    np.testing.assert_allclose(together["SCORES"][:NUM_ITEMS], expected_scores(tables, network, 7), rtol=0, atol=1e-6)
+    assert together["VERSION"].tolist() == [5, 3, 3]
+    with pytest.raises(RuntimeError, match="FEATURES has 2 blocks for 3 USER_ID"):
+        client.infer([7, 6, 5], [*ITEM_KEYS, *ITEM_KEYS[:3]], BLOCK + few)
+    with pytest.raises(RuntimeError, match=f"FEATURES has {NUM_ITEMS + 3} item rows for {NUM_ITEMS} ITEM_IDS"):
+        client.infer([7, 6], ITEM_KEYS, BLOCK + few)
+
+    deadline = time.monotonic() + seconds(10)
+    while len(found := [span for span in read_spans(telemetry) if span["trace_id"] in traces]) < 2:
+        assert time.monotonic() < deadline, "a caller's trace has no span"
+        time.sleep(0.1)
+    wanted = [("a" * 32, NUM_ITEMS, "5.3"), ("b" * 32, NUM_ITEMS, "5.3")]
+    assert sorted((span["trace_id"], span["attributes"]["items"], span["attributes"]["model_version"]) for span in found) == wanted

@@ -194,3 +194,33 @@ async def test_a_redis_that_hangs_counts_as_failed_within_its_time(clock):
         await store.close()
         await closed.wait()
         assert connections == 1  # no second try, which would take as long again
+
+
+async def test_requests_of_one_moment_are_read_by_one_command_and_each_gets_its_own(store, redis):
+    users = {str(number): UserState() for number in range(5)}
+    for number, (user_id, user) in enumerate(users.items()):
+        user.apply(SPEC, act(user_id, f"item {number}"), ["Drama"], 4)
+        await redis.set(user_key(user_id), user.to_bytes())
+        await redis.set(item_key(user_id, "b"), item_state(user_id, [float(number % 5 + 1)] * (number + 1)).to_bytes(SPEC))
+    commands: list[tuple[str, ...]] = []
+    execute = store._client.execute_command
+
+    async def counted(*command: str):
+        commands.append(command)
+        return await execute(*command)
+
+    store._client.execute_command = counted
+    states = await asyncio.gather(*(store.read(user_id, [user_id, "unknown"]) for user_id in users))
+    assert [len(command) for command in commands] == [1 + 5 * (1 + 3 + 2 * 3)]
+    for number, (user, state) in enumerate(zip(users.values(), states, strict=True)):
+        assert state.user is not None and [entry.item_id for entry in state.user.history] == [entry.item_id for entry in user.history]
+        assert state.items.tally_N3[:, 0].tolist() == [number + 1, 0]
+
+
+async def test_a_failed_command_fails_for_all_that_it_was_sent_for(store):
+    async def broken(*command: str):
+        raise OSError("gone")
+
+    store._client.execute_command = broken
+    answers = await asyncio.gather(store.read("1", ["2"]), store.read("3", ["4"]), store.user("5"), return_exceptions=True)
+    assert all(isinstance(answer, FeaturesUnavailable) for answer in answers)

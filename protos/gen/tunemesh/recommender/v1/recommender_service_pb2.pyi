@@ -48,3 +48,35 @@ class LoggedItems(_message.Message):
     scores: _containers.RepeatedScalarFieldContainer[float]
     reasons: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, item_ids: _Optional[_Iterable[str]] = ..., scores: _Optional[_Iterable[float]] = ..., reasons: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class RecommendManyRequest(_message.Message):
+    __slots__ = ("requests",)
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    requests: _containers.RepeatedCompositeFieldContainer[MergedRequest]
+    def __init__(self, requests: _Optional[_Iterable[_Union[MergedRequest, _Mapping]]] = ...) -> None: ...
+
+class MergedRequest(_message.Message):
+    __slots__ = ("request", "timeout_ms", "traceparent")
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
+    request: RecommendRequest
+    timeout_ms: int
+    traceparent: str
+    def __init__(self, request: _Optional[_Union[RecommendRequest, _Mapping]] = ..., timeout_ms: _Optional[int] = ..., traceparent: _Optional[str] = ...) -> None: ...
+
+class RecommendManyResponse(_message.Message):
+    __slots__ = ("answers",)
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
+    answers: _containers.RepeatedCompositeFieldContainer[MergedAnswer]
+    def __init__(self, answers: _Optional[_Iterable[_Union[MergedAnswer, _Mapping]]] = ...) -> None: ...
+
+class MergedAnswer(_message.Message):
+    __slots__ = ("response", "code", "message")
+    RESPONSE_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    response: bytes
+    code: int
+    message: str
+    def __init__(self, response: _Optional[bytes] = ..., code: _Optional[int] = ..., message: _Optional[str] = ...) -> None: ...

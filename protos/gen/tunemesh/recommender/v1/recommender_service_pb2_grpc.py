@@ -40,6 +40,11 @@ class RecommenderServiceStub:
                 request_serializer=tunemesh_dot_recommender_dot_v1_dot_recommender__service__pb2.RecommendRequest.SerializeToString,
                 response_deserializer=tunemesh_dot_recommender_dot_v1_dot_recommender__service__pb2.RecommendResponse.FromString,
                 _registered_method=True)
+        self.RecommendMany = channel.unary_unary(
+                '/tunemesh.recommender.v1.RecommenderService/RecommendMany',
+                request_serializer=tunemesh_dot_recommender_dot_v1_dot_recommender__service__pb2.RecommendManyRequest.SerializeToString,
+                response_deserializer=tunemesh_dot_recommender_dot_v1_dot_recommender__service__pb2.RecommendManyResponse.FromString,
+                _registered_method=True)
 
 
 class RecommenderServiceServicer:
@@ -53,6 +58,14 @@ class RecommenderServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RecommendMany(self, request, context):
+        """Several requests of different callers as one call: each is answered, or fails, by itself, as Recommend would have it. INVALID_ARGUMENT unless there
+        are 1 to 64.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RecommenderServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -60,6 +73,11 @@ def add_RecommenderServiceServicer_to_server(servicer, server):
                     servicer.Recommend,
                     request_deserializer=tunemesh_dot_recommender_dot_v1_dot_recommender__service__pb2.RecommendRequest.FromString,
                     response_serializer=tunemesh_dot_recommender_dot_v1_dot_recommender__service__pb2.RecommendResponse.SerializeToString,
+            ),
+            'RecommendMany': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecommendMany,
+                    request_deserializer=tunemesh_dot_recommender_dot_v1_dot_recommender__service__pb2.RecommendManyRequest.FromString,
+                    response_serializer=tunemesh_dot_recommender_dot_v1_dot_recommender__service__pb2.RecommendManyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -90,6 +108,33 @@ class RecommenderService:
             '/tunemesh.recommender.v1.RecommenderService/Recommend',
             tunemesh_dot_recommender_dot_v1_dot_recommender__service__pb2.RecommendRequest.SerializeToString,
             tunemesh_dot_recommender_dot_v1_dot_recommender__service__pb2.RecommendResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecommendMany(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tunemesh.recommender.v1.RecommenderService/RecommendMany',
+            tunemesh_dot_recommender_dot_v1_dot_recommender__service__pb2.RecommendManyRequest.SerializeToString,
+            tunemesh_dot_recommender_dot_v1_dot_recommender__service__pb2.RecommendManyResponse.FromString,
             options,
             channel_credentials,
             insecure,

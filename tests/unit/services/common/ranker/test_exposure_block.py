@@ -64,6 +64,28 @@ def test_a_foreign_cut_or_unknown_block_is_refused_with_its_reason() -> None:
         exposure_block.decode(b"\x09" + block[1:], SPEC)
 
 
+@pytest.mark.parametrize("sizes", [[], [(1, 0)], [(3, 2), (0, 0), (100, 20), (1, 1)], [(2, 20)] * 16])
+def test_blocks_one_behind_the_other_are_told_apart(sizes: list[tuple[int, int]]) -> None:
+    originals = [features(*size) for size in sizes]
+    found = exposure_block.decode_all(b"".join(exposure_block.encode(each, SPEC.schema_hash) for each in originals), SPEC)
+    assert len(found) == len(originals)
+    for left, right in zip(found, originals, strict=True):
+        assert_equal(left, right)
+
+
+def test_one_bad_block_among_others_is_refused() -> None:
+    good, foreign = (exposure_block.encode(features(2, 1), schema) for schema in (SPEC.schema_hash, "00" * 8))
+    for blocks, said in (
+        (good + foreign, "0000000000000000"),
+        (good + good[:-1], "its head says"),
+        (good[:-1] + good, "version|its head says|feature spec"),
+        (good + b"\x01", "1 bytes are too few"),
+        (good + b"\x09" + good[1:], "version 9"),
+    ):
+        with pytest.raises(CorruptArtifact, match=said):
+            exposure_block.decode_all(blocks, SPEC)
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
