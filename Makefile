@@ -18,7 +18,7 @@ MESH = $(LIGHT)/bin/python -m services.mesh
 # buf counts the first package name for Go or Java as a change of it. A commit without any has none that could break; from then on each is kept.
 FIRST_OPTIONS := FILE_SAME_GO_PACKAGE, FILE_SAME_JAVA_PACKAGE, FILE_SAME_JAVA_MULTIPLE_FILES
 
-.PHONY: help setup lock demo train test test-deep up down status load mig logs topics fmt lint typecheck protos protos-check client-wheel clean
+.PHONY: help setup lock demo train test test-deep up down status load bench mig logs topics fmt lint typecheck protos protos-check client-wheel clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,6 +73,9 @@ status: $(LIGHT_STAMP) ## show each process of the mesh: state, pid, port, resta
 
 load: $(LIGHT_STAMP) ## put open-loop load on the running mesh: HTML report, plot of latencies over time; LOAD_ARGS="--seconds 60"
 	@$(LIGHT)/bin/python -m loadtests.load $(LOAD_ARGS)
+
+bench: $(LIGHT_STAMP) $(ML_STAMP) ## measure what is promised about speed beside its peers, build/bench/*.json: make bench AGAINST=FOLDER BENCH_ARGS="recommend_today"
+	@$(LIGHT)/bin/python -m loadtests.bench $(if $(AGAINST),--against $(AGAINST)) $(BENCH_ARGS)
 
 mig: $(LIGHT_STAMP) ## show how this machine's GPUs are divided, or plan: make mig ARGS="plan --gpu h100-80 --need llm=40g"
 	@$(MESH) mig $(or $(ARGS),status)

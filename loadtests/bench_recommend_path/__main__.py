@@ -3,8 +3,9 @@
 
 Runs router and recommender as processes over real gRPC and a real Redis, and the ranking model's own code in the ml environment without a
 tritonserver; Triton is a stand-in that answers at once, or with `--triton` the real one. With `--against`, another checkout's code runs in
-turn with this one's (and, for Triton, its environments are used). Only processor time is taken (all threads of a process, from
-/proc/PID/task/*/schedstat), so a busy machine disturbs less. Medians of the rounds, with their spread.
+turn with this one's (and, for Triton, its environments are used), be it from before services.common had rooms (older.py). Processor time is
+that of all threads of a process (/proc/PID/task/*/schedstat), so a busy machine disturbs it less; requests a second are those of a closed
+loop (closed_loop.py), and mean something beside the other checkout only. Medians of the rounds, with their spread.
 """
 
 from __future__ import annotations
@@ -18,17 +19,16 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Literal
 
-import redis
 from tunemesh.router.v1 import router_service_pb2, router_service_pb2_grpc
 
-from loadtests.bench_recommend_path import world
+from loadtests.bench_recommend_path import closed_loop, world
 from services.common.platform.grpc_client import open_channel
-from services.common.ranker.feature_spec import FeatureSpec
 from services.mesh.runner import embedded
 from services.mesh.runner.environments import REPOSITORY_ROOT, Environments
 
@@ -36,6 +36,9 @@ _HERE = Path(__file__).parent
 _AT_ONCE = 16
 _PROCESSES = ("router", "recommender", "triton", "redis")
 _STAGES = ("read", "score", "core", "answer", "gRPC")
+_METHOD = "/tunemesh.router.v1.RouterService/Recommend"
+
+REQUESTS_A_SECOND = f"requests/s, {_AT_ONCE} at once"
 
 
 def seconds_of(pids: Iterable[int]) -> float:
@@ -120,52 +123,55 @@ class Tree:
         own = None if triton else _start_triton(running, tree, Path(tables))
         self.recommender = Process(running, environments, tree, "light", "worker.py", "recommender", redis_url, own[0] if own else triton)
         self.router = Process(running, environments, tree, "light", "worker.py", "router", f"127.0.0.1:{self.recommender.said}")
-        self._target = f"127.0.0.1:{self.router.said}"
+        self._port = int(self.router.said)
         self._pids = {"router": [self.router.pid], "recommender": [self.recommender.pid], "redis": [redis.pid]}
         self._pids["triton"] = group_of(own[1]) if own else []
         self._is_warm = False
 
     def round(self, seed: int, num_calls: int) -> dict[str, float]:
-        """Make the calls, one after another and then several at once; return processor ms a call by row of the table."""
+        """Make the calls, one after another and then several at once; return processor ms a call, or calls a second, by row."""
         calls = [
             router_service_pb2.RecommendRequest(user_id=user_id, candidates=candidates)
             for user_id, candidates in world.requests(seed, num_calls)
         ]
+        if not self._is_warm:
+            asyncio.run(self._until_ranked(calls[0]))
+            self._is_warm = True
         self.recommender.ask("reset")
-        rows = self._seconds(calls, 1)
+        rows, _ = self._seconds(calls, 1)
         stages = self.recommender.ask("stages")
         split = {name: stages[name] for name in ("read", "score")}
         split["core"] = stages["recommend"] - stages["read"] - stages["score"]
         split["answer"] = stages["handler"] - stages["recommend"]
         split["gRPC"] = rows["recommender, 1 at once"] - stages["handler"]
         rows |= {f"recommender: {name}": split[name] for name in _STAGES}
-        rows |= self._seconds(calls, _AT_ONCE)
-        result = {name: seconds / num_calls * 1e3 for name, seconds in rows.items()}
+        at_once, took_s = self._seconds(calls, _AT_ONCE)
+        result = {name: seconds / num_calls * 1e3 for name, seconds in (rows | at_once).items()}
+        result[REQUESTS_A_SECOND] = num_calls / took_s
         return result | {"model.py, in process": self.scorer.ask(str(num_calls))["execute"] * 1e3}
 
-    def _seconds(self, calls: list[router_service_pb2.RecommendRequest], at_once: int) -> dict[str, float]:
-        """Return what each process took for the calls, of which `at_once` run at any time, and their sum."""
+    def _seconds(self, calls: list[router_service_pb2.RecommendRequest], at_once: int) -> tuple[dict[str, float], float]:
+        """Return what each process took for the calls, of which `at_once` run at any time, and their sum; and how long all took."""
+        messages = [call.SerializeToString() for call in calls]
         before = {name: seconds_of(self._pids[name]) for name in _PROCESSES}
-        asyncio.run(self._call(calls, at_once))
+        started = time.perf_counter()
+        asyncio.run(closed_loop.run("127.0.0.1", self._port, _METHOD, iter(messages), at_once=at_once, check=_check))
+        took_s = time.perf_counter() - started
         took = {name: seconds_of(self._pids[name]) - before[name] for name in _PROCESSES}
-        return {f"{name}, {at_once} at once": seconds for name, seconds in (took | {"all": sum(took.values())}).items()}
+        return {f"{name}, {at_once} at once": seconds for name, seconds in (took | {"all": sum(took.values())}).items()}, took_s
 
-    async def _call(self, calls: list[router_service_pb2.RecommendRequest], at_once: int) -> None:
-        waiting = iter(calls)
-        async with open_channel(self._target, max_message_bytes=1 << 22) as channel:
+    async def _until_ranked(self, request: router_service_pb2.RecommendRequest) -> None:
+        """Wait until the ranker has opened its tables."""
+        async with open_channel(f"127.0.0.1:{self._port}") as channel:
             stub = router_service_pb2_grpc.RouterServiceStub(channel)  # type: ignore[no-untyped-call]  # generated
+            while (await stub.Recommend(request, timeout=60)).degraded_reason == "ranker_unavailable":
+                await asyncio.sleep(0.2)
 
-            async def caller() -> None:
-                for request in waiting:
-                    answer = await stub.Recommend(request, timeout=60)
-                    while answer.degraded_reason == "ranker_unavailable" and not self._is_warm:
-                        await asyncio.sleep(0.2)
-                        answer = await stub.Recommend(request, timeout=60)
-                    self._is_warm = True
-                    if answer.degraded_reason or len(answer.items) != world.NUM_CANDIDATES:
-                        raise RuntimeError(f"an answer is not whole: {answer.degraded_reason}, {len(answer.items)} items")
 
-            await asyncio.gather(*(caller() for _ in range(at_once)))
+def _check(raw: bytes) -> None:
+    answer = router_service_pb2.RecommendResponse.FromString(raw)
+    if answer.degraded_reason or len(answer.items) != world.NUM_CANDIDATES:
+        raise RuntimeError(f"an answer is not whole: {answer.degraded_reason}, {len(answer.items)} items")
 
 
 def _start_triton(running: contextlib.ExitStack, tree: Path, tables: Path) -> tuple[str, int]:
@@ -189,6 +195,35 @@ def _start_triton(running: contextlib.ExitStack, tree: Path, tables: Path) -> tu
     return f"127.0.0.1:{grpc_port}", server.pid
 
 
+def measure(against: Path | None, *, triton: bool, rounds: int, calls: int) -> dict[str, list[dict[str, float]]]:
+    """Return the rows of the table of every round, by checkout: "this", and "against" if there is one.
+
+    Args:
+        against: another checkout.
+        triton: serve the model by a real tritonserver; the other checkout needs its own .venv for that.
+        rounds: measured; one more warms up.
+        calls: of each process in a round.
+    """
+    environments = Environments.of_repository()
+    trees = {"this": REPOSITORY_ROOT} | ({"against": against.resolve()} if against else {})
+    taken: dict[str, list[dict[str, float]]] = {name: [] for name in trees}
+    with contextlib.ExitStack() as running:
+        port = embedded.free_ports(1)[0]
+        log = Path(running.enter_context(tempfile.TemporaryDirectory())) / "redis.log"
+        command = embedded.redis_command(environments, port=port)
+        server = embedded.EmbeddedServer(command, log=log, ready=lambda: embedded.redis_ready(port))
+        running.callback(server.kill)
+        address = "" if triton else f"127.0.0.1:{Process(running, environments, REPOSITORY_ROOT, 'light', 'stand_in_triton.py').said}"
+        urls = {name: f"redis://127.0.0.1:{port}/{database}" for database, name in enumerate(trees)}
+        measured = {name: Tree(running, environments, tree, server, urls[name], address) for name, tree in trees.items()}
+        for number in range(-1, rounds):
+            for name, tree in measured.items():
+                result = tree.round(number + 1, calls)
+                if number >= 0:  # the first warms up
+                    taken[name].append(result)
+    return taken
+
+
 def main() -> None:
     """Run all rounds and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -197,33 +232,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--calls", type=int, default=200, help="of each process in a round")
     options = parser.parse_args()
-    environments = Environments.of_repository()
-    spec = FeatureSpec.load(REPOSITORY_ROOT / "model_repo" / "ranker" / "feature_spec.yaml")
-    trees = {"this": REPOSITORY_ROOT} | ({"against": options.against.resolve()} if options.against else {})
-    taken: dict[str, list[dict[str, float]]] = {name: [] for name in trees}
-    with contextlib.ExitStack() as running:
-        port = embedded.free_ports(1)[0]
-        log = Path(running.enter_context(tempfile.TemporaryDirectory())) / "redis.log"
-        command = embedded.redis_command(environments, port=port)
-        server = embedded.EmbeddedServer(command, log=log, ready=lambda: embedded.redis_ready(port))
-        running.callback(server.kill)
-        redis_url = f"redis://127.0.0.1:{port}/0"
-        redis.Redis.from_url(redis_url).mset(dict(world.records(spec)))
-        triton = (
-            "" if options.triton else f"127.0.0.1:{Process(running, environments, REPOSITORY_ROOT, 'light', 'stand_in_triton.py').said}"
-        )
-        measured = {name: Tree(running, environments, tree, server, redis_url, triton) for name, tree in trees.items()}
-        for number in range(-1, options.rounds):
-            for name, tree in measured.items():
-                result = tree.round(number + 1, options.calls)
-                if number >= 0:  # the first warms up
-                    taken[name].append(result)
+    taken = measure(options.against, triton=options.triton, rounds=options.rounds, calls=options.calls)
     print(
         f"processor ms a Recommend of {world.NUM_CANDIDATES} candidates, median (min to max) of {options.rounds} rounds of {options.calls}"
     )
     for row in taken["this"][0]:
         columns = {name: [result[row] for result in rounds] for name, rounds in taken.items()}
-        cells = [f"{name} {statistics.median(ms):6.3f} ({min(ms):.3f} to {max(ms):.3f})" for name, ms in columns.items()]
+        cells = [f"{name} {statistics.median(each):7.3f} ({min(each):.3f} to {max(each):.3f})" for name, each in columns.items()]
         if options.against and statistics.median(columns["this"]):
             cells.append(f"{statistics.median(columns['against']) / statistics.median(columns['this']):.2f}x")
         print(f"{row:24}", "   ".join(cells))

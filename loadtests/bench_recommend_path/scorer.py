@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import older  # type: ignore[import-not-found]  # noqa: F401  # beside this file, which is run by path; before the project's modules
 import torch
-import world  # type: ignore[import-not-found]  # beside this file, which is run by path
+import world  # type: ignore[import-not-found]  # beside this file too
 from torch.utils.dlpack import to_dlpack
 
 from services.common.platform.ids import entity_key

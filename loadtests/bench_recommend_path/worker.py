@@ -10,6 +10,7 @@ stage; "reset" sets them to nothing before.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import sys
 import time
@@ -17,8 +18,10 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import older  # type: ignore[import-not-found]  # noqa: F401  # beside this file, which is run by path; before the project's modules
+import redis
 import uvloop
-import world  # type: ignore[import-not-found]  # beside this file, which is run by path
+import world  # type: ignore[import-not-found]  # beside this file too
 
 from services.common.events.catalog import CatalogItem
 from services.common.platform.grpc_server import GrpcServer
@@ -78,6 +81,9 @@ async def recommender(redis_url: str, triton: str) -> None:
     spec = FeatureSpec.load("model_repo/ranker/feature_spec.yaml")
     settings = load_settings(RecommenderSettings)
     telemetry = configure("recommender", settings)
+    # By this checkout's own code: another one may write states otherwise.
+    with redis.Redis.from_url(redis_url) as client:
+        client.mset(dict(world.records(spec)))
     stages, clock_s = Stages(), 0.0
 
     def clock() -> float:
@@ -90,9 +96,14 @@ async def recommender(redis_url: str, triton: str) -> None:
     index = ItemIndex(200)
     index.begin([])
     for item_id, names in world.categories().items():
-        index._put(CatalogItem(item_id=item_id, categories=names))
+        if hasattr(index, "_put"):
+            index._put(CatalogItem(item_id=item_id, categories=names))
+        else:
+            index._categories[item_id] = names
     limits = RecallLimits(per_channel=60, total=150, seeds=5)
-    core = Recommender(spec=spec, rules=Rules(), limits=limits, features=features, ranker=ranker, catalog=index, channels=[])
+    # Where recall comes from; none is needed for named candidates.
+    recall: dict[str, Any] = {"channels": []} if "channels" in inspect.signature(Recommender.__init__).parameters else {"nearest": None}
+    core = Recommender(spec=spec, rules=Rules(), limits=limits, features=features, ranker=ranker, catalog=index, **recall)
     implementation = RecommenderServicer(core, spec, telemetry, max_candidates=500)
     stages.around(features, "read", "read")
     stages.around(ranker, "score", "score")

@@ -13,6 +13,7 @@ from services.common.platform.grpc_parts import Failure, Parts
 from services.common.platform.telemetry import Telemetry
 from services.common.ranker.feature_spec import FeatureSpec
 from services.recommender.core import Answer, Query, Recommender
+from services.recommender.packed_items import packed
 
 # For callers that set no deadline.
 _DEFAULT_TIMEOUT_S = 5.0
@@ -69,7 +70,18 @@ class RecommenderServicer(recommender_service_pb2_grpc.RecommenderServiceService
         answer = await self._recommender.recommend(query)
         for reason in answer.degraded:
             self._degraded.add(1, {"reason": reason})
-        return self.response(answer)
+        return self.packed_response(answer) if request.packed else self.response(answer)
+
+    def packed_response(self, answer: Answer) -> recommender_service_pb2.RecommendResponse:
+        """Return the message of an answer for a caller that passes the items on."""
+        version = answer.version
+        return recommender_service_pb2.RecommendResponse(
+            model_version="" if version is None else f"{version.epoch}.{version.seq_max}",
+            seq_min=0 if version is None else version.seq_min,
+            seq_max=0 if version is None else version.seq_max,
+            degraded_reason=",".join(answer.degraded),
+            packed=packed(answer, self._spec.task_names, self._spec.schema_hash),
+        )
 
     def response(self, answer: Answer) -> recommender_service_pb2.RecommendResponse:
         """Return the message of an answer."""

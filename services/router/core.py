@@ -80,9 +80,32 @@ class LoggedItems(Protocol):
         ...
 
 
+class PackedItems(Protocol):
+    """The items of an answer, ready to be passed on: nothing here looks at each of them."""
+
+    @property
+    def num_items(self) -> int:
+        """How many there are."""
+        ...
+
+    @property
+    def shown(self) -> bytes:
+        """The part of the answer to the caller that holds them, serialised."""
+        ...
+
+    @property
+    def exposed(self) -> bytes:
+        """The part of the exposure that says what they were scored from, serialised."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranking:
-    """What the recommender answered. `features_block` is opaque; it stands for `items` in their order, or is empty."""
+    """What the recommender answered: with its items one by one, or `packed`.
+
+    `features_block` is opaque; it stands for `items` in their order, or is empty. When the answer is packed, these fields are empty but for
+    the version and the reason.
+    """
 
     items: Sequence[Ranked]
     task_names: Sequence[str]
@@ -92,6 +115,12 @@ class Ranking:
     schema_hash: str
     logged: LoggedItems | None = None
     """`items` as columns; None when the recommender did not send them."""
+    packed: PackedItems | None = None
+
+    @property
+    def num_items(self) -> int:
+        """How many items there are, packed or not."""
+        return len(self.items) if self.packed is None else self.packed.num_items
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -290,7 +319,7 @@ class Router:
         ranking = await self._rank(query, deadline_s)
         now_ms = self._wall_ms()
         answer = Recommendation(request_id=self._new_request_id(now_ms), experiment="", variant=self._variant, ranking=ranking)
-        if ranking.items:
+        if ranking.num_items:
             exposure = Exposure(
                 user_id=query.user_id,
                 exposed_at_ms=now_ms,

@@ -68,8 +68,10 @@ class GrpcRecommender(Recommender):
 
     @override
     async def recommend(self, query: Query, *, timeout_s: float, wait_for_ready: bool) -> Ranking:
-        """Ask the recommender; the items of the answer are its own messages, passed through."""
-        request = recommender_service_pb2.RecommendRequest(user_id=query.user_id, candidates=query.candidates, limit=query.limit)
+        """Ask the recommender; the items of the answer are its own, packed or as messages, and passed on as they are."""
+        request = recommender_service_pb2.RecommendRequest(
+            user_id=query.user_id, candidates=query.candidates, limit=query.limit, packed=True
+        )
         try:
             if wait_for_ready:
                 response = await self._stub.Recommend(request, timeout=timeout_s, wait_for_ready=True, metadata=outgoing_metadata())
@@ -90,6 +92,7 @@ class GrpcRecommender(Recommender):
             features_block=response.features_block,
             schema_hash=response.schema_hash,
             logged=response.logged if response.HasField("logged") else None,
+            packed=response.packed if response.HasField("packed") else None,
         )
 
     async def _send(self, batch: Sequence[_Asked], timeout_s: float) -> Sequence[_Answer | Exception]:
@@ -117,9 +120,10 @@ class GrpcRecommender(Recommender):
 
         async def one(asked: _Asked) -> _Answer | Exception:
             try:
-                return await self._stub.Recommend(
+                answer: _Answer = await self._stub.Recommend(
                     asked.request, timeout=asked.deadline_s - now_s, wait_for_ready=False, metadata=metadata_of(asked.traceparent)
                 )
+                return answer
             except grpc.aio.AioRpcError as error:
                 return error
 

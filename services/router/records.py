@@ -55,24 +55,28 @@ def exposure_record(exposure: Exposure) -> Record:
     """Encode an exposure for exposures.v1."""
     answer = exposure.recommendation
     ranking = answer.ranking
-    logged = _logged(ranking.items) if ranking.logged is None else ranking.logged
-    value = exposure_pb2.Exposure(
+    message = exposure_pb2.Exposure(
         request_id=answer.request_id,
         user_id=exposure.user_id,
         exposed_at_ms=exposure.exposed_at_ms,
-        item_ids=logged.item_ids,
-        features_block=ranking.features_block,
-        schema_hash=ranking.schema_hash,
         experiment=answer.experiment,
         variant=answer.variant,
         model_version=ranking.model_version,
         degraded_reason=ranking.degraded_reason,
         idempotency_key=exposure.idempotency_key,
         candidates_given=exposure.candidates_given,
-        scores=logged.scores,
-        reasons=logged.reasons,
     )
-    return _record(EXPOSURES, exposure.user_id, value.SerializeToString(), answer.request_id, exposure.exposed_at_ms)
+    if ranking.packed is None:
+        logged = _logged(ranking.items) if ranking.logged is None else ranking.logged
+        message.item_ids.extend(logged.item_ids)
+        message.scores.extend(logged.scores)
+        message.reasons.extend(logged.reasons)
+        message.features_block, message.schema_hash = ranking.features_block, ranking.schema_hash
+        value = message.SerializeToString()
+    else:
+        # Two serialised messages of one type, one behind the other, are the message with the fields of both.
+        value = message.SerializeToString() + ranking.packed.exposed
+    return _record(EXPOSURES, exposure.user_id, value, answer.request_id, exposure.exposed_at_ms)
 
 
 @dataclass(frozen=True, slots=True)

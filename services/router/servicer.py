@@ -53,15 +53,7 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
         reason = answer.ranking.degraded_reason
         if reason:
             self._degradations.note(reason)
-        return router_service_pb2.RecommendResponse(
-            request_id=answer.request_id,
-            experiment=answer.experiment,
-            variant=answer.variant,
-            model_version=answer.ranking.model_version,
-            degraded_reason=reason,
-            task_names=answer.ranking.task_names,
-            items=cast("Sequence[recommendation_pb2.RankedItem]", answer.ranking.items),  # the recommender's own messages, passed through
-        )
+        return _answer(answer)
 
     async def Generate(
         self, request: router_service_pb2.GenerateRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -97,6 +89,23 @@ def _describe(query: Query, answer: Recommendation) -> None:
         span.set_attribute("tunemesh.num_candidates", len(query.candidates))
         span.set_attribute("tunemesh.model_version", answer.ranking.model_version)
         span.set_attribute("tunemesh.degraded_reason", answer.ranking.degraded_reason)
+
+
+def _answer(answer: Recommendation) -> router_service_pb2.RecommendResponse:
+    ranking = answer.ranking
+    response = router_service_pb2.RecommendResponse(
+        request_id=answer.request_id,
+        experiment=answer.experiment,
+        variant=answer.variant,
+        model_version=ranking.model_version,
+        degraded_reason=ranking.degraded_reason,
+    )
+    if ranking.packed is None:
+        response.task_names.extend(ranking.task_names)
+        response.items.extend(cast("Sequence[recommendation_pb2.RankedItem]", ranking.items))  # the recommender's own messages
+    else:
+        response.MergeFromString(ranking.packed.shown)
+    return response
 
 
 def _question(request: router_service_pb2.GenerateRequest) -> Question:

@@ -52,5 +52,5 @@ class Parts:
             ended = failure.code
             return failure
         finally:
-            attributes = {"rpc.method": self._method, "rpc.grpc.status_code": int(ended.value[0])}
+            attributes: dict[str, str | int] = {"rpc.method": self._method, "rpc.grpc.status_code": int(ended.value[0])}
             self._duration.record((time.perf_counter() - started) * 1e3, attributes)

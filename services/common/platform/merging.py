@@ -39,7 +39,7 @@ class Merger(Generic[AskedT, AnswerT]):
         max_batch: int,
         max_size: int,
         max_running: int = 2,
-        patience_s: float = 0.003,
+        patience_s: float = 0.025,
     ) -> None:
         """Make a merger.
 
@@ -72,7 +72,8 @@ class Merger(Generic[AskedT, AnswerT]):
             Exception: what `send` had for this request, or raised.
         """
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(asked, size, loop.time() + timeout_s, loop.create_future())
+        future: asyncio.Future[AnswerT] = loop.create_future()
+        waiting = _Waiting(asked, size, loop.time() + timeout_s, future)
         if timeout_s < math.inf:
             waiting.deadline = loop.call_later(max(timeout_s, 0.0), _expire, waiting.future)
         self._waiting.append(waiting)
@@ -81,7 +82,7 @@ class Merger(Generic[AskedT, AnswerT]):
             self._is_due = True
             loop.call_soon(self._start, False)
         try:
-            return await waiting.future
+            return await future
         finally:
             if waiting.deadline is not None:
                 waiting.deadline.cancel()

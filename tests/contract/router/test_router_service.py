@@ -12,6 +12,7 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tunemesh.common.v1 import recommendation_pb2
+from tunemesh.events.v1 import exposure_pb2
 from tunemesh.recommender.v1 import recommender_service_pb2, recommender_service_pb2_grpc
 from tunemesh.router.v1 import router_service_pb2, router_service_pb2_grpc
 
@@ -21,7 +22,7 @@ from services.common.platform.grpc_server import GrpcServer
 from services.common.platform.telemetry_files import read_spans
 from services.router.answer_clients import LiveAdapters
 from services.router.grpc_recommender import GrpcRecommender
-from services.router.records import Generations
+from services.router.records import Generations, exposure_record
 from services.router.server import AnswerClients, make_router, servicer_of
 from services.router.settings import RouterSettings
 from tests.edge_fakes import FakeEventLog, FakeExposureLog, ServiceProcess
@@ -39,6 +40,7 @@ class FakeRecommenderServer(recommender_service_pb2_grpc.RecommenderServiceServi
         self.failures: list[tuple[grpc.StatusCode, str]] = []
         self.delay_s = 0.0
         self.degraded_reason = ""
+        self.is_new = True
 
     async def Recommend(self, request, context):
         self.requests.append(request)
@@ -50,6 +52,14 @@ class FakeRecommenderServer(recommender_service_pb2_grpc.RecommenderServiceServi
             recommendation_pb2.RankedItem(item_id=item_id, score=0.5, task_scores=[0.25, 0.75], reasons=["candidate"])
             for item_id in (request.candidates or ["recalled"])
         ]
+        if request.packed and self.is_new:
+            shown = router_service_pb2.RecommendResponse(items=items[: request.limit], task_names=["interact", "like"])
+            exposed = exposure_pb2.Exposure(item_ids=[item.item_id for item in items], features_block=b"\x01block", schema_hash="h")
+            return recommender_service_pb2.RecommendResponse(
+                model_version="1.42",
+                degraded_reason=self.degraded_reason,
+                packed={"num_items": len(items), "shown": shown.SerializeToString(), "exposed": exposed.SerializeToString()},
+            )
         return recommender_service_pb2.RecommendResponse(
             items=items[: request.limit],
             task_names=["interact", "like"],
@@ -103,7 +113,18 @@ async def failure(stub, message, timeout: float = 5.0) -> tuple[grpc.StatusCode,
     return caught.value.code(), caught.value.details()
 
 
-async def test_the_recommenders_answer_is_passed_on_whole_under_a_request_id_of_version_7(stub, recommender, exposures):
+async def test_packed_items_are_passed_on_and_logged_as_they_came(stub, recommender, exposures):
+    response = await stub.Recommend(request(idempotency_key="k"), timeout=seconds(5))
+    assert [item.item_id for item in response.items] == ["a", "b"] and list(response.items[1].task_scores) == [0.25, 0.75]
+    assert (response.variant, response.model_version, list(response.task_names)) == ("default", "1.42", ["interact", "like"])
+    record = exposure_pb2.Exposure.FromString(exposure_record(exposures.exposures[0]).value)
+    assert (record.request_id, list(record.item_ids), record.features_block) == (response.request_id, ["a", "b"], b"\x01block")
+    again = await stub.Recommend(request(idempotency_key="k"), timeout=seconds(5))
+    assert again == response and len(recommender.requests) == len(exposures.exposures) == 1
+
+
+async def test_an_answer_of_a_recommender_of_before_is_passed_on_whole_under_a_request_id_of_version_7(stub, recommender, exposures):
+    recommender.is_new = False
     response = await stub.Recommend(request(idempotency_key="k"), timeout=seconds(5))
     assert re.fullmatch(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", response.request_id)
     assert [item.item_id for item in response.items] == ["a", "b"]

@@ -8,17 +8,19 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class RecommendRequest(_message.Message):
-    __slots__ = ("user_id", "candidates", "limit")
+    __slots__ = ("user_id", "candidates", "limit", "packed")
     USER_ID_FIELD_NUMBER: _ClassVar[int]
     CANDIDATES_FIELD_NUMBER: _ClassVar[int]
     LIMIT_FIELD_NUMBER: _ClassVar[int]
+    PACKED_FIELD_NUMBER: _ClassVar[int]
     user_id: str
     candidates: _containers.RepeatedScalarFieldContainer[str]
     limit: int
-    def __init__(self, user_id: _Optional[str] = ..., candidates: _Optional[_Iterable[str]] = ..., limit: _Optional[int] = ...) -> None: ...
+    packed: bool
+    def __init__(self, user_id: _Optional[str] = ..., candidates: _Optional[_Iterable[str]] = ..., limit: _Optional[int] = ..., packed: _Optional[bool] = ...) -> None: ...
 
 class RecommendResponse(_message.Message):
-    __slots__ = ("items", "task_names", "model_version", "seq_min", "seq_max", "degraded_reason", "features_block", "schema_hash", "logged")
+    __slots__ = ("items", "task_names", "model_version", "seq_min", "seq_max", "degraded_reason", "features_block", "schema_hash", "logged", "packed")
     ITEMS_FIELD_NUMBER: _ClassVar[int]
     TASK_NAMES_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -28,6 +30,7 @@ class RecommendResponse(_message.Message):
     FEATURES_BLOCK_FIELD_NUMBER: _ClassVar[int]
     SCHEMA_HASH_FIELD_NUMBER: _ClassVar[int]
     LOGGED_FIELD_NUMBER: _ClassVar[int]
+    PACKED_FIELD_NUMBER: _ClassVar[int]
     items: _containers.RepeatedCompositeFieldContainer[_recommendation_pb2.RankedItem]
     task_names: _containers.RepeatedScalarFieldContainer[str]
     model_version: str
@@ -37,7 +40,18 @@ class RecommendResponse(_message.Message):
     features_block: bytes
     schema_hash: str
     logged: LoggedItems
-    def __init__(self, items: _Optional[_Iterable[_Union[_recommendation_pb2.RankedItem, _Mapping]]] = ..., task_names: _Optional[_Iterable[str]] = ..., model_version: _Optional[str] = ..., seq_min: _Optional[int] = ..., seq_max: _Optional[int] = ..., degraded_reason: _Optional[str] = ..., features_block: _Optional[bytes] = ..., schema_hash: _Optional[str] = ..., logged: _Optional[_Union[LoggedItems, _Mapping]] = ...) -> None: ...
+    packed: PackedItems
+    def __init__(self, items: _Optional[_Iterable[_Union[_recommendation_pb2.RankedItem, _Mapping]]] = ..., task_names: _Optional[_Iterable[str]] = ..., model_version: _Optional[str] = ..., seq_min: _Optional[int] = ..., seq_max: _Optional[int] = ..., degraded_reason: _Optional[str] = ..., features_block: _Optional[bytes] = ..., schema_hash: _Optional[str] = ..., logged: _Optional[_Union[LoggedItems, _Mapping]] = ..., packed: _Optional[_Union[PackedItems, _Mapping]] = ...) -> None: ...
+
+class PackedItems(_message.Message):
+    __slots__ = ("num_items", "shown", "exposed")
+    NUM_ITEMS_FIELD_NUMBER: _ClassVar[int]
+    SHOWN_FIELD_NUMBER: _ClassVar[int]
+    EXPOSED_FIELD_NUMBER: _ClassVar[int]
+    num_items: int
+    shown: bytes
+    exposed: bytes
+    def __init__(self, num_items: _Optional[int] = ..., shown: _Optional[bytes] = ..., exposed: _Optional[bytes] = ...) -> None: ...
 
 class LoggedItems(_message.Message):
     __slots__ = ("item_ids", "scores", "reasons")
