@@ -74,6 +74,24 @@ def load_films() -> dict[str, Film]:
     return films
 
 
+def load_film_attributes() -> dict[str, dict[str, int | tuple[str, ...]]]:
+    """Return what the dataset says of each film: `genres`, and `year` where it is known."""
+    return {
+        row["item_id"]: {
+            "genres": tuple(row["class"].split()),
+            **({"year": int(row["release_year"])} if row["release_year"].isdigit() else {}),
+        }
+        for row in _rows("ml-100k.item")
+    }
+
+
+def load_user_attributes() -> dict[str, dict[str, int | str]]:
+    """Return what the dataset says of each user: `age`, `gender` (M or F) and `occupation`."""
+    return {
+        row["user_id"]: {"age": int(row["age"]), "gender": row["gender"], "occupation": row["occupation"]} for row in _rows("ml-100k.user")
+    }
+
+
 def split_by_time(ratings: Sequence[Rating], fraction: float) -> tuple[list[Rating], list[Rating]]:
     """Cut at `fraction` of the events; the cut moves forward until it splits no (user, second) block."""
     cut = round(len(ratings) * fraction)

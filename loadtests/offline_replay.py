@@ -12,7 +12,7 @@ import json
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -117,10 +117,17 @@ class OfflineReplay:
     """Replays live ratings against a live and a frozen learner that start equal."""
 
     def __init__(
-        self, spec: FeatureSpec, films: Mapping[str, Film], live: Learner, frozen: Learner, states: FeatureStates, config: ReplayConfig
+        self,
+        spec: FeatureSpec,
+        films: Mapping[str, Film],
+        live: Learner,
+        frozen: Learner,
+        states: FeatureStates,
+        config: ReplayConfig,
+        as_shown: Callable[[Rating], Interaction] = interaction_of,
     ) -> None:
-        """`states` hold what the base has seen."""
-        self._spec, self._config = spec, config
+        """`states` hold what the base has seen; `as_shown` gives a rating with the context of its request."""
+        self._spec, self._config, self._as_shown = spec, config, as_shown
         self._live, self._frozen, self._states = live, frozen, states
         self._drawer = CandidateDrawer(list(films), config.seed)
         self._counters = OnlineCounters()
@@ -158,7 +165,7 @@ class OfflineReplay:
 
     def _expose(self, rating: Rating) -> None:
         item_ids = self._drawer.draw(rating)
-        block = exposure_block.encode(self._states.features(rating.user_id, item_ids), self._spec.schema_hash)
+        block = exposure_block.encode(self._states.features(rating.user_id, item_ids, self._as_shown(rating)), self._spec.schema_hash)
         event = Event(rating, item_ids, block)
         self._events.append(event)
         interact, like = self._spec.task_names.index("interact"), self._spec.task_names.index("like")
