@@ -12,6 +12,7 @@ import yaml
 from services.common.platform.errors import ConfigurationError
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.spec_description import Description, described
+from tests.fuzz.declared_specs import fuzz_attributes, fuzz_specs
 
 SHIPPED: dict[str, Any] = yaml.safe_load(Path("model_repo/ranker/feature_spec.yaml").read_text())
 
@@ -175,3 +176,8 @@ def test_features_may_come_and_go_but_not_change() -> None:
     assert Description.of(described(FeatureSpec.parse(SHIPPED))).differences(spec_of(raw_of()), free=free) == []
     (found,) = before.differences(spec_of(id_of(), raw_of(clip=[0, 1])), free=free)
     assert found.startswith('features.price was {"raw_feature": ') and found.endswith("(give it another name)")
+
+
+def test_damaged_lists_and_attributes_are_refused_by_name() -> None:
+    assert fuzz_specs(500, seed=1)["refused"] > 100
+    assert fuzz_attributes(300, seed=2)["unfit"] > 20
