@@ -141,6 +141,12 @@ class LogReader:
             )
         return max(beginning, committed)
 
+    async def beginning(self, topic: str, partition: int) -> int:
+        """Return the first offset that a partition still has."""
+        at = TopicPartition(topic, partition)
+        found: int = (await self._consumer.beginning_offsets([at]))[at]
+        return found
+
     async def last_end(self, topic: str, partition: int) -> int:
         """Return the end of a partition, exactly."""
         consumer, at = await self._assigned(topic, partition)

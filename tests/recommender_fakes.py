@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from services.common.events.attributes import NO_ATTRIBUTES, Attributes
 from services.common.platform.ids import entity_key
 from services.common.ranker import exposure_block
 from services.common.ranker.feature_spec import FeatureSpec
@@ -36,6 +37,9 @@ class FakeFeatureStore:
     similar: dict[str, list[Counted]] = field(default_factory=dict)
     is_down: bool = False
     calls: list[str] = field(default_factory=list)
+    profiles: dict[str, Attributes] = field(default_factory=dict)
+    profiles_read: list[Attributes] = field(default_factory=list)
+    """What each read answered."""
 
     def rate(self, user_id: str, item_id: str, value: float, categories: Sequence[str] = ()) -> None:
         act = Interaction(user_id, item_id, "rating", value, 0)
@@ -49,12 +53,13 @@ class FakeFeatureStore:
         if self.is_down:
             raise FeaturesUnavailable("down")
 
-    async def read(self, user_id: str, item_ids: Sequence[str]) -> OnlineState:
+    async def read(self, user_id: str, item_ids: Sequence[str], profile: Attributes = NO_ATTRIBUTES) -> OnlineState:
         self._called("read")
+        self.profiles_read.append(profile or self.profiles.get(user_id, NO_ATTRIBUTES))
         states = [self.items[item_id].to_bytes(SPEC) if item_id in self.items else None for item_id in item_ids]
         items = merge_item_bytes(SPEC, [[None] * len(states), states], [None, self.total])
         keys_N = np.array([entity_key(item_id) for item_id in item_ids], dtype=np.int64)
-        return OnlineState(self.users.get(user_id), items, keys_N, merge_globals([self.total]))
+        return OnlineState(self.users.get(user_id), items, keys_N, merge_globals([self.total]), self.profiles_read[-1])
 
     async def user(self, user_id: str) -> UserState | None:
         self._called("user")

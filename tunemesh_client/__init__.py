@@ -1,6 +1,7 @@
 """The client of Tunemesh: recommendations, streamed answers, and feedback about both, by gRPC or straight to Kafka.
 
-`Client` blocks, `AsyncClient` is for asyncio; `EventProducer` and `AsyncEventProducer` write feedback to Kafka (extra `kafka`).
+`Client` blocks, `AsyncClient` is for asyncio; `EventProducer` and `AsyncEventProducer` write feedback and users' profiles to Kafka (extra
+`kafka`).
 Everything that can go wrong is a `TunemeshError`, which says whether a retry helps.
 """
 
@@ -23,6 +24,7 @@ from tunemesh_client.errors import (
 from tunemesh_client.event_producer import AsyncEventProducer, EventProducer
 from tunemesh_client.events import Written
 from tunemesh_client.messages import Answer, Feedback, Item, Passage, Receipt, Recommendation, Sampling, Turn
+from tunemesh_client.profiles import Profile
 from tunemesh_client.retry import RetryPolicy
 
 __all__ = [
@@ -45,6 +47,7 @@ __all__ = [
     "NotFound",
     "Overloaded",
     "Passage",
+    "Profile",
     "Receipt",
     "Recommendation",
     "RetryPolicy",

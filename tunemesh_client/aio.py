@@ -16,6 +16,7 @@ from tunemesh.router.v1 import router_service_pb2 as router_pb2
 from tunemesh.router.v1 import router_service_pb2_grpc as router_grpc
 
 from tunemesh_client.answers import AnswerState
+from tunemesh_client.attributes import NONE, Attributes
 from tunemesh_client.channels import LOCAL_PLAINTEXT, Transport
 from tunemesh_client.client import DEADLINE_S, GENERATE_DEADLINE_S, Call, OnRetry
 from tunemesh_client.errors import Cancelled, Internal, InvalidRequest, TunemeshError, error_of
@@ -89,11 +90,13 @@ class AsyncClient:
         candidates: Iterable[Id] = (),
         limit: int = 0,
         *,
+        context: Attributes = NONE,
+        profile: Attributes = NONE,
         idempotency_key: str = "",
         deadline_s: float | None = None,
     ) -> Recommendation:
         """Return items for a user, best first. Arguments and errors: those of `tunemesh_client.Client.recommend`."""
-        request = recommend_request(user_id, candidates, limit, idempotency_key)
+        request = recommend_request(user_id, candidates, limit, idempotency_key, context=context, profile=profile)
         what = f"Recommend at {self._router}"
         self._check_open(what)
         method = self._recommend or self._router_stub().Recommend

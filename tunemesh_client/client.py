@@ -14,6 +14,7 @@ from tunemesh.router.v1 import router_service_pb2 as router_pb2
 from tunemesh.router.v1 import router_service_pb2_grpc as router_grpc
 
 from tunemesh_client.answers import AnswerState
+from tunemesh_client.attributes import NONE, Attributes
 from tunemesh_client.channels import LOCAL_PLAINTEXT, Transport
 from tunemesh_client.errors import Cancelled, Internal, InvalidRequest, TunemeshError, error_of
 from tunemesh_client.ids import Id
@@ -114,6 +115,8 @@ class Client:
         candidates: Iterable[Id] = (),
         limit: int = 0,
         *,
+        context: Attributes = NONE,
+        profile: Attributes = NONE,
         idempotency_key: str = "",
         deadline_s: float | None = None,
     ) -> Recommendation:
@@ -123,13 +126,16 @@ class Client:
             user_id: a text of 1 to 128 bytes, or a whole number: 1, 1.0 and "1" are one user. An unknown one is welcome.
             candidates: item ids to rank, none twice; the answer names "1.0" as "1". Empty: the mesh finds items itself.
             limit: most items to return; 0: all candidates, or 20 when none are given.
+            context: what is known of this request alone, e.g. {"page": "home", "hour": 21}: texts, numbers, true or false, lists.
+            profile: the user's attributes, where you keep profiles yourself; they stand in place of those of profiles.v1.
             idempotency_key: minted when empty. Pass the one of a failed call (`error.idempotency_key`) to continue that call.
             deadline_s: seconds for the call, retries included.
         Raises:
-            InvalidRequest: an id is empty, too long or named twice, or there are too many. A retry does not help.
+            InvalidRequest: an id is empty, too long or named twice, or there are too many, or an attribute breaks the limits
+                (`tunemesh_client.attributes`). A retry does not help.
             Unavailable, Overloaded, DeadlineExceeded: no answer in time, retries included. A retry helps.
         """
-        request = recommend_request(user_id, candidates, limit, idempotency_key)
+        request = recommend_request(user_id, candidates, limit, idempotency_key, context=context, profile=profile)
         what = f"Recommend at {self._router}"
         response, attempts, latency_s = self._call(self._recommend, request, what, request.idempotency_key, deadline_s)
         return recommendation_of(response, attempts, latency_s)

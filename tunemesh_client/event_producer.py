@@ -1,8 +1,8 @@
-"""Writes feedback straight to Kafka; needs the extra: `pip install 'tunemesh-client[kafka]'`.
+"""Writes feedback, and profiles of users, straight to Kafka; needs the extra: `pip install 'tunemesh-client[kafka]'`.
 
 Both producers wait until all in-sync replicas have a record, and choose its partition by murmur2 of the key, as Java's client does. They
 are not idempotent on Kafka's level: an idempotent producer whose broker died may never send again, and to the mesh a record that was
-written twice is one act, since its feedback_id is the same.
+written twice is one act, since its feedback_id is the same, or the same profile.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from typing import Any, ClassVar
 from tunemesh_client.client import DEADLINE_S, OnRetry
 from tunemesh_client.errors import AccessDenied, Cancelled, DeadlineExceeded, InvalidRequest, TunemeshError, Unavailable
 from tunemesh_client.events import TOPIC, Record, Written, check, record_of
+from tunemesh_client.ids import Id
 from tunemesh_client.messages import Feedback
+from tunemesh_client.profiles import PROFILES_TOPIC, DeletedProfile, Profile
+from tunemesh_client.profiles import record_of as record_of_profile
 from tunemesh_client.retry import UNTIL_THE_DEADLINE, Attempts, RetryPolicy
 from tunemesh_client.tracing import active_traceparent
 
@@ -59,6 +62,7 @@ class _Producer:
         *,
         source: str = "/tunemesh_client",
         topic: str = TOPIC,
+        profiles_topic: str = PROFILES_TOPIC,
         client_id: str = "tunemesh-client",
         retry: RetryPolicy = UNTIL_THE_DEADLINE,
         deadline_s: float = DEADLINE_S,
@@ -72,6 +76,7 @@ class _Producer:
             bootstrap_servers: comma-separated host:port list.
             source: `ce_source` of each event: who writes, e.g. "/shop/web".
             topic: of feedback.
+            profiles_topic: of profiles.
             client_id: shown in the broker's log.
             retry: when and how often a failed send is repeated; `RetryPolicy(retries=0)` never.
             deadline_s: of a send that names none, its retries included.
@@ -83,9 +88,8 @@ class _Producer:
         """
         self._bootstrap, self._source, self._topic, self._client_id = bootstrap_servers, source, topic, client_id
         self._retry, self._deadline_s, self._traceparent, self._on_retry = retry, deadline_s, traceparent, on_retry
-        self._options = dict(options or {})
+        self._profiles_topic, self._options = profiles_topic, dict(options or {})
         self._is_closed = False
-        self._request = f"{topic} at {bootstrap_servers}"
         try:
             self._library: Any = importlib.import_module(self._LIBRARY)
         except ImportError as error:
@@ -99,13 +103,17 @@ class _Producer:
         now_ms, traceparent = time.time_ns() // 1_000_000, self._traceparent()
         return [record_of(each, source=self._source, accepted_at_ms=now_ms, traceparent=traceparent) for each in feedback]
 
+    def _profile_records(self, given: Sequence[Profile | DeletedProfile]) -> list[Record]:
+        now_ms, traceparent = time.time_ns() // 1_000_000, self._traceparent()
+        return [record_of_profile(each, source=self._source, written_at_ms=now_ms, traceparent=traceparent) for each in given]
+
     def _attempts(self, deadline_s: float | None) -> Attempts:
         return Attempts(self._retry, self._deadline_s if deadline_s is None else deadline_s, time.monotonic())
 
-    def _failure(self, error: Exception, attempts: int) -> TunemeshError:
+    def _failure(self, error: Exception, topic: str, attempts: int) -> TunemeshError:
         name = type(error).__name__
         details = str(error).removeprefix(name).removeprefix(": ") or "nothing was acknowledged in time"
-        return _CLASS_OF.get(name, Unavailable)(details, name, self._request, attempts)
+        return _CLASS_OF.get(name, Unavailable)(details, name, f"{topic} at {self._bootstrap}", attempts)
 
     def _pause_s(self, attempts: Attempts, failure: TunemeshError) -> float | None:
         pause_s = attempts.pause_s(failure, time.monotonic(), random.uniform)
@@ -115,11 +123,15 @@ class _Producer:
 
     def _check_open(self) -> None:
         if self._is_closed:
-            raise Cancelled("the producer is closed", "CLOSED", self._request)
+            raise Cancelled("the producer is closed", "CLOSED", f"Kafka at {self._bootstrap}")
+
+
+def _written(record: Record, placed: Any) -> Written:
+    return Written(record.event_id, record.written_at_ms, placed.partition, placed.offset)
 
 
 class EventProducer(_Producer):
-    """Writes feedback, blocking, with kafka-python. Thread-safe. Close it, or use `with`."""
+    """Writes feedback and profiles, blocking, with kafka-python. Thread-safe. Close it, or use `with`."""
 
     _LIBRARY, _DISTRIBUTION, _LOCK = "kafka", "kafka-python", threading.Lock
 
@@ -150,27 +162,42 @@ class EventProducer(_Producer):
 
     def send_many(self, feedback: Sequence[Feedback], *, deadline_s: float | None = None) -> list[Written]:
         """Write several; return once the broker has acknowledged all. After an error some may be written: send all of them again."""
+        return self._send(self._topic, self._records(feedback), deadline_s)
+
+    def put_profile(self, profile: Profile, *, deadline_s: float | None = None) -> None:
+        """Write a user's whole profile, in place of the one before; return once the broker has acknowledged it. Errors: those of `send`."""
+        self.put_profiles([profile], deadline_s=deadline_s)
+
+    def put_profiles(self, profiles: Sequence[Profile], *, deadline_s: float | None = None) -> None:
+        """Write several; return once the broker has acknowledged all. After an error some may be written: write all of them again."""
+        self._send(self._profiles_topic, self._profile_records(profiles), deadline_s)
+
+    def delete_profile(self, user_id: Id, *, deadline_s: float | None = None) -> None:
+        """Delete what is known of a user; return once the broker has acknowledged it. Errors: those of `send`."""
+        self._send(self._profiles_topic, self._profile_records([DeletedProfile(user_id)]), deadline_s)
+
+    def _send(self, topic: str, records: Sequence[Record], deadline_s: float | None) -> list[Written]:
         self._check_open()
-        records, written = self._records(feedback), dict[int, Written]()
+        written = dict[int, Written]()
         attempts = self._attempts(deadline_s)
         while True:
             timeout_s = attempts.begin(time.monotonic())
             try:
-                self._write(records, written, time.monotonic() + timeout_s)
+                self._write(topic, records, written, time.monotonic() + timeout_s)
                 return [written[index] for index in range(len(records))]
             except self._library.errors.KafkaError as error:
-                failure = self._failure(error, attempts.number)
+                failure = self._failure(error, topic, attempts.number)
                 pause_s = self._pause_s(attempts, failure)
                 if pause_s is None:
                     raise failure from error
             time.sleep(pause_s)
             self._check_open()
 
-    def _write(self, records: Sequence[Record], written: dict[int, Written], deadline_s: float) -> None:
+    def _write(self, topic: str, records: Sequence[Record], written: dict[int, Written], deadline_s: float) -> None:
         """Write those without an entry in `written`, and make the entries. Raises KafkaError for the first that failed."""
         producer = self._connected(deadline_s - time.monotonic())
         futures = {
-            index: producer.send(self._topic, key=record.key, value=record.value, headers=record.headers)
+            index: producer.send(topic, key=record.key, value=record.value, headers=record.headers)
             for index, record in enumerate(records)
             if index not in written
         }
@@ -181,8 +208,7 @@ class EventProducer(_Producer):
             except self._library.errors.KafkaError as error:
                 failure = failure or error
             else:
-                record = records[index]
-                written[index] = Written(record.feedback_id, record.accepted_at_ms, placed.partition, placed.offset)
+                written[index] = _written(records[index], placed)
         if failure is not None:
             raise failure
 
@@ -225,7 +251,7 @@ class EventProducer(_Producer):
 
 
 class AsyncEventProducer(_Producer):
-    """Writes feedback with aiokafka. For one event loop: the one of its first send. Close it, or use `async with`."""
+    """Writes feedback and profiles with aiokafka. For one event loop: the one of its first send. Close it, or use `async with`."""
 
     _LIBRARY, _DISTRIBUTION, _LOCK = "aiokafka", "aiokafka", asyncio.Lock
 
@@ -247,7 +273,7 @@ class AsyncEventProducer(_Producer):
 
     async def connect(self, *, deadline_s: float | None = None) -> None:
         """Connect now; a send does it by itself. Raises Unavailable or DeadlineExceeded when there is no broker. A retry helps."""
-        await self._repeated(self._connected, self._attempts(deadline_s))
+        await self._repeated(self._topic, self._connected, self._attempts(deadline_s))
 
     async def send(self, feedback: Feedback, *, deadline_s: float | None = None) -> Written:
         """Write one; return once the broker has acknowledged it. Errors: those of `EventProducer.send`."""
@@ -255,11 +281,26 @@ class AsyncEventProducer(_Producer):
 
     async def send_many(self, feedback: Sequence[Feedback], *, deadline_s: float | None = None) -> list[Written]:
         """Write several; return once the broker has acknowledged all. After an error some may be written: send all of them again."""
-        records, written = self._records(feedback), dict[int, Written]()
-        await self._repeated(lambda: self._write(records, written), self._attempts(deadline_s))
+        return await self._send(self._topic, self._records(feedback), deadline_s)
+
+    async def put_profile(self, profile: Profile, *, deadline_s: float | None = None) -> None:
+        """Write a user's whole profile, in place of the one before; return once the broker has acknowledged it. Errors: those of `send`."""
+        await self.put_profiles([profile], deadline_s=deadline_s)
+
+    async def put_profiles(self, profiles: Sequence[Profile], *, deadline_s: float | None = None) -> None:
+        """Write several; return once the broker has acknowledged all. After an error some may be written: write all of them again."""
+        await self._send(self._profiles_topic, self._profile_records(profiles), deadline_s)
+
+    async def delete_profile(self, user_id: Id, *, deadline_s: float | None = None) -> None:
+        """Delete what is known of a user; return once the broker has acknowledged it. Errors: those of `send`."""
+        await self._send(self._profiles_topic, self._profile_records([DeletedProfile(user_id)]), deadline_s)
+
+    async def _send(self, topic: str, records: Sequence[Record], deadline_s: float | None) -> list[Written]:
+        written = dict[int, Written]()
+        await self._repeated(topic, lambda: self._write(topic, records, written), self._attempts(deadline_s))
         return [written[index] for index in range(len(records))]
 
-    async def _repeated(self, attempt: Callable[[], Awaitable[object]], attempts: Attempts) -> None:
+    async def _repeated(self, topic: str, attempt: Callable[[], Awaitable[object]], attempts: Attempts) -> None:
         """Await `attempt()` until it succeeds, or raise what it fails with in the end."""
         while True:
             self._check_open()
@@ -268,17 +309,17 @@ class AsyncEventProducer(_Producer):
                     await attempt()
                 return
             except (self._library.errors.KafkaError, TimeoutError) as error:
-                failure = self._failure(error, attempts.number)
+                failure = self._failure(error, topic, attempts.number)
                 pause_s = self._pause_s(attempts, failure)
                 if pause_s is None:
                     raise failure from error
             await asyncio.sleep(pause_s)
 
-    async def _write(self, records: Sequence[Record], written: dict[int, Written]) -> None:
+    async def _write(self, topic: str, records: Sequence[Record], written: dict[int, Written]) -> None:
         """Write those without an entry in `written`, and make the entries. Raises KafkaError for the first that failed."""
         producer = await self._connected()
         futures = {
-            index: await producer.send(self._topic, key=record.key, value=record.value, headers=record.headers)
+            index: await producer.send(topic, key=record.key, value=record.value, headers=record.headers)
             for index, record in enumerate(records)
             if index not in written
         }
@@ -289,8 +330,7 @@ class AsyncEventProducer(_Producer):
             except self._library.errors.KafkaError as error:
                 failure = failure or error
             else:
-                record = records[index]
-                written[index] = Written(record.feedback_id, record.accepted_at_ms, placed.partition, placed.offset)
+                written[index] = _written(records[index], placed)
         if failure is not None:
             raise failure
 

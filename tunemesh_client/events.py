@@ -42,12 +42,14 @@ _ANSWER_KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One Kafka record, and the feedback that it is made from."""
+    """One Kafka record: of a feedback, or of a profile (`tunemesh_client.profiles`)."""
 
-    feedback_id: str
-    accepted_at_ms: int
+    event_id: str
+    """Of feedback its feedback_id."""
+    written_at_ms: int
     key: bytes
-    value: bytes
+    value: bytes | None
+    """None deletes what a compacted topic says of the key."""
     headers: list[tuple[str, bytes]]
 
 
@@ -113,18 +115,24 @@ def record_of(feedback: Feedback, *, source: str, accepted_at_ms: int, tracepare
         accepted_at_ms: Unix milliseconds, now.
         traceparent: W3C trace context; no header when empty.
     """
+    headers = headers_of(EVENT_TYPE, feedback.feedback_id, source=source, time_ms=accepted_at_ms, traceparent=traceparent)
+    value = feedback.to_proto(accepted_at_ms=accepted_at_ms).SerializeToString()
+    return Record(feedback.feedback_id, accepted_at_ms, canonical_id(feedback.user_id, "user_id").encode(), value, headers)
+
+
+def headers_of(event_type: str, event_id: str, *, source: str, time_ms: int, traceparent: str) -> list[tuple[str, bytes]]:
+    """Return the headers of a record: CloudEvents, and the trace context when there is one. `time_ms`: Unix milliseconds."""
     headers = [
         ("ce_specversion", b"1.0"),
-        ("ce_id", feedback.feedback_id.encode()),
-        ("ce_type", EVENT_TYPE.encode()),
+        ("ce_id", event_id.encode()),
+        ("ce_type", event_type.encode()),
         ("ce_source", source.encode()),
-        ("ce_time", _rfc3339(accepted_at_ms)),
+        ("ce_time", _rfc3339(time_ms)),
         ("content-type", b"application/protobuf"),
     ]
     if traceparent:
         headers.append(("traceparent", traceparent.encode()))
-    value = feedback.to_proto(accepted_at_ms=accepted_at_ms).SerializeToString()
-    return Record(feedback.feedback_id, accepted_at_ms, canonical_id(feedback.user_id, "user_id").encode(), value, headers)
+    return headers
 
 
 def _rfc3339(unix_ms: int) -> bytes:

@@ -11,6 +11,7 @@ from tunemesh.events.v1 import feedback_pb2
 from tunemesh.feedback_collector.v1 import feedback_collector_service_pb2 as collector_pb2
 from tunemesh.router.v1 import router_service_pb2 as router_pb2
 
+from tunemesh_client.attributes import NONE, Attributes, write_attributes
 from tunemesh_client.ids import Id, canonical_id, canonical_ids, new_id
 
 
@@ -207,14 +208,19 @@ class Receipt:
     """True when this feedback_id had been accepted before."""
 
 
-def recommend_request(user_id: Id, candidates: Iterable[Id], limit: int, idempotency_key: str) -> router_pb2.RecommendRequest:
+def recommend_request(
+    user_id: Id, candidates: Iterable[Id], limit: int, idempotency_key: str, *, context: Attributes = NONE, profile: Attributes = NONE
+) -> router_pb2.RecommendRequest:
     """Return the contract's message; a key is minted when none is given."""
-    return router_pb2.RecommendRequest(
+    request = router_pb2.RecommendRequest(
         user_id=canonical_id(user_id, "user_id"),
         candidates=canonical_ids(candidates, "candidates"),
         limit=limit,
         idempotency_key=idempotency_key or new_id(),
     )
+    write_attributes("context", context, request.context)
+    write_attributes("profile", profile, request.profile)
+    return request
 
 
 def recommendation_of(response: router_pb2.RecommendResponse, attempts: int, latency_s: float) -> Recommendation:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol, overload
 
 import numpy as np
 import numpy.typing as npt
 from typing_extensions import override
 
+from services.common.events.attributes import NO_ATTRIBUTES, Attributes, check
 from services.common.events.limits import check_id, check_ids
 from services.common.platform.errors import InvalidInput, Unavailable
 from services.common.platform.ids import canonical_id, canonical_ids, entity_key
@@ -59,13 +60,28 @@ class Query:
     limit: int
     deadline_s: float
     """Monotonic time after which nobody waits for the answer."""
+    context: Attributes = field(default_factory=dict)
+    """Of this request alone. No feature is made of it yet."""
+    profile: Attributes = field(default_factory=dict)
+    """The user's, where the caller brings it; it stands in place of what profiles.v1 says. Empty: it does not."""
 
     @classmethod
-    def checked(cls, user_id: str, candidates: Sequence[str], limit: int, *, deadline_s: float, max_candidates: int) -> Query:
+    def checked(
+        cls,
+        user_id: str,
+        candidates: Sequence[str],
+        limit: int,
+        *,
+        deadline_s: float,
+        max_candidates: int,
+        context: Attributes = NO_ATTRIBUTES,
+        profile: Attributes = NO_ATTRIBUTES,
+    ) -> Query:
         """Return the query, with its ids in canonical form.
 
         Raises:
-            InvalidQuery: an id is empty or too long, candidates repeat or are too many, or limit is 0; the message names which.
+            InvalidQuery: an id is empty or too long, candidates repeat or are too many, limit is 0, or an attribute breaks its limits; the
+                message names which.
         """
         if len(candidates) > max_candidates:
             raise InvalidQuery(f"candidates: {len(candidates)} given, at most {max_candidates} are allowed")
@@ -76,7 +92,9 @@ class Query:
         check_ids("candidates", candidates, InvalidQuery)
         if len(set(candidates)) != len(candidates):
             raise InvalidQuery("candidates: an item is named twice")
-        return cls(user_id=user_id, candidates=candidates, limit=limit, deadline_s=deadline_s)
+        check("context", context, InvalidQuery)
+        check("profile", profile, InvalidQuery)
+        return cls(user_id=user_id, candidates=candidates, limit=limit, deadline_s=deadline_s, context=context, profile=profile)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +106,8 @@ class OnlineState:
     item_keys_N: npt.NDArray[np.int64]
     """The items' table keys."""
     total: GlobalState
+    profile: Attributes = field(default_factory=dict)
+    """The user's: of the request, or else of profiles.v1. No feature is made of it yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +173,8 @@ class Answer:
 class FeatureStore(Protocol):
     """Online features and recall lists. Every method raises FeaturesUnavailable when it cannot answer."""
 
-    async def read(self, user_id: str, item_ids: Sequence[str]) -> OnlineState:
-        """Return the states of a user and of N items, in order."""
+    async def read(self, user_id: str, item_ids: Sequence[str], profile: Attributes = NO_ATTRIBUTES) -> OnlineState:
+        """Return the states of a user and of N items, in order. Unless there is a `profile`, the user's is read with them."""
 
     async def user(self, user_id: str) -> UserState | None:
         """Return the state of a user; None when never seen."""
@@ -236,7 +256,7 @@ class Recommender:
         if not item_ids:
             return Answer(items=NO_ITEMS, version=None, degraded=tuple(degraded), features_block=b"")
         categories = self._catalog.categories_of(item_ids)
-        state = await self._online_state(query.user_id, item_ids, degraded)
+        state = await self._online_state(query, item_ids, degraded)
         features = build_features(self._spec, query.user_id, state.user, state.items, categories, state.total)
         block = exposure_block.encode(features, self._spec.schema_hash)
         scored = await self._score(query, state.item_keys_N, block, degraded)
@@ -261,15 +281,16 @@ class Recommender:
     def _allows(self, item_id: str) -> bool:
         return self._rules.allows(item_id, self._catalog.categories(item_id))
 
-    async def _online_state(self, user_id: str, item_ids: Sequence[str], degraded: list[str]) -> OnlineState:
+    async def _online_state(self, query: Query, item_ids: Sequence[str], degraded: list[str]) -> OnlineState:
         """Return the online state; without Redis a neutral one, and say so in `degraded`."""
         if FEATURES_UNAVAILABLE not in degraded:
             try:
-                return await self._features.read(user_id, item_ids)
+                return await self._features.read(query.user_id, item_ids, query.profile)
             except FeaturesUnavailable:
                 degraded.append(FEATURES_UNAVAILABLE)
         keys_N = np.asarray([entity_key(item_id) for item_id in item_ids], dtype=np.int64)
-        return OnlineState(None, merge_item_bytes(self._spec, [[None] * len(item_ids)], [None]), keys_N, GlobalState())
+        items = merge_item_bytes(self._spec, [[None] * len(item_ids)], [None])
+        return OnlineState(None, items, keys_N, GlobalState(), query.profile)
 
     async def _score(self, query: Query, item_keys_N: npt.NDArray[np.int64], block: bytes, degraded: list[str]) -> Scores | None:
         try:

@@ -20,8 +20,18 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError, RedisError
 from typing_extensions import override
 
+from services.common.events.attributes import NO_ATTRIBUTES, Attributes
 from services.common.platform.merging import Merger
-from services.common.ranker.feature_records import global_key, item_keys, neighbours_key, partial_names, popular_key, seen_key, user_key
+from services.common.ranker.feature_records import (
+    global_key,
+    item_keys,
+    neighbours_key,
+    partial_names,
+    popular_key,
+    profile_key,
+    seen_key,
+    user_key,
+)
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.recall_state import Counted, add_up
 from services.common.ranker.state_reader import StateReader
@@ -99,10 +109,11 @@ class RedisFeatureStore(FeatureStore):
         self._is_down = False
 
     @override
-    async def read(self, user_id: str, item_ids: Sequence[str]) -> OnlineState:
+    async def read(self, user_id: str, item_ids: Sequence[str], profile: Attributes = NO_ATTRIBUTES) -> OnlineState:
         now = self._clock()
         generation = self._current(now)
-        keys = [user_key(user_id)]
+        keys = [user_key(user_id)] if profile else [user_key(user_id), profile_key(user_id)]
+        num_of_user = len(keys)
         if generation is None:
             keys += [global_key(partial) for partial in self._partials]
         num_head = len(keys)
@@ -111,10 +122,11 @@ class RedisFeatureStore(FeatureStore):
         values = await self._mget(keys)
         if generation is None:
             # Of the requests that find none at the same time, the first to come back begins it for all of them.
-            generation = self._current(now) or self._begin(values[1:num_head], now)
+            generation = self._current(now) or self._begin(values[num_of_user:num_head], now)
         items = generation.rows(item_ids, stale, self._reader.item_bytes(keys[num_head:], values[num_head:]))
         user = self._reader.user(keys[0], values[0])
-        return OnlineState(user, ItemMatrix.of_sums(items.sums_NM), items.keys_N, generation.total)
+        known = profile or self._reader.profile(keys[1], values[1])
+        return OnlineState(user, ItemMatrix.of_sums(items.sums_NM), items.keys_N, generation.total, known)
 
     @override
     async def user(self, user_id: str) -> UserState | None:
@@ -149,7 +161,7 @@ class RedisFeatureStore(FeatureStore):
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._client.aclose()
+        await self._client.aclose(close_connection_pool=True)  # it was given a pool, which it would leave open
 
     def _current(self, now: float) -> Generation | None:
         return self._generation if self._generation is not None and self._generation.expires_at > now else None

@@ -8,11 +8,12 @@ from typing import Any
 
 from tunemesh.recommender.v1 import recommender_service_pb2, recommender_service_pb2_grpc
 
+from services.common.events.wire.attributes import typed_values
 from services.common.platform.errors import InvalidInput
 from services.common.platform.grpc_parts import Failure, Parts
 from services.common.platform.telemetry import Telemetry
 from services.common.ranker.feature_spec import FeatureSpec
-from services.recommender.core import Answer, Query, Recommender
+from services.recommender.core import Answer, InvalidQuery, Query, Recommender
 from services.recommender.packed_items import packed
 
 # For callers that set no deadline.
@@ -66,6 +67,8 @@ class RecommenderServicer(recommender_service_pb2_grpc.RecommenderServiceService
             request.limit,
             deadline_s=time.monotonic() + (_DEFAULT_TIMEOUT_S if remaining_s is None else remaining_s),
             max_candidates=self._max_candidates,
+            context=typed_values("context", request.context, InvalidQuery),
+            profile=typed_values("profile", request.profile, InvalidQuery),
         )
         answer = await self._recommender.recommend(query)
         for reason in answer.degraded:

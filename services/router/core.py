@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from services.common.events.attributes import Attributes, check
 from services.common.events.limits import MAX_ID_BYTES, check_id, check_ids, check_text
 from services.common.platform.errors import DeadlineExceeded, InvalidInput, Unavailable
 from services.common.platform.ids import canonical_id, canonical_ids
@@ -59,6 +60,10 @@ class Query:
     candidates: tuple[str, ...] = ()
     limit: int = 0
     idempotency_key: str = ""
+    context: Attributes = field(default_factory=dict)
+    """Of this request alone."""
+    profile: Attributes = field(default_factory=dict)
+    """The user's, where the caller brings it; empty: the mesh's own."""
 
 
 class LoggedItems(Protocol):
@@ -142,6 +147,8 @@ class Exposure:
     idempotency_key: str
     candidates_given: bool
     recommendation: Recommendation
+    context: Attributes = field(default_factory=dict)
+    profile: Attributes = field(default_factory=dict)
 
 
 class Recommender(Protocol):
@@ -178,7 +185,8 @@ def checked(query: Query, limits: Limits) -> Query:
     """Return the query with its ids in canonical form and its limit filled in.
 
     Raises:
-        InvalidInput: an id is empty or longer than 128 bytes, too many or repeated candidates, or too large a limit. Names the field.
+        InvalidInput: an id is empty or longer than 128 bytes, too many or repeated candidates, too large a limit, or an attribute that
+            breaks its limits. Names the field.
     """
     user_id, candidates = canonical_id(query.user_id), canonical_ids(query.candidates)
     check_id("user_id", user_id, InvalidInput)
@@ -195,7 +203,9 @@ def checked(query: Query, limits: Limits) -> Query:
         limit = min(query.limit or num_candidates, num_candidates)
     else:
         limit = query.limit or min(limits.default_limit, limits.max_candidates)
-    return Query(user_id=user_id, candidates=candidates, limit=limit, idempotency_key=query.idempotency_key)
+    check("context", query.context, InvalidInput)
+    check("profile", query.profile, InvalidInput)
+    return replace(query, user_id=user_id, candidates=candidates, limit=limit)
 
 
 def _first_repeated(values: Iterable[str]) -> str:
@@ -216,7 +226,7 @@ class RecentAnswers:
         """Return the kept answer, or None.
 
         Raises:
-            InvalidInput: the key was used for other candidates or another limit.
+            InvalidInput: the key was used for another request.
         """
         entry = self._entries.get((query.user_id, query.idempotency_key))
         if entry is None or entry[0] < now_s:
@@ -235,13 +245,13 @@ class RecentAnswers:
 
 def fingerprint(query: Query) -> int:
     """Return what tells two requests under one idempotency key apart, within one process."""
-    return hash((query.candidates, query.limit))
+    return hash((query.candidates, query.limit, frozenset(query.context.items()), frozenset(query.profile.items())))
 
 
 def refuse_other_request(query: Query, kept_fingerprint: int) -> None:
     """Raise InvalidInput when the key belongs to another request."""
     if fingerprint(query) != kept_fingerprint:
-        raise InvalidInput("idempotency_key: it was used for a request with other candidates or another limit; use a new key")
+        raise InvalidInput("idempotency_key: it was used for a request with other candidates, limit, context or profile; use a new key")
 
 
 class Router:
@@ -326,6 +336,8 @@ class Router:
                 idempotency_key=query.idempotency_key,
                 candidates_given=bool(query.candidates),
                 recommendation=answer,
+                context=query.context,
+                profile=query.profile,
             )
             self._exposures.append(exposure)
         return answer

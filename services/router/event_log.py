@@ -27,6 +27,8 @@ from services.common.platform.telemetry import Telemetry
 from services.router.spool import Spool
 
 _MAX_BATCH = 500
+# Waiting records are bounded by their number (the settings); this bounds those that bring much context. One more may be above it.
+_MAX_BUFFERED_BYTES = 64 * 1024 * 1024
 _RETRY_S = 0.5
 _WARN_EVERY_S = 10.0
 
@@ -56,6 +58,7 @@ class KafkaEventLog:
         self._max_buffered = max_buffered
         self._flush_interval_s = flush_interval_ms / 1e3
         self._buffer: deque[Record] = deque()
+        self._num_buffered_bytes = 0
         self._wake = asyncio.Event()
         self._closing = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -80,12 +83,13 @@ class KafkaEventLog:
 
     def append(self, record: Record) -> None:
         """Keep the record for Kafka; drop and count it when the buffer is full."""
-        if len(self._buffer) >= self._max_buffered:
+        if len(self._buffer) >= self._max_buffered or self._num_buffered_bytes > _MAX_BUFFERED_BYTES:
             self._count("dropped", [record], "buffer_full")
         elif len(record.value) > MAX_RECORD_BYTES:
             self._count("dropped", [record], "too_large")
         else:
             self._buffer.append(record)
+            self._num_buffered_bytes += len(record.value)
             self._wake.set()
 
     async def close(self) -> None:
@@ -193,7 +197,9 @@ class KafkaEventLog:
                 await self._closing.wait()
 
     def _take(self) -> list[Record]:
-        return [self._buffer.popleft() for _ in range(min(len(self._buffer), _MAX_BATCH))]
+        taken = [self._buffer.popleft() for _ in range(min(len(self._buffer), _MAX_BATCH))]
+        self._num_buffered_bytes -= sum(len(record.value) for record in taken)
+        return taken
 
     def _count(self, outcome: str, records: Sequence[Record], reason: str = "") -> None:
         if not records:

@@ -13,6 +13,7 @@ import grpc.aio
 from tunemesh.recommender.v1 import recommender_service_pb2, recommender_service_pb2_grpc
 from typing_extensions import override
 
+from services.common.events.wire.attributes import write_attributes
 from services.common.platform.errors import InvalidInput, Overloaded
 from services.common.platform.grpc_client import open_channel
 from services.common.platform.merging import Merger
@@ -72,6 +73,8 @@ class GrpcRecommender(Recommender):
         request = recommender_service_pb2.RecommendRequest(
             user_id=query.user_id, candidates=query.candidates, limit=query.limit, packed=True
         )
+        write_attributes(query.context, request.context)
+        write_attributes(query.profile, request.profile)
         try:
             if wait_for_ready:
                 response = await self._stub.Recommend(request, timeout=timeout_s, wait_for_ready=True, metadata=outgoing_metadata())

@@ -10,6 +10,7 @@ from tunemesh.events.v1 import exposure_pb2, generation_pb2
 
 from services.common.events.envelope import headers_for
 from services.common.events.topics import EXPOSURES, GENERATIONS, Topic
+from services.common.events.wire.attributes import write_attributes
 from services.common.events.wire.chat import chat_messages, sampling_message, usage_message
 from services.common.platform.kafka_async import Record
 from services.common.platform.traceparent import current_traceparent
@@ -66,6 +67,8 @@ def exposure_record(exposure: Exposure) -> Record:
         idempotency_key=exposure.idempotency_key,
         candidates_given=exposure.candidates_given,
     )
+    write_attributes(exposure.context, message.context)
+    write_attributes(exposure.profile, message.profile)
     if ranking.packed is None:
         logged = _logged(ranking.items) if ranking.logged is None else ranking.logged
         message.item_ids.extend(logged.item_ids)

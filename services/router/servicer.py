@@ -13,7 +13,9 @@ from opentelemetry.metrics import Meter
 from tunemesh.common.v1 import recommendation_pb2
 from tunemesh.router.v1 import router_service_pb2, router_service_pb2_grpc
 
+from services.common.events.wire.attributes import typed_values
 from services.common.events.wire.chat import messages_of, passage_messages, passages_of, sampling_of, usage_message
+from services.common.platform.errors import InvalidInput
 from services.router.core import Query, Recommendation, Router
 from services.router.generation import Header, Piece
 from services.router.generator import Generator
@@ -47,6 +49,8 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
             candidates=tuple(request.candidates),
             limit=request.limit,
             idempotency_key=request.idempotency_key,
+            context=typed_values("context", request.context, InvalidInput),
+            profile=typed_values("profile", request.profile, InvalidInput),
         )
         answer = await self._router.recommend(query, remaining_s=context.time_remaining())
         _describe(query, answer)

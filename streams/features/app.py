@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from opentelemetry.metrics import Observation
@@ -13,7 +13,7 @@ from opentelemetry.metrics import Observation
 from services.common.events.dead_letter_reasons import KILLED_WORKER
 from services.common.events.dead_letters import dead_letter, dead_letter_headers
 from services.common.events.envelope import MalformedRecord
-from services.common.events.topics import CATALOG, FEEDBACK
+from services.common.events.topics import CATALOG, FEEDBACK, PROFILES
 from services.common.platform.clock import wall_ms
 from services.common.platform.errors import ConfigurationError, CorruptArtifact, Unavailable
 from services.common.platform.grpc_server import GrpcServer
@@ -26,6 +26,8 @@ from streams import worker
 from streams.features.catalog import CatalogFollower
 from streams.features.codec import read_act
 from streams.features.core import Act, FeaturePartition
+from streams.features.profile_store import ProfileStore
+from streams.features.profiles import ProfileFollower
 from streams.features.settings import FeaturesSettings
 from streams.features.store import FeatureStore
 from streams.logs import LogReader
@@ -51,7 +53,7 @@ class PartitionWorker:
         store: FeatureStore,
         catalog: CatalogFollower,
         strikes: Strikes,
-        set_aside: Callable[[Any, str], Awaitable[None]],
+        set_aside: Callable[[Any, str, str], Awaitable[None]],
         ack: Callable[[Any], object],
     ) -> None:
         """Reads nothing yet.
@@ -62,7 +64,7 @@ class PartitionWorker:
             store: of the states.
             catalog: knows the categories of items.
             strikes: the process's.
-            set_aside: writes a message, and why, to the dead letters; returns when the broker has it.
+            set_aside: writes a message, the reason and the details to the dead letters; returns when the broker has it.
             ack: acknowledges one message of the stream.
         """
         self.num_applied = 0
@@ -91,7 +93,7 @@ class PartitionWorker:
                 batch = self._next_batch()
                 condemned = self._strikes.condemned(batch[0])
                 if condemned:
-                    await self._set_aside(batch[0], condemned)
+                    await self._set_aside(batch[0], KILLED_WORKER, condemned)
                 else:
                     # A damaged state is no fault of the record that needs it.
                     with self._strikes.on_trial(batch, unless=(CorruptArtifact,)):
@@ -169,6 +171,7 @@ class FeatureStream:
         self._spec = FeatureSpec.load(settings.feature_spec_path)
         try:
             self._store = FeatureStore(settings.redis_url.get_secret_value(), self._spec, settings.user_partitions)
+            self._profiles = ProfileStore(settings.redis_url.get_secret_value())
         except ValueError as error:
             raise ConfigurationError(f"{variable_of(settings, 'redis_url')}={settings.redis_url}: {REDIS_URL_FORM}") from error
         self._catalog = CatalogFollower()
@@ -188,7 +191,8 @@ class FeatureStream:
             compression=settings.kafka_compression,
         )
         self._workers: dict[int, PartitionWorker] = {}
-        self._running: dict[int, asyncio.Task[None]] = {}
+        self._followers: dict[int, ProfileFollower] = {}
+        self._running: list[asyncio.Task[None]] = []
         self._server: GrpcServer | None = None
         telemetry.meter.create_observable_counter("features.acts_applied", callbacks=[self._observe], description="Acts applied.")
         telemetry.meter.create_observable_counter(
@@ -197,12 +201,16 @@ class FeatureStream:
             description="Feedback about answers, which has no item: left.",
         )
         telemetry.meter.create_observable_counter(
+            "features.profiles_applied", callbacks=[self._observe_profiles], description="Records of profiles.v1 in Redis."
+        )
+        telemetry.meter.create_observable_counter(
             "features.unreadable_states",
             callbacks=[lambda _: [Observation(self._store.num_unreadable)]],
             description="States in Redis that cannot be read and count as absent.",
         )
         self._num_applied_before = 0
         self._num_about_answers_before = 0
+        self._num_profiles_before = 0
         self._add_agent()
 
     def _observe(self, _: Any) -> list[Any]:
@@ -210,6 +218,9 @@ class FeatureStream:
 
     def _observe_about_answers(self, _: Any) -> list[Any]:
         return [Observation(self._num_about_answers_before + sum(each.num_about_answers for each in list(self._workers.values())))]
+
+    def _observe_profiles(self, _: Any) -> list[Any]:
+        return [Observation(self._num_profiles_before + sum(each.num_applied for each in list(self._followers.values())))]
 
     def _add_agent(self) -> None:
         async def feedback(stream: Any) -> None:
@@ -244,8 +255,8 @@ class FeatureStream:
 
     async def _connect(self) -> None:
         await self._reader.start()
-        await self._reader.check_partitions([FEEDBACK.name], self._settings.user_partitions)
-        await self._reader.check_partitions([CATALOG.name, FEEDBACK.dlq])
+        await self._reader.check_partitions([FEEDBACK.name, PROFILES.name], self._settings.user_partitions)
+        await self._reader.check_partitions([CATALOG.name, FEEDBACK.dlq, PROFILES.dlq])
         if not self._producer.connected:
             await self._producer.start(wait_s=1.0)
 
@@ -259,20 +270,21 @@ class FeatureStream:
                 "empty that Redis (and run the backfill again), or set REDIS_URL to one of this broker's"
             )
 
-    async def _set_aside(self, message: Any, detail: str) -> None:
-        """Write a message that the worker died on to the dead letters."""
+    async def _set_aside(self, message: Any, reason: str, detail: str) -> None:
+        """Write a record of feedback.v1 or profiles.v1 to its topic's dead letters."""
         _log.warning("%s[%d] offset %d is set aside: %s", message.topic, message.partition, message.offset, detail)
         letter = dead_letter(
             topic=message.topic,
             partition=message.partition,
             offset=message.offset,
-            reason=KILLED_WORKER,
+            reason=reason,
             detail=detail,
             key=message.key,
             value=message.value,
             headers=tuple(message.headers or ()),
         )
-        record = Record(FEEDBACK.dlq, message.key or b"", letter.SerializeToString(), dead_letter_headers(letter, _SOURCE))
+        dlq = PROFILES.dlq if message.topic == PROFILES.name else FEEDBACK.dlq
+        record = Record(dlq, message.key or b"", letter.SerializeToString(), dead_letter_headers(letter, _SOURCE))
         await worker.send_until_acknowledged(self._producer, [record])
 
     async def stop(self) -> None:
@@ -282,18 +294,21 @@ class FeatureStream:
         await self._reader.stop()
         await self._producer.stop()
         await self._store.close()
+        await self._profiles.close()
         self._strikes.close()
 
     async def _on_revoked(self, _app: Any, _revoked: Any, **_: Any) -> None:
         """Every rebalance takes all partitions away. A write that is under way is cut short: Redis takes it whole or not at all."""
-        for task in self._running.values():
+        for task in self._running:
             task.cancel()
         if self._running:
-            await asyncio.wait(self._running.values(), timeout=1.0)
+            await asyncio.wait(self._running, timeout=1.0)
         self._num_applied_before += sum(each.num_applied for each in self._workers.values())
         self._num_about_answers_before += sum(each.num_about_answers for each in self._workers.values())
+        self._num_profiles_before += sum(each.num_applied for each in self._followers.values())
         self._running.clear()
         self._workers.clear()
+        self._followers.clear()
 
     async def _on_assigned(self, _app: Any, assigned: Any, **_: Any) -> None:
         for partition in sorted({at.partition for at in assigned if at.topic == FEEDBACK.name}):
@@ -307,11 +322,16 @@ class FeatureStream:
                 lambda message: message.ack(self._app.consumer),
             )
             self._workers[partition] = taker
-            task = asyncio.create_task(self._work(partition, taker), name=f"features of partition {partition}")
-            task.add_done_callback(worker.crash_on_failure(self._app))
-            self._running[partition] = task
+            self._followers[partition] = ProfileFollower(partition, self._profiles, self._strikes, self._set_aside)
+            self._run(self._work(partition, taker), f"features of partition {partition}")
+            self._run(self._followers[partition].follow(self._reader), f"profiles of partition {partition}")
         if self._server is not None:
             await self._server.set_serving(True)
+
+    def _run(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(worker.crash_on_failure(self._app))
+        self._running.append(task)
 
     async def _work(self, partition: int, taker: PartitionWorker) -> None:
         opened: list[FeaturePartition] = []

@@ -9,7 +9,7 @@ from typing import Any
 
 from google.protobuf import json_format
 from tunemesh.catalog.v1 import catalog_item_pb2
-from tunemesh.events.v1 import exposure_pb2, generation_pb2
+from tunemesh.events.v1 import exposure_pb2, generation_pb2, profile_pb2
 
 from services.common.events.chat import Message, Passage, Sampling, Usage
 from services.common.events.wire.attributes import write_attributes
@@ -99,15 +99,19 @@ def written_by_the_router() -> dict[str, list[Triple]]:
     return found
 
 
-def with_attributes() -> list[Triple]:
-    """Return an item with attributes of every kind, in all forms that a record may have."""
-    message = catalog_item_pb2.CatalogItem(item_id="1", attributes={"old": "text"})
+def with_attributes() -> dict[str, list[Triple]]:
+    """Return an item and a profile with attributes of every kind, in all forms that a record may have."""
     typed = {"text": "Käse", "integer": 5, "number": 5.5, "boolean": True, "texts": ("a", "b"), "numbers": (0.5, 1.0), "none": ()}
-    write_attributes(typed, message.typed_attributes)
-    plain, ours = {"item_id": "1", "attributes": typed}, json_format.MessageToDict(message)
-    row = {"before": None, "after": {"item_id": 1, "attributes": json.dumps(typed)}, "op": "c", "source": {}}
-    forms = [(b"1", json.dumps(form).encode(), []) for form in (plain, ours, row, {"schema": {}, "payload": plain})]
-    return [(b"1", message.SerializeToString(), []), *forms]
+    item, profile = catalog_item_pb2.CatalogItem(item_id="1", attributes={"old": "text"}), profile_pb2.Profile(user_id="1")
+    write_attributes(typed, item.typed_attributes)
+    write_attributes(typed, profile.attributes)
+    found: dict[str, list[Triple]] = {}
+    for noun, id_name, message in (("catalogue", "item_id", item), ("profile", "user_id", profile)):
+        plain, ours = {id_name: "1", "attributes": typed}, json_format.MessageToDict(message)
+        row = {"before": None, "after": {id_name: 1, "attributes": json.dumps(typed)}, "op": "c", "source": {}}
+        forms = [(b"1", json.dumps(form).encode(), []) for form in (plain, ours, row, {"schema": {}, "payload": plain})]
+        found[noun] = [(b"1", message.SerializeToString(), []), *forms]
+    return found
 
 
 def _exposures() -> Iterator[Exposure]:

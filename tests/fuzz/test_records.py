@@ -12,6 +12,7 @@ import pytest
 from tunemesh.samples.v1.sample_pb2 import SampleRecord
 
 from services.common.events.envelope import MalformedRecord, parse_value
+from services.common.events.wire import profile
 from services.common.events.wire.catalog import read_change
 from services.common.events.wire.exposure import read_exposure
 from services.common.events.wire.feedback import read_feedback
@@ -26,6 +27,7 @@ RECORDED: list[Triple] = [
 ]
 READERS: dict[str, Callable[[Triple], Any]] = {
     "catalogue": lambda record: read_change(*record),
+    "profile": lambda record: profile.read_change(*record),
     "feedback": lambda record: read_feedback(record[1], record[2], NOW_MS),
     "exposure": lambda record: read_exposure(record[1], record[2], NOW_MS),
     "generation": lambda record: read_generation(record[1], record[2], NOW_MS),
@@ -34,7 +36,7 @@ READERS: dict[str, Callable[[Triple], Any]] = {
 
 
 BY_ROUTER = written_by_the_router()
-WITH_ATTRIBUTES = {"catalogue": with_attributes()}
+WITH_ATTRIBUTES = with_attributes()
 
 
 @pytest.mark.parametrize("noun", BY_ROUTER)
@@ -43,9 +45,10 @@ def test_what_the_router_writes_is_read(noun: str) -> None:
         assert READERS[noun](record).request_id == "r1"
 
 
-def test_items_with_attributes_are_read() -> None:
-    for record in WITH_ATTRIBUTES["catalogue"]:
-        assert len(READERS["catalogue"](record).attributes) >= 7
+@pytest.mark.parametrize("noun", WITH_ATTRIBUTES)
+def test_what_has_attributes_is_read(noun: str) -> None:
+    for record in WITH_ATTRIBUTES[noun]:
+        assert len(READERS[noun](record).attributes) >= 7
 
 
 @pytest.mark.parametrize("reader", READERS)

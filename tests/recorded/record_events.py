@@ -1,4 +1,4 @@
-"""Records an item and a feedback as other writers send them into events.json: by "noun/writer" the key, the value (base64) and the headers.
+"""Records items, a profile and a feedback as others send them into events.json: by "noun/writer" the key, the value (base64), the headers.
 
 Needs two environments, and no server (the registry is confluent-kafka's own mock):
 
@@ -21,14 +21,28 @@ from pathlib import Path
 from typing import Any
 
 from tunemesh.catalog.v1 import catalog_item_pb2
-from tunemesh.events.v1 import feedback_pb2
+from tunemesh.events.v1 import feedback_pb2, profile_pb2
 
 ITEM = {"item_id": "1001", "title": "Käse", "categories": ["Crime", "Drama"], "updated_at_ms": 1_700_000_000_000}
 FEEDBACK = {"feedback_id": "f1", "request_id": "r1", "user_id": "u1", "item_id": "1001", "kind": "rating", "value": 4.5}
 FEEDBACK |= {"accepted_at_ms": 1_700_000_000_000}
+# In JSON as anybody writes them, in Protobuf as the contract has them.
+ATTRIBUTES = {"year": 1995, "price": 7.5, "studio": "Käse", "adult": False, "moods": ["dark", "slow"], "embedding": [0.5, -1.25]}
+VALUES = {
+    "year": {"integer": 1995},
+    "price": {"number": 7.5},
+    "studio": {"text": "Käse"},
+    "adult": {"boolean": False},
+    "moods": {"texts": {"values": ["dark", "slow"]}},
+    "embedding": {"numbers": {"values": [0.5, -1.25]}},
+}
+PROFILE = {"user_id": "1001", "updated_at_ms": 1_700_000_000_000}
+# By noun: the fields in JSON, and the message.
 NOUNS: dict[str, tuple[dict[str, Any], Any]] = {
-    "item": (ITEM, catalog_item_pb2.CatalogItem),
-    "feedback": (FEEDBACK, feedback_pb2.Feedback),
+    "item": (ITEM, catalog_item_pb2.CatalogItem(**ITEM)),
+    "typed_item": ({**ITEM, "attributes": ATTRIBUTES}, catalog_item_pb2.CatalogItem(**ITEM, typed_attributes=VALUES)),
+    "profile": ({**PROFILE, "attributes": ATTRIBUTES}, profile_pb2.Profile(**PROFILE, attributes=VALUES)),
+    "feedback": (FEEDBACK, feedback_pb2.Feedback(**FEEDBACK)),
 }
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-03"
 Recorded = tuple[str, Any, Any, Any]
@@ -81,11 +95,10 @@ def confluent(fields: dict[str, Any], message: Any) -> Iterator[Recorded]:
 
     registry = SchemaRegistryClient.new_client({"url": "mock://"})
     schema = json.dumps({"title": "Row", "type": "object", "properties": {}})
-    types = {str: "string", int: "long", float: "double"}
-    rows = [
-        {"name": name, "type": {"type": "array", "items": "string"} if isinstance(value, list) else types[type(value)]}
-        for name, value in fields.items()
-    ]
+    plain = ["string", "long", "double", "boolean", {"type": "array", "items": ["string", "double"]}]
+    types: dict[type, Any] = {str: "string", int: "long", float: "double", list: {"type": "array", "items": "string"}}
+    types[dict] = {"type": "map", "values": plain}
+    rows = [{"name": name, "type": types[type(value)]} for name, value in fields.items()]
     avro = json.dumps({"type": "record", "name": "Row", "fields": rows})
     in_header = {"schema.id.serializer": header_schema_id_serializer}
     for name, serializer, value in (
@@ -102,8 +115,7 @@ def confluent(fields: dict[str, Any], message: Any) -> Iterator[Recorded]:
 def record(second_sdk: str) -> None:
     """Write the file."""
     recorded: dict[str, Any] = {}
-    for noun, (fields, message_class) in NOUNS.items():
-        message = message_class(**fields)
+    for noun, (fields, message) in NOUNS.items():
         raw = message.SerializeToString()
         found = sdk_2(noun, fields, raw) if second_sdk == "-" else [*sdk_1(noun, fields, raw), *confluent(fields, message)]
         for writer, key, value, headers in found:

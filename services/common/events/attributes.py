@@ -27,7 +27,7 @@ MAX_TEXT_BYTES = 16 * 1024
 MAX_ELEMENTS = 4_096
 """Of a list."""
 MAX_BYTES = 64 * 1024
-"""Of all attributes together: names and texts as UTF-8, 8 for a number, 1 for true or false."""
+"""Of all attributes together: names and texts as UTF-8 (in a list 1 more for each), 8 for a number, 1 for true or false."""
 ALLOWED = "a text, a whole number, a finite number, true or false, a list of texts, or a list of finite numbers"
 """What a value may be, for messages."""
 
@@ -257,7 +257,7 @@ def _checked_size(field: str, value: Attribute, error: ErrorOf) -> int:
         if len(value) > MAX_ELEMENTS:
             raise error(f"{field}: it has {len(value)} elements; a list has at most {MAX_ELEMENTS}")
         if kind_of(value) == "texts":
-            return sum(_checked_text(f"{field}[{at}]", cast("str", each), error) for at, each in enumerate(value))
+            return len(value) + sum(_checked_text(f"{field}[{at}]", cast("str", each), error) for at, each in enumerate(value))
         if not all(map(math.isfinite, cast("tuple[float, ...]", value))):
             for at, each in enumerate(value):
                 _check_finite(f"{field}[{at}]", cast("float", each), error)
@@ -283,7 +283,7 @@ def _size(value: Attribute) -> int:
     if isinstance(value, str):
         return len(value.encode())
     if isinstance(value, tuple):
-        return sum(map(_size, value))
+        return sum(map(_size, value)) + (len(value) if kind_of(value) == "texts" else 0)
     return 1 if isinstance(value, bool) else 8
 
 

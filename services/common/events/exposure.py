@@ -6,8 +6,9 @@ What is inside `features_block` is the ranker's business (`services.common.ranke
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from services.common.events.attributes import Attributes
 from services.common.events.limits import ErrorOf, check_id, check_ids
 
 
@@ -29,6 +30,7 @@ class Exposure:
         candidates_given: the client named the items.
         scores: of each item; empty when the ranker did not answer, or the reader does not want them.
         reasons: of each item, joined by commas: by which channel it came; empty as `scores` are.
+        context, profile: what the request brought; empty when it brought none, or the reader does not want it.
         traceparent: W3C trace context of its record; empty when there is none.
     """
 
@@ -47,6 +49,8 @@ class Exposure:
     candidates_given: bool = False
     scores: Sequence[float] = ()
     reasons: Sequence[str] = ()
+    context: Attributes = field(default_factory=dict)
+    profile: Attributes = field(default_factory=dict)
     traceparent: str = ""
 
 

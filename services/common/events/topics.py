@@ -32,6 +32,7 @@ EXPOSURES = Topic(name="exposures.v1", key="user_id", value="tunemesh.events.v1.
 FEEDBACK = Topic(name="feedback.v1", key="user_id", value="tunemesh.events.v1.Feedback", partitioning="user", cleanup="delete")
 SAMPLES = Topic(name="samples.v1", key="user_id", value="tunemesh.samples.v1.SampleRecord", partitioning="user", cleanup="delete")
 CATALOG = Topic(name="catalog.v1", key="item_id", value="tunemesh.catalog.v1.CatalogItem", partitioning="single", cleanup="compact")
+PROFILES = Topic(name="profiles.v1", key="user_id", value="tunemesh.events.v1.Profile", partitioning="user", cleanup="compact")
 RANKER_DELTAS = Topic(name="ranker.deltas.v1", key="shard", value="tunemesh.events.v1.Delta", partitioning="shard", cleanup="delete")
 RANKER_BASES = Topic(name="ranker.bases.v1", key="model", value="tunemesh.events.v1.BasePointer", partitioning="single", cleanup="compact")
 REPLICAS = Topic(name="replicas.v1", key="replica_id", value="tunemesh.events.v1.ReplicaStatus", partitioning="single", cleanup="compact")
@@ -51,6 +52,7 @@ ALL: tuple[Topic, ...] = (
     FEEDBACK,
     SAMPLES,
     CATALOG,
+    PROFILES,
     RANKER_DELTAS,
     RANKER_BASES,
     REPLICAS,

@@ -21,6 +21,11 @@ def user_key(user_id: str) -> str:
     return f"tm:u:{user_id}"
 
 
+def profile_key(user_id: str) -> str:
+    """Redis key of a user's packed profile (services.common.events.wire.profile)."""
+    return f"tm:p:{user_id}"
+
+
 def seen_key(user_id: str) -> str:
     """Redis key of the set of item ids that a user has acted on."""
     return f"tm:seen:{user_id}"

@@ -11,7 +11,11 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from services.common.events.attributes import NO_ATTRIBUTES, Attributes
+from services.common.events.content import MalformedRecord
+from services.common.events.wire.profile import profile_of
 from services.common.platform.errors import CorruptArtifact
+from services.common.ranker.feature_records import profile_key
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.recall_state import MAX_NEIGHBOURS, Counted, Neighbours, unpack_counts, unpack_decayed, unpack_popular
 from services.common.ranker.states import (
@@ -47,6 +51,10 @@ class StateReader:
     def user(self, key: str, value: bytes | None) -> UserState | None:
         """Return a user's state."""
         return self._read(key, value, lambda data: UserState.from_bytes(self._spec, data))
+
+    def profile(self, key: str, value: bytes | None) -> Attributes:
+        """Return the attributes in a user's profile; none without one."""
+        return self._read(key, value, lambda data: _attributes_of(key, data)) or NO_ATTRIBUTES
 
     def whole(self, key: str, value: bytes | None) -> GlobalState | None:
         """Return the state of a whole partition."""
@@ -107,3 +115,13 @@ class StateReader:
             )
         else:
             _log.error("%s in Redis cannot be read and counts as absent until it is written again: %s", key, error)
+
+
+def _attributes_of(key: str, data: bytes) -> Attributes:
+    try:
+        profile = profile_of(data)
+    except MalformedRecord as error:
+        raise CorruptArtifact(f"profile: {error}") from error
+    if profile_key(profile.user_id) != key:
+        raise CorruptArtifact(f"profile: it is of the user {profile.user_id[:80]!r}")
+    return profile.attributes

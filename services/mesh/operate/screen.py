@@ -49,6 +49,10 @@ def print_recommendation(report: Mapping[str, Any]) -> None:
     parts: list[RenderableType] = [_fields(_head(report) | {"features missing": report["features_missing"]}), _titled("items", _rows(top))]
     if len(items) > len(shown):
         parts.append(Text(f"… {len(items) - len(shown)} more items (--json)"))
+    for side in ("context", "profile"):
+        if report[side]:
+            brought = {name: str(value)[:_MAX_TEXT] for name, value in list(report[side].items())[:_MAX_ITEMS]}
+            parts.append(_titled(f"{side} of the request", _fields(brought)))
     if report["user_features"]:
         parts.append(_titled("user features", _fields({name: _number(value) for name, value in report["user_features"].items()})))
         newest = [f"{entry['item_key']} ({_number(entry['value'])})" for entry in report["history"]]
@@ -122,7 +126,7 @@ def _fields(fields: Mapping[str, Any]) -> Table:
     table.add_column(overflow="fold")
     for name, value in fields.items():
         if value not in ("", None):
-            table.add_row(name, escape(str(value)))
+            table.add_row(escape(name), escape(str(value)))
     return table
 
 

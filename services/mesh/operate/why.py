@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from tunemesh.events.v1.dead_letter_pb2 import DeadLetter
@@ -72,7 +73,7 @@ def explain(
     """
     made_ms = request_time_ms(request_id)
     window = Window(made_ms - before_ms, made_ms + after_ms)
-    exposed = _of_request(scanner, EXPOSURES.name, parse_exposure, request_id, window)
+    exposed = _of_request(scanner, EXPOSURES.name, partial(parse_exposure, with_request=True), request_id, window)
     if exposed.found:
         return _explain_recommendation(exposed, scanner, spec, window, learned)
     generated = _of_request(scanner, GENERATIONS.name, parse_generation, request_id, window)

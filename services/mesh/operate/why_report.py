@@ -1,8 +1,9 @@
 """The document that `tunemesh why` prints, from the records of one request. Pure.
 
 Keys of both kinds: kind, request_id, user_id, at, variant, experiment, model_version, degraded_reason, logged_at (topic, partition,
-offset), feedback, dead_letters. Of a recommendation also: items (rank, item_id, score, channel, propensity, features, samples),
-user_features, history. Of an answer also: task, question, answer, messages, prompt_version, passage_ids, times and examples.
+offset), feedback, dead_letters. Of a recommendation also: context and profile (what the request brought), items (rank, item_id, score,
+channel, propensity, features, samples), user_features, history. Of an answer also: task, question, answer, messages, prompt_version,
+passage_ids, times and examples.
 """
 
 from __future__ import annotations
@@ -68,6 +69,8 @@ def recommendation(
         "kind": "recommendation",
         **_common(placed.message, "exposed_at_ms", EXPOSURES.name, placed.partition, placed.offset),
         "candidates_given": exposure.candidates_given,
+        "context": dict(exposure.context),
+        "profile": dict(exposure.profile),
         "schema_hash": exposure.schema_hash,
         "features_missing": why_not,
         "user_features": _named(spec.user_columns, features.user_U) if features is not None else {},

@@ -9,6 +9,7 @@ import asyncio
 import struct
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,6 +27,7 @@ from services.common.events.topics import (
     GENERATIONS,
     INFERENCE_REQUESTS,
     LLM_EXAMPLES,
+    PROFILES,
     RANKER_BASES,
     RANKER_DELTAS,
     REPLICAS,
@@ -42,10 +44,14 @@ from services.recommender.updater import kafka_feed
 from services.trainer.sample_intake import SampleIntake
 from services.tuner.examples import ExampleBook
 from services.tuner.kafka_examples import Examples
+from streams.features.app import FeatureStream
+from streams.features.profile_store import Position
+from streams.features.profiles import ProfileFollower
 from streams.inference import codec as inference_codec
 from streams.inference.core import Failure
 from streams.quality.app import QualityStream
 from streams.quality.settings import QualitySettings
+from streams.strikes import Strikes
 from tests.limits import seconds
 from tests.unit.streams.curator.test_partition import Bench as Curator
 from tests.unit.streams.joiner.test_core import SPEC
@@ -146,6 +152,24 @@ async def ranker(topic: Topic, monkeypatch: pytest.MonkeyPatch) -> list[DeadLett
     return box.letters
 
 
+async def profiles(_: Any) -> list[DeadLetter]:
+    """The feature stream, with a broker that takes its letters and a Redis that takes its position."""
+    sent: list[Any] = []
+
+    async def send(records: Sequence[Any]) -> None:
+        sent.extend(records)
+
+    async def save(*_: Any) -> bool:
+        return True
+
+    stream: Any = SimpleNamespace(_producer=SimpleNamespace(send=send))
+    set_aside = partial(FeatureStream._set_aside, stream)
+    follower = ProfileFollower(0, SimpleNamespace(save=save), Strikes(None), set_aside)
+    assert await follower.take(bad_messages(PROFILES), None, Position(1, FIRST + len(BAD)))
+    assert {record.topic for record in sent} == {PROFILES.dlq}
+    return [DeadLetter.FromString(record.value) for record in sent]
+
+
 async def replicas(monkeypatch: pytest.MonkeyPatch) -> list[DeadLetter]:
     box = Box([])
     stream = QualityStream(QualitySettings(), telemetry.disabled())
@@ -169,6 +193,7 @@ READERS: dict[Topic, Callable[[Any], Awaitable[list[DeadLetter]]]] = {
     RANKER_DELTAS: lambda monkeypatch: ranker(RANKER_DELTAS, monkeypatch),
     RANKER_BASES: lambda monkeypatch: ranker(RANKER_BASES, monkeypatch),
     REPLICAS: replicas,
+    PROFILES: profiles,
     CATALOG: follow(CATALOG, lambda writer: ItemIndex(10, on_refused=writer.set_aside)),
     CONTROL: follow(CONTROL, lambda writer: AliasView(on_refused=writer.set_aside)),
     LLM_EXAMPLES: follow(LLM_EXAMPLES, lambda writer: Examples(ExampleBook(max_per_task=5, max_tasks=5), on_refused=writer.set_aside)),

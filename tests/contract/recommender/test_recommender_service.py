@@ -65,6 +65,27 @@ async def test_a_whole_answer_fills_every_field(stub):
     assert len(exposure_block.decode(response.features_block, SPEC)) == 2
 
 
+async def test_the_profile_is_the_requests_or_else_the_stored_one(stub, fixture):
+    fixture.features.profiles["7"] = {"age": 31}
+    await stub.Recommend(pb.RecommendRequest(user_id="7", candidates=["5"], limit=1, context={"page": {"text": "home"}}))
+    await stub.Recommend(pb.RecommendRequest(user_id="7", candidates=["5"], limit=1, profile={"city": {"text": "Oslo"}}))
+    assert fixture.features.profiles_read == [{"age": 31}, {"city": "Oslo"}]
+
+
+@pytest.mark.parametrize(
+    ("brought", "said"),
+    [
+        ({"context": {"page": {}}}, "context.page: it has no value; leave it out where there is none"),
+        ({"context": {"hour": {"number": float("inf")}}}, "context.hour: inf is not finite"),
+        ({"profile": {"": {"integer": 1}}}, "profile: the name '' is empty"),
+        ({"profile": {"v": {"numbers": {"values": [0.0] * 5_000}}}}, "profile.v: it has 5000 elements; a list has at most 4096"),
+    ],
+)
+async def test_attributes_that_break_the_contract_are_refused_by_name(stub, brought, said):
+    code, details = await status_of(stub.Recommend(pb.RecommendRequest(user_id="7", candidates=["5"], limit=1, **brought)))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT and details.startswith(said)
+
+
 async def test_without_the_ranker_the_answer_says_so_and_names_no_version(stub, fixture):
     fixture.ranker.is_down = True
     response = await stub.Recommend(pb.RecommendRequest(user_id="7", candidates=["5", "900"], limit=9))

@@ -6,6 +6,7 @@ import asyncio
 import re
 import socket
 from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -136,6 +137,43 @@ async def test_an_answer_of_a_recommender_of_before_is_passed_on_whole_under_a_r
     exposure = exposures.exposures[0]
     assert (exposure.recommendation.request_id, exposure.idempotency_key) == (response.request_id, "k")
     assert exposure.recommendation.ranking.features_block == b"\x01block"
+
+
+ALL_KINDS: dict[str, Any] = {
+    "page": {"text": "home"},
+    "hour": {"integer": 21},
+    "price": {"number": 7.5},
+    "is_app": {"boolean": False},
+    "tags": {"texts": {"values": ["a", "b"]}},
+    "embedding": {"numbers": {"values": [0.5, -1.25]}},
+    "none": {"texts": {}},
+}
+
+
+async def test_context_and_profile_reach_the_recommender_and_the_log_as_they_came(stub, recommender, exposures):
+    message = request(context=ALL_KINDS, profile={"age": {"integer": 31}})
+    await stub.Recommend(message, timeout=seconds(5))
+    asked = recommender.requests[0]
+    assert (dict(asked.context), dict(asked.profile)) == (dict(message.context), dict(message.profile))
+    logged = exposure_pb2.Exposure.FromString(exposure_record(exposures.exposures[0]).value)
+    assert (dict(logged.context), dict(logged.profile)) == (dict(message.context), dict(message.profile))
+
+
+@pytest.mark.parametrize(
+    ("brought", "said"),
+    [
+        ({"context": {"page": {}}}, "context.page: it has no value; leave it out where there is none"),
+        ({"context": {"hour": {"number": float("nan")}}}, "context.hour: nan is not finite"),
+        ({"context": {"a\nb": {"integer": 1}}}, "context: the name 'a\\nb' has characters that cannot be printed"),
+        ({"profile": {"bio": {"text": "x" * 16_385}}}, "profile.bio: it has 16385 bytes; a text has at most 16384"),
+        ({"profile": {"v": {"numbers": {"values": [0.0] * 40_960}}}}, "profile.v: it has 40960 elements; a list has at most 4096"),
+        ({"profile": {f"n{number}": {"integer": number} for number in range(10_240)}}, "profile: there are 10240; at most 1024"),
+    ],
+)
+async def test_attributes_that_break_the_contract_are_refused_at_the_door(stub, recommender, brought, said):
+    code, details = await failure(stub, request(**brought))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT and details.startswith(said)
+    assert not recommender.requests
 
 
 async def test_a_request_without_candidates_or_limit_asks_for_the_default_number(stub, recommender):

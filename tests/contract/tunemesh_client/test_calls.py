@@ -61,6 +61,21 @@ async def test_an_answer_becomes_a_recommendation(mesh, make):
     assert (seen.request.user_id, list(seen.request.candidates), seen.request.limit) == ("u", ["a", "b", "c"], 2)
 
 
+async def test_context_and_profile_go_along_in_their_kinds(mesh, make):
+    context = {"page": "home", "hour": 21, "price": 7.5, "is_app": True}
+    await make().recommend("u", ["a"], context=context, profile={"tags": ["x"], "v": [1, 2.5]})
+    [seen] = mesh.seen
+    assert {name: value.WhichOneof("kind") for name, value in seen.request.context.items()} == {
+        "page": "text",
+        "hour": "integer",
+        "price": "number",
+        "is_app": "boolean",
+    }
+    assert list(seen.request.profile["tags"].texts.values) == ["x"] and list(seen.request.profile["v"].numbers.values) == [1.0, 2.5]
+    with pytest.raises(InvalidRequest, match=r"context\.hour: nan is not finite"):
+        await make().recommend("u", ["a"], context={"hour": float("nan")})
+
+
 async def test_a_refused_call_is_repeated_with_its_key_until_it_is_answered(mesh, make):
     mesh.script = [Refusal(), Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "full")]
     told: list[tuple[TunemeshError, float]] = []

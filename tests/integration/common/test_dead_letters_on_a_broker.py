@@ -45,14 +45,15 @@ from tests.waiting import eventually
 
 pytestmark = pytest.mark.integration
 
-STREAMS = ("joiner", "curator", "inference")
+STREAMS = ("joiner", "curator", "inference", "features")
 COMPRESSION: Compression = "zstd"
 
 
 @contextmanager
-def streams(bootstrap: str, folder: Path) -> Iterator[None]:
+def streams(bootstrap: str, redis_url: str, folder: Path) -> Iterator[None]:
     env = {
         "KAFKA_BOOTSTRAP_SERVERS": bootstrap,
+        "REDIS_URL": redis_url,
         "TUNEMESH_KAFKA_COMPRESSION": COMPRESSION,
         "TUNEMESH_FEATURE_SPEC": str(SPEC_PATH),
         "TUNEMESH_USER_PARTITIONS": str(PARTITIONS),
@@ -171,13 +172,13 @@ class Letters:
 
 
 def test_ten_bad_records_of_each_topic_are_in_its_dead_letters(
-    fresh_broker, mesh_topics, codecs_read: dict[str, set[str]], tmp_path: Path
+    fresh_broker, mesh_topics, redis_url: str, codecs_read: dict[str, set[str]], tmp_path: Path
 ) -> None:
     bootstrap = fresh_broker.bootstrap
     mesh_topics(bootstrap, user_partitions=PARTITIONS)
     letters = Letters(bootstrap)
     with ExitStack() as running:
-        running.enter_context(streams(bootstrap, tmp_path))
+        running.enter_context(streams(bootstrap, redis_url, tmp_path))
         running.enter_context(quality(bootstrap))
         write_bad(bootstrap)
         running.enter_context(followed(bootstrap, CATALOG, lambda aside: ItemIndex(10, on_refused=aside)))

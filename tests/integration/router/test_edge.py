@@ -87,7 +87,13 @@ class Edge:
         self.router.__exit__()
 
     async def recommend(self, number: int) -> str:
-        request = router_service_pb2.RecommendRequest(user_id=f"user-{number}", candidates=["a", "b"], idempotency_key=f"key-{number}")
+        request = router_service_pb2.RecommendRequest(
+            user_id=f"user-{number}",
+            candidates=["a", "b"],
+            idempotency_key=f"key-{number}",
+            context={"number": {"integer": number}, "page": {"text": "home"}},
+            profile={"half": {"number": number / 2}},
+        )
         return (await self._router_stub.Recommend(request, timeout=seconds(40))).request_id
 
     async def submit(self, number: int, request_id: str) -> Any:
@@ -116,7 +122,12 @@ class Edge:
         return await asyncio.to_thread(read_all)
 
     async def exposed(self) -> list[str]:
-        return [exposure_pb2.Exposure.FromString(record.value).request_id for record in await self.read("exposures.v1")]
+        """Return the request ids in the log; each exposure has what its request brought, through the spool too."""
+        exposures = [exposure_pb2.Exposure.FromString(record.value) for record in await self.read("exposures.v1")]
+        for each in exposures:
+            number = int(each.user_id.removeprefix("user-"))
+            assert (each.context["number"].integer, each.context["page"].text, each.profile["half"].number) == (number, "home", number / 2)
+        return [each.request_id for each in exposures]
 
 
 async def eventually(condition: Callable[[], Awaitable[bool]], timeout_s: float = 90.0) -> None:

@@ -153,7 +153,7 @@ async def test_feedback_about_a_damaged_state_kills_no_worker_and_is_not_lost(re
     catalog.ready.set()
     acked: list[int] = []
 
-    async def set_aside(_message: Any, why: str) -> None:
+    async def set_aside(_message: Any, _reason: str, why: str) -> None:
         raise AssertionError(f"set aside: {why}")
 
     worker = PartitionWorker(0, settings, store, catalog, strikes, set_aside, lambda message: acked.append(message.offset))

@@ -7,9 +7,11 @@ import sys
 from tunemesh.events.v1 import exposure_pb2
 
 from services.common.events import exposure as rules
+from services.common.events.attributes import NO_ATTRIBUTES
 from services.common.events.envelope import Headers, MalformedRecord, parse_value
 from services.common.events.exposure import Exposure
 from services.common.events.limits import check_time
+from services.common.events.wire.attributes import attributes_of_values
 from services.common.platform.traceparent import traceparent_of
 
 
@@ -30,17 +32,23 @@ def read_exposure(value: bytes | None, headers: Headers | None, now_ms: int, *, 
     return exposure
 
 
-def parse_exposure(value: bytes | None, headers: Headers | None, *, with_scores: bool = True) -> Exposure:
+def parse_exposure(value: bytes | None, headers: Headers | None, *, with_scores: bool = True, with_request: bool = False) -> Exposure:
     """Return the exposure in a record, whatever its fields say; for a reader that shows it as it is.
 
+    Args:
+        value: of the record.
+        headers: of the record.
+        with_scores: as in `read_exposure`.
+        with_request: take in what the request brought: up to 128 KiB that joining and counting do not need.
     Raises:
-        MalformedRecord: it does not parse.
+        MalformedRecord: it does not parse, or what the request brought is no attributes.
     """
-    return exposure_of(parse_value(value, headers, exposure_pb2.Exposure), traceparent_of(headers), with_scores=with_scores)
+    message = parse_value(value, headers, exposure_pb2.Exposure)
+    return exposure_of(message, traceparent_of(headers), with_scores=with_scores, with_request=with_request)
 
 
-def exposure_of(message: exposure_pb2.Exposure, traceparent: str = "", *, with_scores: bool = True) -> Exposure:
-    """Return a message as an exposure."""
+def exposure_of(message: exposure_pb2.Exposure, traceparent: str = "", *, with_scores: bool = True, with_request: bool = False) -> Exposure:
+    """Return a message as an exposure. Arguments and errors: those of `parse_exposure`."""
     return Exposure(
         request_id=message.request_id,
         user_id=message.user_id,
@@ -58,5 +66,7 @@ def exposure_of(message: exposure_pb2.Exposure, traceparent: str = "", *, with_s
         candidates_given=message.candidates_given,
         scores=tuple(message.scores) if with_scores else (),
         reasons=tuple(message.reasons) if with_scores else (),
+        context=attributes_of_values("context", message.context, MalformedRecord) if with_request else NO_ATTRIBUTES,
+        profile=attributes_of_values("profile", message.profile, MalformedRecord) if with_request else NO_ATTRIBUTES,
         traceparent=traceparent,
     )

@@ -9,6 +9,7 @@ from services.common.events.generation import Generation
 from services.common.ranker import exposure_block
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.features import Features
+from services.mesh.operate.screen import print_recommendation
 from services.mesh.operate.why_report import Learned, Placed, generation, recommendation
 from services.mesh.runner.environments import REPOSITORY_ROOT
 
@@ -60,6 +61,19 @@ def test_each_item_has_its_features_by_name_its_score_and_its_channel() -> None:
     assert report["user_features"] == {name: index for index, name in enumerate(SPEC.user_columns)}
     assert report["history"] == [{"item_key": 11, "value": 1.0}, {"item_key": 12, "value": 0.5}]
     assert report["logged_at"] == {"topic": "exposures.v1", "partition": 1, "offset": 33}
+
+
+def test_what_the_request_brought_is_shown_and_its_names_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    context = {"page": "home", "[red]": 21, **{f"n{number:04}": number for number in range(1_000)}}
+    report = explain(exposure(context=context, profile={"tags": ("a", "b")}))
+    assert (report["context"], report["profile"]) == (context, {"tags": ("a", "b")})
+    report["incomplete"] = []
+    print_recommendation(report)
+    shown = capsys.readouterr().out
+    assert "context of the request" in shown and "home" in shown and "[red]" in shown and "('a', 'b')" in shown
+    assert "n0017" in shown and "n0018" not in shown  # twenty; --json has all
+    print_recommendation(explain(exposure()) | {"incomplete": []})
+    assert "of the request" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,11 @@ QUERY = Query(user_id="u", candidates=("a", "b", "c"))
         (replace(QUERY, candidates=tuple("abcdef")), "candidates: 6 are more than the 5"),
         (replace(QUERY, limit=6), "limit: 6 is more than 5"),
         (replace(QUERY, idempotency_key="k" * 129), "idempotency_key: it has 129 bytes"),
+        (replace(QUERY, context={"hour": float("nan")}), r"context\.hour: nan is not finite"),
+        (replace(QUERY, context={" hour": 1}), "context: the name ' hour' has blanks around it"),
+        (replace(QUERY, profile={"bio": "x" * 163_840}), r"profile\.bio: it has 163840 bytes; a text has at most 16384"),
+        (replace(QUERY, context={f"n{number}": number for number in range(10_240)}), "context: there are 10240; at most 1024"),
+        (replace(QUERY, profile={f"n{number}": "x" * 16_000 for number in range(50)}), "profile: together they have .* at most 65536"),
     ],
 )
 def test_a_bad_request_is_refused_and_the_field_named(query, message):
@@ -106,6 +111,29 @@ async def test_an_answer_is_logged_as_exposed_once_with_what_was_shown():
     assert answer.request_id == "1700000000000-1" and answer.variant == "default" and answer.experiment == ""
     assert (exposure.user_id, exposure.idempotency_key, exposure.exposed_at_ms) == ("u", "k", 1_700_000_000_000)
     assert exposure.candidates_given
+
+
+async def test_what_the_request_brings_is_handed_on_and_logged():
+    world = World()
+    query = replace(QUERY, context={"page": "home", "hour": 21}, profile={"age": 31})
+    await world.ask(query)
+    (exposure,) = world.exposures.exposures
+    assert (exposure.context, exposure.profile) == (query.context, query.profile)
+    ((asked, _, _),) = world.recommender.calls
+    assert (asked.context, asked.profile) == (query.context, query.profile)
+    await world.ask(QUERY)
+    assert not world.exposures.exposures[-1].context and not world.exposures.exposures[-1].profile
+
+
+@pytest.mark.parametrize("change", [{"context": {"page": "cart"}}, {"context": {}}, {"profile": {"age": 32}}, {"profile": {}}])
+async def test_a_key_belongs_to_one_context_and_one_profile(change):
+    world = World()
+    query = replace(QUERY, idempotency_key="k", context={"page": "home", "tags": ("a", "b")}, profile={"age": 31})
+    first = await world.ask(query)
+    again = replace(query, context={"tags": ("a", "b"), "page": "home"})  # in another order
+    assert await world.ask(again) is first
+    with pytest.raises(InvalidInput, match="idempotency_key: it was used for a request with other candidates, limit, context or profile"):
+        await world.ask(replace(query, **change))
 
 
 async def test_an_open_request_is_logged_as_one_without_candidates():

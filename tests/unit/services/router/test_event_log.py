@@ -113,6 +113,25 @@ async def test_a_full_buffer_drops_and_counts_and_never_blocks(tmp_path):
     assert ids(bench.sender.sent) == expected(range(3))
 
 
+@pytest.mark.parametrize("times", [1, 10])
+async def test_what_waits_is_bounded_by_its_bytes_too(tmp_path, monkeypatch, times):
+    monkeypatch.setattr(event_log_module, "_MAX_BUFFERED_BYTES", 10_000)
+    bench = Bench(tmp_path, max_buffered=10_000)
+    one = Record("exposures.v1", b"u", b"x" * 1_000, [])
+    for _ in range(11 * times):
+        bench.log.append(one)
+    assert bench.log.counts["dropped"] == 11 * times - 11
+    await bench.log.close()
+    assert len(bench.sender.sent) == 11
+    bench = Bench(tmp_path, max_buffered=10_000)
+    bench.log.start()
+    for count in range(1, 31):  # what was sent no longer counts
+        bench.log.append(one)
+        await bench.until(lambda count=count: len(bench.sender.sent) == count)
+    await bench.log.close()
+    assert not bench.log.counts["dropped"]
+
+
 async def test_a_full_spool_drops_and_counts(tmp_path):
     bench = Bench(tmp_path, FakeSender(is_down=True), max_bytes=1_200)
     for number in range(10):

@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 from tunemesh.events.v1 import exposure_pb2, generation_pb2
 
+from services.common.events.attributes import MAX_BYTES, MAX_TEXT_BYTES
 from services.common.events.chat import Message, Passage, Sampling, Usage
 from services.common.events.envelope import header
+from services.common.events.limits import MAX_RECORD_BYTES
+from services.common.events.wire.exposure import parse_exposure
 from services.common.platform import telemetry
 from services.common.platform.traceparent import current_traceparent
 from services.recommender.core import Answer, RankedItems, Scores
@@ -40,6 +43,24 @@ def test_the_record_says_what_was_shown_to_whom_and_carries_the_trace():
     assert list(value.scores) == [0.5, 0.5] and list(value.reasons) == ["candidate", "candidate"]
     assert header(record.headers, "traceparent") == traceparent
     assert (header(record.headers, "ce_id"), header(record.headers, "ce_type")) == ("request-1", "tunemesh.events.v1.Exposure")
+
+
+def test_the_record_has_what_the_request_brought():
+    context = {"page": "home", "hour": 21, "price": 7.5, "is_app": True, "tags": ("a",), "embedding": (0.5, 1.0), "none": ()}
+    brought = replace(exposure(1), context=context, profile={"age": 31})
+    record = exposure_record(brought)
+    read = parse_exposure(record.value, record.headers, with_request=True)
+    assert (read.context, read.profile) == (context, {"age": 31})
+    assert (read.context["hour"], read.context["is_app"]) == (21, True) and type(read.context["is_app"]) is bool
+    assert not parse_exposure(record.value, record.headers).context  # who joins or counts does not take it in
+    without = exposure_record(exposure(1))
+    assert len(without.value) < len(record.value) and b"home" not in without.value
+
+
+def test_the_largest_context_and_profile_fit_into_a_record():
+    largest = {f"{number}": "x" * (MAX_TEXT_BYTES - 1) for number in range(MAX_BYTES // MAX_TEXT_BYTES)}
+    record = exposure_record(replace(exposure(1), context=largest, profile=largest))
+    assert 2 * MAX_BYTES < len(record.value) < 2 * MAX_BYTES + 1_000 < MAX_RECORD_BYTES
 
 
 def test_the_scores_of_a_list_that_the_ranker_did_not_score_are_left_out():

@@ -22,9 +22,10 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from tunemesh.events.v1 import attributes_pb2 as tunemesh_dot_events_dot_v1_dot_attributes__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tunemesh/events/v1/exposure.proto\x12\x12tunemesh.events.v1\"\xc4\x02\n\x08\x45xposure\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x15\n\rexposed_at_ms\x18\x03 \x01(\x03\x12\x10\n\x08item_ids\x18\x04 \x03(\t\x12\x14\n\x0cpropensities\x18\x05 \x03(\x02\x12\x16\n\x0e\x66\x65\x61tures_block\x18\x06 \x01(\x0c\x12\x13\n\x0bschema_hash\x18\x07 \x01(\t\x12\x12\n\nexperiment\x18\x08 \x01(\t\x12\x0f\n\x07variant\x18\t \x01(\t\x12\x15\n\rmodel_version\x18\n \x01(\t\x12\x17\n\x0f\x64\x65graded_reason\x18\x0b \x01(\t\x12\x17\n\x0fidempotency_key\x18\x0c \x01(\t\x12\x18\n\x10\x63\x61ndidates_given\x18\r \x01(\x08\x12\x0e\n\x06scores\x18\x0e \x03(\x02\x12\x0f\n\x07reasons\x18\x0f \x03(\tB3\n\x12tunemesh.events.v1P\x01Z\x1btunemesh/events/v1;eventsv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tunemesh/events/v1/exposure.proto\x12\x12tunemesh.events.v1\x1a#tunemesh/events/v1/attributes.proto\"\xd2\x04\n\x08\x45xposure\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x15\n\rexposed_at_ms\x18\x03 \x01(\x03\x12\x10\n\x08item_ids\x18\x04 \x03(\t\x12\x14\n\x0cpropensities\x18\x05 \x03(\x02\x12\x16\n\x0e\x66\x65\x61tures_block\x18\x06 \x01(\x0c\x12\x13\n\x0bschema_hash\x18\x07 \x01(\t\x12\x12\n\nexperiment\x18\x08 \x01(\t\x12\x0f\n\x07variant\x18\t \x01(\t\x12\x15\n\rmodel_version\x18\n \x01(\t\x12\x17\n\x0f\x64\x65graded_reason\x18\x0b \x01(\t\x12\x17\n\x0fidempotency_key\x18\x0c \x01(\t\x12\x18\n\x10\x63\x61ndidates_given\x18\r \x01(\x08\x12\x0e\n\x06scores\x18\x0e \x03(\x02\x12\x0f\n\x07reasons\x18\x0f \x03(\t\x12:\n\x07\x63ontext\x18\x10 \x03(\x0b\x32).tunemesh.events.v1.Exposure.ContextEntry\x12:\n\x07profile\x18\x11 \x03(\x0b\x32).tunemesh.events.v1.Exposure.ProfileEntry\x1aI\n\x0c\x43ontextEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12(\n\x05value\x18\x02 \x01(\x0b\x32\x19.tunemesh.events.v1.Value:\x02\x38\x01\x1aI\n\x0cProfileEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12(\n\x05value\x18\x02 \x01(\x0b\x32\x19.tunemesh.events.v1.Value:\x02\x38\x01\x42\x33\n\x12tunemesh.events.v1P\x01Z\x1btunemesh/events/v1;eventsv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,6 +33,14 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tunemesh.events.v1.exposure
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\022tunemesh.events.v1P\001Z\033tunemesh/events/v1;eventsv1'
-  _globals['_EXPOSURE']._serialized_start=58
-  _globals['_EXPOSURE']._serialized_end=382
+  _globals['_EXPOSURE_CONTEXTENTRY']._loaded_options = None
+  _globals['_EXPOSURE_CONTEXTENTRY']._serialized_options = b'8\001'
+  _globals['_EXPOSURE_PROFILEENTRY']._loaded_options = None
+  _globals['_EXPOSURE_PROFILEENTRY']._serialized_options = b'8\001'
+  _globals['_EXPOSURE']._serialized_start=95
+  _globals['_EXPOSURE']._serialized_end=689
+  _globals['_EXPOSURE_CONTEXTENTRY']._serialized_start=541
+  _globals['_EXPOSURE_CONTEXTENTRY']._serialized_end=614
+  _globals['_EXPOSURE_PROFILEENTRY']._serialized_start=616
+  _globals['_EXPOSURE_PROFILEENTRY']._serialized_end=689
 # @@protoc_insertion_point(module_scope)

@@ -23,9 +23,10 @@ _sym_db = _symbol_database.Default()
 
 
 from tunemesh.common.v1 import recommendation_pb2 as tunemesh_dot_common_dot_v1_dot_recommendation__pb2
+from tunemesh.events.v1 import attributes_pb2 as tunemesh_dot_events_dot_v1_dot_attributes__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n1tunemesh/recommender/v1/recommender_service.proto\x12\x17tunemesh.recommender.v1\x1a\'tunemesh/common/v1/recommendation.proto\"V\n\x10RecommendRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\ncandidates\x18\x02 \x03(\t\x12\r\n\x05limit\x18\x03 \x01(\r\x12\x0e\n\x06packed\x18\x04 \x01(\x08\"\xc1\x02\n\x11RecommendResponse\x12-\n\x05items\x18\x01 \x03(\x0b\x32\x1e.tunemesh.common.v1.RankedItem\x12\x12\n\ntask_names\x18\x02 \x03(\t\x12\x15\n\rmodel_version\x18\x03 \x01(\t\x12\x0f\n\x07seq_min\x18\x04 \x01(\x03\x12\x0f\n\x07seq_max\x18\x05 \x01(\x03\x12\x17\n\x0f\x64\x65graded_reason\x18\x06 \x01(\t\x12\x16\n\x0e\x66\x65\x61tures_block\x18\x07 \x01(\x0c\x12\x13\n\x0bschema_hash\x18\x08 \x01(\t\x12\x34\n\x06logged\x18\t \x01(\x0b\x32$.tunemesh.recommender.v1.LoggedItems\x12\x34\n\x06packed\x18\n \x01(\x0b\x32$.tunemesh.recommender.v1.PackedItems\"@\n\x0bPackedItems\x12\x11\n\tnum_items\x18\x01 \x01(\r\x12\r\n\x05shown\x18\x02 \x01(\x0c\x12\x0f\n\x07\x65xposed\x18\x03 \x01(\x0c\"@\n\x0bLoggedItems\x12\x10\n\x08item_ids\x18\x01 \x03(\t\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12\x0f\n\x07reasons\x18\x03 \x03(\t\"P\n\x14RecommendManyRequest\x12\x38\n\x08requests\x18\x01 \x03(\x0b\x32&.tunemesh.recommender.v1.MergedRequest\"t\n\rMergedRequest\x12:\n\x07request\x18\x01 \x01(\x0b\x32).tunemesh.recommender.v1.RecommendRequest\x12\x12\n\ntimeout_ms\x18\x02 \x01(\r\x12\x13\n\x0btraceparent\x18\x03 \x01(\t\"O\n\x15RecommendManyResponse\x12\x36\n\x07\x61nswers\x18\x01 \x03(\x0b\x32%.tunemesh.recommender.v1.MergedAnswer\"?\n\x0cMergedAnswer\x12\x10\n\x08response\x18\x01 \x01(\x0c\x12\x0c\n\x04\x63ode\x18\x02 \x01(\r\x12\x0f\n\x07message\x18\x03 \x01(\t2\xe8\x01\n\x12RecommenderService\x12\x62\n\tRecommend\x12).tunemesh.recommender.v1.RecommendRequest\x1a*.tunemesh.recommender.v1.RecommendResponse\x12n\n\rRecommendMany\x12-.tunemesh.recommender.v1.RecommendManyRequest\x1a..tunemesh.recommender.v1.RecommendManyResponseBB\n\x17tunemesh.recommender.v1P\x01Z%tunemesh/recommender/v1;recommenderv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n1tunemesh/recommender/v1/recommender_service.proto\x12\x17tunemesh.recommender.v1\x1a\'tunemesh/common/v1/recommendation.proto\x1a#tunemesh/events/v1/attributes.proto\"\xfe\x02\n\x10RecommendRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\ncandidates\x18\x02 \x03(\t\x12\r\n\x05limit\x18\x03 \x01(\r\x12\x0e\n\x06packed\x18\x04 \x01(\x08\x12G\n\x07\x63ontext\x18\x05 \x03(\x0b\x32\x36.tunemesh.recommender.v1.RecommendRequest.ContextEntry\x12G\n\x07profile\x18\x06 \x03(\x0b\x32\x36.tunemesh.recommender.v1.RecommendRequest.ProfileEntry\x1aI\n\x0c\x43ontextEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12(\n\x05value\x18\x02 \x01(\x0b\x32\x19.tunemesh.events.v1.Value:\x02\x38\x01\x1aI\n\x0cProfileEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12(\n\x05value\x18\x02 \x01(\x0b\x32\x19.tunemesh.events.v1.Value:\x02\x38\x01\"\xc1\x02\n\x11RecommendResponse\x12-\n\x05items\x18\x01 \x03(\x0b\x32\x1e.tunemesh.common.v1.RankedItem\x12\x12\n\ntask_names\x18\x02 \x03(\t\x12\x15\n\rmodel_version\x18\x03 \x01(\t\x12\x0f\n\x07seq_min\x18\x04 \x01(\x03\x12\x0f\n\x07seq_max\x18\x05 \x01(\x03\x12\x17\n\x0f\x64\x65graded_reason\x18\x06 \x01(\t\x12\x16\n\x0e\x66\x65\x61tures_block\x18\x07 \x01(\x0c\x12\x13\n\x0bschema_hash\x18\x08 \x01(\t\x12\x34\n\x06logged\x18\t \x01(\x0b\x32$.tunemesh.recommender.v1.LoggedItems\x12\x34\n\x06packed\x18\n \x01(\x0b\x32$.tunemesh.recommender.v1.PackedItems\"@\n\x0bPackedItems\x12\x11\n\tnum_items\x18\x01 \x01(\r\x12\r\n\x05shown\x18\x02 \x01(\x0c\x12\x0f\n\x07\x65xposed\x18\x03 \x01(\x0c\"@\n\x0bLoggedItems\x12\x10\n\x08item_ids\x18\x01 \x03(\t\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12\x0f\n\x07reasons\x18\x03 \x03(\t\"P\n\x14RecommendManyRequest\x12\x38\n\x08requests\x18\x01 \x03(\x0b\x32&.tunemesh.recommender.v1.MergedRequest\"t\n\rMergedRequest\x12:\n\x07request\x18\x01 \x01(\x0b\x32).tunemesh.recommender.v1.RecommendRequest\x12\x12\n\ntimeout_ms\x18\x02 \x01(\r\x12\x13\n\x0btraceparent\x18\x03 \x01(\t\"O\n\x15RecommendManyResponse\x12\x36\n\x07\x61nswers\x18\x01 \x03(\x0b\x32%.tunemesh.recommender.v1.MergedAnswer\"?\n\x0cMergedAnswer\x12\x10\n\x08response\x18\x01 \x01(\x0c\x12\x0c\n\x04\x63ode\x18\x02 \x01(\r\x12\x0f\n\x07message\x18\x03 \x01(\t2\xe8\x01\n\x12RecommenderService\x12\x62\n\tRecommend\x12).tunemesh.recommender.v1.RecommendRequest\x1a*.tunemesh.recommender.v1.RecommendResponse\x12n\n\rRecommendMany\x12-.tunemesh.recommender.v1.RecommendManyRequest\x1a..tunemesh.recommender.v1.RecommendManyResponseBB\n\x17tunemesh.recommender.v1P\x01Z%tunemesh/recommender/v1;recommenderv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,22 +34,30 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tunemesh.recommender.v1.rec
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\027tunemesh.recommender.v1P\001Z%tunemesh/recommender/v1;recommenderv1'
-  _globals['_RECOMMENDREQUEST']._serialized_start=119
-  _globals['_RECOMMENDREQUEST']._serialized_end=205
-  _globals['_RECOMMENDRESPONSE']._serialized_start=208
-  _globals['_RECOMMENDRESPONSE']._serialized_end=529
-  _globals['_PACKEDITEMS']._serialized_start=531
-  _globals['_PACKEDITEMS']._serialized_end=595
-  _globals['_LOGGEDITEMS']._serialized_start=597
-  _globals['_LOGGEDITEMS']._serialized_end=661
-  _globals['_RECOMMENDMANYREQUEST']._serialized_start=663
-  _globals['_RECOMMENDMANYREQUEST']._serialized_end=743
-  _globals['_MERGEDREQUEST']._serialized_start=745
-  _globals['_MERGEDREQUEST']._serialized_end=861
-  _globals['_RECOMMENDMANYRESPONSE']._serialized_start=863
-  _globals['_RECOMMENDMANYRESPONSE']._serialized_end=942
-  _globals['_MERGEDANSWER']._serialized_start=944
-  _globals['_MERGEDANSWER']._serialized_end=1007
-  _globals['_RECOMMENDERSERVICE']._serialized_start=1010
-  _globals['_RECOMMENDERSERVICE']._serialized_end=1242
+  _globals['_RECOMMENDREQUEST_CONTEXTENTRY']._loaded_options = None
+  _globals['_RECOMMENDREQUEST_CONTEXTENTRY']._serialized_options = b'8\001'
+  _globals['_RECOMMENDREQUEST_PROFILEENTRY']._loaded_options = None
+  _globals['_RECOMMENDREQUEST_PROFILEENTRY']._serialized_options = b'8\001'
+  _globals['_RECOMMENDREQUEST']._serialized_start=157
+  _globals['_RECOMMENDREQUEST']._serialized_end=539
+  _globals['_RECOMMENDREQUEST_CONTEXTENTRY']._serialized_start=391
+  _globals['_RECOMMENDREQUEST_CONTEXTENTRY']._serialized_end=464
+  _globals['_RECOMMENDREQUEST_PROFILEENTRY']._serialized_start=466
+  _globals['_RECOMMENDREQUEST_PROFILEENTRY']._serialized_end=539
+  _globals['_RECOMMENDRESPONSE']._serialized_start=542
+  _globals['_RECOMMENDRESPONSE']._serialized_end=863
+  _globals['_PACKEDITEMS']._serialized_start=865
+  _globals['_PACKEDITEMS']._serialized_end=929
+  _globals['_LOGGEDITEMS']._serialized_start=931
+  _globals['_LOGGEDITEMS']._serialized_end=995
+  _globals['_RECOMMENDMANYREQUEST']._serialized_start=997
+  _globals['_RECOMMENDMANYREQUEST']._serialized_end=1077
+  _globals['_MERGEDREQUEST']._serialized_start=1079
+  _globals['_MERGEDREQUEST']._serialized_end=1195
+  _globals['_RECOMMENDMANYRESPONSE']._serialized_start=1197
+  _globals['_RECOMMENDMANYRESPONSE']._serialized_end=1276
+  _globals['_MERGEDANSWER']._serialized_start=1278
+  _globals['_MERGEDANSWER']._serialized_end=1341
+  _globals['_RECOMMENDERSERVICE']._serialized_start=1344
+  _globals['_RECOMMENDERSERVICE']._serialized_end=1576
 # @@protoc_insertion_point(module_scope)

@@ -1,4 +1,5 @@
 from tunemesh.common.v1 import recommendation_pb2 as _recommendation_pb2
+from tunemesh.events.v1 import attributes_pb2 as _attributes_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -8,16 +9,34 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class RecommendRequest(_message.Message):
-    __slots__ = ("user_id", "candidates", "limit", "packed")
+    __slots__ = ("user_id", "candidates", "limit", "packed", "context", "profile")
+    class ContextEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: _attributes_pb2.Value
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[_attributes_pb2.Value, _Mapping]] = ...) -> None: ...
+    class ProfileEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: _attributes_pb2.Value
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[_attributes_pb2.Value, _Mapping]] = ...) -> None: ...
     USER_ID_FIELD_NUMBER: _ClassVar[int]
     CANDIDATES_FIELD_NUMBER: _ClassVar[int]
     LIMIT_FIELD_NUMBER: _ClassVar[int]
     PACKED_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    PROFILE_FIELD_NUMBER: _ClassVar[int]
     user_id: str
     candidates: _containers.RepeatedScalarFieldContainer[str]
     limit: int
     packed: bool
-    def __init__(self, user_id: _Optional[str] = ..., candidates: _Optional[_Iterable[str]] = ..., limit: _Optional[int] = ..., packed: _Optional[bool] = ...) -> None: ...
+    context: _containers.MessageMap[str, _attributes_pb2.Value]
+    profile: _containers.MessageMap[str, _attributes_pb2.Value]
+    def __init__(self, user_id: _Optional[str] = ..., candidates: _Optional[_Iterable[str]] = ..., limit: _Optional[int] = ..., packed: _Optional[bool] = ..., context: _Optional[_Mapping[str, _attributes_pb2.Value]] = ..., profile: _Optional[_Mapping[str, _attributes_pb2.Value]] = ...) -> None: ...
 
 class RecommendResponse(_message.Message):
     __slots__ = ("items", "task_names", "model_version", "seq_min", "seq_max", "degraded_reason", "features_block", "schema_hash", "logged", "packed")

@@ -25,9 +25,10 @@ _sym_db = _symbol_database.Default()
 from tunemesh.common.v1 import chat_pb2 as tunemesh_dot_common_dot_v1_dot_chat__pb2
 from tunemesh.common.v1 import passage_pb2 as tunemesh_dot_common_dot_v1_dot_passage__pb2
 from tunemesh.common.v1 import recommendation_pb2 as tunemesh_dot_common_dot_v1_dot_recommendation__pb2
+from tunemesh.events.v1 import attributes_pb2 as tunemesh_dot_events_dot_v1_dot_attributes__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'tunemesh/router/v1/router_service.proto\x12\x12tunemesh.router.v1\x1a\x1dtunemesh/common/v1/chat.proto\x1a tunemesh/common/v1/passage.proto\x1a\'tunemesh/common/v1/recommendation.proto\"_\n\x10RecommendRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\ncandidates\x18\x02 \x03(\t\x12\r\n\x05limit\x18\x03 \x01(\r\x12\x17\n\x0fidempotency_key\x18\x04 \x01(\t\"\xbf\x01\n\x11RecommendResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\nexperiment\x18\x02 \x01(\t\x12\x0f\n\x07variant\x18\x03 \x01(\t\x12\x15\n\rmodel_version\x18\x04 \x01(\t\x12\x17\n\x0f\x64\x65graded_reason\x18\x05 \x01(\t\x12\x12\n\ntask_names\x18\x06 \x03(\t\x12-\n\x05items\x18\x07 \x03(\x0b\x32\x1e.tunemesh.common.v1.RankedItem\"\x8f\x02\n\x0fGenerateRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\t\x12\x10\n\x08question\x18\x03 \x01(\t\x12\x30\n\x07history\x18\x04 \x03(\x0b\x32\x1f.tunemesh.common.v1.ChatMessage\x12,\n\x07\x63ontext\x18\x05 \x03(\x0b\x32\x1b.tunemesh.common.v1.Passage\x12\x10\n\x08retrieve\x18\x06 \x01(\x08\x12\x18\n\x10retrieval_source\x18\x07 \x01(\t\x12.\n\x08sampling\x18\x08 \x01(\x0b\x32\x1c.tunemesh.common.v1.Sampling\x12\x0f\n\x07\x61\x64\x61pter\x18\t \x01(\t\"\x9a\x01\n\x10GenerateResponse\x12\x32\n\x06header\x18\x01 \x01(\x0b\x32\".tunemesh.router.v1.GenerateHeader\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x15\n\rfinish_reason\x18\x03 \x01(\t\x12-\n\x05usage\x18\x04 \x01(\x0b\x32\x1e.tunemesh.common.v1.TokenUsage\"\xc0\x01\n\x0eGenerateHeader\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\nexperiment\x18\x02 \x01(\t\x12\x0f\n\x07variant\x18\x03 \x01(\t\x12\x15\n\rmodel_version\x18\x04 \x01(\t\x12\x16\n\x0eprompt_version\x18\x05 \x01(\t\x12\x17\n\x0f\x64\x65graded_reason\x18\x06 \x01(\t\x12-\n\x08passages\x18\x07 \x03(\x0b\x32\x1b.tunemesh.common.v1.Passage2\xc2\x01\n\rRouterService\x12X\n\tRecommend\x12$.tunemesh.router.v1.RecommendRequest\x1a%.tunemesh.router.v1.RecommendResponse\x12W\n\x08Generate\x12#.tunemesh.router.v1.GenerateRequest\x1a$.tunemesh.router.v1.GenerateResponse0\x01\x42\x33\n\x12tunemesh.router.v1P\x01Z\x1btunemesh/router/v1;routerv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'tunemesh/router/v1/router_service.proto\x12\x12tunemesh.router.v1\x1a\x1dtunemesh/common/v1/chat.proto\x1a tunemesh/common/v1/passage.proto\x1a\'tunemesh/common/v1/recommendation.proto\x1a#tunemesh/events/v1/attributes.proto\"\xfd\x02\n\x10RecommendRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\ncandidates\x18\x02 \x03(\t\x12\r\n\x05limit\x18\x03 \x01(\r\x12\x17\n\x0fidempotency_key\x18\x04 \x01(\t\x12\x42\n\x07\x63ontext\x18\x05 \x03(\x0b\x32\x31.tunemesh.router.v1.RecommendRequest.ContextEntry\x12\x42\n\x07profile\x18\x06 \x03(\x0b\x32\x31.tunemesh.router.v1.RecommendRequest.ProfileEntry\x1aI\n\x0c\x43ontextEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12(\n\x05value\x18\x02 \x01(\x0b\x32\x19.tunemesh.events.v1.Value:\x02\x38\x01\x1aI\n\x0cProfileEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12(\n\x05value\x18\x02 \x01(\x0b\x32\x19.tunemesh.events.v1.Value:\x02\x38\x01\"\xbf\x01\n\x11RecommendResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\nexperiment\x18\x02 \x01(\t\x12\x0f\n\x07variant\x18\x03 \x01(\t\x12\x15\n\rmodel_version\x18\x04 \x01(\t\x12\x17\n\x0f\x64\x65graded_reason\x18\x05 \x01(\t\x12\x12\n\ntask_names\x18\x06 \x03(\t\x12-\n\x05items\x18\x07 \x03(\x0b\x32\x1e.tunemesh.common.v1.RankedItem\"\x8f\x02\n\x0fGenerateRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\t\x12\x10\n\x08question\x18\x03 \x01(\t\x12\x30\n\x07history\x18\x04 \x03(\x0b\x32\x1f.tunemesh.common.v1.ChatMessage\x12,\n\x07\x63ontext\x18\x05 \x03(\x0b\x32\x1b.tunemesh.common.v1.Passage\x12\x10\n\x08retrieve\x18\x06 \x01(\x08\x12\x18\n\x10retrieval_source\x18\x07 \x01(\t\x12.\n\x08sampling\x18\x08 \x01(\x0b\x32\x1c.tunemesh.common.v1.Sampling\x12\x0f\n\x07\x61\x64\x61pter\x18\t \x01(\t\"\x9a\x01\n\x10GenerateResponse\x12\x32\n\x06header\x18\x01 \x01(\x0b\x32\".tunemesh.router.v1.GenerateHeader\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x15\n\rfinish_reason\x18\x03 \x01(\t\x12-\n\x05usage\x18\x04 \x01(\x0b\x32\x1e.tunemesh.common.v1.TokenUsage\"\xc0\x01\n\x0eGenerateHeader\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\nexperiment\x18\x02 \x01(\t\x12\x0f\n\x07variant\x18\x03 \x01(\t\x12\x15\n\rmodel_version\x18\x04 \x01(\t\x12\x16\n\x0eprompt_version\x18\x05 \x01(\t\x12\x17\n\x0f\x64\x65graded_reason\x18\x06 \x01(\t\x12-\n\x08passages\x18\x07 \x03(\x0b\x32\x1b.tunemesh.common.v1.Passage2\xc2\x01\n\rRouterService\x12X\n\tRecommend\x12$.tunemesh.router.v1.RecommendRequest\x1a%.tunemesh.router.v1.RecommendResponse\x12W\n\x08Generate\x12#.tunemesh.router.v1.GenerateRequest\x1a$.tunemesh.router.v1.GenerateResponse0\x01\x42\x33\n\x12tunemesh.router.v1P\x01Z\x1btunemesh/router/v1;routerv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,16 +36,24 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tunemesh.router.v1.router_s
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\022tunemesh.router.v1P\001Z\033tunemesh/router/v1;routerv1'
-  _globals['_RECOMMENDREQUEST']._serialized_start=169
-  _globals['_RECOMMENDREQUEST']._serialized_end=264
-  _globals['_RECOMMENDRESPONSE']._serialized_start=267
-  _globals['_RECOMMENDRESPONSE']._serialized_end=458
-  _globals['_GENERATEREQUEST']._serialized_start=461
-  _globals['_GENERATEREQUEST']._serialized_end=732
-  _globals['_GENERATERESPONSE']._serialized_start=735
-  _globals['_GENERATERESPONSE']._serialized_end=889
-  _globals['_GENERATEHEADER']._serialized_start=892
-  _globals['_GENERATEHEADER']._serialized_end=1084
-  _globals['_ROUTERSERVICE']._serialized_start=1087
-  _globals['_ROUTERSERVICE']._serialized_end=1281
+  _globals['_RECOMMENDREQUEST_CONTEXTENTRY']._loaded_options = None
+  _globals['_RECOMMENDREQUEST_CONTEXTENTRY']._serialized_options = b'8\001'
+  _globals['_RECOMMENDREQUEST_PROFILEENTRY']._loaded_options = None
+  _globals['_RECOMMENDREQUEST_PROFILEENTRY']._serialized_options = b'8\001'
+  _globals['_RECOMMENDREQUEST']._serialized_start=207
+  _globals['_RECOMMENDREQUEST']._serialized_end=588
+  _globals['_RECOMMENDREQUEST_CONTEXTENTRY']._serialized_start=440
+  _globals['_RECOMMENDREQUEST_CONTEXTENTRY']._serialized_end=513
+  _globals['_RECOMMENDREQUEST_PROFILEENTRY']._serialized_start=515
+  _globals['_RECOMMENDREQUEST_PROFILEENTRY']._serialized_end=588
+  _globals['_RECOMMENDRESPONSE']._serialized_start=591
+  _globals['_RECOMMENDRESPONSE']._serialized_end=782
+  _globals['_GENERATEREQUEST']._serialized_start=785
+  _globals['_GENERATEREQUEST']._serialized_end=1056
+  _globals['_GENERATERESPONSE']._serialized_start=1059
+  _globals['_GENERATERESPONSE']._serialized_end=1213
+  _globals['_GENERATEHEADER']._serialized_start=1216
+  _globals['_GENERATEHEADER']._serialized_end=1408
+  _globals['_ROUTERSERVICE']._serialized_start=1411
+  _globals['_ROUTERSERVICE']._serialized_end=1605
 # @@protoc_insertion_point(module_scope)

@@ -53,7 +53,7 @@ class RouterServiceServicer:
 
     def Recommend(self, request, context):
         """Ranks the given candidates, or recalls and ranks when there are none.
-        INVALID_ARGUMENT: an id is empty or too long, or there are too many candidates. UNAVAILABLE: retry with the same idempotency_key.
+        INVALID_ARGUMENT: an id is empty or too long, there are too many candidates, or an attribute breaks its limits. UNAVAILABLE: retry with the same idempotency_key.
         DEADLINE_EXCEEDED: the caller's time, or the router's own limit, is over.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -148,6 +148,12 @@ def test_attributes_are_bounded_together(times: int) -> None:
         check("context", more, Refused)
 
 
+def test_lists_of_empty_texts_are_bounded_too() -> None:
+    check("context", {f"n{number}": ("",) * 4_096 for number in range(15)}, Refused)
+    with pytest.raises(Refused, match=r"context: together they have \d+ bytes; at most 65536"):
+        check("context", {f"n{number}": ("",) * 4_096 for number in range(150)}, Refused)
+
+
 @pytest.mark.parametrize(
     ("raw", "value"),
     [

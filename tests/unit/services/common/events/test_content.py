@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tunemesh.catalog.v1 import catalog_item_pb2
@@ -13,19 +15,22 @@ from tunemesh.events.v1 import feedback_pb2
 
 from services.common.events.catalog import CatalogItem
 from services.common.events.envelope import MalformedRecord, parse_value
+from services.common.events.profile import Profile
+from services.common.events.wire import profile
 from services.common.events.wire.catalog import read_change
 from services.common.events.wire.exposure import read_exposure
 from services.common.events.wire.feedback import read_feedback
 from services.common.events.wire.generation import read_generation
 from services.common.platform.kafka_batches import CONTENT_TYPE_UNREADABLE
 from tests.fuzz.records import Triple, nearly_right, written_by_the_router
+from tests.unit.services.common.events.test_attributes import same
 
 RECORDED = {
     name: (each["key"].encode(), base64.b64decode(each["value"]), [(key, base64.b64decode(raw)) for key, raw in each["headers"].items()])
     for name, each in json.loads((Path(__file__).parents[4] / "recorded" / "events.json").read_text(encoding="utf-8")).items()
 }
 NOW_MS = 1_700_000_000_000
-REFUSED = {"confluent/avro": "schema id 3.*Avro.*value.serializer", "sdk2/binary/list": "Python|a list: write one event"}
+REFUSED = {"confluent/avro": r"schema id \d+.*Avro.*value.serializer", "sdk2/binary/list": "Python|a list: write one event"}
 REFUSED |= {"sdk2/structured/list": "the value is a list, not an object"}
 ITEM = CatalogItem(item_id="1001", title="Käse", categories=("Crime", "Drama"), updated_at_ms=NOW_MS)
 ITEM_JSON = {"item_id": "1001", "title": "Käse", "categories": ["Crime", "Drama"], "updated_at_ms": NOW_MS}
@@ -59,6 +64,26 @@ def test_an_item_of_every_writer_is_read_or_refused_by_name(writer: str) -> None
             read_change(key, value, headers)
     else:
         assert read_change(key, value, headers) == ITEM
+
+
+ATTRIBUTES = {"adult": False, "embedding": (0.5, -1.25), "moods": ("dark", "slow"), "price": 7.5, "studio": "Käse", "year": 1995}
+READ_AS: dict[str, Any] = {
+    "typed_item": (read_change, dataclasses.replace(ITEM, attributes=ATTRIBUTES)),
+    "profile": (profile.read_change, Profile(user_id="1001", attributes=ATTRIBUTES, updated_at_ms=NOW_MS)),
+}
+
+
+@pytest.mark.parametrize(("noun", "writer"), [(noun, writer) for noun in READ_AS for writer in recorded(noun)])
+def test_attributes_of_every_writer_are_typed_alike_or_refused_by_name(noun: str, writer: str) -> None:
+    key, value, headers = RECORDED[f"{noun}/{writer}"]
+    read, expected = READ_AS[noun]
+    if writer in REFUSED:
+        with pytest.raises(MalformedRecord, match=REFUSED[writer]):
+            read(key, value, headers)
+        return
+    found = read(key, value, headers)
+    assert found == expected
+    assert all(same(found.attributes[name], each) for name, each in ATTRIBUTES.items())
 
 
 @pytest.mark.parametrize("writer", recorded("feedback"))

@@ -50,7 +50,7 @@ def test_protobuf_and_both_forms_of_json_say_the_same(attributes: Attributes) ->
         (Value(text="x" * (10 * MAX_TEXT_BYTES)), r"context\.a: it has 163840 bytes"),
         (Value(texts=Texts(values=["", "x" * (MAX_TEXT_BYTES + 1)])), r"context\.a\[1\]: it has 16385 bytes"),
         (Value(numbers=Numbers(values=[0.0] * (10 * MAX_ELEMENTS))), r"context\.a: it has 40960 elements"),
-        (Value(texts=Texts(values=["x" * MAX_TEXT_BYTES] * 4)), rf"context: together they have 65537 bytes; at most {MAX_BYTES}"),
+        (Value(texts=Texts(values=["x" * MAX_TEXT_BYTES] * 4)), rf"context: together they have 65541 bytes; at most {MAX_BYTES}"),
     ],
 )
 def test_a_value_that_breaks_the_rules_is_refused_with_its_name(value: Value, said: str) -> None:

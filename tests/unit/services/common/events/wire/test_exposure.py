@@ -40,6 +40,16 @@ def test_scores_and_reasons_are_left_out_for_who_does_not_want_them() -> None:
     assert (read.scores, read.reasons, read.item_ids) == ((), (), ("a", "b", "c"))
 
 
+def test_what_the_request_brought_is_read_for_who_asks() -> None:
+    raw = value(context={"page": {"text": "home"}}, profile={"age": {"integer": 31}})
+    read = parse_exposure(raw, None, with_request=True)
+    assert (read.context, read.profile) == ({"page": "home"}, {"age": 31})
+    for other in (parse_exposure(raw, None), read_exposure(raw, None, NOW_MS), read_exposure(raw, None, NOW_MS, with_scores=False)):
+        assert (other.context, other.profile) == ({}, {})
+    with pytest.raises(MalformedRecord, match=r"profile\.age: it has no value"):
+        parse_exposure(value(profile={"age": {}}), None, with_request=True)
+
+
 def test_ids_of_the_same_item_are_one_string() -> None:
     item_id = "an id that is not interned by itself"
     first, second = (read_exposure(value(item_ids=[item_id], propensities=[]), None, NOW_MS) for _ in range(2))
