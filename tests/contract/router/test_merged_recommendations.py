@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import grpc
 import grpc.aio
@@ -12,6 +13,7 @@ from tunemesh.common.v1 import recommendation_pb2
 from tunemesh.recommender.v1 import recommender_service_pb2 as pb
 from tunemesh.recommender.v1 import recommender_service_pb2_grpc as pb_grpc
 
+from services.common.events.attributes import MAX_BYTES, Attribute, check, size_of
 from services.common.platform.errors import InvalidInput, Overloaded
 from services.common.platform.telemetry import disabled
 from services.router.core import Query, Ranking, RecommenderTooSlow, RecommenderUnavailable
@@ -126,13 +128,29 @@ async def test_requests_of_one_moment_are_one_call_with_each_ones_span_and_time(
     [call] = fake.merged
     assert not fake.alone
     assert [part.traceparent for part in call.requests] == SPANS[:3]
-    assert all(seconds(30) * 1e3 < part.timeout_ms <= seconds(60) * 1e3 for part in call.requests)
+    # Rounded up to the millisecond, and a millionth of one is enough for that.
+    assert all(seconds(30) * 1e3 < part.timeout_ms <= seconds(60) * 1e3 + 1 for part in call.requests)
 
 
 async def test_a_request_that_has_no_company_is_a_call_of_its_own(both):
     fake, client = both
     assert users_of([await ask(client, "a", span=SPANS[0])]) == ["a"]
     assert fake.spans == [SPANS[0]] and not fake.merged
+
+
+async def test_the_largest_contexts_and_profiles_fit_into_one_call_and_stay_each_its_own(both):
+    """Lists of short texts: of what the limits allow, they take the most bytes on the way."""
+    fake, client = both
+    largest: dict[str, Attribute] = {f"n{number}": ("x",) * 4_000 for number in range(8)}
+    queries = [replace(query(f"u{number}"), context={**largest, "number": number}, profile=largest) for number in range(16)]
+    for each in queries:
+        check("context", each.context, AssertionError)
+    assert size_of(largest) > 0.95 * MAX_BYTES
+    answers = await asyncio.gather(*(client.recommend(each, timeout_s=seconds(60), wait_for_ready=False) for each in queries))
+    assert users_of(list(answers)) == [f"u{number}" for number in range(16)]
+    [call] = fake.merged
+    assert [part.request.context["number"].integer for part in call.requests] == list(range(16))
+    assert all(len(part.request.profile["n7"].texts.values) == 4_000 for part in call.requests)
 
 
 async def test_one_that_is_refused_or_fails_does_so_alone(both):
