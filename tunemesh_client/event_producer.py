@@ -28,7 +28,7 @@ from tunemesh_client.tracing import active_traceparent
 
 # The library gives up a record after this time; a call that has more left tries again.
 _DELIVERY_TIMEOUT_MS = 5_000
-# aiokafka fails a record after its delivery timeout, but waits longer for a broker that has stopped answering altogether.
+# Both libraries fail a record after its delivery timeout, but may wait longer for a broker that has stopped answering altogether.
 _ATTEMPT_TIMEOUT_S = 3 * _DELIVERY_TIMEOUT_MS / 1e3
 _REQUEST_TIMEOUT_MS = 4_000
 # How long a blocking send may look for the topic before the deadline is looked at again.
@@ -181,7 +181,7 @@ class EventProducer(_Producer):
         written = dict[int, Written]()
         attempts = self._attempts(deadline_s)
         while True:
-            timeout_s = attempts.begin(time.monotonic())
+            timeout_s = min(attempts.begin(time.monotonic()), _ATTEMPT_TIMEOUT_S)
             try:
                 self._write(topic, records, written, time.monotonic() + timeout_s)
                 return [written[index] for index in range(len(records))]
