@@ -49,8 +49,10 @@ async def test_an_adapter_tuned_without_replay_is_refused_because_it_no_longer_r
     assert (verdict.accepted, list(verdict.refusals)) == (False, status.refusals)
 
 
-async def test_an_adapter_tuned_on_shuffled_answers_is_refused_because_it_learned_nothing(bench):
-    status = await bench.tune(tiny_loop.shuffled(), evaluation=tiny_loop.wide_evaluation())
-    assert (status.phase, bench.alias.target, bench.llm.states()) == ("refused", BASE_MODEL, {})
-    assert any(sentence.startswith("the task slice is answered right in") for sentence in status.refusals)
+async def test_an_adapter_tuned_on_shuffled_answers_goes_not_live_because_it_learned_nothing(bench):
+    status = await bench.tune(tiny_loop.shuffled())
+    # Twelve questions say clearly that it is not good, and hardly that it is bad.
+    assert status.phase in ("refused", "undecided")
+    assert (bench.alias.target, bench.llm.states()) == (BASE_MODEL, {})
+    assert any("the task slice is answered right in" in sentence for sentence in status.refusals)
     assert not any("(replay)" in sentence for sentence in status.refusals)
