@@ -13,15 +13,17 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from services.retriever.core.documents import Section
-from services.retriever.core.text import clean, paragraphs_of
+from services.retriever.core.text import clean, clean_code, joined_lines, paragraphs_of
+from services.retriever.encoding import decoded
+from services.retriever.tables import rows_of, rows_of_markdown
 
 Extracted = tuple[str, tuple[Section, ...]]
 """Title (may be empty) and sections."""
 
 _HEADINGS = {f"h{level}": level for level in range(1, 7)}
-# Not text of the page itself. The head goes too, once the title is out of it.
+# Not text of the page itself. The title goes too, once it is known; the head stays, since a page without its end is all head.
 _DROPPED = (
-    "head",
+    "title",
     "script",
     "style",
     "noscript",
@@ -31,7 +33,6 @@ _DROPPED = (
     "header",
     "footer",
     "aside",
-    "form",
     "button",
     "iframe",
     "object",
@@ -40,8 +41,10 @@ _BLOCKS = re.compile(
     "address|article|blockquote|body|caption|dd|details|div|dl|dt|fieldset|figcaption|figure|hr|html|li|main|ol|p|pre|section|summary|"
     "table|tbody|td|tfoot|th|thead|tr|ul"
 )
+_CODE = -1
+_HARD_BREAK = "\ufdd0"  # no character: it marks a break that is meant while others are joined
 _FRONT_MATTER = re.compile(r"\A---\n(.*?)\n(?:---|\.\.\.)\s*\n", re.DOTALL)
-_FRONT_TITLE = re.compile(r"^title:\s*(.+?)\s*$", re.MULTILINE)
+_FRONT_TITLE = re.compile(r"^title:(.*)$", re.MULTILINE)
 _TITLE_CHARS = 200
 
 
@@ -63,9 +66,10 @@ def extract(path: str, raw: bytes) -> Extracted:
     if reader is None:
         raise Unreadable(f"{file.suffix or 'no suffix'} is none of {', '.join(sorted(_READERS))}")
     try:
-        text = raw.decode("utf-8-sig")
+        text = decoded(raw)
     except UnicodeDecodeError as error:
-        raise Unreadable(f"it is not UTF-8: {error.reason} at byte {error.start}") from error
+        message = f"it is not UTF-8: {error.reason} at byte {error.start}; save it as UTF-8, or let an HTML page declare its charset"
+        raise Unreadable(message) from error
     if "\x00" in text:
         raise Unreadable("it is not text: it holds a NUL character")
     try:
@@ -89,18 +93,21 @@ def _markdown(text: str) -> Extracted:
     front = _FRONT_MATTER.match(text)
     if front is not None:
         named = _FRONT_TITLE.search(front[1])
-        title, text = named[1].strip("\"'") if named is not None else "", text[front.end() :]
+        title, text = named[1].strip().strip("\"'") if named is not None else "", text[front.end() :]
     outline = _Outline(title)
     tokens = MarkdownIt("commonmark").enable("table").parse(text)
+    row_at = rows_of_markdown(tokens, _plain)
     for index, token in enumerate(tokens):
-        if token.type == "inline":
+        if index in row_at:
+            outline.add(row_at[index])
+        elif token.type == "inline" and tokens[index - 1].type not in ("th_open", "td_open"):
             opened = tokens[index - 1]
             if opened.type == "heading_open":
                 outline.heading(int(opened.tag[1:]), _plain(token))
             else:
                 outline.add(_plain(token))
         elif token.type in ("fence", "code_block"):
-            outline.add(token.content)
+            outline.add_code(token.content)
         elif token.type == "html_block":
             for section in _html(token.content)[1]:
                 for paragraph in section.paragraphs:
@@ -117,8 +124,8 @@ def _plain(token: Token) -> str:
         elif child.type == "image":
             parts.append(_plain(child))
         elif child.type in ("softbreak", "hardbreak"):
-            parts.append(" " if child.type == "softbreak" else "\n")
-    return "".join(parts)
+            parts.append("\n" if child.type == "softbreak" else _HARD_BREAK)
+    return joined_lines("".join(parts)).replace(_HARD_BREAK, "\n")
 
 
 def _html(text: str) -> Extracted:
@@ -127,16 +134,18 @@ def _html(text: str) -> Extracted:
     for dropped in soup.find_all(_DROPPED):
         dropped.decompose()
     outline = _Outline(title)
-    for level, block in _blocks(soup):
-        if level:
-            outline.heading(level, block)
+    for kind, block in _blocks(soup):
+        if kind == _CODE:
+            outline.add_code(block)
+        elif kind:
+            outline.heading(kind, block)
         else:
             outline.add(block)
     return outline.result()
 
 
 def _blocks(root: Tag) -> Iterator[tuple[int, str]]:
-    """Yield (heading level or 0, text) of each block, in document order; text between blocks is a block of its own."""
+    """Yield (heading level, 0 or _CODE; text) of each block, in document order; text between blocks is a block of its own."""
     parts: list[str] = []
 
     def walk(tag: Tag) -> Iterator[tuple[int, str]]:
@@ -144,10 +153,16 @@ def _blocks(root: Tag) -> Iterator[tuple[int, str]]:
             if isinstance(child, NavigableString):
                 # Its subclasses are comments, declarations and the like.
                 if type(child) is NavigableString:
-                    parts.append(str(child))
+                    parts.append(joined_lines(str(child)))
+            elif isinstance(child, Tag) and child.name == "pre":
+                yield from flush()
+                yield _CODE, child.get_text()
+            elif isinstance(child, Tag) and child.name == "table" and (rows := rows_of(child)):
+                yield from flush()
+                yield from ((0, row) for row in rows)
             elif isinstance(child, Tag) and child.name in _HEADINGS:
                 yield from flush()
-                yield _HEADINGS[child.name], child.get_text(" ")
+                yield _HEADINGS[child.name], joined_lines(child.get_text(" "))
             elif isinstance(child, Tag) and child.name == "br":
                 parts.append("\n")
             elif isinstance(child, Tag) and _BLOCKS.fullmatch(child.name):
@@ -191,6 +206,11 @@ class _Outline:
         paragraph = clean(text)
         if paragraph:
             self._paragraphs.append(paragraph.replace("\n\n", "\n"))
+
+    def add_code(self, text: str) -> None:
+        code = clean_code(text)
+        if code.strip():
+            self._paragraphs.append(code)
 
     def result(self) -> Extracted:
         self._close()

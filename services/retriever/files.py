@@ -17,6 +17,11 @@ MAX_REFUSED_SHOWN = 100
 # A look's documents are in memory together, and so are their tokens.
 _MAX_BATCH_BYTES = 16 * 1024 * 1024
 
+# Documents that people put into such a folder, which are not read yet. Style sheets, pictures and the like are passed over.
+_OFFICE_SUFFIXES = frozenset(
+    (".pdf", ".doc", ".docx", ".odt", ".rtf", ".ppt", ".pptx", ".odp", ".xls", ".xlsx", ".ods", ".csv", ".tsv", ".epub")
+)
+
 _log = logging.getLogger(__name__)
 
 
@@ -138,6 +143,9 @@ class DocumentFolder:
             if shown != name:
                 refused[shown] = "its name is not UTF-8"
                 continue
+            if path.suffix.lower() in _OFFICE_SUFFIXES:
+                refused[name] = f"{path.suffix.lower()} is not read: export it as text, Markdown or HTML"
+                continue
             try:
                 status = path.lstat()
             except FileNotFoundError:
@@ -161,7 +169,7 @@ class DocumentFolder:
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             for name in sorted(files):
                 path = Path(folder, name)
-                if not name.startswith(".") and path.suffix.lower() in SUFFIXES:
+                if not name.startswith(".") and path.suffix.lower() in SUFFIXES | _OFFICE_SUFFIXES:
                     yield path
 
     def _read(self, name: str, indexed_hash: str | None) -> Document | None:
@@ -177,6 +185,8 @@ class DocumentFolder:
         if content_hash == indexed_hash:
             return None
         title, sections = extract(name, raw)
+        if not sections:
+            raise Unreadable("no text was found in it")
         return Document(document_id=name, source=FILES, title=title, sections=sections, content_hash=content_hash)
 
     def _report(self, refused: dict[str, str]) -> None:

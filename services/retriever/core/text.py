@@ -25,6 +25,9 @@ _SENTENCE_END = re.compile(
     r"|(?<=[\u0e00-\u0eff])(?= [\u0e00-\u0eff])"
     r"|(?=\n)"
 )
+_CHINESE = "\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef"
+_BREAK_WITHIN_CHINESE = re.compile(rf"(?<=[{_CHINESE}])[ \t]{{0,64}}\n\s{{0,64}}(?=[{_CHINESE}])")
+_LAYOUT = re.compile(r"\s+")
 _GAP = re.compile(r"\s*")
 # Inside a sentence that is too long, and has no blanks.
 _CLAUSE_END = re.compile(r"(?<=[，、；：,;:])")
@@ -40,6 +43,18 @@ def clean(text: str) -> str:
         text = "".join(char for char in text if char in _KEPT or unicodedata.category(char) not in _INVISIBLE)
     text = "\n".join(line.strip() for line in _SPACES.sub(" ", text).split("\n"))
     return unicodedata.normalize("NFC", _BLANK_LINES.sub("\n\n", text).strip())
+
+
+def clean_code(text: str) -> str:
+    """Return lines of code as they are written: indented, a tab as four blanks, without invisible characters and blank lines."""
+    lines = (line.rstrip() for line in text.replace("\r\n", "\n").replace("\r", "\n").expandtabs(4).split("\n"))
+    kept = "\n".join("".join(char for char in line if unicodedata.category(char) not in _INVISIBLE) for line in lines if line)
+    return unicodedata.normalize("NFC", kept)
+
+
+def joined_lines(text: str) -> str:
+    """Return text whose line breaks are its source's layout, as one line: a break between two Chinese or Japanese characters is nothing."""
+    return _LAYOUT.sub(" ", _BREAK_WITHIN_CHINESE.sub("", text))
 
 
 def searchable(text: str) -> str:
@@ -61,7 +76,7 @@ def num_tokens(text: str) -> int:
 
 
 def sentences_of(paragraph: str) -> Iterator[tuple[str, str]]:
-    """Yield each sentence with what stands before it in the paragraph: "", a blank or a line break."""
+    """Yield each sentence with what stands before it in the paragraph: "", a blank, or a line break and the next line's indentation."""
     start, separator = 0, ""
     for end in (*(match.end() for match in _SENTENCE_END.finditer(paragraph)), len(paragraph)):
         sentence = paragraph[start:end]
@@ -69,7 +84,7 @@ def sentences_of(paragraph: str) -> Iterator[tuple[str, str]]:
             yield separator, sentence.strip()
             separator = ""
         gap = _GAP.match(paragraph, end)[0]  # type: ignore[index] # it matches everywhere
-        separator = separator or ("\n" if "\n" in gap else " " if gap else "")
+        separator = separator or (gap if "\n" in gap else " " if gap else "")
         start = max(start, end + len(gap))
 
 

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from services.retriever.core.documents import Section
 from services.retriever.extract import Unreadable, extract
 from tests.fuzz.documents import fuzz_documents
+from tests.limits import seconds
 
 
 def sections(path: str, text: str) -> list[tuple[str, tuple[str, ...]]]:
@@ -40,7 +43,7 @@ def test_markdown_marks_are_gone_and_words_stay():
 
 def test_markdown_tables_and_html_in_markdown_are_text():
     text = "| fee | euros |\n|---|---|\n| late | 2 |\n\n<div><p>In <b>HTML</b></p><script>x()</script></div>\n"
-    assert sections("x.md", text) == [("", ("fee", "euros", "late", "2", "In HTML"))]
+    assert sections("x.md", text) == [("", ("fee: late; euros: 2", "In HTML"))]
 
 
 def test_front_matter_gives_the_title_and_is_no_text():
@@ -63,7 +66,7 @@ def test_html_gives_the_title_the_headings_and_the_blocks_in_order_and_leaves_th
     assert title == "Our fees"
     assert sections("x.htm", HTML) == [
         ("Rentals", ("Hello there,\nyou.",)),
-        ("Rentals > Fees", ("Late: two euros", "Lost: ten", "loose text", "a", "b")),
+        ("Rentals > Fees", ("Late: two euros", "Lost: ten", "loose text", "a; b")),
     ]
 
 
@@ -79,6 +82,9 @@ def test_broken_html_is_read_as_far_as_it_goes():
     ("path", "raw", "reason"),
     [
         ("x.txt", b"caf\xe9", "not UTF-8: invalid continuation byte at byte 3|not UTF-8: unexpected end of data at byte 3"),
+        ("x.txt", "한국어 문서입니다.".encode("euc-kr"), "not UTF-8"),
+        ("x.txt", "日本語の文書です。カタカナも。".encode("cp932"), "not UTF-8"),
+        ("x.txt", "Größe, Straße und Käse".encode("latin-1"), "not UTF-8"),
         ("x.txt", b"a\x00b", "NUL"),
         ("x.pdf", b"%PDF", ".pdf is none of"),
         ("x", b"", "no suffix"),
@@ -90,6 +96,64 @@ def test_broken_html_is_read_as_far_as_it_goes():
 def test_a_file_whose_text_cannot_be_taken_is_refused_with_the_reason(path, raw, reason):
     with pytest.raises(Unreadable, match=reason):
         extract(path, raw)
+
+
+CHINESE = "影片可以保留九天，逾期每天收费。这是我们的规定，请在九天以内归还。"
+
+
+@pytest.mark.parametrize(
+    ("path", "raw"),
+    [
+        ("x.txt", CHINESE.encode("gbk")),
+        ("x.md", CHINESE.encode("gb18030")),
+        ("x.txt", CHINESE.encode("utf-16")),
+        ("x.txt", "\ufeff".encode() + CHINESE.encode()),
+        ("x.html", b'<meta charset="gb2312"><p>' + CHINESE.encode("gbk")),
+        ("x.html", b'<meta http-equiv="Content-Type" content="text/html; charset=big5"><p>' + "綠色箱子".encode("big5")),
+    ],
+)
+def test_files_of_other_encodings_are_read_where_it_is_certain(path, raw):
+    (section,) = extract(path, raw)[1]
+    assert section.paragraphs[0] in (CHINESE, "綠色箱子")
+
+
+def test_a_page_of_one_form_or_without_the_end_of_its_head_has_its_text():
+    assert sections("x.html", "<body><form><p>Two euros.</p><button>Go</button></form>") == [("", ("Two euros.",))]
+    page = "<html><head><title>Fees</title><style>p{}</style><body><p>Two euros.</p></body></html>"
+    assert (extract("x.html", page.encode())[0], sections("x.html", page)) == ("Fees", [("", ("Two euros.",))])
+
+
+def test_the_breaks_of_a_pages_source_are_no_lines_and_those_of_code_are():
+    page = "<p>Two euros\n   a day.</p><p>影片可以\n保留九天。</p><pre>if x:\n    return 1\n</pre><p>a<br>b</p>"
+    assert sections("x.html", page) == [("", ("Two euros a day.", "影片可以保留九天。", "if x:\n    return 1", "a\nb"))]
+    text = "Two euros\na day.\n\n影片可以\n保留九天。\n\n```py\nif x:\n    return 1\n\n\treturn 2\n```\n"
+    assert sections("x.md", text) == [("", ("Two euros a day.", "影片可以保留九天。", "if x:\n    return 1\n    return 2"))]
+
+
+@pytest.mark.parametrize(
+    ("table", "rows"),
+    [
+        ("<tr><th>Fee<th>Euros<tr><td>late<td>2<tr><td>lost<td>10", ["Fee: late; Euros: 2", "Fee: lost; Euros: 10"]),
+        ("<thead><tr><th>Fee</th><th>Euros</th></tr></thead><tbody><tr><th>late</th><td>2</td></tr></tbody>", ["Fee: late; Euros: 2"]),
+        ("<caption>Fees</caption><tr><td>late<td>2", ["Fees", "late; 2"]),
+        ("<tr><th>A<th><tr><td>1<td>2<td>3", ["A: 1; 2; 3"]),
+        ("<tr><td><h2>Menu</h2><p>Two</p>", ["Two"]),
+        ("<tr><td><table><tr><th>A<tr><td>1</table>", ["A: 1"]),
+    ],
+)
+def test_a_cell_keeps_its_columns_name(table, rows):
+    assert [paragraph for _, paragraphs in sections("x.html", f"<table>{table}</table>") for paragraph in paragraphs] == rows
+
+
+def test_a_markdown_table_of_columns_alone_is_not_lost():
+    assert sections("x.md", "| a | b |\n|---|---|\n") == [("", ("a; b",))]
+    assert sections("x.md", "| a | b |\n|---|---|\n| 1 | 2 |\n| 3 | |\n") == [("", ("a: 1; b: 2", "a: 3"))]
+
+
+def test_a_title_of_many_blanks_takes_no_long_time():
+    began = time.thread_time()
+    extract("x.md", b"---\ntitle: a" + b" " * 200_000 + b"\nb\n---\ntext\n")
+    assert time.thread_time() - began < seconds(2)
 
 
 def test_a_byte_order_mark_is_no_text():
