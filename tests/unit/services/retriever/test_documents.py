@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.retriever.core.documents import ChunkLimits, Document, Section, hash_of, passages_of
@@ -90,6 +90,7 @@ def test_a_document_without_text_has_no_passage():
     assert passages_of(document(section()), LIMITS) == []
 
 
+@settings(deadline=None)
 @given(
     paragraphs=st.lists(st.text(alphabet="ab .!日\n", max_size=120), max_size=5),
     limits=st.builds(ChunkLimits, max_tokens=st.integers(5, 30), overlap_tokens=st.integers(0, 4)),

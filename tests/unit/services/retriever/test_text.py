@@ -6,7 +6,7 @@ import time
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.retriever.core.text import clean, num_tokens, paragraphs_of, pieces_of, searchable, sentences_of
@@ -29,6 +29,7 @@ def test_text_is_cleaned(raw, cleaned):
     assert clean(raw) == cleaned
 
 
+@settings(deadline=None)
 @given(st.text(max_size=200))
 def test_cleaning_twice_changes_nothing_more(text):
     assert clean(clean(text)) == clean(text)
@@ -82,12 +83,14 @@ def test_a_sentence_ends_where_its_script_ends_it(paragraph, sentences):
 _MIXED = st.text(alphabet="ab .!?\n。！」”日本กเ็่ा。", max_size=80)
 
 
+@settings(deadline=None)
 @given(_MIXED)
 def test_sentences_with_what_parts_them_are_the_paragraph(text):
     paragraph = clean(text).replace("\n\n", "\n")
     assert "".join(separator + sentence for separator, sentence in sentences_of(paragraph)) == paragraph
 
 
+@settings(deadline=None)
 @given(_MIXED, st.integers(5, 30))
 def test_pieces_are_the_sentence_and_fit(text, max_tokens):
     sentence = " ".join(clean(text).split())
