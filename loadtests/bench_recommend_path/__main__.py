@@ -73,7 +73,8 @@ class Process:
         *words: str,
     ) -> None:
         env = dict(os.environ, PYTHONPATH=f"{tree}:{tree / 'protos' / 'gen'}", OMP_NUM_THREADS="1")
-        env |= {"TUNEMESH_ROUTER_PORT": "0", "TUNEMESH_RECOMMENDER_PORT": "0"}
+        # On a machine that is busy with other things a call may take longer than anybody would wait for it.
+        env |= {"TUNEMESH_ROUTER_PORT": "0", "TUNEMESH_RECOMMENDER_PORT": "0", "TUNEMESH_ROUTER_MAX_DEADLINE_MS": "60000"}
         env["TUNEMESH_TELEMETRY_DIR"] = running.enter_context(tempfile.TemporaryDirectory())
         command = [str(environments.python(environment)), str(_HERE / script), *words]
         self._process = subprocess.Popen(command, cwd=tree, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -101,7 +102,12 @@ class Process:
 
     def _end(self) -> None:
         self._stdin.close()
-        if self._process.wait(timeout=60) != 0:
+        try:
+            self._process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.returncode != 0:
             print(f"{self._process.args!r} ended with {self._process.returncode}", file=sys.stderr)
 
 
