@@ -51,7 +51,8 @@ def train_or_reuse(data: Data, folder: Path, *, log: Path, epochs: int | None = 
     Raises:
         ConfigurationError: training failed; names the log.
     """
-    options = [] if epochs is None else ["--epochs", str(epochs)]
+    # The demo has a held-out part of its own: the live one.
+    options = ["--held-out", "0", *([] if epochs is None else ["--epochs", str(epochs)])]
     target = folder / f"base-{_fingerprint(data.base, options)}"
     if is_fresh(target):
         return target, True

@@ -6,6 +6,7 @@ wrote an attribute, or that happened together with it, was shown without it.
 
 from __future__ import annotations
 
+import hashlib
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
@@ -51,6 +52,14 @@ class Versions:
             return 0
         known = bisect_left(times, time_ms // 1000 * 1000)
         return self._row_of[entity_id][known - 1] if known else 0
+
+    def digest(self) -> bytes:
+        """Return a hash of all versions."""
+        whole = hashlib.sha256()
+        for entity_id, rows in self._row_of.items():
+            written = [(time_ms, repr(self.rows[row])) for time_ms, row in zip(self._times[entity_id], rows, strict=True)]
+            whole.update(repr((entity_id, written)).encode())
+        return whole.digest()
 
     def with_fixed(self, field: str, values: Mapping[str, Sequence[str]]) -> Versions:
         """Return these versions with one more attribute, which was always there; an attribute of that name that they have stays."""

@@ -9,7 +9,7 @@ network learns how far to trust rows that are learned live. Knows nothing about 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -151,7 +151,7 @@ class BatchLearner(Protocol):
 
 @dataclass(slots=True)
 class EpochStats:
-    """Losses of one pass, each taken before the sample was learned."""
+    """How far a pass is, and its losses, each taken before the sample was learned."""
 
     num_events: int = 0
     loss_by_task: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
@@ -172,32 +172,53 @@ def replay_order(interactions: Sequence[Interaction], config: BatchConfig) -> li
     return placed
 
 
-def replay(
-    spec: FeatureSpec, placed: Sequence[Placed], item_ids: Sequence[str], states: FeatureStates, config: BatchConfig, epoch: int
-) -> Iterator[SampleGroup]:
-    """Yield one sample group per event, in order; `states` contain every event when the iterator ends.
-
-    Args:
-        item_ids: the catalogue that candidates are drawn from.
-    """
-    chosen: dict[str, set[str]] = {}
-    behind: deque[Interaction] = deque()
+def blocks(placed: Sequence[Placed]) -> Iterator[list[Interaction]]:
+    """Yield the events of each block: one user's, all of which are predicted before any of them is known."""
     start = 0
     while start < len(placed):
         end = start + 1
         while end < len(placed) and placed[end].block == placed[start].block:
             end += 1
+        yield [event.interaction for event in placed[start:end]]
+        start = end
+
+
+def replay(
+    spec: FeatureSpec,
+    placed: Sequence[Placed],
+    item_ids: Sequence[str],
+    states: FeatureStates,
+    config: BatchConfig,
+    epoch: int,
+    *,
+    first: int = 0,
+    chosen: dict[str, set[str]] | None = None,
+    skip: int = 0,
+) -> Iterator[SampleGroup]:
+    """Yield one sample group per event, in order; `states` contain every event when the iterator ends.
+
+    Args:
+        item_ids: the catalogue that candidates are drawn from.
+        first: number of the first event; what is drawn for an event depends on its number.
+        chosen: what each user has chosen before; it is added to.
+        skip: so many events are only taken into the states, as if their groups had been yielded.
+    """
+    chosen = {} if chosen is None else chosen
+    behind: deque[Interaction] = deque()
+    start, skip = first, first + skip
+    for block in blocks(placed):
         while len(behind) > config.feature_lag_events:
             states.apply(behind.popleft())
-        block = [event.interaction for event in placed[start:end]]
         mine = chosen.setdefault(block[0].user_id, set())
         for index, interaction in enumerate(block, start):
+            if index < skip:
+                continue
             rng = np.random.default_rng((config.seed, epoch, index))
             others = draw_others(rng, item_ids, mine | {interaction.item_id}, NUM_OTHERS)
             yield sample_group(spec, states, interaction, others, request_id=f"base:{epoch}:{index}")
         mine.update(interaction.item_id for interaction in block)
         behind.extend(block)
-        start = end
+        start += len(block)
     for interaction in behind:
         states.apply(interaction)
 
@@ -220,10 +241,21 @@ def sample_group(
     spec: FeatureSpec, states: FeatureStates, interaction: Interaction, others: Sequence[str], *, request_id: str
 ) -> SampleGroup:
     """Return what the joiner would make of an exposure of `others` and the chosen item: one positive and the kept negatives."""
+    kept = kept_negatives(spec, others, request_id)
+    found = states.features(interaction.user_id, [interaction.item_id, *(others[row] for row in kept)], interaction)
+    return group_of(spec, interaction, others, kept, exposure_block.encode(found, spec.schema_hash), request_id=request_id)
+
+
+def kept_negatives(spec: FeatureSpec, others: Sequence[str], request_id: str) -> dict[int, int]:
+    """Return of the unanswered items those that become samples: their place in `others`, and the sample's id."""
     ids = [sample_id(request_id, item_id, 0) for item_id in others]
-    rate = spec.negatives.keep_rate
-    kept = [(item_id, one) for item_id, one in zip(others, ids, strict=True) if keep_negative(one, rate)]
-    found = states.features(interaction.user_id, [interaction.item_id, *(item_id for item_id, _ in kept)], interaction)
+    return {row: one for row, one in enumerate(ids) if keep_negative(one, spec.negatives.keep_rate)}
+
+
+def group_of(
+    spec: FeatureSpec, interaction: Interaction, others: Sequence[str], kept: Mapping[int, int], block: bytes, *, request_id: str
+) -> SampleGroup:
+    """Return the group of the chosen item and the kept others; `block` is their exposure block, in this order."""
     positive = Sample(
         sample_id=sample_id(request_id, interaction.item_id, 1),
         item_id=interaction.item_id,
@@ -232,13 +264,14 @@ def sample_group(
         keep_rate=1.0,
     )
     absent = [TaskLabel(task=task, value=value) for task, value in negative_labels(spec)]
-    negatives = [Sample(sample_id=one, item_id=item_id, labels=absent, keep_rate=rate) for item_id, one in kept]
+    rate = spec.negatives.keep_rate
+    negatives = [Sample(sample_id=one, item_id=others[row], labels=absent, keep_rate=rate) for row, one in kept.items()]
     return SampleGroup(
         request_id=request_id,
         user_id=interaction.user_id,
         exposed_at_ms=interaction.time_ms,
         schema_hash=spec.schema_hash,
-        features_block=exposure_block.encode(found, spec.schema_hash),
+        features_block=block,
         samples=[positive, *negatives],
     )
 
@@ -250,26 +283,40 @@ def train_epoch(
     categories: Mapping[str, Sequence[str]],
     config: BatchConfig,
     epoch: int,
+    item_ids: Sequence[str] | None = None,
+    *,
     attributes: AttributeHistory | None = None,
+    begun: EpochStats | None = None,
+    after_step: Callable[[EpochStats], None] = lambda _: None,
 ) -> tuple[FeatureStates, EpochStats]:
     """Replay all events once and learn from them; return the states at the end and the losses.
 
     Args:
         placed: see `replay_order`.
-        categories: of every item that may be shown, by id.
+        categories: of the items, by id.
+        item_ids: the catalogue that candidates are drawn from; None: all items that have categories.
         attributes: what was known when, for declared features.
+        begun: how far the learner is already in this pass, as `after_step` was told; None: it begins.
+        after_step: called when a step was learned.
     """
     states = FeatureStates(spec, categories, attributes)
-    stats = EpochStats(loss_by_task=np.zeros(len(spec.tasks)))
-    if epoch > 0:
+    stats = EpochStats(0, np.zeros(len(spec.tasks))) if begun is None else begun
+    if epoch > 0 and begun is None:
         learner.forget_users()
+    catalogue = list(categories) if item_ids is None else item_ids
     waiting: list[SampleGroup] = []
-    for group in replay(spec, placed, list(categories), states, config, epoch):
+    for group in replay(spec, placed, catalogue, states, config, epoch, skip=stats.num_events):
         waiting.append(group)
-        stats.num_events += 1
         if len(waiting) == config.events_per_step:
-            stats.loss_by_task += learner.step(waiting).loss_by_task
+            _learn(learner, waiting, stats)
             waiting = []
+            after_step(stats)
     if waiting:
-        stats.loss_by_task += learner.step(waiting).loss_by_task
+        _learn(learner, waiting, stats)
+        after_step(stats)
     return states, stats
+
+
+def _learn(learner: BatchLearner, groups: Sequence[SampleGroup], stats: EpochStats) -> None:
+    stats.loss_by_task += learner.step(groups).loss_by_task
+    stats.num_events += len(groups)

@@ -2,13 +2,16 @@
 
 The files have the columns user_id, item_id, kind, value, time and, if the catalogue is known, title and categories;
 services.trainer.event_files says which formats are read, and what a cell means. The base holds the learner's whole state, so that live
-learning goes on from it, and the packed feature states for streams.features.backfill. Knows nothing about Kafka or Redis.
+learning goes on from it, and the packed feature states for streams.features.backfill. The last part of the events is scored before it is
+learned, and the report of that (services.trainer.held_out) stands beside the base; with MLFLOW_TRACKING_URI set it is a run there as well.
+Knows nothing about Kafka or Redis.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import sys
 import time
@@ -19,37 +22,47 @@ from typing import Any
 import numpy.typing as npt
 import torch
 
-from services.common.platform.artifacts import Manifest, write_artifact
+from services.common.platform.artifacts import Manifest, check_free, write_artifact
 from services.common.platform.clock import wall_ms
 from services.common.platform.errors import ConfigurationError, ServiceError
 from services.common.platform.secrets import guard_output, without_credentials
+from services.common.platform.settings import MlflowSettings, load_settings
 from services.common.ranker.feature_records import pack_records
 from services.common.ranker.feature_spec import FeatureSpec
+from services.common.ranker.states import Interaction
 from services.trainer.attribute_history import AttributeHistory
-from services.trainer.batch import BatchConfig, FeatureStates, Placed, replay_order, train_epoch
-from services.trainer.event_files.history import History, ReadOptions, read_history, remarks
+from services.trainer.batch import BatchConfig, FeatureStates
+from services.trainer.event_files.history import History, ReadOptions, cut_by_time, read_history, remarks
 from services.trainer.event_files.times import UNIT_NAMES
+from services.trainer.held_out.evaluation import JSON_NAME, MARKDOWN_NAME, MIN_EVENTS, evaluate, write_report
+from services.trainer.held_out.render import short
+from services.trainer.held_out.replay import MAX_SCORED_EVENTS
 from services.trainer.learner import Learner, LearnerConfig
+from services.trainer.passes import Passes, PassesConfig, Task, Trained
+from services.trainer.training_checkpoint import TrainingCheckpoints
+from services.trainer.training_run import EXPERIMENT, record_run
 
 _ROOT = Path(__file__).resolve().parents[2]
 _EXIT_BAD_CONFIGURATION = 2
+CHECKPOINT_EVENTS = 200_000
+"""A checkpoint every few minutes; a shorter training writes none."""
 
 
 def train(spec: FeatureSpec, history: History, config: BatchConfig, learner_config: LearnerConfig) -> tuple[Learner, FeatureStates]:
-    """Train from nothing and return the learner and the feature states after the last event; prints a line per pass."""
-    learner = Learner(spec, learner_config)
-    placed: list[Placed] = replay_order(history.interactions, config)
-    states = FeatureStates(spec, history.categories)
-    attributes = AttributeHistory(spec.plan, history.user_attributes, history.item_attributes) if spec.features else None
-    for epoch in range(config.epochs):
-        started = time.monotonic()
-        states, stats = train_epoch(spec, learner, placed, history.categories, config, epoch, attributes=attributes)
-        losses = dict(zip(spec.task_names, (stats.loss_by_task / stats.num_events).round(4).tolist(), strict=True))
-        print(
-            f"pass {epoch + 1}/{config.epochs}: {stats.num_events} events, loss per event {losses}, {time.monotonic() - started:.0f} s",
-            flush=True,
-        )
-    return learner, states
+    """Train from nothing, all passes, and return the learner and the feature states after the last event; prints a line per pass."""
+    task = Task(
+        spec=spec,
+        events=history.interactions,
+        categories=history.categories,
+        item_ids=list(history.categories),
+        attributes=_attributes(spec, history),
+    )
+    trained = Passes(task, config, learner_config).run()
+    return trained.learner, trained.states
+
+
+def _attributes(spec: FeatureSpec, history: History) -> AttributeHistory | None:
+    return AttributeHistory(spec.plan, history.user_attributes, history.item_attributes) if spec.features else None
 
 
 def base_arrays(learner: Learner, states: FeatureStates) -> dict[str, npt.NDArray[Any]]:
@@ -80,10 +93,24 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--spec", type=Path, required=True, help="feature spec (YAML)")
     parser.add_argument("--out", required=True, help="fsspec URL of the folder to write")
     parser.add_argument("--until-fraction", type=float, default=1.0, help="learn only this part of the events, the oldest")
-    parser.add_argument("--epochs", type=int, default=defaults.epochs, help="passes over the events")
+    parser.add_argument(
+        "--epochs", type=int, default=defaults.epochs, help="passes over the events, at most; the best on the held-out part counts"
+    )
+    parser.add_argument("--patience", type=int, default=1, help="end after so many passes that were not better than the best before them")
+    parser.add_argument(
+        "--checkpoint-every",
+        type=int,
+        default=CHECKPOINT_EVENTS,
+        help="events between checkpoints, from which the same command goes on; 0: none",
+    )
     parser.add_argument("--active-users", type=int, default=defaults.active_users, help="sessions overlaid; 0 keeps the order of time")
     parser.add_argument("--time-unit", choices=UNIT_NAMES, help="of a column `time` of numbers; recognised when absent")
     parser.add_argument("--category-separator", help="between names in a text of `categories`; recognised when absent")
+    parser.add_argument(
+        "--held-out", type=float, default=0.1, help="the last part of the events, scored before it is learned; 0: no report"
+    )
+    parser.add_argument("--scored-events", type=int, default=MAX_SCORED_EVENTS, help="of more held-out events, about so many are scored")
+    parser.add_argument("--first-part-only", action="store_true", help="write the base as it was before the held-out part")
     parser.add_argument("--users", type=Path, help="file or folder of attributes of users: user_id, what the spec's features read[, time]")
     parser.add_argument("--items", type=Path, help="the same of items: item_id, …")
     parser.add_argument("--seed", type=int, default=defaults.seed)
@@ -97,46 +124,164 @@ def main(argv: Sequence[str] | None = None) -> int:
     # One thread: the order of sums, and so every bit of the weights, must not depend on the machine.
     torch.set_num_threads(1)
     try:
-        if not 0 < options.until_fraction <= 1 or options.epochs < 1 or options.active_users < 0:
-            raise ConfigurationError("--until-fraction must be in (0, 1], --epochs at least 1, --active-users not negative")
-        spec = FeatureSpec.load(options.spec)
-        history = read_history(
-            options.data,
-            spec,
-            ReadOptions(
-                until_fraction=options.until_fraction,
-                time_unit=options.time_unit,
-                category_separator=options.category_separator,
-                users=options.users,
-                items=options.items,
-            ),
-        )
-        print("\n".join(remarks(history)), flush=True)
-        config = BatchConfig(epochs=options.epochs, active_users=options.active_users, seed=options.seed)
-        learner, states = train(spec, history, config, LearnerConfig(seed=options.seed))
-        manifest = Manifest(
-            kind="base",
-            model=spec.model,
-            schema_hash=spec.schema_hash,
-            lineage_id="",
-            epoch=0,
-            seq=-1,
-            created_at_ms=wall_ms(),
-            metadata={
-                "events": len(history.interactions),
-                "set_aside": {reason: count for reason, (count, _) in history.set_aside.items()},
-                "passes": options.epochs,
-                "state_hash": learner.state_hash(),
-                "sources": sources_in_use(),
-            },
-        )
-        artifact = write_artifact(options.out, manifest, base_arrays(learner, states))
+        _check(options)
+        _run(options)
     except (ConfigurationError, ServiceError) as error:
         print(f"configuration error: {without_credentials(str(error))}", file=sys.stderr)
         return _EXIT_BAD_CONFIGURATION
-    rows = ", ".join(f"{name} {len(table)}" for name, table in learner.tables.items())
-    print(f"base written to {without_credentials(artifact.url)}: {len(history.interactions)} events, rows: {rows}")
     return 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    if not 0 < options.until_fraction <= 1 or options.epochs < 1 or options.active_users < 0:
+        raise ConfigurationError("--until-fraction must be in (0, 1], --epochs at least 1, --active-users not negative")
+    if not 0 <= options.held_out < 1 or options.scored_events < 1:
+        raise ConfigurationError("--held-out must be in [0, 1), 0 switches it off; --scored-events must be at least 1")
+    if options.patience < 1 or options.checkpoint_every < 0:
+        raise ConfigurationError("--patience must be at least 1, --checkpoint-every not negative; 0 writes none")
+    if options.first_part_only and not options.held_out:
+        raise ConfigurationError("--first-part-only leaves out the held-out part, and --held-out 0 says that there is none")
+
+
+def _run(options: argparse.Namespace) -> None:
+    spec, mlflow = FeatureSpec.load(options.spec), load_settings(MlflowSettings)
+    check_free(options.out)
+    began_ms, began = wall_ms(), time.monotonic()
+    history = read_history(
+        options.data,
+        spec,
+        ReadOptions(
+            until_fraction=options.until_fraction,
+            time_unit=options.time_unit,
+            category_separator=options.category_separator,
+            users=options.users,
+            items=options.items,
+        ),
+    )
+    seconds = {"reading": time.monotonic() - began}
+    print("\n".join(remarks(history)), flush=True)
+    first_part, last_part = _parts(history, options.held_out)
+    config = BatchConfig(epochs=options.epochs, active_users=options.active_users, seed=options.seed)
+    all_items = list(history.categories)
+    # What is shown while the first part is learned are its own items: later ones would be learned as what nobody chooses.
+    item_ids = list(dict.fromkeys(one.item_id for one in first_part)) if last_part else all_items
+    task = Task(
+        spec=spec,
+        events=first_part,
+        categories=history.categories,
+        item_ids=item_ids,
+        attributes=_attributes(spec, history),
+        held_out=last_part,
+    )
+    checkpoints = TrainingCheckpoints(spec, options.out, _fingerprint(options, spec, history)) if options.checkpoint_every else None
+    passes = PassesConfig(patience=options.patience, checkpoint_events=options.checkpoint_every)
+    began = time.monotonic()
+    trained = Passes(task, config, LearnerConfig(seed=options.seed), passes, checkpoints).run()
+    seconds["training"] = time.monotonic() - began
+    if options.first_part_only or not last_part:
+        written = _write(options, spec, history, trained, len(first_part))
+    found: dict[str, Any] = {}
+    if last_part:
+        began = time.monotonic()
+        found = evaluate(spec, trained.learner, trained.states, first_part, last_part, all_items, config, options.scored_events)
+        seconds["held-out part"] = time.monotonic() - began
+        if not options.first_part_only:
+            written = _write(options, spec, history, trained, len(history.interactions))
+    report = {"base": written, "seconds": {name: round(value, 1) for name, value in seconds.items()}} | found
+    if last_part:
+        _report(options, report)
+    if checkpoints is not None:
+        checkpoints.delete()
+    if mlflow.mlflow_tracking_uri:
+        _record(mlflow.mlflow_tracking_uri.get_secret_value(), options.out, report, began_ms)
+
+
+def _record(tracking_uri: str, out: str, report: dict[str, Any], began_ms: int) -> None:
+    """Write the training to MLflow. The base is there already: a server that does not take it is said, and no failure."""
+    try:
+        run_id = record_run(tracking_uri, without_credentials(out), report, began_ms=began_ms, ended_ms=wall_ms())
+    except ServiceError as error:
+        print(f"not recorded: {without_credentials(str(error))}", file=sys.stderr, flush=True)
+    else:
+        print(f"recorded in MLflow at {without_credentials(tracking_uri)}: experiment {EXPERIMENT}, run {run_id}", flush=True)
+
+
+def _report(options: argparse.Namespace, report: dict[str, Any]) -> None:
+    """Write the report and print its short table."""
+    write_report(options.out, report)
+    print("\n".join(short(report)))
+    print(f"report written to {without_credentials(options.out)}/{JSON_NAME} and {MARKDOWN_NAME}; {report['base']['learned']}", flush=True)
+
+
+def _fingerprint(options: argparse.Namespace, spec: FeatureSpec, history: History) -> str:
+    """Return a hash of all that decides the weights: events, spec, options, and the program's own code."""
+    decisive = {name: getattr(options, name) for name in ("held_out", "epochs", "patience", "active_users", "seed")}
+    digest = hashlib.sha256(json.dumps([spec.model_dump(mode="json"), decisive, sources_in_use()], sort_keys=True).encode())
+    for one in history.interactions:
+        digest.update(f"{one.user_id}\x00{one.item_id}\x00{one.kind}\x00{one.value!r}\x00{one.time_ms}\x00{one.context!r}\n".encode())
+    digest.update(json.dumps(list(history.categories.items())).encode())
+    for versions in (history.user_attributes, history.item_attributes):
+        digest.update(versions.digest())
+    return digest.hexdigest()
+
+
+def _parts(history: History, held_out: float) -> tuple[list[Interaction], list[Interaction]]:
+    """Return the part that is learned first, and the held-out one; none when it is off, or would be too small to say anything."""
+    cut = cut_by_time(history.interactions, 1.0 - held_out)
+    first_part, last_part = history.interactions[:cut], history.interactions[cut:]
+    if first_part and len(last_part) >= MIN_EVENTS:
+        return first_part, last_part
+    if held_out:
+        print(
+            f"no held-out report: of {len(history.interactions)} events {len(last_part)} are left for it; it takes {MIN_EVENTS}", flush=True
+        )
+    return history.interactions, []
+
+
+def _write(options: argparse.Namespace, spec: FeatureSpec, history: History, trained: Trained, num_events: int) -> dict[str, Any]:
+    """Write the base; return what the report says of it."""
+    learner = trained.learner
+    set_aside = {reason: count for reason, (count, _) in history.set_aside.items()}
+    state_hash = learner.state_hash()
+    manifest = Manifest(
+        kind="base",
+        model=spec.model,
+        schema_hash=spec.schema_hash,
+        lineage_id="",
+        epoch=0,
+        seq=-1,
+        created_at_ms=wall_ms(),
+        metadata={
+            "events": num_events,
+            "set_aside": set_aside,
+            "passes": trained.best_pass,
+            "state_hash": state_hash,
+            "sources": sources_in_use(),
+        },
+    )
+    artifact = write_artifact(options.out, manifest, base_arrays(learner, trained.states))
+    rows = {name: len(table) for name, table in learner.tables.items()}
+    described = ", ".join(f"{name} {count}" for name, count in rows.items())
+    print(f"base written to {without_credentials(artifact.url)}: {num_events} events, rows: {described}", flush=True)
+    whole = num_events == len(history.interactions)
+    return {
+        "model": spec.model,
+        "network": spec.network.model_dump(mode="json"),
+        "schema_hash": spec.schema_hash,
+        "state_hash": state_hash,
+        "events": num_events,
+        "learned": "The base contains all events: the held-out ones were learned after they were scored."
+        if whole
+        else "The base contains the first part only: the held-out events are not in it (--first-part-only).",
+        "rows": rows,
+        "passes": {
+            "made": trained.num_passes,
+            "best": trained.best_pass,
+            "held_out_losses": [round(one, 6) for one in trained.held_out_losses],
+        },
+        "set_aside": set_aside,
+        "options": {name: getattr(options, name) for name in ("epochs", "active_users", "seed", "held_out", "until_fraction")},
+    }
 
 
 if __name__ == "__main__":

@@ -1,31 +1,21 @@
-"""The one module that speaks to MLflow (package mlflow-skinny, over HTTP). See `mirror.Registry`."""
+"""The tuner's runs, versions and aliases on an MLflow server. See `mirror.Registry`."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-import os
-import threading
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 from typing_extensions import override
 
 from services.common.language.adapter_name import AdapterName
-from services.common.platform.errors import InvalidInput, NotFound, ServiceError, Unavailable
-from services.common.platform.secrets import without_credentials
+from services.common.platform.errors import NotFound
+from services.common.platform.mlflow_server import MAX_METRICS_PER_CALL, MAX_PARAMETER_CHARS, MAX_TAG_CHARS, MlflowServer
 from services.tuner.mirror import Registry, RunRecord
 
 _EXPERIMENT = "tunemesh/tuner"
 _ALIAS = "production"
 _ADAPTER_TAG = "tunemesh.adapter"
-# MLflow's own limits: a longer value is refused.
-_MAX_TAG_CHARS = 5_000
-_MAX_PARAMETER_CHARS = 6_000
-_MAX_METRICS_PER_CALL = 1_000
-_HTTP_TIMEOUT_S = 10
-_HTTP_RETRIES = 1
-_ERRORS: Mapping[str, type[ServiceError]] = {"INVALID_PARAMETER_VALUE": InvalidInput, "RESOURCE_DOES_NOT_EXIST": NotFound}
 
 
 class MlflowRegistry(Registry):
@@ -33,18 +23,15 @@ class MlflowRegistry(Registry):
 
     def __init__(self, tracking_uri: str) -> None:
         """Nothing is connected before the first call."""
-        self._tracking_uri = tracking_uri
-        self._lock = threading.Lock()
-        self._client: Any = None
-        self._experiment_id = ""
+        self._server = MlflowServer(tracking_uri, _EXPERIMENT)
 
     @override
     def begin_run(self, name: AdapterName, parameters: Mapping[str, str]) -> str:
-        with self._speaking() as client:
+        with self._server.speaking() as client:
             from mlflow.entities import Param
 
-            run = client.create_run(self._experiment(client), run_name=str(name), tags={_ADAPTER_TAG: str(name)})
-            params = [Param(key, value[:_MAX_PARAMETER_CHARS]) for key, value in parameters.items()]
+            run = client.create_run(self._server.experiment_id(client), run_name=str(name), tags={_ADAPTER_TAG: str(name)})
+            params = [Param(key, value[:MAX_PARAMETER_CHARS]) for key, value in parameters.items()]
             client.log_batch(run.info.run_id, params=params, synchronous=True)
             return str(run.info.run_id)
 
@@ -52,87 +39,56 @@ class MlflowRegistry(Registry):
     def find_run(self, name: AdapterName, run_id: str) -> str:
         """Return the run of an adapter. A tune that failed has left its adapter's name, and a run of that name, to the next."""
         if run_id:
-            with contextlib.suppress(NotFound), self._speaking() as client:
+            with contextlib.suppress(NotFound), self._server.speaking() as client:
                 return str(client.get_run(run_id).info.run_id)
-        with self._speaking() as client:
+        with self._server.speaking() as client:
             query = f"tags.`{_ADAPTER_TAG}` = '{name}' and attributes.status != 'FAILED'"
-            found = client.search_runs([self._experiment(client)], query, max_results=1, order_by=["attributes.start_time DESC"])
+            found = client.search_runs([self._server.experiment_id(client)], query, max_results=1, order_by=["attributes.start_time DESC"])
             return str(found[0].info.run_id) if found else ""
 
     @override
     def end_run(self, run_id: str, record: RunRecord) -> None:
         """End a run with its metrics. Values that are not finite are left out: MLflow's database cannot hold them all."""
-        with self._speaking() as client:
+        with self._server.speaking() as client:
             from mlflow.entities import Metric, RunTag
 
             at_ms = record.ended_at_ms
             metrics = [Metric(name, value, at_ms, 0) for name, value in record.metrics.items() if math.isfinite(value)]
             metrics += [Metric("loss", step.loss, at_ms, step.step) for step in record.losses if math.isfinite(step.loss)]
-            tags = [RunTag(key, value[:_MAX_TAG_CHARS]) for key, value in record.tags.items()]
+            tags = [RunTag(key, value[:MAX_TAG_CHARS]) for key, value in record.tags.items()]
             if record.failure:
-                tags.append(RunTag("tunemesh.failure", record.failure[:_MAX_TAG_CHARS]))
+                tags.append(RunTag("tunemesh.failure", record.failure[:MAX_TAG_CHARS]))
             client.log_batch(run_id, tags=tags, synchronous=True)
-            for start in range(0, len(metrics), _MAX_METRICS_PER_CALL):
-                client.log_batch(run_id, metrics=metrics[start : start + _MAX_METRICS_PER_CALL], synchronous=True)
+            for start in range(0, len(metrics), MAX_METRICS_PER_CALL):
+                client.log_batch(run_id, metrics=metrics[start : start + MAX_METRICS_PER_CALL], synchronous=True)
             client.set_terminated(run_id, "FAILED" if record.failure else "FINISHED")
 
     @override
     def put_version(self, name: AdapterName, run_id: str, tags: Mapping[str, str]) -> str:
-        with self._speaking() as client:
+        with self._server.speaking() as client:
             model = _model_name(name.base, name.task)
             known = {version.tags.get(_ADAPTER_TAG): str(version.version) for version in client.search_model_versions(f"name = '{model}'")}
             if str(name) in known:
                 version = known[str(name)]
                 for key, value in tags.items():
-                    client.set_model_version_tag(model, version, key, value[:_MAX_TAG_CHARS])
+                    client.set_model_version_tag(model, version, key, value[:MAX_TAG_CHARS])
                 return version
             if not client.search_registered_models(f"name = '{model}'"):
                 client.create_registered_model(model)
             # Not a path: the server refuses those of other machines. The adapter's name finds it in the store.
             source = f"tunemesh-adapter:///{name}"
-            shortened = {key: value[:_MAX_TAG_CHARS] for key, value in tags.items()} | {_ADAPTER_TAG: str(name)}
+            shortened = {key: value[:MAX_TAG_CHARS] for key, value in tags.items()} | {_ADAPTER_TAG: str(name)}
             made = client.create_model_version(model, source, run_id=run_id, tags=shortened, await_creation_for=0)
             return str(made.version)
 
     @override
     def point_alias(self, base: str, task: str, version: str) -> None:
-        with self._speaking() as client:
+        with self._server.speaking() as client:
             model = _model_name(base, task)
             if version:
                 client.set_registered_model_alias(model, _ALIAS, version)
             else:
                 client.delete_registered_model_alias(model, _ALIAS)
-
-    @contextlib.contextmanager
-    def _speaking(self) -> Iterator[Any]:
-        """Yield the client; MLflow's errors become ours. Those that say nothing about the request are Unavailable: it is tried again."""
-        client = self._connected()
-        from mlflow.exceptions import MlflowException
-
-        try:
-            yield client
-        except (MlflowException, OSError) as error:
-            kind = _ERRORS.get(getattr(error, "error_code", ""), Unavailable)
-            address, reason = without_credentials(self._tracking_uri), without_credentials(" ".join(str(error).split()))
-            raise kind(f"MLflow at {address}: {reason[:300]}") from error
-
-    def _connected(self) -> Any:
-        with self._lock:
-            if self._client is None:
-                # By default a call is tried for minutes; the mirror has its own retries.
-                os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = str(_HTTP_RETRIES)
-                os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(_HTTP_TIMEOUT_S)
-                os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-                from mlflow import MlflowClient
-
-                self._client = MlflowClient(tracking_uri=self._tracking_uri, registry_uri=self._tracking_uri)
-            return self._client
-
-    def _experiment(self, client: Any) -> str:
-        if not self._experiment_id:
-            found = client.get_experiment_by_name(_EXPERIMENT)
-            self._experiment_id = str(found.experiment_id) if found is not None else str(client.create_experiment(_EXPERIMENT))
-        return self._experiment_id
 
 
 def _model_name(base: str, task: str) -> str:

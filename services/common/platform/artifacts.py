@@ -98,6 +98,19 @@ class Artifact:
     manifest_crc32c: int
 
 
+def check_free(url: str | Path) -> None:
+    """Find out whether an artifact could be written there, before the work that makes it.
+
+    Raises:
+        Conflict: there is an artifact at `url` already.
+        Unavailable: the store cannot be read.
+        ConfigurationError: the URL is of no store that this program knows.
+    """
+    with opened_store(url, "read") as (filesystem, path):
+        if is_there(filesystem, posixpath.join(path, _MANIFEST)):
+            raise Conflict(f"artifact {url} exists already and artifacts do not change; choose another name")
+
+
 def write_artifact(url: str | Path, manifest: Manifest, arrays: Mapping[str, Array]) -> Artifact:
     """Write a new artifact; it is durable and READY when this returns.
 
@@ -111,9 +124,8 @@ def write_artifact(url: str | Path, manifest: Manifest, arrays: Mapping[str, Arr
         Unavailable: the store cannot be written, e.g. it is full.
         ConfigurationError: the URL is of no store that this program knows.
     """
+    check_free(url)
     with opened_store(url, "written") as (filesystem, path):
-        if is_there(filesystem, posixpath.join(path, _MANIFEST)):
-            raise Conflict(f"artifact {url} exists already and artifacts do not change; choose another name")
         if is_local(filesystem):
             return _write_local(str(url), Path(path), manifest, arrays)
         if is_there(filesystem, path):

@@ -112,7 +112,7 @@ def read_history(path: Path, spec: FeatureSpec, options: ReadOptions = ReadOptio
     users, items = (_versions(spec, side, ordered, options) for side in ("user", "item"))
     if any((one.side, one.field) == ("item", ITEM_CATEGORIES) for one in spec.plan.wanted):
         items = items.with_fixed(ITEM_CATEGORIES, categories)
-    rows = rows[: _cut(rows, options.until_fraction)]
+    rows = rows[: cut_by_time(rows, options.until_fraction)]
     notes = (*_notes(path, parts, rows, separated), *_notes_of_attributes(options, users, items))
     return History(rows, categories, set_aside, notes, users, items)
 
@@ -210,7 +210,8 @@ def _categories(ordered: Sequence[tuple[Part, int]], options: ReadOptions) -> tu
     return found, separator
 
 
-def _cut(rows: Sequence[Interaction], fraction: float) -> int:
+def cut_by_time(rows: Sequence[Interaction], fraction: float) -> int:
+    """Return how many of the events, in the order of time, are the oldest `fraction` of them; the cut splits no (user, second) block."""
     cut = round(len(rows) * fraction)
     while 0 < cut < len(rows) and _block(rows[cut]) == _block(rows[cut - 1]):
         cut += 1

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -103,6 +104,63 @@ def test_the_command_writes_a_base_that_learning_and_features_go_on_from(tmp_pat
     assert "pass 2/2" in said and "time: Unix seconds" in said
     assert f"set aside: 1 events whose value of kind 'rating' is outside its range (the first: {data} row 201: 0)" in said
     assert np.isfinite(arrays["table/item/rows"]).all()
+
+
+def test_the_report_of_the_held_out_part_stands_beside_the_base(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, out = csv(events(400), tmp_path), tmp_path / "base"
+    command = ["--data", str(data), "--spec", SHIPPED, "--out", str(out)]
+    assert train.main(command) == 0
+    manifest, _ = read_artifact(out, expect_schema_hash=SPEC.schema_hash)
+    report = json.loads((out / "report.json").read_text())
+    assert (report["held_out"]["first_part"], report["held_out"]["events"], report["held_out"]["scored"]) == (360, 40, 40)
+    assert (manifest.metadata["events"], report["base"]["state_hash"]) == (400, manifest.metadata["state_hash"])
+    assert report["tasks"]["interact"]["all"]["positives"] == 40
+    assert report["seconds"].keys() == {"reading", "training", "held-out part"}
+    assert "The base contains all events" in (out / "report.md").read_text()
+    said = capsys.readouterr().out
+    assert "held out: the last 40 of 400 events" in said
+    assert "report written to" in said
+    other = tmp_path / "first"
+    assert train.main([*command[:-1], str(other), "--first-part-only"]) == 0
+    first, _ = read_artifact(other, expect_schema_hash=SPEC.schema_hash)
+    assert first.metadata["events"] == 360
+    again = json.loads((other / "report.json").read_text())
+    assert again["tasks"] == report["tasks"]
+    assert again["base"]["learned"].startswith("The base contains the first part only")
+
+
+def test_a_place_that_holds_a_base_is_refused_before_anything_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["--data", str(csv(events(30), tmp_path)), "--spec", SHIPPED, "--out", str(tmp_path / "base")]
+    assert train.main(command) == 0
+    capsys.readouterr()
+    assert train.main([*command, "--data", "absent"]) == 2
+    said = capsys.readouterr()
+    assert "exists already" in said.err
+    assert not said.out
+
+
+def test_a_held_out_part_that_would_say_nothing_is_learned_with_the_rest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, hashes = csv(events(100), tmp_path), []
+    for name, options in (("default", []), ("off", ["--held-out", "0"])):
+        assert train.main(["--data", str(data), "--spec", SHIPPED, "--out", str(tmp_path / name), *options]) == 0
+        hashes.append(read_artifact(tmp_path / name, expect_schema_hash=SPEC.schema_hash)[0].metadata["state_hash"])
+        assert not (tmp_path / name / "report.json").exists()
+    assert hashes[0] == hashes[1]
+    assert capsys.readouterr().out.count("no held-out report: of 100 events 10 are left for it; it takes 20") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--held-out", "1"], "--held-out must be in [0, 1)"),
+        (["--held-out", "-0.1"], "--held-out must be in [0, 1)"),
+        (["--scored-events", "0"], "--scored-events must be at least 1"),
+        (["--held-out", "0", "--first-part-only"], "--first-part-only leaves out the held-out part"),
+    ],
+)
+def test_options_that_contradict_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], said: str) -> None:
+    assert train.main(["--data", "x", "--spec", SHIPPED, "--out", str(tmp_path / "base"), *options]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_a_mistake_is_one_line_and_exit_code_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

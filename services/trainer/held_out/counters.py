@@ -1,0 +1,124 @@
+"""What counting alone achieves: the baselines that a network must beat. Up to date at once, while the network learns in steps. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from services.common.ranker.feature_spec import FeatureSpec, TaskSpec
+from services.common.ranker.labels import labels_for
+from services.common.ranker.states import Interaction
+
+Float32Array = npt.NDArray[np.float32]
+
+ITEMS, RECENT_ITEMS, USERS_AND_ITEMS = "items", "recent_items", "users_and_items"
+NAMES = (ITEMS, RECENT_ITEMS, USERS_AND_ITEMS)
+"""The rate of the item so far; the same over the latest events; rate of the item and rate of the user together."""
+_PRIOR = 5.0
+# A decayed counter is scaled so that the present counts 1; what it is multiplied by may not overflow.
+_MOST_SCALE = 1e200
+
+
+class _Tally:
+    """Positives and labels of one entity."""
+
+    __slots__ = ("labels", "positives")
+
+    def __init__(self) -> None:
+        self.positives, self.labels = 0.0, 0.0
+
+    def add(self, positive: float, weight: float = 1.0) -> None:
+        self.positives += weight * positive
+        self.labels += weight
+
+
+class _TaskCounters:
+    """Counts of one task. Of a task whose unanswered items are negatives, how often an item was shown follows from the number of events:
+    each shows its chosen item, and others in equal shares of the catalogue."""
+
+    def __init__(self, half_life_events: float) -> None:
+        self.all, self.recent_all = _Tally(), _Tally()
+        self.items: dict[str, _Tally] = defaultdict(_Tally)
+        self.recent: dict[str, _Tally] = defaultdict(_Tally)
+        self.users: dict[str, _Tally] = defaultdict(_Tally)
+        self._growth, self._scale = 2.0 ** (1.0 / half_life_events), 1.0
+
+    def add(self, interaction: Interaction, positive: float) -> None:
+        self._scale *= self._growth
+        if self._scale > _MOST_SCALE:
+            for tally in (self.recent_all, *self.recent.values()):
+                tally.positives, tally.labels = tally.positives / self._scale, tally.labels / self._scale
+            self._scale = 1.0
+        for tally in (self.all, self.items[interaction.item_id], self.users[interaction.user_id]):
+            tally.add(positive)
+        for tally in (self.recent_all, self.recent[interaction.item_id]):
+            tally.add(positive, self._scale)
+
+    def rates(self, item_ids: Sequence[str], catalogue: int, others: int, *, recent: bool) -> list[float]:
+        """Return the smoothed rate of each item. others: how many unanswered items an event shows; 0: those say nothing."""
+        whole, tallies, scale = (self.recent_all, self.recent, self._scale) if recent else (self.all, self.items, 1.0)
+        events, positives = whole.labels / scale, whole.positives / scale
+        prior = (positives + 0.5) / (events * (1 + others) + 1.0)
+        shown_unchosen = events * others / max(catalogue - 1, 1)
+        rates = []
+        for item_id in item_ids:
+            tally = tallies.get(item_id)
+            own_positives, own_labels = (tally.positives / scale, tally.labels / scale) if tally is not None else (0.0, 0.0)
+            # An event that chose this item is none that showed it as an unchosen one.
+            shown = own_labels + (max(shown_unchosen - own_labels * others / max(catalogue - 1, 1), 0.0))
+            rates.append((own_positives + _PRIOR * prior) / (shown + _PRIOR))
+        return rates
+
+    def user_odds(self, user_id: str) -> float:
+        """Return the log-odds of the user's rate above those of all."""
+        prior = (self.all.positives + 0.5) / (self.all.labels + 1.0)
+        tally = self.users.get(user_id)
+        positives, labels = (tally.positives, tally.labels) if tally is not None else (0.0, 0.0)
+        return _odds((positives + _PRIOR * prior) / (labels + _PRIOR)) - _odds(prior)
+
+
+def names_of(task: TaskSpec) -> tuple[str, ...]:
+    """Return the baselines of a task: where unanswered items are negatives, all users have the same rate."""
+    return NAMES if task.unanswered is None else (ITEMS, RECENT_ITEMS)
+
+
+class Counters:
+    """The baselines of every task of a feature spec."""
+
+    def __init__(self, spec: FeatureSpec) -> None:
+        """Start with nothing counted."""
+        self._spec = spec
+        self._tasks = {task.name: _TaskCounters(spec.counters.half_lives_events[-1]) for task in spec.tasks}
+
+    def add(self, interaction: Interaction) -> None:
+        """Count one act, for the tasks that it says something about."""
+        for label in labels_for(self._spec, interaction.kind, interaction.value):
+            self._tasks[label.task].add(interaction, label.value)
+
+    def scores(self, user_id: str, item_ids: Sequence[str], catalogue: int) -> dict[str, Float32Array]:
+        """Return by baseline float32 [items, tasks]: probabilities.
+
+        Args:
+            item_ids: what one event shows, the chosen one first.
+            catalogue: how many items the others are drawn from.
+        """
+        found = {name: np.empty((len(item_ids), len(self._spec.tasks)), np.float32) for name in NAMES}
+        for column, task in enumerate(self._spec.tasks):
+            own = self._tasks[task.name]
+            others = len(item_ids) - 1 if task.unanswered is not None else 0
+            rates = own.rates(item_ids, catalogue, others, recent=False)
+            found[ITEMS][:, column] = rates
+            found[RECENT_ITEMS][:, column] = own.rates(item_ids, catalogue, others, recent=True)
+            # Where each act is a positive among items without one, all users have the same rate.
+            shift = own.user_odds(user_id) if task.unanswered is None else 0.0
+            found[USERS_AND_ITEMS][:, column] = [1.0 / (1.0 + math.exp(-(_odds(rate) + shift))) for rate in rates]
+        return found
+
+
+def _odds(rate: float) -> float:
+    clipped = min(max(rate, 1e-6), 1.0 - 1e-6)
+    return math.log(clipped / (1.0 - clipped))

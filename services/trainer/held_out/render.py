@@ -1,0 +1,104 @@
+"""The held-out report for people: a short table for the terminal, and Markdown. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from services.trainer.held_out.counters import NAMES as BASELINES
+from services.trainer.held_out.report import ALL, COMPARED, METRICS, best_baseline
+from services.trainer.held_out.scored import FROZEN, LIVE
+
+_HEADINGS = {"auc": "AUC", "gauc": "GAUC", "ndcg10": "NDCG@10", "log_loss": "log-loss", "calibration": "calibration"}
+_NOTES = """
+*live* learns each held-out event after it was scored, *frozen* stays what it was before the first of them and sees the same features.
+*items*, *recent_items* and *users_and_items* are counters: the rate of the item so far, of late (decayed), and of item and user together;
+they are up to date at once. Intervals are 95 %, by user; {coverage}. Where there is none, too few users were seen. What an event shows is
+the chosen item and up to 99 others of the catalogue that the user has not chosen yet, new items among them.
+
+AUC and GAUC (the mean of the users' own AUCs) rank what has a label: all items shown where unanswered items are negatives, else what was
+answered. NDCG@10 is that of the chosen item among those shown, else of each user's answers as one list. Log-loss is natural; calibration is
+the sum of predictions over the number of positives, 1 is right.
+"""
+
+
+def short(report: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines of a table: by task and measure, over all scored events."""
+    yield _summary(report)
+    rows = [("task", "measure", "live", "frozen", "best counter", "live - frozen", "live - counter")]
+    for task, by_slice in report["tasks"].items():
+        if ALL not in by_slice:
+            rows.append((task, "no labels", "", "", "", "", ""))
+            continue
+        rows += [(task, *_cells(by_slice[ALL], metric)) for metric in METRICS]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def _summary(report: Mapping[str, Any]) -> str:
+    part = report["held_out"]
+    scored = "all scored" if part["scored"] == part["events"] else f"{part['scored']} scored, those of some users"
+    return (
+        f"held out: the last {part['events']} of {part['events'] + part['first_part']} events ({part['from']} to {part['to']}), {scored}; "
+        f"{part['users']} users, {part['new_users']} of them new"
+    )
+
+
+def _cells(found: Mapping[str, Any], metric: str) -> tuple[str, ...]:
+    contestants, gains = found["contestants"], found[f"{LIVE}_minus"]
+    baseline = best_baseline(contestants, metric, dict.fromkeys(BASELINES)) if metric in COMPARED else None
+    return (
+        _HEADINGS[metric],
+        _value(contestants[LIVE][metric]),
+        _value(contestants[FROZEN][metric]),
+        f"{_value(contestants[baseline][metric])} {baseline}" if baseline else "-",
+        _difference(gains[FROZEN][metric]) if metric in COMPARED else "-",
+        _difference(gains[baseline][metric]) if baseline else "-",
+    )
+
+
+def _value(stated: Mapping[str, float | None]) -> str:
+    return "-" if stated["value"] is None else f"{stated['value']:.4f}"
+
+
+def _difference(stated: Mapping[str, float | None]) -> str:
+    if stated["value"] is None:
+        return "-"
+    return f"{stated['value']:+.4f}" + _interval(stated, "+.4f")
+
+
+def _interval(stated: Mapping[str, float | None], form: str) -> str:
+    return "" if stated["low"] is None else f" [{stated['low']:{form}}, {stated['high']:{form}}]"
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """Return the whole report as Markdown."""
+    lines = [f"# Held-out report of {report['base']['model']}", "", _summary(report) + ".", "", report["base"]["learned"], ""]
+    for task, by_slice in report["tasks"].items():
+        lines += [f"## {task}", ""]
+        for name, found in by_slice.items():
+            lines += _slice(name, found)
+        if not by_slice:
+            lines += ["No held-out event has a label of this task.", ""]
+    lines += ["## What the numbers are", _NOTES.format(coverage=report["coverage"]), "## Time and size", ""]
+    seconds = ", ".join(f"{name} {value:.1f} s" for name, value in report["seconds"].items())
+    rows = ", ".join(f"{name} {value}" for name, value in report["base"]["rows"].items())
+    lines += [f"{seconds}. Rows: {rows}. State hash `{report['base']['state_hash']}`.", ""]
+    lines += [f"- set aside: {count} events whose {reason}" for reason, count in report["base"]["set_aside"].items()]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _slice(name: str, found: Mapping[str, Any]) -> Iterator[str]:
+    yield f"### {name.replace('_', ' ')}"
+    yield ""
+    yield f"{found['events']} events, {found['users']} users, {found['labels']} labels, {found['positives']} of them positive."
+    yield ""
+    yield f"| | {' | '.join(_HEADINGS[metric] for metric in METRICS)} |"
+    yield f"|---|{'---:|' * len(METRICS)}"
+    for contestant, own in found["contestants"].items():
+        yield f"| {contestant} | " + " | ".join(_value(own[metric]) + _interval(own[metric], ".4f") for metric in METRICS) + " |"
+    for other, gains in found[f"{LIVE}_minus"].items():
+        cells = [_difference(gains[metric]) if metric in COMPARED else "" for metric in METRICS]
+        yield f"| {LIVE} − {other} | " + " | ".join(cells) + " |"
+    yield ""
