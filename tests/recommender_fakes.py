@@ -12,6 +12,7 @@ import numpy.typing as npt
 from services.common.events.attributes import NO_ATTRIBUTES, Attributes
 from services.common.platform.ids import entity_key
 from services.common.ranker import exposure_block
+from services.common.ranker.declared.plan import Part, Plan
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.recall_state import Counted
 from services.common.ranker.states import GlobalState, Interaction, ItemState, UserState, merge_globals, merge_item_bytes
@@ -85,13 +86,14 @@ class FakeRanker:
 
     score_of: Callable[[int], float] = lambda key: (key % 1000) / 1000
     is_down: bool = False
+    spec: FeatureSpec = SPEC
     blocks: list[bytes] = field(default_factory=list)
     deadlines: list[float] = field(default_factory=list)
 
     async def score(self, user_key: int, item_keys_N: npt.NDArray[np.int64], features_block: bytes, deadline_s: float) -> Scores:
         if self.is_down:
             raise RankerUnavailable("down")
-        features = exposure_block.decode(features_block, SPEC)
+        features = exposure_block.decode(features_block, self.spec)
         assert features.user_key == user_key
         assert len(features) == len(item_keys_N)
         self.blocks.append(features_block)
@@ -104,6 +106,8 @@ class FakeRanker:
 class FakeCatalog:
     by_item: dict[str, tuple[str, ...]] = field(default_factory=dict)
     is_ready: bool = True
+    plan: Plan = field(default_factory=lambda: Plan([]))
+    attributes: dict[str, Attributes] = field(default_factory=dict)
 
     def categories(self, item_id: str) -> Sequence[str]:
         return self.by_item.get(item_id, ())
@@ -113,6 +117,9 @@ class FakeCatalog:
 
     def newest(self) -> Sequence[str]:
         return tuple(self.by_item)
+
+    def part(self, item_ids: Sequence[str]) -> Part:
+        return self.plan.items([self.attributes.get(item_id, {}) for item_id in item_ids])
 
     def item_id(self, key: int) -> str | None:
         return next((item_id for item_id in self.by_item if entity_key(item_id) == key), None)
@@ -139,13 +146,14 @@ class Fixture:
     nearest: FakeNearest = field(default_factory=FakeNearest)
     rules: Rules = field(default_factory=Rules)
     limits: RecallLimits = field(default_factory=lambda: RecallLimits(per_channel=20, total=30, seeds=5))
+    spec: FeatureSpec = SPEC
 
     def sources(self) -> Sources:
         return Sources(features=self.features, catalog=self.catalog, nearest=self.nearest, limits=self.limits)
 
     def core(self) -> Recommender:
         return Recommender(
-            spec=SPEC,
+            spec=self.spec,
             rules=self.rules,
             limits=self.limits,
             features=self.features,

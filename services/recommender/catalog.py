@@ -16,7 +16,9 @@ from services.common.events.dead_letter_writer import Refused, only_log
 from services.common.events.wire.catalog import changes_of
 from services.common.platform.ids import entity_key
 from services.common.platform.topic_follower import Reader, Record
+from services.common.ranker.declared.plan import Part, Plan
 from services.recommender.core import Catalog
+from services.recommender.item_attributes import ItemAttributes
 
 _log = logging.getLogger(__name__)
 
@@ -27,13 +29,15 @@ _MAX_STALE = 1_000
 class ItemIndex(Catalog, Reader):
     """The catalogue in memory; meets `core.Catalog`, and reads what a `TopicFollower` brings. One thread writes, any may read."""
 
-    def __init__(self, newest_limit: int, on_refused: Refused = only_log) -> None:
+    def __init__(self, newest_limit: int, on_refused: Refused = only_log, plan: Plan | None = None) -> None:
         """Empty.
 
         Args:
             newest_limit: how many ids `newest` returns at most.
             on_refused: told of every record that is left out, and why.
+            plan: of the declared features that read items' attributes; None: there are none.
         """
+        self._attributes = ItemAttributes(plan or Plan([]))
         self._newest_limit, self._on_refused = newest_limit, on_refused
         self._categories: dict[str, tuple[str, ...]] = {}
         self._updated_ms: dict[str, int] = {}
@@ -61,6 +65,10 @@ class ItemIndex(Catalog, Reader):
         return list(map(self._categories.get, item_ids, repeat(())))
 
     @override
+    def part(self, item_ids: Sequence[str]) -> Part:
+        return self._attributes.part(item_ids)
+
+    @override
     def newest(self) -> Sequence[str]:
         return self._newest
 
@@ -81,11 +89,15 @@ class ItemIndex(Catalog, Reader):
     @override
     def extend(self, records: Sequence[Record]) -> None:
         """Take records in, in topic order. Unreadable ones are left out, logged and told."""
+        changed: dict[str, CatalogItem] = {}
         for change in changes_of(records, self._refuse):
             if isinstance(change, DeletedItem):
+                changed.pop(change.item_id, None)
                 self._remove(change.item_id)
                 continue
+            changed[change.item_id] = change
             self._put(change)
+        self._attributes.put(changed)
         if records:
             self._find_newest()
 
@@ -104,6 +116,7 @@ class ItemIndex(Catalog, Reader):
         self._on_refused(record, str(error))
 
     def _remove(self, item_id: str) -> None:
+        self._attributes.remove(item_id)
         if self._categories.pop(item_id, None) is not None:
             del self._updated_ms[item_id]
             key = entity_key(item_id)

@@ -20,8 +20,9 @@ from services.common.events.limits import check_id, check_ids
 from services.common.platform.errors import InvalidInput, Unavailable
 from services.common.platform.ids import canonical_id, canonical_ids, entity_key
 from services.common.ranker import exposure_block
+from services.common.ranker.declared.plan import Part
 from services.common.ranker.feature_spec import FeatureSpec
-from services.common.ranker.features import build_features
+from services.common.ranker.features import Declared, build_features
 from services.common.ranker.recall_state import Counted
 from services.common.ranker.states import GlobalState, UserState, merge_item_bytes
 from services.common.ranker.tallies import ItemMatrix
@@ -36,6 +37,8 @@ _COLD_CANDIDATE = ("candidate", "cold_start")
 FEATURES_UNAVAILABLE = "features_unavailable"
 RANKER_UNAVAILABLE = "ranker_unavailable"
 CATALOG_UNAVAILABLE = "catalog_unavailable"
+PROFILE_UNFIT = "profile_unfit"
+"""An attribute in the user's stored profile has another type than the feature spec reads; the user is ranked without it."""
 
 
 class InvalidQuery(InvalidInput):
@@ -61,7 +64,7 @@ class Query:
     deadline_s: float
     """Monotonic time after which nobody waits for the answer."""
     context: Attributes = field(default_factory=dict)
-    """Of this request alone. No feature is made of it yet."""
+    """Of this request alone."""
     profile: Attributes = field(default_factory=dict)
     """The user's, where the caller brings it; it stands in place of what profiles.v1 says. Empty: it does not."""
 
@@ -107,7 +110,7 @@ class OnlineState:
     """The items' table keys."""
     total: GlobalState
     profile: Attributes = field(default_factory=dict)
-    """The user's: of the request, or else of profiles.v1. No feature is made of it yet."""
+    """The user's: of the request, or else of profiles.v1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +212,9 @@ class Catalog(Protocol):
     def categories_of(self, item_ids: Sequence[str]) -> Sequence[Sequence[str]]:
         """Return `categories` of each."""
 
+    def part(self, item_ids: Sequence[str]) -> Part:
+        """Return what the declared features make of each item's attributes alone."""
+
     def newest(self) -> Sequence[str]:
         """Return the ids of the newest items, newest first."""
 
@@ -244,7 +250,11 @@ class Recommender:
         """Rank the query's candidates, or recall items and rank those.
 
         Whatever is missing is named in `degraded`; an answer always comes.
+
+        Raises:
+            InvalidQuery: an attribute of the request has another type than the feature spec reads; names it.
         """
+        self._check_types(query)
         degraded: list[str] = [] if self._catalog.is_ready else [CATALOG_UNAVAILABLE]
         reasons: Mapping[str, Sequence[str]] = {}
         item_ids: Sequence[str] = query.candidates
@@ -257,7 +267,8 @@ class Recommender:
             return Answer(items=NO_ITEMS, version=None, degraded=tuple(degraded), features_block=b"")
         categories = self._catalog.categories_of(item_ids)
         state = await self._online_state(query, item_ids, degraded)
-        features = build_features(self._spec, query.user_id, state.user, state.items, categories, state.total)
+        declared = self._declared(query, state.profile, item_ids, degraded)
+        features = build_features(self._spec, query.user_id, state.user, state.items, categories, state.total, declared)
         block = exposure_block.encode(features, self._spec.schema_hash)
         scored = await self._score(query, state.item_keys_N, block, degraded)
         rank_N = popularity(state.items) if scored is None else self._spec.blended(scored.scores_NT)
@@ -277,6 +288,23 @@ class Recommender:
             reasons=_reasons(chosen, is_new_K.tolist(), reasons),
         )
         return Answer(items=items, version=scored, degraded=tuple(degraded), features_block=logged)
+
+    def _check_types(self, query: Query) -> None:
+        """Refuse attributes of the request that the features cannot read."""
+        for side, called, attributes in (("context", "context", query.context), ("user", "profile", query.profile)):
+            for name, what in self._spec.plan.faults(side, attributes).items() if attributes else ():
+                raise InvalidQuery(f"{called}.{name}: {what}")
+
+    def _declared(self, query: Query, profile: Attributes, item_ids: Sequence[str], degraded: list[str]) -> Declared | None:
+        """Return the declared features' columns; None when the spec has none."""
+        plan = self._spec.plan
+        if not plan.features:
+            return None
+        unfit = plan.faults("user", profile) if not query.profile else {}
+        if unfit:
+            degraded.append(PROFILE_UNFIT)
+            profile = {name: value for name, value in profile.items() if name not in unfit}
+        return Declared.of(plan, profile, query.context, self._catalog.part(item_ids))
 
     def _allows(self, item_id: str) -> bool:
         return self._rules.allows(item_id, self._catalog.categories(item_id))

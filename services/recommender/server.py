@@ -100,7 +100,7 @@ async def run(settings: RecommenderSettings) -> None:
     letters = dead_letter_writer(
         settings.kafka_bootstrap_servers, CATALOG, source="/tunemesh/recommender", compression=settings.kafka_compression
     )
-    index = ItemIndex(settings.cold_start_pool, on_refused=letters.set_aside)
+    index = ItemIndex(settings.cold_start_pool, on_refused=letters.set_aside, plan=spec.plan)
     follower = TopicFollower(settings.kafka_bootstrap_servers, CATALOG.name, index, client_id="recommender")
     features = connect_features(settings, spec)
     ranker = TritonRanker(settings.triton_url, num_tasks=len(spec.task_names), timeout_s=settings.triton_timeout_ms / 1e3)

@@ -169,7 +169,7 @@ class Plan:
                 try:
                     one.column([attributes])
                 except WrongValue as error:
-                    found[one.field] = str(error)
+                    found[one.field] = str(error).removeprefix(f"{side}:{one.field}: ")
         return found
 
     def events(self, users: Sequence[Attributes], contexts: Sequence[Attributes], sequences: Sequence[Sequence[Attributes]] = ()) -> Part:

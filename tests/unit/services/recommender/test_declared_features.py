@@ -1,0 +1,131 @@
+"""Declared features in a request: scored and logged as a batch computes them; what has another type is refused, or said."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from services.common.events.catalog import CatalogItem
+from services.common.ranker import exposure_block
+from services.common.ranker.declared.plan import Plan
+from services.common.ranker.feature_spec import FeatureSpec
+from services.common.ranker.features import Declared
+from services.common.ranker.states import Interaction
+from services.recommender.core import InvalidQuery, Query
+from services.recommender.item_attributes import ItemAttributes
+from services.trainer.attribute_history import ALWAYS_MS, AttributeHistory, Versions
+from tests.recommender_fakes import SPEC, FakeRanker, Fixture, query
+
+TEAM = FeatureSpec.parse(
+    SPEC.model_dump(mode="json")
+    | {
+        "format": 2,
+        "features": [
+            {"id_feature": {"feature_name": "city", "expression": "user:city", "vocab_list": ["Rome"]}},
+            {"raw_feature": {"feature_name": "hour", "expression": "context:hour", "default_value": 0}},
+            {"raw_feature": {"feature_name": "price", "expression": "item:price"}},
+            {"lookup_feature": {"feature_name": "taste", "map": "user:likes", "key": "item:categories"}},
+        ],
+    }
+)
+PROFILE: dict[str, Any] = {"city": "Rome", "likes": ("War:2", "Love:-1")}
+ITEMS: dict[str, dict[str, Any]] = {"5": {"price": 2.5, "categories": ("War", "Love")}, "900": {"categories": ("War",)}}
+
+
+def fixture() -> Fixture:
+    made = Fixture(spec=TEAM, ranker=FakeRanker(spec=TEAM))
+    made.catalog.plan, made.catalog.attributes = TEAM.plan, ITEMS
+    made.features.profiles["7"] = PROFILE
+    return made
+
+
+def asked(**attributes: Any) -> Query:
+    return replace(query(candidates=["5", "900", "30"]), **attributes)
+
+
+def seen(block: bytes) -> tuple[dict[str, float], list[dict[str, float]]]:
+    features = exposure_block.decode(block, TEAM)
+    of_user = dict(zip(TEAM.user_columns, features.user_U.tolist(), strict=True))
+    return of_user, [dict(zip(TEAM.item_columns, row.tolist(), strict=True)) for row in features.items_NF]
+
+
+async def test_attributes_of_user_context_and_items_are_scored_and_logged() -> None:
+    made = fixture()
+    answer = await made.core().recommend(asked(context={"hour": 9, "page": "home"}))
+    of_user, of_items = seen(made.ranker.blocks[0])
+    assert {name: of_user[name] for name in TEAM.plan.user_columns} == {"city=Rome": 1, "city.unknown": 0, "city.absent": 0, "hour": 9}
+    assert [tuple(row[name] for name in TEAM.plan.item_columns) for row in of_items] == [(2.5, 0, 1, 0), (0, 1, 2, 0), (0, 1, 0, 1)]
+    assert answer.degraded == ()
+    logged = seen(answer.features_block)[1]
+    assert [item.item_id for item in answer.items] == ["900", "30", "5"]
+    assert [row["price"] for row in logged] == [0, 0, 2.5]
+
+
+async def test_a_profile_of_the_request_stands_in_place_of_the_stored_one() -> None:
+    made = fixture()
+    await made.core().recommend(asked(profile={"city": "Oslo"}))
+    of_user, of_items = seen(made.ranker.blocks[0])
+    assert (of_user["city=Rome"], of_user["city.unknown"]) == (0, 1)
+    assert of_items[0]["taste.absent"] == 1
+
+
+async def test_a_request_is_the_bits_of_the_batch() -> None:
+    made = fixture()
+    await made.core().recommend(asked(context={"hour": 9}))
+    request = exposure_block.decode(made.ranker.blocks[0], TEAM)
+    items = Versions([(item_id, ALWAYS_MS, attributes) for item_id, attributes in ITEMS.items()])
+    history = AttributeHistory(TEAM.plan, Versions([("7", ALWAYS_MS, PROFILE)]), items)
+    batch = history.declared(Interaction("7", "5", "rating", 4.0, 10_000, {"hour": 9}), ["5", "900", "30"])
+    assert request.user_U[-len(batch.user_U) :].tobytes() == batch.user_U.tobytes()
+    assert request.items_NF[:, -batch.items_NF.shape[1] :].tobytes() == batch.items_NF.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("attributes", "says"),
+    [
+        ({"context": {"hour": "nine"}}, "context.hour: 'nine' is no number"),
+        ({"context": {"hour": (1.0, 2.0)}}, r"context.hour: \(1.0, 2.0\) is no number"),
+        ({"profile": {"likes": 5, "city": ((),)}}, r"profile.city: \(\) is no text"),
+    ],
+)
+async def test_an_attribute_of_the_request_of_another_type_is_refused_by_its_name(attributes: dict[str, Any], says: str) -> None:
+    made = fixture()
+    with pytest.raises(InvalidQuery, match=f"^{says}"):
+        await made.core().recommend(asked(**attributes))
+    assert made.features.calls == []
+
+
+async def test_a_stored_attribute_of_another_type_counts_as_absent_and_the_answer_says_so() -> None:
+    made = fixture()
+    made.features.profiles["7"] = {"city": ((),), "likes": ("War:2",)}
+    answer = await made.core().recommend(asked())
+    of_user, of_items = seen(made.ranker.blocks[0])
+    assert answer.degraded == ("profile_unfit",)
+    assert of_user["city.absent"] == 1
+    assert of_items[0]["taste"] == 2
+
+
+def test_the_catalogue_reads_title_categories_and_attributes_and_leaves_out_what_is_unfit(caplog: pytest.LogCaptureFixture) -> None:
+    kept = ItemAttributes(TEAM.plan)
+    with caplog.at_level(logging.WARNING):
+        kept.put(
+            {
+                "5": CatalogItem(item_id="5", categories=("War",), attributes={"price": 2.5}),
+                "6": CatalogItem(item_id="6", categories=("Love",), attributes={"price": "dear"}),
+            }
+        )
+    assert kept.num_unfit == 1
+    assert "item '6' is ranked without its attribute 'price': 'dear' is no number" in caplog.text
+    found = Declared.of(TEAM.plan, PROFILE, {}, kept.part(["5", "6", "7"])).items_NF.tolist()
+    assert found == [[2.5, 0, 2, 0], [0, 1, -1, 0], [0, 1, 0, 1]]
+    kept.remove("5")
+    assert Declared.of(TEAM.plan, PROFILE, {}, kept.part(["5"])).items_NF.tolist() == [[0, 1, 0, 1]]
+
+
+def test_a_catalogue_without_declared_features_keeps_nothing() -> None:
+    kept = ItemAttributes(Plan([]))
+    kept.put({"5": CatalogItem(item_id="5", attributes={"price": 2.5})})
+    assert kept.part(["5", "6"]).numbers.shape == (2, 0)
