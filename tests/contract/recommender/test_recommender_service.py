@@ -19,6 +19,7 @@ from services.common.platform import telemetry
 from services.common.platform.grpc_server import GrpcServer
 from services.common.platform.telemetry_files import read_spans
 from services.common.ranker import exposure_block
+from services.common.ranker.feature_spec import FeatureSpec
 from services.mesh.runner.embedded import free_ports
 from services.mesh.runner.environments import REPOSITORY_ROOT
 from services.recommender.server import grpc_servicer
@@ -84,6 +85,25 @@ async def test_the_profile_is_the_requests_or_else_the_stored_one(stub, fixture)
 async def test_attributes_that_break_the_contract_are_refused_by_name(stub, brought, said):
     code, details = await status_of(stub.Recommend(pb.RecommendRequest(user_id="7", candidates=["5"], limit=1, **brought)))
     assert code is grpc.StatusCode.INVALID_ARGUMENT and details.startswith(said)
+
+
+async def test_an_attribute_of_another_type_than_the_spec_reads_is_refused_by_name(fixture):
+    hour = {"raw_feature": {"feature_name": "hour", "expression": "context:hour"}}
+    fixture.spec = fixture.ranker.spec = FeatureSpec.parse(SPEC.model_dump(mode="json") | {"format": 2, "features": [hour]})
+    fixture.catalog.plan = fixture.spec.plan
+    servicer = RecommenderServicer(fixture.core(), fixture.spec, telemetry.disabled("recommender"), max_candidates=MAX_CANDIDATES)
+    server = GrpcServer(RecommenderSettings(port=0), telemetry.disabled("recommender"), [grpc_servicer(servicer)])
+    port = await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stub = pb_grpc.RecommenderServiceStub(channel)
+        request = pb.RecommendRequest(user_id="7", candidates=["5"], limit=1, context={"hour": {"text": "nine"}})
+        code, details = await status_of(stub.Recommend(request))
+        assert (code, details) == (grpc.StatusCode.INVALID_ARGUMENT, "context.hour: 'nine' is no number")
+        request.context["hour"].integer = 9
+        answer = await stub.Recommend(request)
+        features = exposure_block.decode(answer.features_block, fixture.spec)
+        assert features.user_U[fixture.spec.user_columns.index("hour")] == 9
+    await server.drain()
 
 
 async def test_without_the_ranker_the_answer_says_so_and_names_no_version(stub, fixture):
