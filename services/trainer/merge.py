@@ -6,6 +6,10 @@ until it is full, or until every partition is past the tick that its first group
 samples of a tick fill, however many partitions they are spread over. How the records arrived, in which poll and how fast, changes nothing:
 where a batch ends depends on where it begins and on the logs, so a restart repeats the same batches.
 
+A tick's number is the joiner's clock, in milliseconds; joiners of before wrote it in units of their interval, which are far less. Numbers
+that begin anew lower (a clock that is put back, a joiner of before) count on by one from the last that was higher, in each partition
+alike: a partition whose number stood still would be the lowest for ever, and the others would wait for it.
+
 It knows neither Kafka nor what a group holds.
 """
 
@@ -27,7 +31,8 @@ NO_TICK = -1
 class PartitionPosition:
     """How far one partition has been consumed; exposures of it below offset `exposures_done` give no new samples behind here.
 
-    `exposures_log` names the incarnation of exposures.v1 whose offset that is; 0: not known.
+    `last_tick` is where its last tick stands in the order. `exposures_log` names the incarnation of exposures.v1 whose offset that is; 0:
+    not known.
     """
 
     next_offset: int
@@ -237,14 +242,14 @@ def _first_offset(record: GroupRecord[Group] | TickRecord | UnusableRecord) -> i
 
 def _after_tick(place: PartitionPosition, record: TickRecord) -> PartitionPosition:
     """A joiner whose clock stepped back repeats old numbers, and a tick of one that lost its partition may land behind its successor's
-    first: neither the order nor a promise goes back. Which exposures are done goes back when a new tick says that exposures.v1 began
-    anew."""
+    first: the order goes on all the same, and no promise goes back. Which exposures are done goes back when a new tick says that
+    exposures.v1 began anew."""
     is_other = record.exposures_log != place.exposures_log and 0 not in (record.exposures_log, place.exposures_log)
     began_anew = is_other and record.tick > place.last_tick
     exposures_done = place.exposures_done if is_other else max(place.exposures_done, record.exposures_done)
     return replace(
         place,
-        last_tick=max(place.last_tick, record.tick),
+        last_tick=max(place.last_tick + 1, record.tick),
         watermark_ms=max(place.watermark_ms, record.watermark_ms),
         exposures_done=record.exposures_done if began_anew else exposures_done,
         exposures_log=record.exposures_log if began_anew or not place.exposures_log else place.exposures_log,

@@ -90,6 +90,55 @@ def test_batches_do_not_depend_on_the_order_in_which_records_arrive() -> None:
         assert feed(TickMerge[str](start_position([0] * 3), batch_groups=3), logs, order) == expected
 
 
+def demanded_logs(source: random.Random, num_partitions: int) -> list[list[Record]]:
+    """Ticks at uneven moments, the same on all partitions but for those that one is late for; joiners of before at first; a clock that is
+    put back for a while; records that cannot be used."""
+    moments = [3_400_000_000 + at for at in range(4)]
+    now_ms = 1_700_000_000_000
+    for _ in range(30):
+        now_ms += 100 * source.choice([1, 1, 2, 3, 5]) - (3_000 if source.random() < 0.03 else 0)
+        moments.append(now_ms)
+    logs: list[list[Record]] = [[] for _ in range(num_partitions)]
+    for number, moment in enumerate(moments):
+        for partition, log in enumerate(logs):
+            for group in range(source.choice([0, 0, 1, 1, 2, 9])):
+                log.append(GroupRecord(len(log), f"p{partition}m{number}g{group}"))
+            if source.random() < 0.1:
+                log.append(UnusableRecord(len(log)))
+            if source.random() < 0.95:
+                log.append(TickRecord(len(log), moment, moment))
+    for log in logs:
+        log.append(TickRecord(len(log), now_ms + 10_000, 0))
+    return logs
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_uneven_ticks_give_the_same_batches_whatever_comes_first_and_wherever_it_begins_again(seed: int) -> None:
+    source = random.Random(seed)
+    num_partitions = source.choice([1, 2, 3, 5])
+    logs = demanded_logs(source, num_partitions)
+    start = start_position([0] * num_partitions)
+    expected = feed(TickMerge[str](start, batch_groups=4), logs, [])
+    groups = sum(isinstance(record, GroupRecord) for log in logs for record in log)
+    assert sum(map(len, expected)) == groups, "a partition starves"
+    for _ in range(5):
+        order = [source.randrange(num_partitions) for _ in range(200)]
+        assert feed(TickMerge[str](start, batch_groups=4), logs, order) == expected
+    merge, done = TickMerge[str](start, batch_groups=4), 0
+    while done < len(expected):
+        # A process that reads as it likes, and ends after some batches.
+        left, until = [list(log) for log in logs], done + source.randrange(1, 12)
+        for partition, log in enumerate(left):
+            log[:] = [record for record in log if record.offset >= merge.position.offsets[partition]]
+        while any(left) and done < until:
+            partition = source.choice([p for p, log in enumerate(left) if log])
+            merge.push(partition, left[partition].pop(0))
+            while done < until and (batch := merge.next_batch()) is not None:
+                assert list(batch.groups) == expected[done]
+                done += 1
+        merge = TickMerge[str](merge.position, batch_groups=4)
+
+
 def test_a_restart_at_any_batch_repeats_the_rest() -> None:
     source = random.Random(5)
     logs = [log_of(p, [source.randrange(9) for _ in range(15)]) for p in range(2)]
@@ -154,12 +203,12 @@ def test_offsets_may_skip_but_not_go_back() -> None:
         merge.push(0, GroupRecord(3, "a"))
 
 
-def test_a_clock_that_steps_back_moves_neither_order_nor_watermark_back() -> None:
+def test_a_clock_that_steps_back_moves_the_order_on_by_one_and_the_watermark_not_back() -> None:
     merge = TickMerge[str](start_position([0]), batch_groups=1)
     merge.push(0, TickRecord(0, 9, 90))
     merge.push(0, TickRecord(1, 4, 40))
     assert merge.next_batch() is None
-    assert merge.position == Position((PartitionPosition(2, 9, 90),))
+    assert merge.position == Position((PartitionPosition(2, 10, 90),))
 
 
 def test_a_batch_says_which_exposures_and_feedback_were_done_before_it_and_not_by_the_tick_that_ends_it() -> None:
@@ -238,3 +287,33 @@ def test_what_is_passed_over_comes_segment_by_segment_up_to_the_ends() -> None:
     assert merge.pass_over([4, 1]) == [Segment(0, 0, ("a", "b")), Segment(0, 5, ("c",), 70), Segment(1, 0, ("e",))]
     assert merge.position.offsets == [4, 1]
     assert (merge.buffered(0), merge.buffered(1)) == (1, 0)
+
+
+def ticking(segments: list[list[str]], numbers: list[int]) -> list[Record]:
+    """One partition's log: the groups of each segment, then its tick of that number."""
+    records: list[Record] = []
+    for groups, number in zip(segments, numbers, strict=True):
+        records += [GroupRecord(len(records) + at, group) for at, group in enumerate(groups)]
+        records.append(TickRecord(len(records), number, 0))
+    return records
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ([3_400_000_000, 3_400_000_001], [1_700_000_000_000, 1_700_000_001_000, 1_700_000_002_000]),  # joiners of before, and of now
+        ([1_700_000_000_000, 1_700_000_000_500], [3_400_000_001, 3_400_000_002, 3_400_000_003]),  # and back again
+        ([3_400_000_000, 3_400_000_001], [1_700_000_001, 1_700_000_002, 1_700_000_003]),  # of before, with twice the interval
+        ([1_700_000_000_000, 1_700_000_000_500], [1_699_996_400_000, 1_699_996_400_500, 1_699_996_401_000]),  # a clock an hour back
+    ],
+)
+def test_numbers_that_begin_anew_starve_no_partition(before: list[int], after: list[int]) -> None:
+    logs = [ticking([[f"p{p}s{s}"] for s in range(5)], [*before, *after]) for p in range(3)]
+    merge = TickMerge[str](start_position([0, 0, 0]), batch_groups=9)
+    assert feed(merge, logs, [0] * 20) == [[f"p{p}s{s}" for p in range(3)] for s in range(5)]
+    # What a partition with more to come would hold back for ever: it is the lowest at every tick.
+    merge = TickMerge[str](start_position([0, 0, 0]), batch_groups=9)
+    for partition, log in enumerate(logs):
+        for record in log[: -2 if partition == 0 else None]:
+            merge.push(partition, record)
+    assert drain(merge) == [[f"p{p}s{s}" for p in range(3)] for s in range(4)]
