@@ -75,6 +75,7 @@ class GroupColumns:
         features: of the block.
         sample_ids, item_ids, revisions, accepted_at_ms: as in the message.
         meanings: of the labels.
+        is_redriven: an operator put it back into the log from the dead letters.
     """
 
     request_id: str
@@ -86,6 +87,7 @@ class GroupColumns:
     revisions: list[int]
     accepted_at_ms: list[int]
     meanings: list[Meaning]
+    is_redriven: bool = False
 
     def __len__(self) -> int:
         """Return the number of samples."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from tunemesh.samples.v1.sample_pb2 import SampleRecord
 
 from services.common.events.dead_letter_reasons import MALFORMED
+from services.common.events.dead_letters import REDRIVEN_HEADER
 from services.common.events.envelope import Headers, MalformedRecord, header, parse_value
 from services.common.ranker.feature_spec import FeatureSpec
-from services.trainer.dedup import DedupWindow
+from services.trainer.dedup import NO_OFFSET, DedupWindow
 from services.trainer.group_columns import GroupColumns, UnusableSample, columns_of
 from services.trainer.merge import GroupRecord, Segment, TickRecord
 
@@ -42,7 +43,10 @@ def parse_record(spec: FeatureSpec, offset: int, value: bytes | None, headers: H
         return TickRecord(offset, tick.tick, tick.watermark_ms, tick.exposures_position, tick.exposures_log)
     if kind is None:
         raise UnusableSample(MALFORMED, "neither a group nor a tick")
-    return GroupRecord(offset, Learnable(columns_of(spec, record.group), header(headers, "traceparent") or ""))
+    group = columns_of(spec, record.group)
+    if header(headers, REDRIVEN_HEADER) is not None:
+        group = replace(group, is_redriven=True)
+    return GroupRecord(offset, Learnable(group, header(headers, "traceparent") or ""))
 
 
 def without_repeats(group: GroupColumns, segment: Segment[Learnable], window: DedupWindow) -> GroupColumns | None:
@@ -57,10 +61,15 @@ def without_repeated_opinions(group: GroupColumns) -> GroupColumns | None:
 
 
 def remember(group: GroupColumns, segment: Segment[Learnable], window: DedupWindow) -> NDArray[np.bool_]:
-    """Let the window know the samples of a group of a segment; return bool [samples of the group], true where one is new."""
+    """Let the window know the samples of a group of a segment; return bool [samples of the group], true where one is new.
+
+    What a joiner writes about an exposure that is done is a repetition. What an operator puts back from the dead letters may be older than
+    that, and was never learned: the ids alone tell whether it was put back before.
+    """
+    is_known_by_id_alone = group.is_redriven and group.exposure_offset < segment.exposures_done
     return window.add(
         np.array(group.sample_ids, np.uint64),
         partition=segment.partition,
-        exposure_offset=group.exposure_offset,
+        exposure_offset=NO_OFFSET if is_known_by_id_alone else group.exposure_offset,
         exposures_done=segment.exposures_done,
     )

@@ -14,6 +14,9 @@ from services.common.events.limits import MAX_RECORD_BYTES
 from services.common.platform.clock import wall_ms
 from services.common.platform.traceparent import valid_traceparent
 
+REDRIVEN_HEADER = "tunemesh-redriven"
+"""Of a record that `tunemesh dlq redrive` put back into its topic: names its letter."""
+
 # What a stranger may make large as well: parsers quote what they cannot read. A letter that the broker does not take would stop its writer.
 _MAX_DETAIL_CHARS = 2_000
 _MAX_KEY_BYTES = 16_384

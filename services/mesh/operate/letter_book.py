@@ -19,9 +19,9 @@ from typing import NamedTuple
 from tunemesh.events.v1.dead_letter_pb2 import DeadLetter
 
 from services.common.events.dead_letter_reasons import REDRIVE_CLAIMED, REDRIVEN
+from services.common.events.dead_letters import REDRIVEN_HEADER
 from services.common.platform.kafka_batches import CONTENT_TYPE_UNREADABLE
 
-REDRIVEN_HEADER = "tunemesh-redriven"
 _CUT = "(value cut from "
 
 

@@ -17,14 +17,14 @@ from kafka.errors import KafkaError
 from tunemesh.events.v1.dead_letter_pb2 import DeadLetter
 
 from services.common.events.dead_letter_reasons import REDRIVE_CLAIMED, REDRIVEN
-from services.common.events.dead_letters import dead_letter_headers
+from services.common.events.dead_letters import REDRIVEN_HEADER, dead_letter_headers
 from services.common.events.envelope import MalformedRecord, header, parse_value
 from services.common.events.topics import Topic
 from services.common.platform.clock import wall_ms
 from services.common.platform.errors import Unavailable
 from services.common.platform.kafka_compression import Compression
 from services.common.platform.kafka_producer import REFUSALS, Produced, send_each
-from services.mesh.operate.letter_book import REDRIVEN_HEADER, Letter, LetterBook, note, unresolved, won
+from services.mesh.operate.letter_book import Letter, LetterBook, note, unresolved, won
 from services.mesh.operate.log_scan import LogScanner
 
 _BATCH = 500

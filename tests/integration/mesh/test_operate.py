@@ -15,12 +15,12 @@ from tunemesh.events.v1.example_pb2 import EXAMPLE_KIND_DEMONSTRATION, LlmExampl
 from tunemesh.events.v1.generation_pb2 import Generation
 from tunemesh.samples.v1.sample_pb2 import Sample, SampleGroup, SampleRecord, TaskLabel
 
-from services.common.events.dead_letters import dead_letter, dead_letter_headers
+from services.common.events.dead_letters import REDRIVEN_HEADER, dead_letter, dead_letter_headers
 from services.common.events.topics import FEEDBACK
 from services.common.platform.ids import uuid7
 from services.common.platform.kafka import assigned_consumer, drain_to_end
 from services.mesh.__main__ import main
-from services.mesh.operate.letter_book import REDRIVEN_HEADER, LetterBook, note
+from services.mesh.operate.letter_book import LetterBook, note
 from services.mesh.runner.topics import create_topics, mesh_topic_partitions
 from tests.conftest import Broker
 from tests.integration.mesh.operate_fakes import BASE, FakeParts

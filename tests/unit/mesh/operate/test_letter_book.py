@@ -1,10 +1,10 @@
 from tunemesh.events.v1.dead_letter_pb2 import DeadLetter
 
 from services.common.events.dead_letter_reasons import REDRIVE_CLAIMED, REDRIVEN
-from services.common.events.dead_letters import dead_letter
+from services.common.events.dead_letters import REDRIVEN_HEADER, dead_letter
 from services.common.events.limits import MAX_RECORD_BYTES
 from services.common.platform.kafka_batches import CONTENT_TYPE_UNREADABLE
-from services.mesh.operate.letter_book import REDRIVEN_HEADER, Letter, LetterBook, note, unresolved, won
+from services.mesh.operate.letter_book import Letter, LetterBook, note, unresolved, won
 
 
 def letter(offset: int, *, reason: str = "orphan", value: bytes = b"v", **more) -> DeadLetter:

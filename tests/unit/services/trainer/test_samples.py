@@ -96,3 +96,17 @@ def test_a_group_whose_exposure_was_done_before_is_a_repetition(exposure_offset:
     message.exposure_offset = exposure_offset
     whole = columns_of(SPEC, message)
     assert (without_repeats(whole, SEGMENT, DedupWindow(100, 100)) is not None) == is_learned
+
+
+@pytest.mark.parametrize("exposure_offset", [9, 10])
+def test_what_an_operator_puts_back_is_learned_however_old_it_is_and_once(exposure_offset: int) -> None:
+    """Its exposure may long be done: without the header it would be taken for a joiner's repetition, and never be learned."""
+    message, window = group(1, "u", ["1", "2"], positive=False), DedupWindow(100, 100)
+    message.exposure_offset = exposure_offset
+    value = SampleRecord(group=message).SerializeToString()
+    learned = []
+    for _ in range(2):
+        record = parse_record(SPEC, 7, value, [("tunemesh-redriven", b"samples.v1/0/3/schema_mismatch")])
+        assert isinstance(record, GroupRecord) and record.group.group.is_redriven
+        learned.append(without_repeats(record.group.group, SEGMENT, window) is not None)
+    assert learned == [True, False]
