@@ -39,7 +39,7 @@ class FreshnessLog:
 class FreshnessProbe:
     """Polls one Triton replica."""
 
-    def __init__(self, url: str, *, item_id: str, features_block: bytes, poll_s: float = 0.2, limit_s: float = 60.0) -> None:
+    def __init__(self, url: str, *, item_id: str, features_block: bytes, poll_s: float = 0.1, limit_s: float = 60.0) -> None:
         """Fix the features: `features_block` is an exposure block with one row, for `item_id`."""
         self._client = triton.InferenceServerClient(url)
         self._items = np.array([entity_key(item_id)], np.int64)

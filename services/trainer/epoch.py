@@ -59,7 +59,8 @@ class Epoch:
     """One running epoch; everything in it belongs to the worker's thread, but for `announce_base`.
 
     `number` is the epoch's, as it was claimed; `base_created_at_ms` is when the newest base was made, Unix milliseconds; `steps_in_base` is
-    what the learner had learned by then, -1 when that is not known.
+    what the learner had learned by then, -1 when that is not known; `newest_accepted_ms` is when the newest feedback that it learned was
+    accepted, Unix milliseconds.
     """
 
     learner: Learner
@@ -79,7 +80,13 @@ class Epoch:
     num_bases: int = 0
     base_created_at_ms: int = 0
     steps_in_base: int = -1
+    newest_accepted_ms: int = 0
     accepted_at_ms: list[int] = field(default_factory=list)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether a delta now would tell replicas something."""
+        return self.publisher.is_behind(self.learner.steps, self.merge.position, newest_accepted_ms=self.newest_accepted_ms)
 
     def learn(self, batch: Batch[Learnable]) -> int:
         """Learn those samples of a batch that were not learned before; return their number."""
@@ -94,7 +101,9 @@ class Epoch:
             step = self.learner.learn(groups)
             self.publisher.note_step(num_samples=step.num_samples, gradient_norm=step.gradient_norm)
             self._judge(new, step.scores_BT)
-            self.accepted_at_ms += [at_ms for group in groups for at_ms in group.accepted_at_ms if at_ms]
+            accepted_at_ms = [at_ms for group in groups for at_ms in group.accepted_at_ms if at_ms]
+            self.newest_accepted_ms = max([self.newest_accepted_ms, *accepted_at_ms])
+            self.accepted_at_ms += accepted_at_ms
         counters = self.counters
         self.counters = replace(
             counters,

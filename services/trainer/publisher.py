@@ -126,6 +126,18 @@ class DeltaPublisher:
         """True when nothing waits for the broker."""
         return self._in_flight is None
 
+    def is_behind(self, steps: int, position: Position, *, newest_accepted_ms: int) -> bool:
+        """Return whether replicas would learn something from a delta now: weights, or that the newest feedback is in those they have.
+
+        Args:
+            steps: of the learner.
+            position: what it contains.
+            newest_accepted_ms: when the newest feedback that it learned was accepted.
+        """
+        flight = self._in_flight
+        last_steps, last = (self._published_steps, self.published_position) if flight is None else (flight.steps, flight.position)
+        return steps != last_steps or last.watermark_ms < newest_accepted_ms <= position.watermark_ms
+
     def within_seq(self, steps: int) -> int:
         """Return the seq of the delta that holds, or will hold, weights of so many steps: they are in no earlier one."""
         flight = self._in_flight

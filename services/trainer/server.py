@@ -196,6 +196,7 @@ def worker_config(settings: TrainerSettings) -> WorkerConfig:
     return WorkerConfig(
         samples_topic=settings.samples_topic,
         publish_interval_ms=settings.publish_interval_ms,
+        publish_gap_ms=settings.publish_gap_ms,
         checkpoint_interval_ms=settings.checkpoint_interval_ms,
         base_pace=BasePace(interval_s=settings.base_interval_ms / 1e3),
     )

@@ -32,7 +32,10 @@ class TrainerSettings(BaseServiceSettings, KafkaSettings, FeatureSpecSettings, A
     """Sample ids remembered at most, 120 bytes each; beyond it, samples of older exposures are refused, and the log says so. It must hold
     what the joiner emits within its window and late horizon: the default is 30,000 samples a second for 11 minutes."""
     publish_interval_ms: int = Field(1_000, ge=10)
-    """A delta, or a heartbeat, this often."""
+    """A delta, or a heartbeat, at least this often."""
+    publish_gap_ms: int = Field(200, ge=10)
+    """When all that came has been learned, a delta follows at once, but not sooner than so long after the last one, nor than ten times
+    what the last one took to make. Equal to the interval: by the interval alone."""
     delta_dtype: Literal["fp32", "bf16", "int8"] = "fp32"
     """How rows travel to the replicas; dense weights are always fp32."""
     checkpoint_interval_ms: int = Field(30_000, ge=10)

@@ -26,6 +26,7 @@ from services.trainer.epoch import Epoch
 from services.trainer.merge import Batch
 from services.trainer.outage import Outage
 from services.trainer.prequential import TaskQuality
+from services.trainer.publish_pace import PublishPace
 from services.trainer.restore import RestoreRequest, SampleSource, decide
 from services.trainer.sample_intake import DeadLetters, SampleIntake
 from services.trainer.samples import Learnable
@@ -43,10 +44,11 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerConfig:
-    """The worker's pace."""
+    """The worker's pace, as `TrainerSettings` has it."""
 
     samples_topic: str
     publish_interval_ms: int
+    publish_gap_ms: int
     checkpoint_interval_ms: int
     base_pace: BasePace
 
@@ -93,7 +95,9 @@ class RankerWorker:
         self._stopping = threading.Event()
         self._paused = self._paused_by_gate = False
         self._failure: BaseException | None = None
-        self._next_publish = self._next_checkpoint = self._next_watch = 0.0
+        self._pace = PublishPace(config.publish_interval_ms / 1e3, config.publish_gap_ms / 1e3)
+        self._next_checkpoint = self._next_look = 0.0
+        self._is_drained = False  # nothing that could be learned waits
         self._watching = Outage("control.v1 cannot be read")
         self._step_traces: list[str] = []
         self._unpublished_ms: list[int] = []
@@ -227,7 +231,8 @@ class RankerWorker:
             Exception: the learner failed.
         """
         now = time.monotonic()
-        self._next_publish = now + self._config.publish_interval_ms / 1e3
+        self._pace.begin(now)
+        self._next_look = now + self._config.publish_interval_ms / 1e3
         self._next_checkpoint = now + self._config.checkpoint_interval_ms / 1e3
         try:
             while not self._stopping.is_set():
@@ -235,9 +240,10 @@ class RankerWorker:
                 if self._paused:
                     time.sleep(_POLL_MS / 1e3)
                     continue
-                wait_ms = min(_POLL_MS, max(int((self._next_publish - time.monotonic()) * 1e3), 0))
-                self._intake.take(self._epoch, wait_ms)
+                self._intake.take(self._epoch, min(_POLL_MS, int(self._wait_s() * 1e3)))
+                self._is_drained = True
                 while not self._stopping.is_set() and not self._paused and (batch := self._epoch.merge.next_batch()) is not None:
+                    self._is_drained = False
                     self._learn(batch)
                     self._between_batches()
             self._finish()
@@ -262,16 +268,27 @@ class RankerWorker:
         self._poll_publisher()
         self._bases.advance(self._epoch)
         now = time.monotonic()
-        if now >= self._next_publish:
-            self._next_publish = max(self._next_publish + self._config.publish_interval_ms / 1e3, now)
+        if now >= self._next_look:
+            self._next_look = now + self._config.publish_interval_ms / 1e3
             self._watch_control()
-            self._publish()
             self._refresh(self._epoch.learner.prequential())
+        if self._pace.wait_s(now, has_news=self._is_drained and self._has_news()) == 0.0:
+            self._publish()
+            self._pace.published(now, time.monotonic() - now)
         self._bases.collect(self._epoch, self._checkpoints.collect())
         if now >= self._next_checkpoint and not self._checkpoints.is_writing and not self._bases.is_waiting:
             self._next_checkpoint = now + self._config.checkpoint_interval_ms / 1e3
             self._checkpoints.start(self._epoch)
         self._refresh()
+
+    def _has_news(self) -> bool:
+        """Whether a delta before its time would tell replicas something; not while one is on its way, or none is let pass."""
+        publisher = self._epoch.publisher
+        return publisher.is_idle and not publisher.refusal and not self._paused and self._epoch.has_news
+
+    def _wait_s(self) -> float:
+        """Return how long nothing is to be done but to wait for samples."""
+        return self._pace.wait_s(time.monotonic(), has_news=self._has_news())
 
     def _publish(self) -> None:
         """Start the next delta; when the last one is still on its way, its changes wait for the one after."""
@@ -301,13 +318,11 @@ class RankerWorker:
             self._unpublished_ms.clear()
 
     def _watch_control(self) -> None:
-        if time.monotonic() < self._next_watch:
-            return
         try:
             self._epoch.check_ownership()
         except Unavailable as error:
             self._watching.note(error)
-            self._next_watch = time.monotonic() + _LOOK_AGAIN_S
+            self._next_look = time.monotonic() + _LOOK_AGAIN_S
         else:
             self._watching.end()
 

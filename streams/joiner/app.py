@@ -16,6 +16,7 @@ from streams.joiner.settings import JoinerSettings
 from streams.partitioned.app import PartitionedApp
 from streams.partitioned.intake import Intake
 from streams.partitioned.output import PipelinedOutput
+from streams.partitioned.pace import TickPace
 from streams.partitioned.runtime import Partition
 
 _MAX_OUTBOX = 5_000
@@ -33,10 +34,11 @@ class Joiner:
             ConfigurationError: the feature spec is missing or wrong.
         """
         self._spec = FeatureSpec.load(settings.feature_spec_path)
+        pace = TickPace(settings.tick_interval_ms, settings.tick_gap_ms)
         self._config = JoinConfig(
             window_ms=settings.window_ms,
             late_horizon_ms=settings.late_horizon_ms,
-            tick_interval_ms=settings.tick_interval_ms,
+            tick_gap_ms=pace.gap_ms,
         )
         self._num_partitions = settings.user_partitions
         self._telemetry = telemetry
@@ -48,6 +50,7 @@ class Joiner:
             telemetry,
             open_partition=self._open,
             max_outbox=_MAX_OUTBOX,
+            pace=pace,
             connect=self._connect,
             disconnect=self._producer.stop,
         )

@@ -40,6 +40,7 @@ from services.common.ranker.labels import (
     revise,
     value_fault,
 )
+from streams.joiner.freshness import Freshness
 from streams.joiner.model import Cut, Emission, JoinConfig, Resume, Sample, SampleGroup
 from streams.partitioned.intake import Intake
 from streams.partitioned.records import Forward, Record
@@ -103,12 +104,14 @@ class JoinerPartition:
 
     Attributes:
         intake: exposures are its subjects.
+        freshness: what ticks have yet to say.
     """
 
     def __init__(self, spec: FeatureSpec, config: JoinConfig, intake: Intake, resume: Resume | None = None) -> None:
         """No `resume` means that no tick was ever written."""
         resume = resume or Resume()
         self.intake = intake
+        self.freshness = Freshness(intake.allowance_ms)
         intake.feedback_done = resume.feedback_position
         intake.subjects.pass_over(resume.exposures_position)
         self._spec = spec
@@ -201,7 +204,8 @@ class JoinerPartition:
         # late; the others are not held up for a whole window by one wrong request id.
         oldest_unread_ms = self.intake.waiting.oldest_ms(after_ms=exposures_ms, default=feedback_ms + 1)
         self._tick_watermark_ms = max(self._tick_watermark_ms, min(feedback_ms, oldest_unread_ms - 1))
-        return emissions, self._cut(now_ms // self._config.tick_interval_ms)
+        self.freshness.ticked(now_ms)
+        return emissions, self._cut(now_ms - now_ms % self._config.tick_gap_ms)
 
     def _add(self, exposure: Exposure, offset: int) -> _Request:
         window_end_ms = exposure.exposed_at_ms + self._config.window_ms
@@ -260,6 +264,7 @@ class JoinerPartition:
         identity = sample_id(exposure.request_id, feedback.item_id, now.revision)
         samples.append(Sample(identity, row, now.revision, now.labels, 1.0, retracts, feedback, before.labels))
         self._counts["joined_feedback"] += 1
+        self.freshness.joined(feedback.accepted_at_ms)
         return [SampleGroup(exposure, request.offset, tuple(samples), feedback.traceparent)]
 
     def _see(self, request: _Request, impression: Feedback) -> Sequence[Emission]:

@@ -32,12 +32,12 @@ class JoinConfig:
     Attributes:
         window_ms: after its exposure an item without feedback becomes a negative.
         late_horizon_ms: for so long after the window, feedback is still joined.
-        tick_interval_ms: unit of the tick numbers.
+        tick_gap_ms: the least time between two ticks: their numbers are multiples of it.
     """
 
     window_ms: int
     late_horizon_ms: int
-    tick_interval_ms: int
+    tick_gap_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Cut:
     """One tick: what it says, and what may be committed once everything emitted up to it is acknowledged.
 
     Attributes:
-        tick: wall clock divided by the tick interval.
+        tick: its number: the wall clock, Unix milliseconds, down to the last whole gap.
         watermark_ms: every feedback accepted up to here has been joined or set aside, or its exposure was not in the log in time.
         feedback_position: every feedback record below this offset has been joined or set aside.
         exposures_committable: exposures below this offset are never needed again, and give no sample any more.

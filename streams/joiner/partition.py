@@ -40,6 +40,7 @@ def join_of(
         committable=lambda cut: (cut.exposures_committable, cut.feedback_committable),
         outgoing=writer.group_record,
         mark=writer.tick_record,
+        wants_tick=core.freshness.wants_tick,
     )
 
 

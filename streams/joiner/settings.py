@@ -16,6 +16,9 @@ class JoinerSettings(FeatureSpecSettings, PartitionedSettings):
 
     port: int = Field(50056, ge=0, le=65535)
     """Port of the health server."""
+    tick_gap_ms: int = Field(100, ge=10)
+    """The least time between two ticks. After feedback was joined a tick comes so soon; the more is joined, the later, at the interval at
+    last. The same for all workers: a tick's number is a multiple of it."""
     window_ms: int = Field(60_000, ge=100)
     """So long after its exposure an item without feedback becomes a negative; feedback waits so long for its exposure."""
     late_horizon_ms: int = Field(600_000, ge=0)

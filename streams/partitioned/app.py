@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache
 from typing import Any, Generic
 
@@ -18,6 +19,7 @@ from streams import worker
 from streams.logs import LogReader
 from streams.partitioned.intake import Intake
 from streams.partitioned.output import Output
+from streams.partitioned.pace import TickPace
 from streams.partitioned.reading_order import ReadingOrder
 from streams.partitioned.runtime import CutT, EmissionT, Partition, PartitionRuntime
 from streams.partitioned.settings import PartitionedSettings
@@ -55,6 +57,7 @@ class PartitionedApp(Generic[EmissionT, CutT]):
         max_outbox: int,
         connect: Callable[[], Awaitable[None]],
         disconnect: Callable[[], Awaitable[None]],
+        pace: TickPace | None = None,
         before_reading: Callable[[], Awaitable[None]] = _nothing,
         on_revoked: Callable[[], None] = lambda: None,
     ) -> None:
@@ -69,6 +72,7 @@ class PartitionedApp(Generic[EmissionT, CutT]):
             max_outbox: while so many emissions of a partition wait to be written, nothing more of it is read.
             connect: connects what the stream writes with, and checks its other topics; called again while it raises Unavailable.
             disconnect: the opposite, at the end.
+            pace: of the ticks; None: at the settings' interval.
             before_reading: called once, when everything is connected.
             on_revoked: called when all partitions have been taken away.
         """
@@ -82,6 +86,7 @@ class PartitionedApp(Generic[EmissionT, CutT]):
         self._connect, self._disconnect = connect, disconnect
         self._before_reading, self._forget = before_reading, on_revoked
         self._partition_of = _partition_of_user(settings.user_partitions)
+        self._pace = pace or TickPace(settings.tick_interval_ms, settings.tick_interval_ms)
         self._order = ReadingOrder()
         self._strikes = strikes_of(settings.strikes_dir, self.app_id, settings.worker_id, settings.kafka_bootstrap_servers)
         self._partitions: dict[int, asyncio.Task[PartitionRuntime[EmissionT, CutT]]] = {}
@@ -198,23 +203,29 @@ class PartitionedApp(Generic[EmissionT, CutT]):
         return task.result()
 
     async def _tick_for_ever(self) -> None:
-        interval_ms = self._settings.tick_interval_ms
         next_report_ms = wall_ms() + _REPORT_INTERVAL_MS
         while True:
-            # One millisecond into the interval, so that a timer that fires early does not repeat a tick's number.
-            await asyncio.sleep((interval_ms - wall_ms() % interval_ms + 1) / 1e3)
-            await self._tick(wall_ms())
+            await asyncio.sleep(self._pace.pause_ms(wall_ms()) / 1e3)
+            now_ms, opened = wall_ms(), self._opened()
+            # Left out of one partition, a tick would part its number from those of the others.
+            is_wanted = any(each.wants_tick(now_ms) for each in opened.values()) and all(each.may_tick for each in opened.values())
+            num_records = len(opened) + sum(each.num_since_tick for each in opened.values())
+            if self._pace.is_due(now_ms, is_wanted=is_wanted, num_records=num_records):
+                began = time.perf_counter()
+                await self._tick(now_ms, opened)
+                self._pace.ticked(now_ms, (time.perf_counter() - began) * 1e3)
             if wall_ms() >= next_report_ms:
                 next_report_ms += _REPORT_INTERVAL_MS
                 _log.info("so far: %s", ", ".join(f"{name} {count}" for name, count in sorted(self._counted.items())) or "nothing")
 
-    async def _tick(self, now_ms: int) -> None:
+    def _opened(self) -> dict[int, PartitionRuntime[EmissionT, CutT]]:
+        return {number: task.result() for number, task in self._partitions.items() if task.done() and not task.cancelled()}
+
+    async def _tick(self, now_ms: int, opened: Mapping[int, PartitionRuntime[EmissionT, CutT]]) -> None:
         """The ends are asked for after the clock was read: whatever was in a log at `now_ms` is below them."""
-        opened = {number: task for number, task in self._partitions.items() if task.done() and not task.cancelled()}
         first, second = (topic.name for topic in self._topics)
         told = await self.reader.ends([(name, number) for name in (first, second) for number in opened])
-        for number, task in opened.items():
-            runtime = task.result()
+        for number, runtime in opened.items():
             if runtime.is_closed:
                 continue
             ends = worker.known_end(self._app, told, first, number), worker.known_end(self._app, told, second, number)

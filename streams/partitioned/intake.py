@@ -21,6 +21,7 @@ class Intake:
         feedback: how far the topic of the feedback has been read.
         waiting: feedback whose subject has not been read yet.
         kept_bytes: memory of the subjects that are kept; the join counts it.
+        allowance_ms: how far events may be out of order, or under way to the broker, when a topic has been read to its end.
         feedback_done: feedback below this offset was set aside before a restart, if it had to be, and is not set aside again.
     """
 
@@ -39,7 +40,7 @@ class Intake:
             partition: its number.
             starts: the offsets at which the subjects and the feedback are taken up.
             partition_of: from a user id to the partition where the user's records belong.
-            allowance_ms: how far events may be out of order, or under way to the broker, when a topic has been read to its end.
+            allowance_ms: see there.
             max_pending_bytes: bound on the memory of kept subjects and waiting feedback.
         """
         self.counts: Counter[str] = Counter()
@@ -49,7 +50,7 @@ class Intake:
         self.feedback_done = 0
         self._partition = partition
         self._partition_of = partition_of
-        self._allowance_ms = allowance_ms
+        self.allowance_ms = allowance_ms
         self._max_pending_bytes = max_pending_bytes
 
     @property
@@ -86,7 +87,7 @@ class Intake:
             ends: where the two logs end, asked for at or after `now_ms`; None when the broker did not say.
         """
         self.subjects.end, self.feedback.end = ends
-        return self.subjects.watermark_ms(now_ms, self._allowance_ms), self.feedback.watermark_ms(now_ms, self._allowance_ms)
+        return self.subjects.watermark_ms(now_ms, self.allowance_ms), self.feedback.watermark_ms(now_ms, self.allowance_ms)
 
     def on_unusable_subject(self, record: Record, reason: str, detail: str) -> list[DeadLetter]:
         """Take in a subject that the join must not see."""

@@ -64,6 +64,7 @@ class Partition(Generic[EmissionT, CutT]):
         committable: per topic: records below this offset are never needed again, once everything before the cut is acknowledged.
         outgoing: returns the record of an emission.
         mark: returns the record that tells others of a cut, written behind everything before it; None when nobody is told.
+        wants_tick: whether a tick at this wall clock (Unix milliseconds) would tell somebody something that they wait for.
     """
 
     intake: Intake
@@ -73,6 +74,7 @@ class Partition(Generic[EmissionT, CutT]):
     committable: Callable[[CutT], tuple[int, int]]
     outgoing: Callable[[EmissionT], Outgoing]
     mark: Callable[[CutT], Outgoing | None] = lambda _: None
+    wants_tick: Callable[[int], bool] = lambda _: False
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +144,7 @@ class PartitionRuntime(Generic[EmissionT, CutT]):
         self._outbox: deque[Outgoing | Emitted[EmissionT] | _Pending[CutT]] = deque()
         self._has_output = asyncio.Event()
         self._has_cut = False
+        self._num_since_cut = 0
         self._reported: Counter[str] = Counter()
 
     def close(self) -> None:
@@ -177,6 +180,20 @@ class PartitionRuntime(Generic[EmissionT, CutT]):
     def _has_room(self) -> bool:
         return self.is_closed or len(self._outbox) < self._max_outbox
 
+    @property
+    def may_tick(self) -> bool:
+        """False while a tick would be left out."""
+        return not self._has_cut
+
+    @property
+    def num_since_tick(self) -> int:
+        """Emissions since the last tick."""
+        return self._num_since_cut
+
+    def wants_tick(self, now_ms: int) -> bool:
+        """Return whether somebody waits for a tick at `now_ms`."""
+        return not self.is_closed and self._partition.wants_tick(now_ms)
+
     def tick(self, now_ms: int, ends: tuple[int | None, int | None]) -> None:
         """Let time pass. While the previous cut still waits to take effect, this tick is left out."""
         if self._has_cut:
@@ -184,6 +201,7 @@ class PartitionRuntime(Generic[EmissionT, CutT]):
         emissions, cut = self._partition.tick(now_ms, ends)
         self._has_cut = True
         self._put([*emissions, _Pending(cut)])
+        self._num_since_cut = 0
 
     def new_counts(self) -> Counter[str]:
         """Return what happened since the last call, by event."""
@@ -194,6 +212,7 @@ class PartitionRuntime(Generic[EmissionT, CutT]):
     def _put(self, output: Sequence[Outgoing | Emitted[EmissionT] | _Pending[CutT]]) -> None:
         if output:
             self._outbox.extend(output)
+            self._num_since_cut += len(output)
             self._has_output.set()
 
     async def write(self) -> None:

@@ -31,7 +31,7 @@ from tests.trainer_fakes.sample_logs import SPEC, group
 
 # The same paces as the real ones, a hundred times as fast.
 PACE = BasePace(interval_s=1e9, first_gap_s=0.05, last_gap_s=6.0, grace_s=0.2, fresh_s=2.0)
-WORKER = WorkerConfig(samples_topic="samples.v1", publish_interval_ms=10, checkpoint_interval_ms=300, base_pace=PACE)
+WORKER = WorkerConfig(samples_topic="samples.v1", publish_interval_ms=10, publish_gap_ms=10, checkpoint_interval_ms=300, base_pace=PACE)
 TIMING = Timing(poll_s=0.002, report_s=0.01, retry_s=0.01)
 FAULTS = ("lost", "damaged", "unreadable", "half", "trimmed", "damaged base")
 

@@ -53,7 +53,8 @@ class KafkaFeed(Feed):
         self._partition = TopicPartition(RANKER_DELTAS.name, shard)
         self._position = 0
         self._has_read_bases = False
-        self._deltas = self._consumer(RANKER_DELTAS.name, shard, fetch_wait_ms=100)
+        # A delta is answered at once: it is what requests wait for, and there are a few a second at most.
+        self._deltas = self._consumer(RANKER_DELTAS.name, shard, fetch_wait_ms=100, fetch_min_bytes=1)
         self._bases = self._consumer(RANKER_BASES.name, 0, fetch_wait_ms=1_000)  # a base is rare and may be late
         self._producer = RenewedProducer(bootstrap_servers, client_id=_CLIENT_ID, compression=compression)
         self._letters = {
@@ -61,7 +62,7 @@ class KafkaFeed(Feed):
             for topic in (RANKER_DELTAS, RANKER_BASES)
         }
 
-    def _consumer(self, topic: str, partition: int, *, fetch_wait_ms: int) -> Any:
+    def _consumer(self, topic: str, partition: int, *, fetch_wait_ms: int, **overrides: int) -> Any:
         return assigned_consumer(
             self._bootstrap_servers,
             topic,
@@ -70,6 +71,7 @@ class KafkaFeed(Feed):
             client_id=_CLIENT_ID,
             bootstrap_timeout_ms=_CONNECT_TIMEOUT_MS,
             fetch_max_wait_ms=fetch_wait_ms,
+            **overrides,
         )
 
     @override

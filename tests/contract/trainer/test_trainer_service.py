@@ -78,7 +78,13 @@ async def service() -> AsyncIterator[Service]:
         life.samples,
         FakeDeadLetters(broker),
         FakeReports(),
-        WorkerConfig(samples_topic="samples.v1", publish_interval_ms=20, checkpoint_interval_ms=10**9, base_pace=BasePace(interval_s=1e9)),
+        WorkerConfig(
+            samples_topic="samples.v1",
+            publish_interval_ms=20,
+            publish_gap_ms=5,
+            checkpoint_interval_ms=10**9,
+            base_pace=BasePace(interval_s=1e9),
+        ),
         telemetry.disabled("trainer"),
     )
     adapters = FakeAdapters()

@@ -43,7 +43,7 @@ class Log:
     def take(self, record) -> None:
         message = sample_pb2.SampleRecord.FromString(record.value)
         if message.WhichOneof("record") == "tick":
-            self.ticks[record.partition].append((message.tick.tick * TICK_MS, message.tick.watermark_ms))
+            self.ticks[record.partition].append((message.tick.tick, message.tick.watermark_ms))
             return
         for sample in message.group.samples:
             if sample.feedback_id:

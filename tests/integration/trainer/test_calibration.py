@@ -86,7 +86,7 @@ class World:
     def emissions(self, num_requests: int, block: bytes) -> Iterator[Sequence[Emission]]:
         """Yield what the joiner emits in each pause between two requests."""
         rng, saying = np.random.default_rng(self.seed), np.random.default_rng(self.seed + 1)
-        config = JoinConfig(window_ms=WINDOW_MS, late_horizon_ms=HORIZON_MS, tick_interval_ms=PAUSE_MS)
+        config = JoinConfig(window_ms=WINDOW_MS, late_horizon_ms=HORIZON_MS, tick_gap_ms=PAUSE_MS)
         joiner = JoinerPartition(self.spec, config, an_intake())
         coming: list[tuple[int, str, str, Said]] = []
         num_read = 0

@@ -68,7 +68,7 @@ def some_acts(random_: random.Random) -> list[Feedback]:
 
 def joined(acts: Sequence[Feedback], exposure_is_late: bool) -> list[GroupColumns]:
     """Return all that the joiner emits about one request."""
-    joiner = JoinerPartition(SPEC, JoinConfig(window_ms=WINDOW, late_horizon_ms=HORIZON, tick_interval_ms=500), an_intake())
+    joiner = JoinerPartition(SPEC, JoinConfig(window_ms=WINDOW, late_horizon_ms=HORIZON, tick_gap_ms=500), an_intake())
     emissions = []
 
     def expose() -> None:

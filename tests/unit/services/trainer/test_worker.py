@@ -20,13 +20,15 @@ from services.trainer.worker import RankerWorker, WorkerConfig
 from tests.limits import seconds
 from tests.trainer_fakes.broker import FakeBroker, FakeRecord, bootstrapped_now, broker_with
 from tests.trainer_fakes.life import Life, start
-from tests.trainer_fakes.logs import FakeBaseLog, FakeDeadLetters, FakeReports
+from tests.trainer_fakes.logs import FakeBaseLog, FakeDeadLetters, FakeReports, FakeSamples
 from tests.trainer_fakes.sample_logs import SPEC, group, sample_log
 
 NO_BASES = BasePace(interval_s=1e9)
-QUICK = WorkerConfig(samples_topic="samples.v1", publish_interval_ms=20, checkpoint_interval_ms=30, base_pace=NO_BASES)
+QUICK = WorkerConfig(samples_topic="samples.v1", publish_interval_ms=20, publish_gap_ms=5, checkpoint_interval_ms=30, base_pace=NO_BASES)
 GO_BACK = RestoreRequest(not_after=10**15, skip_later_samples=False, actor="ann")
-SELDOM = WorkerConfig(samples_topic="samples.v1", publish_interval_ms=20, checkpoint_interval_ms=10**9, base_pace=NO_BASES)
+SELDOM = replace(QUICK, checkpoint_interval_ms=10**9)
+# Deltas come when there is something to say, or not at all.
+ON_NEWS = replace(SELDOM, publish_interval_ms=10**9)
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -87,6 +89,65 @@ def test_it_learns_publishes_and_checkpoints_until_it_is_stopped() -> None:
     assert broker.replica.equals(run.life.learner.state_arrays())
     newest = max(broker.disk.checkpoints)
     assert broker.disk.checkpoints[newest][0].cut.position.offsets == list(ends(broker))
+
+
+def test_a_delta_follows_when_all_that_came_is_learned_and_then_nothing_until_there_is_news() -> None:
+    broker = broker_with(sample_log(1))
+    with running(broker, ON_NEWS) as run:
+        until(lambda: run.worker.status.source_offsets == ends(broker))
+        until(lambda: broker.replica.equals(run.life.learner.state_arrays()))
+        until(lambda: run.life.epoch.publisher.is_idle)
+        num_deltas = len(broker.deltas)
+        time.sleep(0.2)
+        assert len(broker.deltas) == num_deltas
+    assert run.error is None
+
+
+def test_replicas_hear_once_that_they_have_what_they_were_sent_before() -> None:
+    """The tick that ends a batch says less than the next one: its watermark is that of a moment before the newest feedback."""
+    said = group(1, "u", ["1"], positive=True)
+    said.samples[0].accepted_at_ms = 1_000
+    records = [SampleRecord(group=said), *(SampleRecord(tick=Tick(tick=tick, watermark_ms=tick)) for tick in (900, 1_000, 1_100, 1_200))]
+    broker = broker_with([records[:2]])
+    with running(broker, ON_NEWS) as run:
+        until(lambda: broker.replica.watermark_ms == 900)
+        until(lambda: run.life.epoch.publisher.is_idle)
+        num_deltas = len(broker.deltas)
+        for offset in (2, 3, 4):
+            broker.samples[0].append(FakeRecord(0, offset, records[offset].SerializeToString()))
+            until(lambda end=offset + 1: run.worker.status.source_offsets == (end,))
+            until(lambda: broker.replica.watermark_ms >= 1_000 and run.life.epoch.publisher.is_idle)
+        time.sleep(0.1)
+        assert broker.deltas[-1].header.heartbeat and len(broker.deltas) == num_deltas + 1
+    assert run.error is None
+
+
+def test_while_more_waits_to_be_learned_deltas_come_by_the_interval() -> None:
+    broker = broker_with(sample_log(1, num_ticks=60, groups_per_tick=8))
+    life = start(broker)
+    learn, seen = life.learner.learn, []
+
+    def slowly(groups: Any) -> Any:
+        seen.append(len(broker.deltas))
+        time.sleep(0.001)
+        return learn(groups)
+
+    life.learner.learn = slowly  # type: ignore[method-assign]
+    worker = RankerWorker(
+        life.begin_epoch, SPEC, life.samples, FakeDeadLetters(broker), FakeReports(), ON_NEWS, telemetry.disabled("trainer")
+    )
+    life.samples.poll = lambda timeout_ms: whole_log(life.samples)  # type: ignore[method-assign]
+    run = Running(life, worker)
+    until(lambda: run.worker.status.source_offsets == ends(broker))
+    worker.stop()
+    run.join()
+    assert len(seen) > 100 and seen[-1] == seen[0], "deltas came between micro-batches"
+
+
+def whole_log(samples: FakeSamples) -> list[FakeRecord]:
+    polled = [record for log, at in zip(samples.broker.samples, samples.positions, strict=True) for record in log[at:]]
+    samples.positions = [len(log) for log in samples.broker.samples]
+    return polled
 
 
 def test_a_stop_leaves_nothing_to_learn_again() -> None:

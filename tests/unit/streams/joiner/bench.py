@@ -33,7 +33,7 @@ SPEC = FeatureSpec.parse(
 )
 # Negatives come of what was seen.
 SEEN_SPEC = SPEC.model_copy(update={"negatives": SPEC.negatives.model_copy(update={"source": "impressions"})})
-CONFIG = JoinConfig(window_ms=WINDOW, late_horizon_ms=HORIZON, tick_interval_ms=500)
+CONFIG = JoinConfig(window_ms=WINDOW, late_horizon_ms=HORIZON, tick_gap_ms=500)
 ITEMS = tuple(f"i{number}" for number in range(12))
 
 

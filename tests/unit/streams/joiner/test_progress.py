@@ -24,7 +24,34 @@ def test_feedback_without_end_about_one_request_is_kept_within_the_memory() -> N
 
 def test_the_watermark_of_a_tick_follows_the_wall_clock_when_all_is_read() -> None:
     cut = Bench().tick(at=1_000).cut
-    assert (cut.tick, cut.watermark_ms) == ((T0 + 1_000) // 500, T0 + 1_000 - ALLOWANCE)
+    assert (cut.tick, cut.watermark_ms) == (T0 + 1_000, T0 + 1_000 - ALLOWANCE)
+
+
+def test_a_tick_is_numbered_by_the_last_whole_gap() -> None:
+    bench = Bench()
+    assert [bench.tick(at=at).cut.tick - T0 for at in (1, 499, 500, 999, 1_003)] == [0, 0, 500, 500, 1_000]
+
+
+def test_a_tick_is_wanted_behind_a_sample_and_again_when_the_watermark_may_pass_it() -> None:
+    bench = Bench()
+    bench.expose()
+    assert not bench.joiner.freshness.wants_tick(T0 + 10_000)
+    bench.answer(at=1_000)
+    assert bench.joiner.freshness.wants_tick(T0 + 1_050)
+    assert bench.tick(at=1_050).cut.watermark_ms < T0 + 1_000
+    wanted = [at for at in range(1_050, 2_000, 10) if bench.joiner.freshness.wants_tick(T0 + at)]
+    assert wanted[0] == 1_000 + ALLOWANCE
+    assert bench.tick(at=wanted[0]).cut.watermark_ms == T0 + 1_000
+    assert not bench.joiner.freshness.wants_tick(T0 + 20_000)
+
+
+def test_what_is_set_aside_or_waits_wants_no_tick() -> None:
+    bench = Bench()
+    bench.expose()
+    bench.answer("never shown")
+    bench.answer(request_id="unknown")
+    bench.see("i3")
+    assert not bench.joiner.freshness.wants_tick(T0 + 10_000)
 
 
 def test_the_watermark_of_a_tick_waits_for_feedback_whose_exposure_may_still_be_unread() -> None:
@@ -60,7 +87,7 @@ def test_orphans_do_not_hold_the_watermark(orphans: float, clock_ms: int) -> Non
             outcome = bench.tick(at=at)
             ages.append(T0 + at - outcome.cut.watermark_ms)
             letters += sum(isinstance(emission, DeadLetter) for emission in outcome.emissions)
-    assert max(ages) + CONFIG.tick_interval_ms <= 2_000
+    assert max(ages) + CONFIG.tick_gap_ms <= 2_000
     letters += sum(isinstance(emission, DeadLetter) for emission in bench.tick(at=40_000 + 2 * WINDOW).emissions)
     assert letters == num_orphans > 10
 

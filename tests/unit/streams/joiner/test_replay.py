@@ -20,7 +20,7 @@ from tests.unit.streams.joiner.bench import SEEN_SPEC, SPEC, T0
 from tests.unit.streams.partitioned.test_intake import ALLOWANCE, an_intake
 
 WINDOW, HORIZON = 2_000, 4_000
-CONFIG = JoinConfig(window_ms=WINDOW, late_horizon_ms=HORIZON, tick_interval_ms=500)
+CONFIG = JoinConfig(window_ms=WINDOW, late_horizon_ms=HORIZON, tick_gap_ms=500)
 ITEMS = tuple(f"i{number}" for number in range(6))
 
 

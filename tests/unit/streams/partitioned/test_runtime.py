@@ -90,6 +90,7 @@ class Words:
             committable=lambda cut: cut,
             outgoing=written,
             mark=lambda cut: Outgoing("cuts", None, repr(cut).encode(), (), 0),
+            wants_tick=lambda now_ms: now_ms >= 7,
         )
         self.runtime = PartitionRuntime(
             partition,
@@ -178,6 +179,29 @@ async def test_a_tick_is_left_out_while_the_last_cut_waits() -> None:
         words.runtime.tick(2, (0, 0))
         await settle()
     assert values(queue.sent) == [b"(0, 0)", b"(0, 0)"]
+
+
+async def test_a_partition_says_what_a_tick_would_bring_and_whether_it_may_come() -> None:
+    queue = FakeQueue(acknowledges=False)
+    words = Words(PipelinedOutput(queue))
+    runtime = words.runtime
+    async with writing(runtime):
+        await words.take("exposures.v1", 0, "a")
+        await words.take("feedback.v1", 0, "b")
+        assert (runtime.num_since_tick, runtime.may_tick) == (2, True)
+        assert [runtime.wants_tick(now_ms) for now_ms in (6, 7)] == [False, True]
+        runtime.tick(1, (1, 1))
+        await words.take("exposures.v1", 1, "c")
+        assert (runtime.num_since_tick, runtime.may_tick) == (1, False)
+        for _ in range(2):
+            await settle()
+            for future in queue.futures:
+                if not future.done():
+                    future.set_result(None)
+        await settle()
+        assert runtime.may_tick
+    runtime.close()
+    assert not runtime.wants_tick(7)
 
 
 async def test_a_send_that_fails_ends_the_writing_and_acknowledges_nothing() -> None:
