@@ -8,7 +8,7 @@ Faust 0.15 that the streams rely on, both from its source:
 - only Faust's own assignor gives equal partitions of all topics to one worker; it is used when `table_standby_replicas` > 0
   (`AIOKafkaConsumerThread._create_worker_consumer`).
 
-Knows no topic and no event, but where a record goes that the broker refuses.
+Knows no topic and no event.
 """
 
 from __future__ import annotations
@@ -16,22 +16,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 import faust
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Transport
 
-from services.common.events.undeliverable import in_place_of
-from services.common.platform.errors import Overloaded, Unavailable
-from services.common.platform.kafka_async import NotAcknowledged, Record, Refusal
+from services.common.platform.errors import Unavailable
 from services.common.platform.kafka_async_batches import read_through_readable_batches
 from services.common.platform.kafka_batches import AIOKAFKA_PACKAGES
 from services.common.platform.kafka_compression import Compression, compression_type
 
 _POLL_S = 0.2
 _RETRY_S = 1.0
-_RESEND_S = 0.5
 _COMMIT_INTERVAL_S = 1.0
 # The embedded broker answers after half of it. Each of its fetches and ListOffsets walks all batches of the partition (7 ms at 8,000),
 # so a shorter wait costs it more, the longer it runs.
@@ -186,47 +183,6 @@ async def run_until_failure(app: Any, *background: asyncio.Task[None]) -> None:
                 cause = None if task.cancelled() else task.exception()
                 raise StreamFailed(f"{task.get_name()} ended: {cause!r}") from cause
         await asyncio.sleep(_POLL_S)
-
-
-class Sender(Protocol):
-    """What `send_until_acknowledged` needs of `services.common.platform.kafka_async.AsyncProducer`."""
-
-    async def send(self, records: Sequence[Record]) -> None:
-        """Return once all are acknowledged; raise NotAcknowledged with the others, or Overloaded."""
-        ...
-
-
-async def send_until_acknowledged(sender: Sender, records: Sequence[Record]) -> None:
-    """Send records, and repeat what the broker did not acknowledge until it has: whatever waits behind them is only late.
-
-    A record may be written twice: its readers know a repetition by its id. What the broker will never take goes to the dead letters.
-    """
-    left = list(records)
-    is_first = True
-    while left:
-        try:
-            await sender.send(left)
-        except (NotAcknowledged, Overloaded) as error:
-            if isinstance(error, NotAcknowledged):
-                left = error.records + _in_place_of(error.refused)
-                if not error.records:
-                    continue
-            if is_first:
-                _log.warning("%d record(s) are sent again until Kafka acknowledges them: %s", len(left), error)
-                is_first = False
-            await asyncio.sleep(_RESEND_S)
-        else:
-            return
-
-
-def _in_place_of(refused: Sequence[Refusal]) -> list[Record]:
-    letters = []
-    for each in refused:
-        letter = in_place_of(each)
-        _log.error("the broker refuses a record for %s (%s): %s", each.record.topic, each.cause, "set aside" if letter else "dropped")
-        if letter is not None:
-            letters.append(letter)
-    return letters
 
 
 async def when_available(what: str, attempt: Callable[[], Awaitable[None]], *, timeout_s: float = 60.0) -> None:

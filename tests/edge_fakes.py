@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from services.common.platform.kafka_async import NotAcknowledged, Record
+from services.common.platform.kafka_record import NotAcknowledged, Record
 from services.feedback_collector.core import Feedback
 from services.router.core import Exposure, Query, Ranking
 from tests.limits import seconds

@@ -11,7 +11,8 @@ from services.common.events.envelope import headers_for
 from services.common.events.topics import CATALOG
 from services.common.platform.clock import wall_ms
 from services.common.platform.errors import ConfigurationError
-from services.common.platform.kafka_async import AsyncProducer, Record
+from services.common.platform.kafka_async import AsyncProducer
+from services.common.platform.kafka_record import Record
 
 
 async def write_catalogue(kafka: str, films: Iterable[Film]) -> None:

@@ -11,7 +11,8 @@ from services.common.events.feedback import Feedback
 from services.common.events.topics import FEEDBACK
 from services.common.events.wire.feedback import feedback_message
 from services.common.platform.errors import InvalidInput
-from services.common.platform.kafka_async import AsyncProducer, NotAcknowledged, Record
+from services.common.platform.kafka_async import AsyncProducer
+from services.common.platform.kafka_record import NotAcknowledged, Record
 from services.common.platform.traceparent import current_traceparent
 from services.feedback_collector.core import FeedbackLog
 

@@ -1,8 +1,8 @@
 """The event log: a bounded buffer in memory, a background flush to Kafka, and a spool on disk while Kafka is down.
 
 `append` never blocks and never fails: logging must not cost a request its answer. Whatever is lost is counted with its reason.
-What the broker will never take (larger than the topic allows, say) goes to the dead letters and holds nothing up: its letter takes its
-place, behind what is spooled, and is sent with the others.
+What Kafka will never take (larger than the topic allows, or than any record of ours may be) goes to the dead letters and holds nothing up:
+its letter takes its place, behind what is spooled, and is sent with the others.
 A record may be written twice: readers go by its request_id and ignore the second. Knows no topic, no message type and no gRPC.
 """
 
@@ -14,15 +14,14 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
-from typing import Protocol
 
 from opentelemetry.metrics import CallbackOptions, Observation
 
 from services.common.events.limits import MAX_RECORD_BYTES
 from services.common.events.topics import BY_DLQ
-from services.common.events.undeliverable import in_place_of
-from services.common.platform.errors import InvalidInput, Overloaded
-from services.common.platform.kafka_async import NotAcknowledged, Record, Refusal
+from services.common.events.undeliverable import Sender, in_place_of
+from services.common.platform.errors import Overloaded
+from services.common.platform.kafka_record import NotAcknowledged, Record, Refusal
 from services.common.platform.telemetry import Telemetry
 from services.router.spool import Spool
 
@@ -33,16 +32,6 @@ _RETRY_S = 0.5
 _WARN_EVERY_S = 10.0
 
 _log = logging.getLogger(__name__)
-
-
-class Sender(Protocol):
-    """What the log needs of `services.common.platform.kafka_async.AsyncProducer`."""
-
-    async def send(self, records: Sequence[Record]) -> None:
-        """Return once all are acknowledged; raise NotAcknowledged with the others and those refused, and InvalidInput or Overloaded when it
-        sent none.
-        """
-        ...
 
 
 class KafkaEventLog:
@@ -85,12 +74,16 @@ class KafkaEventLog:
         """Keep the record for Kafka; drop and count it when the buffer is full."""
         if len(self._buffer) >= self._max_buffered or self._num_buffered_bytes > _MAX_BUFFERED_BYTES:
             self._count("dropped", [record], "buffer_full")
-        elif len(record.value) > MAX_RECORD_BYTES:
-            self._count("dropped", [record], "too_large")
-        else:
-            self._buffer.append(record)
-            self._num_buffered_bytes += len(record.value)
-            self._wake.set()
+            return
+        if len(record.value) > MAX_RECORD_BYTES:
+            letter = in_place_of(Refusal(record, f"the router writes at most {MAX_RECORD_BYTES} bytes of a value"))
+            if letter is None:
+                self._count("dropped", [record], "too_large")
+                return
+            record = letter
+        self._buffer.append(record)
+        self._num_buffered_bytes += len(record.value)
+        self._wake.set()
 
     async def close(self) -> None:
         """Send what is buffered; what Kafka does not take goes to the spool, for the next process."""
@@ -148,11 +141,6 @@ class KafkaEventLog:
                 await self._sender.send(batch)
         except Overloaded:
             return batch, []
-        except InvalidInput as error:
-            if len(batch) > 1:
-                halves = [await self._deliver(batch[: len(batch) // 2]), await self._deliver(batch[len(batch) // 2 :])]
-                return [*halves[0][0], *halves[1][0]], [*halves[0][1], *halves[1][1]]
-            refused = [Refusal(batch[0], str(error))]
         except NotAcknowledged as error:
             still_open, refused = error.records, error.refused
         waiting = {id(record) for record in (*still_open, *(each.record for each in refused))}

@@ -12,7 +12,7 @@ from services.common.events.envelope import headers_for
 from services.common.events.topics import EXPOSURES, GENERATIONS, Topic
 from services.common.events.wire.attributes import write_attributes
 from services.common.events.wire.chat import chat_messages, sampling_message, usage_message
-from services.common.platform.kafka_async import Record
+from services.common.platform.kafka_record import Record
 from services.common.platform.traceparent import current_traceparent
 from services.router.core import Exposure, Ranked
 from services.router.generation import Generation

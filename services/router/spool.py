@@ -19,7 +19,7 @@ from typing import BinaryIO
 import crc32c
 
 from services.common.platform.errors import ConfigurationError
-from services.common.platform.kafka_async import Record
+from services.common.platform.kafka_record import Record
 
 _HEAD = struct.Struct("<II")  # body length, crc32c of the body
 _LENGTH = struct.Struct("<I")

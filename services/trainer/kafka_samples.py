@@ -13,8 +13,9 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 from tunemesh.events.v1.dead_letter_pb2 import DeadLetter
 
-from services.common.events.dead_letters import dead_letter_headers, without_content
+from services.common.events.dead_letters import dead_letter_headers
 from services.common.events.envelope import Headers
+from services.common.events.undeliverable import shorter
 from services.common.platform.errors import Unavailable
 from services.common.platform.kafka import assigned_consumer
 from services.common.platform.kafka_producer import REFUSALS, RenewedProducer
@@ -162,16 +163,16 @@ class KafkaDeadLetters:
             raise Unavailable(f"a dead letter was not written to {self._topic}: {error!r}") from error
 
     def _settle_refused(self, letter: DeadLetter) -> None:
-        """Write a letter that the broker refused, in company perhaps: alone, then without its record's content, or else drop it."""
+        """Write a letter that the broker refused, in company perhaps: alone, then shorter, or else drop it."""
         while True:
             try:
                 return self._await(letter, None)
             except REFUSALS as error:
-                shorter = without_content(letter, repr(error))
-                if shorter is None:
+                less = shorter(letter, repr(error))
+                if less is None:
                     _log.error("a dead letter for %s is dropped, the broker refuses it (%r): %s", self._topic, error, letter.detail[:200])
                     return None
-                letter = shorter
+                letter = less
 
     def _send(self, letter: DeadLetter) -> Any:
         headers = dead_letter_headers(letter, SOURCE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from services.common.events.topics import FEEDBACK, GENERATIONS, LLM_EXAMPLES
+from services.common.events.undeliverable import Undeliverable
 from services.common.platform.clock import wall_ms
 from services.common.platform.errors import Unavailable
 from services.common.platform.kafka_async import AsyncProducer
@@ -35,6 +36,7 @@ class Curator:
         self._config = CurateConfig(window_ms=settings.window_ms, wait_ms=settings.wait_ms)
         self._stores: dict[int, AnswerStore] = {}
         self._telemetry = telemetry
+        self._undeliverable = Undeliverable(telemetry)
         self._seen = SeenExamples()
         self.app: PartitionedApp[Example, Cut] = PartitionedApp(
             "curator",
@@ -55,7 +57,7 @@ class Curator:
         self._follower = TopicFollower(brokers, LLM_EXAMPLES.name, self._seen, client_id=client)
 
     async def _connect(self) -> None:
-        await self.app.reader.check_partitions([LLM_EXAMPLES.name])
+        await self.app.reader.check_partitions([LLM_EXAMPLES.name, LLM_EXAMPLES.dlq])
         if not self._producer.connected:
             await self._producer.start(wait_s=1.0)
 
@@ -82,4 +84,4 @@ class Curator:
         end, window_ms = intake.subjects.next_offset, self._config.window_ms
         await catch_up(store, self.app.reader, number, end, window_ms=window_ms, now_ms=wall_ms())
         core = CuratorPartition(self._config, intake, store, self._seen)
-        return curation_of(core, self._telemetry), RepeatingOutput(self._producer)
+        return curation_of(core, self._telemetry), RepeatingOutput(self._producer, self._undeliverable)

@@ -14,10 +14,12 @@ from services.common.events.dead_letter_reasons import KILLED_WORKER
 from services.common.events.dead_letters import dead_letter, dead_letter_headers
 from services.common.events.envelope import MalformedRecord
 from services.common.events.topics import CATALOG, FEEDBACK, PROFILES
+from services.common.events.undeliverable import Undeliverable
 from services.common.platform.clock import wall_ms
 from services.common.platform.errors import ConfigurationError, CorruptArtifact, Unavailable
 from services.common.platform.grpc_server import GrpcServer
-from services.common.platform.kafka_async import AsyncProducer, Record
+from services.common.platform.kafka_async import AsyncProducer
+from services.common.platform.kafka_record import Record
 from services.common.platform.partitioning import partition_of
 from services.common.platform.settings import REDIS_URL_FORM, variable_of
 from services.common.platform.telemetry import Telemetry
@@ -176,6 +178,7 @@ class FeatureStream:
             raise ConfigurationError(f"{variable_of(settings, 'redis_url')}={settings.redis_url}: {REDIS_URL_FORM}") from error
         self._catalog = CatalogFollower()
         self._reader = LogReader(settings.kafka_bootstrap_servers, APP_ID)
+        self._undeliverable = Undeliverable(telemetry)
         self._producer = AsyncProducer(
             settings.kafka_bootstrap_servers,
             client_id=APP_ID,
@@ -285,7 +288,7 @@ class FeatureStream:
         )
         dlq = PROFILES.dlq if message.topic == PROFILES.name else FEEDBACK.dlq
         record = Record(dlq, message.key or b"", letter.SerializeToString(), dead_letter_headers(letter, _SOURCE))
-        await worker.send_until_acknowledged(self._producer, [record])
+        await self._undeliverable.send_until_acknowledged(self._producer, [record])
 
     async def stop(self) -> None:
         """Leave the group and close the connections. What is not acknowledged is read again by the next process."""

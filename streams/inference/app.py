@@ -19,9 +19,11 @@ from services.common.events import envelope
 from services.common.events.dead_letters import dead_letter_headers
 from services.common.events.envelope import MalformedRecord
 from services.common.events.topics import INFERENCE_REQUESTS, INFERENCE_RESPONSES
+from services.common.events.undeliverable import Undeliverable
 from services.common.platform.clock import wall_ms
 from services.common.platform.grpc_server import GrpcServer
-from services.common.platform.kafka_async import AsyncProducer, Record
+from services.common.platform.kafka_async import AsyncProducer
+from services.common.platform.kafka_record import Record
 from services.common.platform.telemetry import Telemetry
 from services.common.platform.traceparent import current_traceparent, traceparent_of
 from streams import worker
@@ -48,6 +50,7 @@ class InferenceDoor:
         self._settings = settings
         self._telemetry = telemetry
         self._router = GrpcRouter(settings.router_target, max_message_bytes=settings.max_message_bytes)
+        self._undeliverable = Undeliverable(telemetry)
         self._producer = AsyncProducer(
             settings.kafka_bootstrap_servers,
             client_id=APP_ID,
@@ -101,7 +104,9 @@ class InferenceDoor:
 
     async def _connect(self) -> None:
         await self._reader.start()
-        await self._reader.check_partitions([INFERENCE_REQUESTS.name, INFERENCE_RESPONSES.name, INFERENCE_REQUESTS.dlq])
+        await self._reader.check_partitions(
+            [topic for each in (INFERENCE_REQUESTS, INFERENCE_RESPONSES) for topic in (each.name, each.dlq)]
+        )
         if not self._producer.connected:
             await self._producer.start(wait_s=1.0)
 
@@ -184,14 +189,15 @@ class InferenceDoor:
     async def _respond(self, message: Any, question: Question, answer: Answer) -> None:
         headers = envelope.headers_for(INFERENCE_RESPONSES.value, SOURCE, event_id=question.inference_id, traceparent=current_traceparent())
         value = codec.write_answer(question, answer, wall_ms())
-        await worker.send_until_acknowledged(self._producer, [Record(INFERENCE_RESPONSES.name, message.key or b"", value, headers)])
+        record = Record(INFERENCE_RESPONSES.name, message.key or b"", value, headers)
+        await self._undeliverable.send_until_acknowledged(self._producer, [record])
         self._counter.add(1, {"outcome": "answered"})
 
     async def _set_aside(self, message: Any, failure: Failure) -> None:
         letter = codec.write_dead_letter(message, failure, wall_ms())
         _log.warning("request %s/%d is set aside: %s: %s", message.partition, message.offset, failure.reason, failure.detail)
         record = Record(INFERENCE_REQUESTS.dlq, message.key or b"", letter.SerializeToString(), dead_letter_headers(letter, SOURCE))
-        await worker.send_until_acknowledged(self._producer, [record])
+        await self._undeliverable.send_until_acknowledged(self._producer, [record])
         self._counter.add(1, {"outcome": failure.reason})
 
 

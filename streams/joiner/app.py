@@ -5,21 +5,28 @@ from __future__ import annotations
 import logging
 
 from services.common.events.topics import EXPOSURES, FEEDBACK, SAMPLES
+from services.common.events.undeliverable import Undeliverable
+from services.common.platform.errors import Unavailable
+from services.common.platform.kafka_async import AsyncProducer
 from services.common.platform.telemetry import Telemetry
 from services.common.ranker.feature_spec import FeatureSpec
 from streams.joiner import codec
 from streams.joiner.core import JoinerPartition
 from streams.joiner.model import Cut, JoinConfig, SampleGroup
-from streams.joiner.ordered_producer import OrderedProducer
 from streams.joiner.partition import join_of
 from streams.joiner.settings import JoinerSettings
 from streams.partitioned.app import PartitionedApp
 from streams.partitioned.intake import Intake
-from streams.partitioned.output import PipelinedOutput
+from streams.partitioned.output import EndingOutput
 from streams.partitioned.pace import TickPace
 from streams.partitioned.runtime import Partition
 
 _MAX_OUTBOX = 5_000
+# Longer than a broker's restart: until then the client repeats a batch by itself, in order; after it the joiner ends, and the next one
+# starts from the log.
+_DELIVERY_TIMEOUT_MS = 60_000
+# A request to the broker costs more than the join of an event.
+_LINGER_MS = 50
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +49,15 @@ class Joiner:
         )
         self._num_partitions = settings.user_partitions
         self._telemetry = telemetry
-        self._producer = OrderedProducer(settings.kafka_bootstrap_servers, "tunemesh-joiner", settings.kafka_compression)
+        self._undeliverable = Undeliverable(telemetry)
+        self._brokers = settings.kafka_bootstrap_servers
+        self._producer = AsyncProducer(
+            self._brokers,
+            client_id="tunemesh-joiner",
+            delivery_timeout_ms=_DELIVERY_TIMEOUT_MS,
+            linger_ms=_LINGER_MS,
+            compression=settings.kafka_compression,
+        )
         self.app: PartitionedApp[SampleGroup, Cut] = PartitionedApp(
             "joiner",
             (EXPOSURES, FEEDBACK),
@@ -57,9 +72,11 @@ class Joiner:
 
     async def _connect(self) -> None:
         await self.app.reader.check_partitions([SAMPLES.name], self._num_partitions)
-        await self._producer.start()
+        await self.app.reader.check_partitions([SAMPLES.dlq])
+        if not await self._producer.start(wait_s=1.0):
+            raise Unavailable(f"no Kafka broker at {self._brokers}")
 
-    async def _open(self, number: int, intake: Intake) -> tuple[Partition[SampleGroup, Cut], PipelinedOutput]:
+    async def _open(self, number: int, intake: Intake) -> tuple[Partition[SampleGroup, Cut], EndingOutput]:
         tick = await self.app.reader.find_last(SAMPLES.name, number, lambda record: codec.read_tick(record.value))
         exposures_log = await self.app.reader.incarnation(EXPOSURES.name)
         resume = codec.resume_from(tick, await self.app.reader.last_end(EXPOSURES.name, number), exposures_log)
@@ -74,4 +91,4 @@ class Joiner:
         )  # fmt: skip
         core = JoinerPartition(self._spec, self._config, intake, resume)
         partition = join_of(number, core, self._spec.schema_hash, self._telemetry, exposures_log)
-        return partition, PipelinedOutput(self._producer)
+        return partition, EndingOutput(self._producer, self._undeliverable)

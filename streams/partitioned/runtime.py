@@ -247,12 +247,10 @@ class PartitionRuntime(Generic[EmissionT, CutT]):
         return self._partition.outgoing(emission)
 
     async def _settle(self, cut: CutT) -> None:
-        """Let a cut take effect."""
-        await self._output.wait_acknowledged()
+        """Let a cut take effect: everything before it is acknowledged."""
         mark = self._partition.mark(cut)
         if mark is not None:
             await self._output.send([mark])
-            await self._output.wait_acknowledged()
         self._has_cut = False
         for side, end in zip(self._sides.values(), self._partition.committable(cut), strict=True):
             while side.taken and side.taken[0].offset < end:

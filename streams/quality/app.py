@@ -13,6 +13,7 @@ import threading
 from services.common.events.dead_letter_writer import dead_letter_writer
 from services.common.events.envelope import MalformedRecord
 from services.common.events.topics import REPLICAS
+from services.common.events.undeliverable import Undeliverable
 from services.common.platform.clock import wall_ms
 from services.common.platform.errors import Unavailable
 from services.common.platform.grpc_server import GrpcServer
@@ -65,6 +66,7 @@ class QualityStream:
         self._letters = dead_letter_writer(
             settings.kafka_bootstrap_servers, REPLICAS, source="/tunemesh/quality", compression=settings.kafka_compression
         )
+        self._undeliverable = Undeliverable(telemetry)
         self._records = telemetry.meter.create_counter("quality.records", description="Records read, by topic.")
         self._windows = telemetry.meter.create_counter("quality.windows", description="Windows closed, by kind.")
         self._alarms = telemetry.meter.create_counter("quality.alarms", description="Alarms in windows, by name.")
@@ -89,7 +91,9 @@ class QualityStream:
 
     def _open_log(self) -> QualityLog:
         settings = self._settings
-        return QualityLog(settings.kafka_bootstrap_servers, recall_ms=settings.recall_ms, compression=settings.kafka_compression)
+        return QualityLog(
+            settings.kafka_bootstrap_servers, self._undeliverable, recall_ms=settings.recall_ms, compression=settings.kafka_compression
+        )
 
     def _work(self, server: GrpcServer) -> None:
         self._window_end_ms = self._end_after(wall_ms())

@@ -14,7 +14,7 @@ from services.common.events.envelope import MalformedRecord, parse_value
 from services.common.events.exposure import Exposure
 from services.common.events.feedback import check_answer
 from services.common.events.generation import Generation
-from services.common.events.topics import EXPOSURES, FEEDBACK, GENERATIONS, RANKER_DELTAS, REPLICAS, WITH_DLQ
+from services.common.events.topics import ALL, EXPOSURES, FEEDBACK, GENERATIONS, RANKER_DELTAS, REPLICAS
 from services.common.events.wire.exposure import read_exposure
 from services.common.events.wire.feedback import read_feedback
 from services.common.events.wire.generation import read_generation
@@ -30,12 +30,12 @@ SOURCES: tuple[str, ...] = (
     GENERATIONS.name,
     RANKER_DELTAS.name,
     REPLICAS.name,
-    *(topic.dlq for topic in WITH_DLQ),
+    *(topic.dlq for topic in ALL),
 )
 RECALLED = frozenset({EXPOSURES.name, GENERATIONS.name})
 """Topics whose earlier records are read again at the start, for the variant of the requests that feedback is about."""
 
-_DEAD_LETTERS = frozenset(topic.dlq for topic in WITH_DLQ)
+_DEAD_LETTERS = frozenset(topic.dlq for topic in ALL)
 
 
 def column_names(spec: FeatureSpec) -> dict[str, tuple[str, ...]]:

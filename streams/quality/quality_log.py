@@ -8,21 +8,26 @@ import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
 from services.common.events.envelope import headers_for
 from services.common.events.topics import QUALITY
+from services.common.events.undeliverable import Undeliverable
 from services.common.platform.clock import wall_ms
 from services.common.platform.errors import Unavailable
 from services.common.platform.kafka import assigned_consumer
-from services.common.platform.kafka_compression import Compression
-from services.common.platform.kafka_producer import durable_producer
+from services.common.platform.kafka_batches import KAFKA_PYTHON_PACKAGES
+from services.common.platform.kafka_compression import Compression, compression_type
+from services.common.platform.kafka_producer import send_each
+from services.common.platform.kafka_record import Record
 from streams.quality.codec import RECALLED, SOURCES, to_message
 from streams.quality.core import Window
 
 _BOOTSTRAP_MS = 5_000
 _CLIENT = "quality"
+# Nothing is read meanwhile.
+_SEND_TIMEOUT_S = 5.0
 # Replicas report every second or so; the others are read from their end.
 _RECALL_OTHERS_MS = 3_000
 
@@ -30,25 +35,23 @@ _log = logging.getLogger(__name__)
 
 
 class QualityLog:
-    """Reads the sources and writes quality.v1. One thread at a time.
+    """Reads the sources and writes quality.v1, over a connection of its own each time: a window is long. One thread at a time.
 
     Attributes:
         started_ms: records older than this (Unix milliseconds) are from before the start.
     """
 
-    def __init__(self, bootstrap_servers: str, *, recall_ms: int, compression: Compression = "none") -> None:
-        """Connect.
+    def __init__(self, bootstrap_servers: str, undeliverable: Undeliverable, *, recall_ms: int, compression: Compression = "none") -> None:
+        """Connect. `undeliverable` is the process's.
 
         Raises:
             Unavailable: no broker, or a topic does not exist.
+            ConfigurationError: the compression's package is not installed.
         """
+        compression_type(compression, KAFKA_PYTHON_PACKAGES)  # said now and not by the first window
         self.started_ms = wall_ms()
-        self._producer: KafkaProducer = durable_producer(bootstrap_servers, client_id=_CLIENT, compression=compression)
-        try:
-            self._consumer = self._open(bootstrap_servers, recall_ms)
-        except BaseException:
-            self._producer.close(timeout=1)
-            raise
+        self._bootstrap_servers, self._undeliverable, self._compression = bootstrap_servers, undeliverable, compression
+        self._consumer = self._open(bootstrap_servers, recall_ms)
 
     def _open(self, bootstrap_servers: str, recall_ms: int) -> KafkaConsumer:
         consumer = assigned_consumer(
@@ -99,25 +102,28 @@ class QualityLog:
             yield from batch
 
     def publish(self, windows: Sequence[Window]) -> None:
-        """Send windows without waiting; what the broker does not take is lost, and the log says so.
+        """Write windows, a dead letter in place of one that is refused; what is not acknowledged is lost, and the log says so.
 
         Raises:
-            Unavailable: the producer's buffer is full, or it is not connected. Connect anew.
+            Unavailable: no broker. Connect anew.
         """
-        for window in windows:
-            headers = headers_for(QUALITY.value, "/tunemesh/quality", time_ms=window.end_ms)
-            try:
-                sent = self._producer.send(
-                    QUALITY.name, key=window.key.variant.encode(), value=to_message(window).SerializeToString(), headers=headers
-                )
-            except KafkaError as error:
-                raise Unavailable(f"a window could not be sent: {error!r}") from error
-            sent.add_errback(lambda error: _log.warning("a window was not written to %s: %r", QUALITY.name, error))
+        if not windows:
+            return
+        lost = self._undeliverable.send_from_thread(self._send, [_to_record(window) for window in windows])
+        if lost:
+            _log.warning("%d of %d windows were not written to %s: %r", len(lost), len(windows), QUALITY.name, lost[0][1])
+
+    def _send(self, records: Sequence[Record]) -> list[KafkaError | None]:
+        return send_each(self._bootstrap_servers, records, client_id=_CLIENT, timeout_s=_SEND_TIMEOUT_S, compression=self._compression)
 
     def close(self) -> None:
-        """Close; windows that are under way get a moment."""
+        """Close."""
         self._consumer.close()
-        self._producer.close(timeout=2)
+
+
+def _to_record(window: Window) -> Record:
+    headers = headers_for(QUALITY.value, "/tunemesh/quality", time_ms=window.end_ms)
+    return Record(QUALITY.name, window.key.variant.encode(), to_message(window).SerializeToString(), headers)
 
 
 def _numbers(consumer: KafkaConsumer, topic: str) -> list[int]:

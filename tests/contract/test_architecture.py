@@ -57,7 +57,7 @@ def test_the_import_rules_hold() -> None:
         ("services/router/core.py", "from tunemesh.router.v1 import router_service_pb2", "Cores are pure"),
         ("streams/joiner/core.py", "import faust", "Cores are pure"),
         ("services/router/grpc_recommender.py", "from services.recommender import settings", "never each other"),
-        ("streams/joiner/ordered_producer.py", "from services.trainer import settings", "never each other"),
+        ("streams/joiner/partition.py", "from services.trainer import settings", "never each other"),
         ("services/common/platform/ids.py", "from services.router import settings", "never each other"),
         ("streams/partitioned/runtime.py", "from streams.joiner import core", "never each other"),
         ("streams/partitioned/intake.py", "import faust", "Cores are pure"),

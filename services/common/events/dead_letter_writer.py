@@ -2,8 +2,9 @@
 
 Every replica reads such a topic whole at each of its starts and meets the same unusable records again. So before the first letter the
 dead-letter topic is read once, and a record that has its letter gets no other. Replicas that meet a record at the same moment may write one
-each: a letter's name (topic, partition, offset, reason) is the same. A letter that the broker refuses is written without its record's
-content, and logged and dropped if that is refused, too: it holds up no other. Imports in both environments.
+each: a letter's name (topic, partition, offset, reason) is the same. A letter that the broker refuses is written with an
+excerpt of its record or without its content, and logged and dropped if that is refused, too: it holds up no other. Imports in both
+environments.
 """
 
 from __future__ import annotations
@@ -21,14 +22,16 @@ from tunemesh.events.v1.dead_letter_pb2 import DeadLetter
 
 from services.common.events.content import MalformedRecord
 from services.common.events.dead_letter_reasons import MALFORMED
-from services.common.events.dead_letters import dead_letter, dead_letter_headers, without_content
+from services.common.events.dead_letters import dead_letter, dead_letter_headers
 from services.common.events.envelope import parse_value
 from services.common.events.topics import Topic
+from services.common.events.undeliverable import shorter
+from services.common.platform import kafka_record
 from services.common.platform.errors import Unavailable
 from services.common.platform.kafka import assigned_consumer, records_to_end
 from services.common.platform.kafka_batches import KAFKA_PYTHON_PACKAGES
 from services.common.platform.kafka_compression import Compression, compression_type
-from services.common.platform.kafka_producer import REFUSALS, Produced, send_each
+from services.common.platform.kafka_producer import REFUSALS, send_each
 from services.common.platform.topic_follower import Record
 
 _RETRY_S = 2.0
@@ -99,16 +102,16 @@ class KafkaLetterBox:
         done = [False] * len(letters)
         todo = dict(enumerate(letters))
         while todo:
-            shorter: dict[int, DeadLetter] = {}
+            again: dict[int, DeadLetter] = {}
             records = [self._produced(each) for each in todo.values()]
             said = send_each(self._bootstrap_servers, records, client_id=_CLIENT, compression=self._compression)
             for (index, letter), error in zip(todo.items(), said, strict=True):
-                less = without_content(letter, repr(error)) if isinstance(error, REFUSALS) else None
+                less = shorter(letter, repr(error)) if isinstance(error, REFUSALS) else None
                 if less is not None:
-                    shorter[index] = less
+                    again[index] = less
                 else:
                     done[index] = error is None or self._drop(letter, error)
-            todo = shorter
+            todo = again
         return done
 
     def _drop(self, letter: DeadLetter, error: Exception) -> bool:
@@ -123,8 +126,8 @@ class KafkaLetterBox:
         )
         return True
 
-    def _produced(self, letter: DeadLetter) -> Produced:
-        return Produced(self._topic.dlq, letter.key or None, letter.SerializeToString(), dead_letter_headers(letter, self._source))
+    def _produced(self, letter: DeadLetter) -> kafka_record.Record:
+        return kafka_record.Record(self._topic.dlq, letter.key, letter.SerializeToString(), dead_letter_headers(letter, self._source))
 
 
 class KnownNames:

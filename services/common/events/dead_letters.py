@@ -87,23 +87,6 @@ def _short_headers(headers: Sequence[tuple[str, bytes]]) -> dict[str, bytes]:
     return kept
 
 
-def without_content(letter: dead_letter_pb2.DeadLetter, cause: str) -> dead_letter_pb2.DeadLetter | None:
-    """Return a letter that the broker refused without its record's value and headers; None when it has none.
-
-    Args:
-        letter: stays as it is.
-        cause: what the broker said.
-    """
-    if not letter.value and not letter.headers:
-        return None
-    shorter = dead_letter_pb2.DeadLetter()
-    shorter.CopyFrom(letter)
-    shorter.ClearField("value")
-    shorter.ClearField("headers")
-    shorter.detail = f"{letter.detail} (left out here: {len(letter.value)} bytes and {len(letter.headers)} headers: {cause})"
-    return shorter
-
-
 def dead_letter_headers(letter: dead_letter_pb2.DeadLetter, source: str) -> list[tuple[str, bytes]]:
     """Return the Kafka headers of a dead letter; it keeps the trace of the record that it holds, if that is one."""
     traceparent = valid_traceparent(letter.headers.get("traceparent", b""))

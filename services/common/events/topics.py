@@ -66,8 +66,8 @@ ALL: tuple[Topic, ...] = (
 
 # The mesh reads none of these: it writes them for others.
 _UNREAD = (INFERENCE_RESPONSES, QUALITY)
-WITH_DLQ: tuple[Topic, ...] = tuple(topic for topic in ALL if topic not in _UNREAD)
+READ: tuple[Topic, ...] = tuple(topic for topic in ALL if topic not in _UNREAD)
 """Topics that the mesh reads: an unusable record of one is in its dead letters, with topic, partition, offset and cause."""
 
-BY_DLQ = {topic.dlq: topic for topic in WITH_DLQ}
-"""The topic whose unusable records a dead-letter topic holds."""
+BY_DLQ = {topic.dlq: topic for topic in ALL}
+"""The topic whose unusable records a dead-letter topic holds, and those that were to be written to it and that Kafka refused."""

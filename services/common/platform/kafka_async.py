@@ -16,7 +16,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import (
@@ -30,14 +29,14 @@ from aiokafka.errors import (
     UnknownError,
 )
 
-from services.common.platform.errors import InvalidInput, Overloaded, Unavailable
+from services.common.platform.errors import Overloaded
 from services.common.platform.kafka_batches import AIOKAFKA_PACKAGES
 from services.common.platform.kafka_compression import Compression, compression_type
+from services.common.platform.kafka_record import NotAcknowledged, Record, Refusal
 
 _MAX_RECORD_BYTES = 1_000_000
 # aiokafka's default of 16 KiB holds one exposure of 100 items: each would cost a request of its own.
 _MAX_BATCH_BYTES = 500_000
-# Concurrent sends within this time share one request; it is part of every acknowledgement's latency.
 _LINGER_MS = 20
 _RECONNECT_S = 0.5
 _ATTEMPTS_PER_LOG_LINE = 20
@@ -51,40 +50,6 @@ _OF_A_BATCH = (*_REFUSALS, OutOfOrderSequenceNumber)
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One record to produce; without a `partition` the key chooses one (murmur2)."""
-
-    topic: str
-    key: bytes
-    value: bytes
-    headers: list[tuple[str, bytes]] = field(default_factory=list)
-    partition: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """A record that the broker will never take, and what it said."""
-
-    record: Record
-    cause: str
-
-
-class NotAcknowledged(Unavailable):
-    """The broker did not acknowledge these records.
-
-    Attributes:
-        records: those without an acknowledgement in time, in the order in which they were given. They may have been written all the same:
-            repeat what is harmless to repeat.
-        refused: those that it will never take, each tried alone; none of them is among `records`.
-    """
-
-    def __init__(self, message: str, records: Sequence[Record], *, refused: Sequence[Refusal] = ()) -> None:
-        super().__init__(message)
-        self.records = list(records)
-        self.refused = list(refused)
-
-
 class AsyncProducer:
     """Sends records and waits for their acknowledgement. One per process and event loop."""
 
@@ -95,6 +60,7 @@ class AsyncProducer:
         client_id: str,
         delivery_timeout_ms: int = 5_000,
         max_in_flight: int = 10_000,
+        linger_ms: int = _LINGER_MS,
         compression: Compression = "none",
     ) -> None:
         """Nothing is connected before `start`.
@@ -104,6 +70,7 @@ class AsyncProducer:
             client_id: shown in the broker's log.
             delivery_timeout_ms: a record without acknowledgement for so long means that the broker is down.
             max_in_flight: most records that wait for their acknowledgement.
+            linger_ms: sends within this time share one request; it is part of every acknowledgement's latency.
             compression: of what is written.
         Raises:
             ConfigurationError: the compression's package is not installed.
@@ -112,6 +79,7 @@ class AsyncProducer:
         self._client_id = client_id
         self._timeout_s = delivery_timeout_ms / 1e3
         self._max_in_flight = max_in_flight
+        self._linger_ms = linger_ms
         self._compression_type = compression_type(compression, AIOKAFKA_PACKAGES)
         self._in_flight = 0
         self._producer: AIOKafkaProducer | None = None
@@ -129,8 +97,12 @@ class AsyncProducer:
         return self._producer is not None
 
     async def start(self, *, wait_s: float = 0.0) -> bool:
-        """Begin to connect, wait for it at most `wait_s` seconds, and return whether it is. An absent broker is no error here."""
-        self._connector = asyncio.create_task(self._connect())
+        """Begin to connect, wait for it at most `wait_s` seconds, and return whether it is. An absent broker is no error here.
+
+        A repetition goes on waiting.
+        """
+        if self._connector is None or (self._connector.done() and not self.connected):
+            self._connector = asyncio.create_task(self._connect())
         await asyncio.wait({self._connector}, timeout=wait_s)
         return self.connected
 
@@ -155,21 +127,28 @@ class AsyncProducer:
         """Produce the records and return once the broker has acknowledged all of them.
 
         Args:
-            records: at most `max_in_flight`; records of one key keep their order, unless the broker refuses a batch that one of them is in.
+            records: at most `max_in_flight`; those of one key, or of one partition where they name it, keep their order (but around a
+                batch that is refused by a broker that gives no producer ids).
             timeout_s: gives up earlier than the delivery timeout.
         Raises:
-            NotAcknowledged: no broker, or no acknowledgement in time, or a record is refused; carries the records concerned.
+            NotAcknowledged: no broker, or no acknowledgement in time, or a record is refused, by the broker or for its 1 MB and more by
+                this client; carries the records concerned. The others are acknowledged.
             Overloaded: too many records wait for their acknowledgement already; nothing was sent.
-            InvalidInput: a record is larger than 1 MB; nothing was sent.
         """
         producer = self._producer
         if producer is None:
             raise NotAcknowledged(f"Kafka at {self._bootstrap} is down ({self._reason})", records)
-        self._check_bounds(records)
+        if self._in_flight + len(records) > self._max_in_flight:
+            raise Overloaded(f"{self._in_flight} records wait for Kafka's acknowledgement already; retry later")
         limit_s = self._timeout_s if timeout_s is None else min(timeout_s, self._timeout_s)
         self._in_flight += len(records)
+        said: list[Exception | None] = [_too_large(each) for each in records]
+        fit = [index for index, error in enumerate(said) if error is None]
         try:
-            said = await self._deliver(producer, records, time.monotonic() + limit_s)
+            for index, error in zip(
+                fit, await self._deliver(producer, [records[at] for at in fit], time.monotonic() + limit_s), strict=True
+            ):
+                said[index] = error
         finally:
             self._in_flight -= len(records)
         if not any(said):
@@ -182,10 +161,10 @@ class AsyncProducer:
 
     async def _deliver(self, producer: AIOKafkaProducer, records: Sequence[Record], until: float) -> list[Exception | None]:
         """Return what became of each record: None where it is acknowledged. A refusal is of that very record."""
-        # What follows a large one of the same key goes with it, for its order.
-        large = {(each.topic, each.key) for each in records if self._is_larger_than_a_batch(each)}
-        alone = [index for index, each in enumerate(records) if (each.topic, each.key) in large] if large else []
-        together = [index for index, each in enumerate(records) if (each.topic, each.key) not in large] if large else range(len(records))
+        # What has its place beside a large one goes with it, for its order.
+        large = {_place(each) for each in records if self._is_larger_than_a_batch(each)}
+        alone = [index for index, each in enumerate(records) if _place(each) in large] if large else []
+        together = [index for index, each in enumerate(records) if _place(each) not in large] if large else range(len(records))
         started = time.monotonic()
         said_together, said_alone = await asyncio.gather(
             _send_all(producer, [records[index] for index in together], until), self._send_alone([records[index] for index in alone], until)
@@ -206,7 +185,7 @@ class AsyncProducer:
         return [said[index] for index in range(len(records))]
 
     def _is_larger_than_a_batch(self, record: Record) -> bool:
-        return len(record.value) + len(record.key) > self._max_batch_bytes
+        return _size(record) > self._max_batch_bytes
 
     async def _send_alone(self, records: Sequence[Record], until: float) -> list[Exception | None]:
         """Send each record in a batch of its own, without sequence numbers: a refusal is of that record and breaks nothing."""
@@ -223,14 +202,6 @@ class AsyncProducer:
         if lone is self._lone and any(error is not None and not isinstance(error, _REFUSALS) for error in said):
             self._drop_lone()
         return said
-
-    def _check_bounds(self, records: Sequence[Record]) -> None:
-        if self._in_flight + len(records) > self._max_in_flight:
-            raise Overloaded(f"{self._in_flight} records wait for Kafka's acknowledgement already; retry later")
-        for record in records:
-            size = len(record.value) + len(record.key)
-            if size > _MAX_RECORD_BYTES:
-                raise InvalidInput(f"a record of {size} bytes for {record.topic} is larger than {_MAX_RECORD_BYTES}")
 
     def _on_failure(self, producer: AIOKafkaProducer, error: Exception, waited_s: float) -> None:
         """A failed batch or a full delivery timeout ends this connection; a caller's own shorter timeout does not."""
@@ -318,7 +289,7 @@ class AsyncProducer:
             acks="all",
             compression_type=self._compression_type,
             enable_idempotence=idempotent,
-            linger_ms=_LINGER_MS if max_batch_bytes > 1 else 0,
+            linger_ms=self._linger_ms if max_batch_bytes > 1 else 0,
             request_timeout_ms=int(self._timeout_s * 1e3),
             max_batch_size=max_batch_bytes,
             max_request_size=2 * _MAX_RECORD_BYTES,
@@ -329,6 +300,21 @@ class AsyncProducer:
             await producer.stop()
             raise
         return producer
+
+
+def _size(record: Record) -> int:
+    return len(record.value) + len(record.key)
+
+
+def _too_large(record: Record) -> Exception | None:
+    if _size(record) <= _MAX_RECORD_BYTES:
+        return None
+    return MessageSizeTooLargeError(f"{_size(record)} bytes are more than the {_MAX_RECORD_BYTES} that a record may have")
+
+
+def _place(record: Record) -> tuple[str, int | bytes]:
+    """Return what records share that keep their order."""
+    return record.topic, record.key if record.partition is None else record.partition
 
 
 def _retrieve(future: asyncio.Future[object]) -> None:

@@ -29,6 +29,7 @@ from services.common.platform.errors import Unavailable
 from services.common.platform.kafka_batches import KAFKA_PYTHON_PACKAGES
 from services.common.platform.kafka_compression import Compression, compression_type
 from services.common.platform.kafka_connect import connected
+from services.common.platform.kafka_record import Record
 
 REFUSALS = (MessageSizeTooLargeError, RecordListTooLargeError, InvalidTimestampError, PolicyViolationError)
 """What is wrong with a record, and will be as wrong the next time."""
@@ -69,34 +70,25 @@ def durable_producer(
     return connected(KafkaProducer, bootstrap_servers, config)
 
 
-@dataclass(frozen=True, slots=True)
-class Produced:
-    """One record to produce; its key chooses the partition."""
-
-    topic: str
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes]] = ()
-
-
 def send_each(
-    bootstrap_servers: str, records: Sequence[Produced], *, client_id: str, timeout_s: float = 10.0, compression: Compression = "none"
+    bootstrap_servers: str, records: Sequence[Record], *, client_id: str, timeout_s: float = 10.0, compression: Compression = "none"
 ) -> list[KafkaError | None]:
-    """Send records over a connection of their own, in their order, and return what became of each.
+    """Send records over a connection of their own, in their order, and return what became of each. An empty key is none.
 
     None: it is acknowledged. One of REFUSALS: the broker will never take that very record. Anything else: it may or may not be written.
 
     Raises:
         Unavailable: no broker.
     """
-    producer = durable_producer(bootstrap_servers, client_id=client_id, compression=compression)
+    config: dict[str, Any] = {"client_id": client_id, "compression": compression, "delivery_timeout_ms": int(timeout_s * 1e3)}
+    producer = durable_producer(bootstrap_servers, **config)
     try:
         said = _outcomes([_begin(producer, each) for each in records], timeout_s)
     finally:
         _abandon(producer, 1.0)
     if any(isinstance(error, REFUSALS) for error in said):
         again = [index for index, error in enumerate(said) if error is not None]
-        producer = durable_producer(bootstrap_servers, client_id=client_id, compression=compression, enable_idempotence=False)
+        producer = durable_producer(bootstrap_servers, **config, enable_idempotence=False)
         try:
             for index in again:
                 (said[index],) = _outcomes([_begin(producer, records[index])], timeout_s)
@@ -105,10 +97,10 @@ def send_each(
     return said
 
 
-def _begin(producer: KafkaProducer, record: Produced) -> Any:
+def _begin(producer: KafkaProducer, record: Record) -> Any:
     """Return the future of a send, or why it did not begin."""
     try:
-        return producer.send(record.topic, key=record.key, value=record.value, headers=list(record.headers))
+        return producer.send(record.topic, record.value, record.key or None, list(record.headers), record.partition)
     except KafkaError as error:
         return error
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any, cast
 
-from services.common.events.topics import WITH_DLQ, Topic
+from services.common.events.topics import ALL, Topic
 from services.common.platform.clock import wall_ms
 from services.common.platform.errors import InvalidInput, ServiceError
 from services.common.platform.settings import EXIT_BAD_CONFIGURATION, load_settings
@@ -188,7 +188,7 @@ def _list_letters(operator: Operator, arguments: argparse.Namespace) -> int:
     if arguments.topic:
         return _list_topic(operator, arguments, _topic(arguments.topic))
     rows = []
-    for topic in WITH_DLQ:
+    for topic in ALL:
         for row in read_book(operator.scanner(), topic).summary():
             first, last = iso(cast(int, row.pop("first_ms"))), iso(cast(int, row.pop("last_ms")))
             if not arguments.reason or row["reason"] == arguments.reason:
@@ -247,10 +247,10 @@ def _redrive(operator: Operator, arguments: argparse.Namespace) -> int:
 
 def _topic(name: str) -> Topic:
     """Return the source topic of a name that is its own or that of its dead-letter topic."""
-    for topic in WITH_DLQ:
+    for topic in ALL:
         if name in (topic.name, topic.dlq):
             return topic
-    raise InvalidInput(f"{name!r} has no dead letters; these have: {', '.join(topic.name for topic in WITH_DLQ)}")
+    raise InvalidInput(f"{name!r} has no dead letters; these have: {', '.join(topic.name for topic in ALL)}")
 
 
 def _print(arguments: argparse.Namespace, document: dict[str, Any], text: str) -> None:

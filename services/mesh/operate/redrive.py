@@ -23,7 +23,8 @@ from services.common.events.topics import Topic
 from services.common.platform.clock import wall_ms
 from services.common.platform.errors import Unavailable
 from services.common.platform.kafka_compression import Compression
-from services.common.platform.kafka_producer import REFUSALS, Produced, send_each
+from services.common.platform.kafka_producer import REFUSALS, send_each
+from services.common.platform.kafka_record import Record
 from services.mesh.operate.letter_book import Letter, LetterBook, note, unresolved, won
 from services.mesh.operate.log_scan import LogScanner
 
@@ -130,7 +131,7 @@ class Redrive:
         book = read_book(self._scanner, self._topic)
         mine = won([letter for name, letter in book.letters.items() if name in names], self._run_id, since_ms=claimed_ms - _CLAIM_TTL_MS)
         self._result.left_to_others += len(letters) - len(mine)
-        said = self._send([Produced(self._topic.name, letter.body.key or None, letter.body.value, _headers(letter)) for letter in mine])
+        said = self._send([Record(self._topic.name, letter.body.key, letter.body.value, _headers(letter)) for letter in mine])
         # What is there is noted whatever became of the others.
         sent = [letter for letter, error in zip(mine, said, strict=True) if error is None]
         self._note(sent, REDRIVEN)
@@ -144,14 +145,14 @@ class Redrive:
     def _note(self, letters: Sequence[Letter], kind: str) -> None:
         bodies = [note(letter, kind, self._run_id, wall_ms()) for letter in letters]
         records = [
-            Produced(self._topic.dlq, letter.body.key or None, body.SerializeToString(), dead_letter_headers(body, _SOURCE))
+            Record(self._topic.dlq, letter.body.key, body.SerializeToString(), dead_letter_headers(body, _SOURCE))
             for letter, body in zip(letters, bodies, strict=True)
         ]
         for error in self._send(records):
             if error is not None:
                 raise error
 
-    def _send(self, records: Sequence[Produced]) -> list[KafkaError | None]:
+    def _send(self, records: Sequence[Record]) -> list[KafkaError | None]:
         return send_each(self._bootstrap, records, client_id="tunemesh-operate", compression=self._compression) if records else []
 
 

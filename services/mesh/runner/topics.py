@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
-from services.common.events.topics import ALL, LLM_EXAMPLES, RANKER_DELTAS, WITH_DLQ
+from services.common.events.topics import ALL, LLM_EXAMPLES, RANKER_DELTAS
 from services.common.platform.errors import ConfigurationError, Unavailable
 
 _TOPIC_ALREADY_EXISTS = 36
@@ -23,7 +23,7 @@ _EXAMPLE_SEGMENT_BYTES = 32 * 1024 * 1024
 def mesh_topic_partitions(*, user_partitions: int, shards: int = 1) -> dict[str, int]:
     """Return the partition count by name of every topic in the table, dead-letter topics included (one partition each)."""
     counts = {topic.name: topic.num_partitions(user_partitions, shards) for topic in ALL}
-    return counts | {topic.dlq: 1 for topic in WITH_DLQ}
+    return counts | {topic.dlq: 1 for topic in ALL}
 
 
 def mesh_topic_configs() -> dict[str, dict[str, str]]:
@@ -38,7 +38,7 @@ def mesh_topic_configs() -> dict[str, dict[str, str]]:
         "retention.bytes": str(_MAX_EXAMPLE_BYTES),
         "segment.bytes": str(_EXAMPLE_SEGMENT_BYTES),
     }
-    return configs | {topic.dlq: {"cleanup.policy": "delete"} for topic in WITH_DLQ}
+    return configs | {topic.dlq: {"cleanup.policy": "delete"} for topic in ALL}
 
 
 def create_topics(

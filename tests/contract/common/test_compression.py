@@ -19,7 +19,6 @@ from services.mesh.operate.redrive import Redrive
 from services.mesh.runner.environments import REPOSITORY_ROOT
 from services.recommender.updater.kafka_feed import KafkaFeed
 from services.trainer.kafka_calls import make_producer
-from streams.joiner.ordered_producer import OrderedProducer
 from streams.quality.quality_log import QualityLog
 from streams.worker import new_app
 
@@ -27,7 +26,7 @@ TAKE_IT = (
     kafka_async.AsyncProducer,
     kafka_producer.durable_producer,
     kafka_producer.RenewedProducer,
-    OrderedProducer,
+    kafka_producer.send_each,
     dead_letter_writer,
     KafkaLetterBox,
     KafkaFeed,
@@ -37,7 +36,7 @@ TAKE_IT = (
     new_app,
 )
 CLIENTS = {"KafkaProducer", "AIOKafkaProducer", "Producer", "App", "_App"}
-MAKE_A_CLIENT = {"kafka_async.py", "kafka_producer.py", "ordered_producer.py", "worker.py"}
+MAKE_A_CLIENT = {"kafka_async.py", "kafka_producer.py", "worker.py"}
 
 
 @functools.cache

@@ -30,9 +30,9 @@ from services.common.events.topics import (
     PROFILES,
     RANKER_BASES,
     RANKER_DELTAS,
+    READ,
     REPLICAS,
     SAMPLES,
-    WITH_DLQ,
     Topic,
 )
 from services.common.language.aliases import AliasView
@@ -103,8 +103,8 @@ async def by_stream(bench: Any, topic: Topic) -> list[DeadLetter]:
         for message in bad_messages(topic):
             await bench.runtime.take(message)
         await settle()
-    assert {record.topic for record in bench.queue.sent} == {topic.dlq}
-    return [DeadLetter.FromString(record.value) for record in bench.queue.sent]
+    assert {record.topic for record in bench.output.sent} == {topic.dlq}
+    return [DeadLetter.FromString(record.value) for record in bench.output.sent]
 
 
 async def by_follower(topic: Topic, take: Callable[[DeadLetterWriter, list[Any]], object]) -> list[DeadLetter]:
@@ -201,10 +201,10 @@ READERS: dict[Topic, Callable[[Any], Awaitable[list[DeadLetter]]]] = {
 
 
 def test_every_topic_that_the_mesh_reads_is_among_them() -> None:
-    assert READERS.keys() == set(WITH_DLQ)
+    assert READERS.keys() == set(READ)
 
 
-@pytest.mark.parametrize("topic", WITH_DLQ, ids=lambda topic: topic.name)
+@pytest.mark.parametrize("topic", READ, ids=lambda topic: topic.name)
 async def test_a_bad_record_is_in_the_dead_letters_of_its_topic(topic: Topic, monkeypatch: pytest.MonkeyPatch) -> None:
     letters = await READERS[topic](monkeypatch)
     assert [(each.source_topic, each.source_partition, each.source_offset) for each in letters] == [

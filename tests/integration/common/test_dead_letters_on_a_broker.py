@@ -22,7 +22,7 @@ from tunemesh.events.v1.dead_letter_pb2 import DeadLetter
 from services.common.events.dead_letter_reasons import MALFORMED
 from services.common.events.dead_letter_writer import dead_letter_writer
 from services.common.events.envelope import parse_value
-from services.common.events.topics import CATALOG, CONTROL, LLM_EXAMPLES, SAMPLES, WITH_DLQ, Topic
+from services.common.events.topics import CATALOG, CONTROL, LLM_EXAMPLES, READ, SAMPLES, Topic
 from services.common.language.aliases import AliasView
 from services.common.platform import telemetry
 from services.common.platform.kafka import assigned_consumer, drain_to_end
@@ -137,7 +137,7 @@ def write_bad(bootstrap: str) -> None:
     producer = durable_producer(bootstrap, client_id="test", linger_ms=5)
     sent = [
         producer.send(topic.name, value, b"%d" % number, headers, partition=0)
-        for topic in WITH_DLQ
+        for topic in READ
         for number, (value, headers) in enumerate(BAD)
     ]
     for future in sent:
@@ -149,12 +149,12 @@ class Letters:
     """What is in the dead-letter topics, by source topic, in the order of the records that are set aside."""
 
     def __init__(self, bootstrap: str) -> None:
-        self._consumer = assigned_consumer(bootstrap, WITH_DLQ[0].dlq, start="beginning", client_id="test")
-        found = {topic.dlq: self._consumer.partitions_for_topic(topic.dlq) for topic in WITH_DLQ}
+        self._consumer = assigned_consumer(bootstrap, READ[0].dlq, start="beginning", client_id="test")
+        found = {topic.dlq: self._consumer.partitions_for_topic(topic.dlq) for topic in READ}
         partitions = [TopicPartition(name, number) for name, numbers in found.items() for number in numbers]
         self._consumer.assign(partitions)
         self._consumer.seek_to_beginning(*partitions)
-        self._read: dict[str, list[DeadLetter]] = {topic.dlq: [] for topic in WITH_DLQ}
+        self._read: dict[str, list[DeadLetter]] = {topic.dlq: [] for topic in READ}
 
     def take(self, records: Iterable[Any]) -> None:
         for record in records:
@@ -168,7 +168,7 @@ class Letters:
     def to_the_end(self) -> dict[Topic, list[DeadLetter]]:
         self.take(drain_to_end(self._consumer))
         self._consumer.close()
-        return {topic: sorted(self._read[topic.dlq], key=lambda letter: letter.source_offset) for topic in WITH_DLQ}
+        return {topic: sorted(self._read[topic.dlq], key=lambda letter: letter.source_offset) for topic in READ}
 
 
 def test_ten_bad_records_of_each_topic_are_in_its_dead_letters(
@@ -188,12 +188,12 @@ def test_ten_bad_records_of_each_topic_are_in_its_dead_letters(
         train(bootstrap)
         eventually(letters.missing, lambda names: not names)
     found = letters.to_the_end()  # after the end of all: nobody writes a second one
-    assert {
-        topic.name: [(each.source_topic, each.source_partition, each.source_offset) for each in found[topic]] for topic in WITH_DLQ
-    } == {topic.name: [(topic.name, 0, offset) for offset in range(len(BAD))] for topic in WITH_DLQ}
+    assert {topic.name: [(each.source_topic, each.source_partition, each.source_offset) for each in found[topic]] for topic in READ} == {
+        topic.name: [(topic.name, 0, offset) for offset in range(len(BAD))] for topic in READ
+    }
     values = [value for value, _ in BAD]
-    assert {topic.name: [each.value for each in found[topic]] for topic in WITH_DLQ} == {topic.name: values for topic in WITH_DLQ}
-    every = [each for topic in WITH_DLQ for each in found[topic]]
+    assert {topic.name: [each.value for each in found[topic]] for topic in READ} == {topic.name: values for topic in READ}
+    every = [each for topic in READ for each in found[topic]]
     assert {each.reason for each in every} == {MALFORMED}
     assert all(each.detail and each.failed_at_ms for each in every)
-    assert codecs_read.items() >= {topic.dlq: {COMPRESSION} for topic in WITH_DLQ}.items()
+    assert codecs_read.items() >= {topic.dlq: {COMPRESSION} for topic in READ}.items()

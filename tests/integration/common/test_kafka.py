@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 from kafka.errors import KafkaError, OffsetOutOfRangeError
 
-from services.common.platform.errors import InvalidInput, Overloaded, Unavailable
+from services.common.platform.errors import Overloaded, Unavailable
 from services.common.platform.kafka import assigned_consumer, drain_to_end, end_offsets, read_compacted
-from services.common.platform.kafka_async import AsyncProducer, NotAcknowledged, Record
+from services.common.platform.kafka_async import AsyncProducer
 from services.common.platform.kafka_producer import RenewedProducer, durable_producer
+from services.common.platform.kafka_record import NotAcknowledged, Record
 from services.mesh.runner.topics import create_topics
 from tests.limits import seconds
 
@@ -194,12 +195,14 @@ async def test_both_producers_put_a_user_on_the_same_partition(kafka_bootstrap: 
     assert next(record.headers for record in records if record.value == b"async") == [("h", b"v")]
 
 
-async def test_what_cannot_be_sent_is_refused_before_anything_is_written(kafka_bootstrap: str, topics: Callable[..., str]) -> None:
+async def test_what_is_too_large_is_refused_alone_and_too_many_together(kafka_bootstrap: str, topics: Callable[..., str]) -> None:
     topic = topics("bounds")
     producer = AsyncProducer(kafka_bootstrap, client_id="test", max_in_flight=3)
     await producer.start(wait_s=10)
-    with pytest.raises(InvalidInput, match="larger than"):
-        await producer.send([Record(topic, b"k", b"small"), Record(topic, b"k", bytes(1_000_001))])
+    large = Record(topic, b"k", bytes(1_000_001))
+    with pytest.raises(NotAcknowledged, match="more than the 1000000") as caught:
+        await producer.send([Record(topic, b"k", b"small"), large])
+    assert ([each.record for each in caught.value.refused], caught.value.records) == ([large], [])
     with pytest.raises(Overloaded):
         await producer.send([Record(topic, b"k", b"v")] * 4)
     await producer.send([Record(topic, b"k", b"v")] * 3)

@@ -14,14 +14,13 @@ from services.common.events.dead_letters import dead_letter
 from services.common.events.envelope import parse_value
 from services.common.events.topics import Topic
 from services.common.platform.kafka import assigned_consumer, drain_to_end
-from services.common.platform.kafka_async import AsyncProducer, Record
+from services.common.platform.kafka_async import AsyncProducer
 from services.common.platform.kafka_compression import Compression
 from services.common.platform.kafka_producer import RenewedProducer
+from services.common.platform.kafka_record import Record
 from services.mesh.runner.topics import create_topics
 from services.trainer.kafka_calls import make_producer
-from streams.joiner.ordered_producer import OrderedProducer
 from streams.logs import LogReader
-from streams.partitioned.records import Outgoing
 from streams.worker import new_app
 from tests.limits import seconds
 
@@ -35,13 +34,6 @@ async def by_asyncio(bootstrap: str, topic: str, compression: Compression) -> No
     producer = AsyncProducer(bootstrap, client_id="test", compression=compression)
     assert await producer.start(wait_s=seconds(10))
     await producer.send([Record(topic, KEY, value) for value in VALUES])
-    await producer.stop()
-
-
-async def by_joiner(bootstrap: str, topic: str, compression: Compression) -> None:
-    producer = OrderedProducer(bootstrap, "test", compression)
-    await producer.start()
-    await asyncio.gather(*[await producer.send(Outgoing(topic=topic, partition=0, key=KEY, value=value, headers=())) for value in VALUES])
     await producer.stop()
 
 
@@ -78,7 +70,6 @@ async def by_letters(bootstrap: str, topic: str, compression: Compression) -> No
 
 PRODUCERS: dict[str, Callable[[str, str, Compression], Awaitable[None]]] = {
     "asyncio": by_asyncio,
-    "joiner": by_joiner,
     "faust": by_faust,
     "replica": by_replica,
     "trainer": by_trainer,

@@ -15,7 +15,8 @@ from tunemesh.events.v1.dead_letter_pb2 import DeadLetter
 
 from services.common.platform import telemetry
 from services.common.platform.kafka import assigned_consumer, drain_to_end
-from services.common.platform.kafka_async import AsyncProducer, Record
+from services.common.platform.kafka_async import AsyncProducer
+from services.common.platform.kafka_record import Record
 from services.router.event_log import KafkaEventLog
 from services.router.spool import Spool
 from tests.limits import seconds

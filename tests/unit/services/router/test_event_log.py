@@ -4,9 +4,11 @@ import pytest
 from tunemesh.events.v1 import exposure_pb2
 from tunemesh.events.v1.dead_letter_pb2 import DeadLetter
 
+from services.common.events.limits import MAX_RECORD_BYTES
+from services.common.events.undeliverable import EXCERPT_BYTES
 from services.common.platform import telemetry
-from services.common.platform.errors import InvalidInput, Overloaded
-from services.common.platform.kafka_async import NotAcknowledged, Record, Refusal
+from services.common.platform.errors import Overloaded
+from services.common.platform.kafka_record import NotAcknowledged, Record, Refusal
 from services.router import event_log as event_log_module
 from services.router.core import Exposure, Query, Recommendation
 from services.router.event_log import KafkaEventLog
@@ -215,7 +217,7 @@ async def test_what_the_broker_refuses_goes_to_the_dead_letters_and_holds_nothin
     if letters > 30_000:
         assert found[1].value == large(17, 30_000).value
     else:
-        assert found[1].value == b"" and "left out here: 30" in found[1].detail
+        assert found[1].value == large(17, 30_000).value[:EXCERPT_BYTES] and "(value cut from 30" in found[1].detail
     assert bench.sender.num_calls < 50
 
 
@@ -289,20 +291,35 @@ async def test_one_refused_record_in_a_hundred_costs_next_to_no_sends(tmp_path, 
     assert num_calls[100] < 2 * num_calls[10**9]
 
 
-@pytest.mark.parametrize(("error", "outcome"), [(InvalidInput("a record of 2 MB"), "set_aside"), (Overloaded("full"), "sent")])
-async def test_what_the_producer_says_before_it_sends_does_not_end_the_flusher(tmp_path, error, outcome: str):
-    class Fussy(FakeSender):
+async def test_a_producer_that_has_no_room_does_not_end_the_flusher(tmp_path):
+    class Full(FakeSender):
         async def send(self, records):
-            if any(one.topic == "exposures.v1" for one in records) and not (isinstance(error, Overloaded) and self.is_down):
+            if not self.is_down:
                 self.is_down = True
-                raise error
+                raise Overloaded("full")
             self.sent.extend(records)
 
-    bench = Bench(tmp_path, Fussy())
+    bench = Bench(tmp_path, Full())
     bench.log.append(record(1))
     bench.log.start()
-    await bench.until(lambda: bench.log.counts[outcome] == 1 and bench.spool.empty)
+    await bench.until(lambda: bench.log.counts["sent"] == 1 and bench.spool.empty)
     await bench.log.close()
+
+
+async def test_what_is_larger_than_any_record_of_ours_goes_to_the_dead_letters(tmp_path):
+    bench = Bench(tmp_path)
+    for number, size in enumerate((0, MAX_RECORD_BYTES, 10 * MAX_RECORD_BYTES, 0)):
+        bench.log.append(large(number, size) if size else record(number))
+    bench.log.start()
+    await bench.until(lambda: bench.log.counts["sent"] + bench.log.counts["set_aside"] == 4)
+    await bench.log.close()
+    assert bench.log.counts == {"sent": 2, "set_aside": 2}
+    assert ids(one for one in bench.sender.sent if one.topic == "exposures.v1") == expected([0, 3])
+    letters = [DeadLetter.FromString(one.value) for one in bench.sender.sent if one.topic == "exposures.v1.dlq.v1"]
+    assert [letter.key for letter in letters] == [b"user-1", b"user-2"]
+    for letter in letters:
+        assert (letter.reason, len(letter.value)) == ("undeliverable", EXCERPT_BYTES)
+        assert "at most 900000 bytes" in letter.detail and "(value cut from 9000" in letter.detail
 
 
 async def test_a_defect_in_the_flusher_is_raised_to_whoever_watches(tmp_path):

@@ -1,7 +1,7 @@
 import pytest
 
 from services.common.platform.errors import ConfigurationError
-from services.common.platform.kafka_async import Record
+from services.common.platform.kafka_record import Record
 from services.router import spool as spool_module
 from services.router.spool import Spool
 

@@ -8,25 +8,24 @@ from services.common.platform.clock import wall_ms
 from services.common.platform.errors import Unavailable
 from streams.curator.core import CurateConfig, CuratorPartition
 from streams.curator.partition import curation_of
-from streams.partitioned.output import PipelinedOutput
 from streams.partitioned.reading_order import ReadingOrder
 from streams.partitioned.records import Record
 from streams.partitioned.runtime import PartitionRuntime
 from streams.strikes import Strikes
 from tests.unit.streams.curator.test_core import Kept, Seen
 from tests.unit.streams.partitioned.test_intake import an_intake
-from tests.unit.streams.partitioned.test_runtime import FakeMessage, FakeQueue, settle, writing
+from tests.unit.streams.partitioned.test_runtime import FakeMessage, FakeOutput, settle, writing
 
 
 class Bench:
     def __init__(self, answers: Kept | None = None) -> None:
-        self.queue = FakeQueue()
+        self.output = FakeOutput()
         self.strikes = Strikes(None)
         self.acked: list[tuple[str, int]] = []
         core = CuratorPartition(CurateConfig(window_ms=60_000, wait_ms=1_000), an_intake(), answers or Kept(), Seen())
         self.runtime = PartitionRuntime(
             curation_of(core, telemetry.disabled()),
-            PipelinedOutput(self.queue),
+            self.output,
             ReadingOrder(),
             lambda message: self.acked.append((message.topic, message.offset)),
             self.strikes,
@@ -57,7 +56,7 @@ async def test_an_example_is_written_under_its_task_and_its_records_are_acknowle
         await bench.runtime.take(bench.feedback(0))
         bench.runtime.tick(bench.now_ms + 1_000, (1, 1))
         await settle()
-        [record] = bench.queue.sent  # and nothing that tells of the cut
+        [record] = bench.output.sent  # and nothing that tells of the cut
     assert (record.topic, record.key, record.partition) == ("llm.examples.v1", b"helpdesk", None)
     example = example_pb2.LlmExample.FromString(record.value or b"")
     assert (example.answer, example.feedback_id) == ("Nine days.", "f0")
@@ -74,7 +73,7 @@ async def test_what_is_the_joiners_is_stepped_over_and_what_breaks_the_contract_
         await bench.runtime.take(FakeMessage("generations.v1", 0, b"\xff\xff"))
         bench.runtime.tick(bench.now_ms + 1_000, (1, 3))
         await settle()
-    letters = [dead_letter_pb2.DeadLetter.FromString(record.value or b"") for record in bench.queue.sent]
+    letters = [dead_letter_pb2.DeadLetter.FromString(record.value or b"") for record in bench.output.sent]
     assert [(letter.source_topic, letter.source_offset, letter.reason) for letter in letters] == [
         ("feedback.v1", 2, "malformed"),
         ("generations.v1", 0, "malformed"),
@@ -88,7 +87,7 @@ async def test_personal_data_is_in_no_dead_letter() -> None:
         await bench.runtime.take(bench.generation(0))
         await bench.runtime.take(bench.feedback(0, text="Ask jane@example.com."))
         await settle()
-    [record] = bench.queue.sent
+    [record] = bench.output.sent
     letter = dead_letter_pb2.DeadLetter.FromString(record.value or b"")
     assert (record.topic, letter.reason, letter.value) == ("feedback.v1.dlq.v1", "pii", b"") and b"jane" not in (record.value or b"")
 

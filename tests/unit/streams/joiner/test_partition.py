@@ -9,14 +9,13 @@ from services.common.platform.traceparent import current_traceparent
 from services.common.ranker.labels import keep_negative
 from streams.joiner.core import JoinerPartition
 from streams.joiner.partition import join_of
-from streams.partitioned.output import PipelinedOutput
 from streams.partitioned.reading_order import ReadingOrder
 from streams.partitioned.runtime import PartitionRuntime
 from streams.strikes import Strikes
 from tests.unit.streams.joiner.bench import CONFIG, SPEC
 from tests.unit.streams.joiner.test_codec import a_feedback, an_exposure
 from tests.unit.streams.partitioned.test_intake import an_intake
-from tests.unit.streams.partitioned.test_runtime import FakeMessage, FakeQueue, settle, writing
+from tests.unit.streams.partitioned.test_runtime import FakeMessage, FakeOutput, settle, writing
 
 # A request of which at least one unanswered item is kept as a negative.
 REQUEST = next(name for name in map(str, range(100)) if keep_negative(sample_id(name, "a", 0), SPEC.negatives.keep_rate))
@@ -24,12 +23,12 @@ REQUEST = next(name for name in map(str, range(100)) if keep_negative(sample_id(
 
 class Bench:
     def __init__(self) -> None:
-        self.queue = FakeQueue()
+        self.output = FakeOutput()
         self.acked: list[tuple[str, int]] = []
         self.joiner = JoinerPartition(SPEC, CONFIG, an_intake())
         self.runtime = PartitionRuntime(
             join_of(0, self.joiner, SPEC.schema_hash, telemetry.disabled()),
-            PipelinedOutput(self.queue),
+            self.output,
             ReadingOrder(),
             lambda message: self.acked.append((message.topic, message.offset)),
             Strikes(None),
@@ -50,7 +49,7 @@ class Bench:
 
     def records(self) -> list[str | None]:
         kinds = []
-        for record in self.queue.sent:
+        for record in self.output.sent:
             is_sample = record.topic == "samples.v1"
             kinds.append(sample_pb2.SampleRecord.FromString(record.value or b"").WhichOneof("record") if is_sample else record.topic)
         return kinds
@@ -69,20 +68,20 @@ async def test_a_request_is_acknowledged_behind_the_tick_that_follows_its_negati
         await settle()
     assert bench.records() == ["group", "tick", "group", "tick"]
     assert bench.acked == [("exposures.v1", 0), ("feedback.v1", 0)]
-    assert {record.partition for record in bench.queue.sent} == {0}
+    assert {record.partition for record in bench.output.sent} == {0}
     assert current_traceparent() == ""
 
 
 async def test_a_failed_send_acknowledges_nothing() -> None:
     bench = Bench()
-    bench.queue.acknowledges = False
+    bench.output.acknowledges = False
     async with writing(bench.runtime) as task:
         await bench.runtime.take(bench.exposure(0))
         await bench.runtime.take(bench.feedback(0))
         bench.runtime.tick(wall_ms(), (1, 1))
         await settle()
-        bench.queue.futures[0].set_exception(ConnectionError("gone"))
-        bench.queue.futures[1].set_result(None)
+        bench.output.futures[0].set_exception(ConnectionError("gone"))
+        bench.output.futures[1].set_result(None)
         await settle()
         with pytest.raises(ConnectionError):
             task.result()
@@ -100,7 +99,7 @@ async def test_bad_and_misplaced_records_go_where_they_belong() -> None:
         await bench.runtime.take(bench.feedback(0, kind="sneeze"))
         await bench.runtime.take(bench.feedback(1, user_id="elsewhere"))
         await settle()
-    bad, unknown, forwarded = bench.queue.sent
+    bad, unknown, forwarded = bench.output.sent
     assert (bad.topic, unknown.topic) == ("exposures.v1.dlq.v1", "feedback.v1.dlq.v1")
     letter = dead_letter_pb2.DeadLetter.FromString(bad.value or b"")
     assert (letter.reason, letter.value, letter.source_offset, letter.key) == ("malformed", b"\xff\xff", 0, b"u1")

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from tunemesh.events.v1 import dead_letter_pb2
 
 from services.common.events.envelope import MalformedRecord
 from services.common.events.topics import EXPOSURES, FEEDBACK
-from services.common.platform.kafka_async import NotAcknowledged, Refusal
-from streams.partitioned.output import Output, PipelinedOutput, RepeatingOutput
+from services.common.events.undeliverable import Undeliverable
+from services.common.platform import telemetry
+from services.common.platform.kafka_record import NotAcknowledged, Refusal
+from streams.partitioned.output import EndingOutput, Output, RepeatingOutput
 from streams.partitioned.reading_order import ReadingOrder
 from streams.partitioned.records import DeadLetter, Forward, Outgoing, Record
 from streams.partitioned.runtime import Input, Partition, PartitionRuntime
@@ -34,20 +38,19 @@ class FakeMessage:
 
 
 @dataclass
-class FakeQueue:
-    """A producer that acknowledges when told to, or at once."""
+class FakeOutput:
+    """An output that has records acknowledged when told to, or at once."""
 
     acknowledges: bool = True
     sent: list[Outgoing] = field(default_factory=list)
     futures: list[asyncio.Future] = field(default_factory=list)
 
-    async def send(self, record: Outgoing) -> asyncio.Future:
-        future = asyncio.get_running_loop().create_future()
-        self.sent.append(record)
-        self.futures.append(future)
-        if self.acknowledges:
-            future.set_result(None)
-        return future
+    async def send(self, records: Sequence[Outgoing]) -> None:
+        futures = [asyncio.get_running_loop().create_future() for _ in records]
+        self.sent += records
+        self.futures += futures
+        if not self.acknowledges:
+            await asyncio.gather(*futures)
 
 
 @contextlib.asynccontextmanager
@@ -75,7 +78,7 @@ def read_word(record: Record, _now_ms: int) -> str:
 def written(word: str) -> Outgoing:
     if word == "unwritable":
         raise KeyError(word)
-    return Outgoing("words", b"key", word.encode(), ())
+    return Outgoing("samples.v1", b"key", word.encode(), ())
 
 
 class Words:
@@ -119,66 +122,70 @@ class Words:
         return message
 
 
+def a_room() -> Undeliverable:
+    return Undeliverable(telemetry.disabled())
+
+
 def values(records: list[Outgoing]) -> list[bytes | None]:
     return [record.value for record in records]
 
 
 async def test_what_is_done_is_acknowledged_in_order_behind_its_cut() -> None:
-    queue = FakeQueue()
-    words = Words(PipelinedOutput(queue))
+    output = FakeOutput()
+    words = Words(output)
     async with writing(words.runtime):
         await words.take("exposures.v1", 0, "a")
         await words.take("feedback.v1", 0, "b")
         await settle()
-        assert values(queue.sent) == [b"a", b"b"] and words.acked == []
+        assert values(output.sent) == [b"a", b"b"] and words.acked == []
         words.runtime.tick(1, (1, 1))
         await words.take("exposures.v1", 1, "c")
         await settle()
-    assert values(queue.sent) == [b"a", b"b", b"(1, 1)", b"c"]
+    assert values(output.sent) == [b"a", b"b", b"(1, 1)", b"c"]
     assert words.acked == [("exposures.v1", 0), ("feedback.v1", 0)]
 
 
 async def test_a_cut_waits_for_the_acknowledgement_of_everything_before_it() -> None:
-    queue = FakeQueue(acknowledges=False)
-    words = Words(PipelinedOutput(queue))
+    output = FakeOutput(acknowledges=False)
+    words = Words(output)
     async with writing(words.runtime):
         await words.take("exposures.v1", 0, "a")
         await words.take("feedback.v1", 0, "b")
         words.runtime.tick(1, (1, 1))
         await settle()
-        assert values(queue.sent) == [b"a", b"b"]
-        for future in queue.futures:
+        assert values(output.sent) == [b"a", b"b"]
+        for future in output.futures:
             future.set_result(None)
         await settle()
-        assert values(queue.sent) == [b"a", b"b", b"(1, 1)"]
+        assert values(output.sent) == [b"a", b"b", b"(1, 1)"]
         assert words.acked == []  # the mark of the cut is not acknowledged yet
-        queue.futures[-1].set_result(None)
+        output.futures[-1].set_result(None)
         await settle()
     assert words.acked == [("exposures.v1", 0), ("feedback.v1", 0)]
 
 
 async def test_what_a_tick_emits_is_written_before_its_cut() -> None:
-    queue = FakeQueue()
-    words = Words(PipelinedOutput(queue))
+    output = FakeOutput()
+    words = Words(output)
     async with writing(words.runtime):
         words.runtime.tick(1, (None, None))
         await settle()
-    assert values(queue.sent) == [b"ticking", b"(0, 0)"]
+    assert values(output.sent) == [b"ticking", b"(0, 0)"]
 
 
 async def test_a_tick_is_left_out_while_the_last_cut_waits() -> None:
-    queue = FakeQueue(acknowledges=False)
-    words = Words(PipelinedOutput(queue))
+    output = FakeOutput(acknowledges=False)
+    words = Words(output)
     async with writing(words.runtime):
         for _ in range(3):
             words.runtime.tick(1, (0, 0))
         await settle()
-        queue.futures[0].set_result(None)
+        output.futures[0].set_result(None)
         await settle()
-        assert values(queue.sent) == [b"(0, 0)"]
+        assert values(output.sent) == [b"(0, 0)"]
         words.runtime.tick(2, (0, 0))
         await settle()
-    assert values(queue.sent) == [b"(0, 0)", b"(0, 0)"]
+    assert values(output.sent) == [b"(0, 0)", b"(0, 0)"]
 
 
 async def test_a_partition_says_what_a_tick_would_bring_and_whether_it_may_come() -> None:
@@ -205,15 +212,15 @@ async def test_a_partition_says_what_a_tick_would_bring_and_whether_it_may_come(
 
 
 async def test_a_send_that_fails_ends_the_writing_and_acknowledges_nothing() -> None:
-    queue = FakeQueue(acknowledges=False)
-    words = Words(PipelinedOutput(queue))
+    output = FakeOutput(acknowledges=False)
+    words = Words(output)
     async with writing(words.runtime) as task:
         await words.take("exposures.v1", 0, "a")
         await words.take("feedback.v1", 0, "b")
         words.runtime.tick(1, (1, 1))
         await settle()
-        queue.futures[0].set_exception(ConnectionError("gone"))
-        queue.futures[1].set_result(None)
+        output.futures[0].set_exception(ConnectionError("gone"))
+        output.futures[1].set_result(None)
         await asyncio.wait({task})
         with pytest.raises(ConnectionError):
             task.result()
@@ -221,8 +228,8 @@ async def test_a_send_that_fails_ends_the_writing_and_acknowledges_nothing() -> 
 
 
 async def test_bad_and_misplaced_records_go_where_they_belong() -> None:
-    queue = FakeQueue()
-    words = Words(PipelinedOutput(queue))
+    output = FakeOutput()
+    words = Words(output)
     async with writing(words.runtime):
         await words.runtime.take(
             FakeMessage("exposures.v1", 0, b"bad", headers=(("traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),))
@@ -230,7 +237,7 @@ async def test_bad_and_misplaced_records_go_where_they_belong() -> None:
         await words.runtime.take(FakeMessage("feedback.v1", 0, b"elsewhere", key=None, headers=None))
         words.runtime.tick(1, (1, 1))
         await settle()
-    letter_record, forwarded, _ = queue.sent
+    letter_record, forwarded, _ = output.sent
     assert (letter_record.topic, letter_record.key, dict(letter_record.headers)["traceparent"]) == (
         "exposures.v1.dlq.v1",
         b"u1",
@@ -243,20 +250,20 @@ async def test_bad_and_misplaced_records_go_where_they_belong() -> None:
 
 
 async def test_a_dead_letter_without_content_has_no_value() -> None:
-    queue = FakeQueue()
-    words = Words(PipelinedOutput(queue))
+    output = FakeOutput()
+    words = Words(output)
     letter = DeadLetter(Record("feedback.v1", 0, 7, b"u1", b"jane@example.com", ()), "pii", "it holds email", "f1", without_content=True)
     words.runtime._put([letter])
     async with writing(words.runtime):
         await settle()
-    [record] = queue.sent
+    [record] = output.sent
     assert b"jane" not in (record.value or b"")
     assert dead_letter_pb2.DeadLetter.FromString(record.value or b"").feedback_id == "f1"
 
 
 async def test_a_full_outbox_stops_the_reading_until_something_is_written() -> None:
-    queue = FakeQueue()
-    words = Words(PipelinedOutput(queue), max_outbox=2)
+    output = FakeOutput()
+    words = Words(output, max_outbox=2)
     for offset in range(2):
         await words.take("exposures.v1", offset, "a")
     third = asyncio.create_task(words.take("exposures.v1", 2, "b"))
@@ -265,17 +272,17 @@ async def test_a_full_outbox_stops_the_reading_until_something_is_written() -> N
     async with writing(words.runtime):
         await asyncio.wait_for(third, seconds(20))
         await settle()
-    assert values(queue.sent) == [b"a", b"a", b"b"]
+    assert values(output.sent) == [b"a", b"a", b"b"]
 
 
 async def test_messages_are_kept_without_their_content_until_they_are_acknowledged() -> None:
-    words = Words(PipelinedOutput(FakeQueue()))
+    words = Words(FakeOutput())
     message = await words.take("exposures.v1", 0, "a")
     assert (message.value, message.headers) == (None, None)
 
 
 async def test_a_closed_partition_takes_nothing_more() -> None:
-    words = Words(PipelinedOutput(FakeQueue()))
+    words = Words(FakeOutput())
     words.runtime.close()
     await words.take("exposures.v1", 0, "a")
     await words.take("feedback.v1", 0, "a")
@@ -283,7 +290,7 @@ async def test_a_closed_partition_takes_nothing_more() -> None:
 
 
 async def test_a_partition_that_is_closed_while_a_record_waits_for_room_lets_go_of_it() -> None:
-    words = Words(PipelinedOutput(FakeQueue()), max_outbox=0)
+    words = Words(FakeOutput(), max_outbox=0)
     waiting = asyncio.create_task(words.take("exposures.v1", 0, "a"))
     await settle()
     assert not waiting.done()
@@ -293,7 +300,7 @@ async def test_a_partition_that_is_closed_while_a_record_waits_for_room_lets_go_
 
 
 async def test_counts_are_told_once() -> None:
-    words = Words(PipelinedOutput(FakeQueue()))
+    words = Words(FakeOutput())
     words.intake.counts["exposures"] += 1
     assert words.runtime.new_counts() == {"exposures": 1}
     assert words.runtime.new_counts() == {}
@@ -314,9 +321,9 @@ class FakeSender:
 
 
 async def test_an_output_that_repeats_sends_what_is_left_until_the_broker_has_it(monkeypatch) -> None:
-    monkeypatch.setattr("streams.worker._RESEND_S", 0.0)
+    monkeypatch.setattr("services.common.events.undeliverable._RESEND_S", 0.0)
     sender = FakeSender(num_failures=2)
-    words = Words(RepeatingOutput(sender))
+    words = Words(RepeatingOutput(sender, a_room()))
     for offset, word in enumerate(["a", "b", "c"]):
         await words.take("exposures.v1", offset, word)
     words.runtime.tick(1, (3, 0))
@@ -326,23 +333,59 @@ async def test_an_output_that_repeats_sends_what_is_left_until_the_broker_has_it
     assert [offset for _, offset in words.acked] == [0, 1, 2]
 
 
-async def test_an_output_that_repeats_sets_aside_what_the_broker_refuses(monkeypatch) -> None:
-    sent = []
+class Picky:
+    """A broker that refuses what is larger than 1,000 bytes, and, once, one record that is not."""
 
-    class Picky:
-        async def send(self, records) -> None:
-            refused = [each for each in records if len(each.value) > 1_000]
-            sent.extend(each for each in records if each not in refused)
-            if refused:
-                raise NotAcknowledged("refused", [], refused=[Refusal(each, "MessageSizeTooLargeError()") for each in refused])
+    def __init__(self, *, is_down_at: bytes = b"") -> None:
+        self.log: list[Any] = []
+        self.is_down_at = is_down_at
 
-    topics = ("llm.examples.v1", "llm.examples.v1", "inference.responses.v1", "llm.examples.v1")
-    sizes = (10, 5_000, 5_000, 20)
-    await RepeatingOutput(Picky()).send([Outgoing(topic, b"k", bytes(size), ()) for topic, size in zip(topics, sizes, strict=True)])
-    assert [(each.topic, len(each.value)) for each in sent[:2]] == [("llm.examples.v1", 10), ("llm.examples.v1", 20)]
-    (letter,) = [dead_letter_pb2.DeadLetter.FromString(each.value) for each in sent[2:]]
-    assert (letter.source_topic, letter.reason, letter.value) == ("llm.examples.v1", "undeliverable", b"")
-    assert "5000 bytes" in letter.detail
+    async def send(self, records) -> None:
+        refused = [Refusal(each, "MessageSizeTooLargeError()") for each in records if len(each.value) > 1_000 and ".dlq." not in each.topic]
+        unknown = [each for each in records if self.is_down_at and each.value == self.is_down_at]
+        waiting = {id(each) for each in unknown} | {id(each.record) for each in refused}
+        self.log += [each for each in records if id(each) not in waiting]
+        self.is_down_at = b""
+        if refused or unknown:
+            raise NotAcknowledged("not all", unknown, refused=refused)
+
+
+LARGE = b"large" * 1_000
+
+
+@pytest.mark.parametrize("output", [EndingOutput, RepeatingOutput])
+async def test_what_the_broker_refuses_is_a_dead_letter_and_holds_back_no_offset(output) -> None:
+    broker = Picky()
+    words = Words(output(broker, a_room()))
+    async with writing(words.runtime):
+        await words.take("exposures.v1", 0, "a")
+        await words.take("exposures.v1", 1, LARGE.decode())
+        await words.take("exposures.v1", 2, "b")
+        words.runtime.tick(1, (3, 0))
+        await words.take("exposures.v1", 3, "c")
+        await settle()
+    assert [each.value for each in broker.log if each.topic != "samples.v1.dlq.v1"] == [b"a", b"b", b"(3, 0)", b"c"]
+    (letter,) = [dead_letter_pb2.DeadLetter.FromString(each.value) for each in broker.log if each.topic == "samples.v1.dlq.v1"]
+    assert (letter.source_topic, letter.reason, letter.value) == ("samples.v1", "undeliverable", LARGE)
+    assert [offset for _, offset in words.acked] == [0, 1, 2]
+
+
+async def test_an_output_that_ends_leaves_what_is_not_acknowledged_to_the_next_process() -> None:
+    lives = [Picky(is_down_at=b"b"), Picky()]
+    for broker in lives:
+        words = Words(EndingOutput(broker, a_room()))
+        async with writing(words.runtime) as task:
+            for offset, word in enumerate(["a", LARGE.decode(), "b", "c"]):
+                await words.take("exposures.v1", offset, word)
+            words.runtime.tick(1, (4, 0))
+            await settle()
+            assert task.done() is (broker is lives[0])
+        assert [offset for _, offset in words.acked] == ([] if broker is lives[0] else [0, 1, 2, 3])
+        if broker is lives[0]:
+            with pytest.raises(NotAcknowledged):
+                task.result()
+    assert [each.value for each in lives[1].log if each.topic == "samples.v1"] == [b"a", b"b", b"c"]
+    assert [each.topic for each in lives[1].log if ".dlq." in each.topic] == ["samples.v1.dlq.v1"]
 
 
 async def test_an_output_that_repeats_keeps_the_partition_of_a_record() -> None:
@@ -352,7 +395,7 @@ async def test_an_output_that_repeats_keeps_the_partition_of_a_record() -> None:
         async def send(self, records) -> None:
             given.extend(records)
 
-    await RepeatingOutput(Sender()).send([Outgoing("t", None, b"v", (("h", b"1"),), 3), Outgoing("t", b"k", None, ())])
+    await RepeatingOutput(Sender(), a_room()).send([Outgoing("t", None, b"v", (("h", b"1"),), 3), Outgoing("t", b"k", None, ())])
     assert [(each.key, each.value, each.headers, each.partition) for each in given] == [
         (b"", b"v", [("h", b"1")], 3),
         (b"k", b"", [], None),
@@ -370,7 +413,7 @@ async def test_an_output_that_repeats_keeps_the_partition_of_a_record() -> None:
 async def test_a_record_that_kills_two_workers_is_set_aside_by_the_third(tmp_path, topic: str, word: str, error: str) -> None:
     for _ in range(2):
         strikes = Strikes(tmp_path / "worker")
-        words = Words(PipelinedOutput(FakeQueue()), strikes=strikes)
+        words = Words(FakeOutput(), strikes=strikes)
         await words.take(topic, 0, "fine")
         with pytest.raises((ZeroDivisionError, KeyError)):
             await words.take(topic, 1, word)
@@ -379,14 +422,14 @@ async def test_a_record_that_kills_two_workers_is_set_aside_by_the_third(tmp_pat
         await words.take(topic, 2, "fine too")
         assert words.intake.subjects.next_offset + words.intake.feedback.next_offset <= 2
         strikes.close()
-    queue = FakeQueue()
-    words = Words(PipelinedOutput(queue), strikes=Strikes(tmp_path / "worker"))
+    output = FakeOutput()
+    words = Words(output, strikes=Strikes(tmp_path / "worker"))
     async with writing(words.runtime):
         for offset, each in enumerate(["fine", word, "fine too"]):
             await words.take(topic, offset, each)
         await settle()
-    assert [record.topic for record in queue.sent] == ["words", f"{topic}.dlq.v1", "words"]
-    letter = dead_letter_pb2.DeadLetter.FromString(queue.sent[1].value)
+    assert [record.topic for record in output.sent] == ["samples.v1", f"{topic}.dlq.v1", "samples.v1"]
+    letter = dead_letter_pb2.DeadLetter.FromString(output.sent[1].value)
     assert (letter.source_topic, letter.source_offset, letter.reason) == (topic, 1, "killed_worker")
     assert letter.detail == f"the worker died on it 2 times: {error}"
     assert words.runtime.new_counts()["killed_worker"] == 1

@@ -15,6 +15,7 @@ from services.common.events import dead_letter_writer
 from services.common.events.dead_letter_writer import DeadLetterWriter, KafkaLetterBox, KnownNames, Name
 from services.common.events.dead_letters import dead_letter, dead_letter_headers
 from services.common.events.topics import CATALOG
+from services.common.events.undeliverable import EXCERPT_BYTES
 from services.common.platform.errors import Unavailable
 from tests.unit.streams.partitioned.test_runtime import FakeMessage
 from tests.waiting import eventually
@@ -57,17 +58,20 @@ def box() -> KafkaLetterBox:
     return KafkaLetterBox("nowhere", CATALOG, source="/test")
 
 
-def test_a_refused_letter_is_written_without_its_records_content_and_holds_up_no_other(kafka: Kafka) -> None:
+def test_a_refused_letter_is_written_shorter_and_holds_up_no_other(kafka: Kafka) -> None:
     headers = [("big", bytes(3_000))]
-    given = [letter(1), letter(2, bytes(5_000)), letter(3, headers=headers), letter(4)]
-    assert box().put(given) == [True] * 4
+    given = [letter(1), letter(2, bytes(5_000)), letter(3, headers=headers), letter(4), letter(5, bytes(5_000), key=bytes(1_500))]
+    assert box().put(given) == [True] * 5
     assert [(each.source_offset, each.value, dict(each.headers)) for each in kafka.log] == [
         (1, b"v", {}),
         (4, b"v", {}),
-        (2, b"", {}),
+        (2, bytes(EXCERPT_BYTES), {}),
         (3, b"", {}),
+        (5, b"", {}),
     ]
-    assert "left out here: 5000 bytes" in kafka.log[2].detail and "MessageSizeTooLarge" in kafka.log[2].detail
+    assert "(value cut from 5000 to 1000 bytes)" in kafka.log[2].detail
+    for each in kafka.log[2:]:
+        assert "MessageSizeTooLarge" in each.detail
 
 
 def test_what_is_refused_even_so_is_dropped_counted_and_told(kafka: Kafka, caplog: pytest.LogCaptureFixture) -> None:

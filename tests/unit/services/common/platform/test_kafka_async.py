@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import selectors
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
@@ -12,7 +13,9 @@ import pytest
 from aiokafka.errors import KafkaConnectionError, MessageSizeTooLargeError, OutOfOrderSequenceNumber
 
 from services.common.platform import kafka_async
-from services.common.platform.kafka_async import AsyncProducer, NotAcknowledged, Record
+from services.common.platform.kafka_async import AsyncProducer
+from services.common.platform.kafka_record import NotAcknowledged, Record
+from tests.limits import seconds
 
 NUM_PARTITIONS = 4
 ROUND_TRIP_S = 0.002
@@ -79,7 +82,7 @@ class Connection:
 
     async def send(self, topic: str, value: bytes, key: bytes, partition: int | None, headers: Any) -> asyncio.Future[object]:
         record = Record(topic, key, value, headers, partition)
-        batches = self.waiting[sum(key) % NUM_PARTITIONS]
+        batches = self.waiting[sum(key) % NUM_PARTITIONS if partition is None else partition]
         size = len(value) + len(key)
         if not batches or batches[-1].size + size > self.max_batch_bytes:
             batches.append(Batch(asyncio.get_running_loop().time()))
@@ -125,7 +128,7 @@ class Connection:
 async def producer_of(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> AsyncProducer:
     monkeypatch.setattr(kafka_async, "AIOKafkaProducer", lambda **config: Connection(broker, **config))
     monkeypatch.setattr(Connection, "_message_accumulator", type("", (), {"fail_all": lambda *_: None})(), raising=False)
-    producer = AsyncProducer("nowhere", client_id="test")
+    producer = AsyncProducer("nowhere", client_id="test", delivery_timeout_ms=int(seconds(60) * 1e3))
     assert await producer.start(wait_s=5)
     return producer
 
@@ -187,6 +190,46 @@ async def test_what_shares_its_key_with_a_large_record_keeps_its_order(monkeypat
     await producer.stop()
     for key in (b"a", b"b"):
         assert [each.value.split()[0] for each in broker.log if each.key == key] == [b"0", b"1", b"2", b"3", b"4"]
+
+
+async def test_what_names_its_partition_keeps_its_order_there_whatever_is_refused_in_between(monkeypatch) -> None:
+    """Sends of two partitions side by side, each behind the other of its own, as the joiner's are."""
+    broker = Broker(max_batch_bytes=60_000)
+    producer = await producer_of(broker, monkeypatch)
+    rng = random.Random(1)
+
+    async def write(partition: int) -> int:
+        num_refused = 0
+        for first in range(0, 600, 100):
+            sizes = [rng.choice([100] * 30 + [40_000, 90_000, 600_000, 1_500_000]) for _ in range(100)]
+            values = [b"%d " % number + bytes(size) for number, size in enumerate(sizes, start=first)]
+            todo = [Record("t", b"u%d" % rng.randrange(9), value, [], partition) for value in values]
+            try:
+                await producer.send(todo)
+            except NotAcknowledged as error:
+                assert error.records == []
+                assert [each.record for each in error.refused] == [each for each in todo if len(each.value) > 60_000]
+                num_refused += len(error.refused)
+        return num_refused
+
+    refused = await asyncio.gather(write(0), write(1))
+    await producer.stop()
+    for partition in (0, 1):
+        written = [int(each.value.split()[0]) for each in broker.log if each.partition == partition]
+        assert written == sorted(set(written)) and len(written) == 600 - refused[partition] < 600
+
+
+async def test_what_is_larger_than_any_record_may_be_is_refused_here_and_the_others_are_sent(monkeypatch) -> None:
+    broker = Broker(max_batch_bytes=10_000_000)
+    producer = await producer_of(broker, monkeypatch)
+    todo = [Record("t", b"k", b"%d " % number + bytes(size)) for number, size in enumerate((10, 1_000_000, 20, 9_000_000, 30))]
+    with pytest.raises(NotAcknowledged, match="refused") as caught:
+        await producer.send(todo)
+    await producer.stop()
+    assert ([each.record for each in caught.value.refused], caught.value.records) == ([todo[1], todo[3]], [])
+    assert "1000003 bytes are more than the 1000000" in caught.value.refused[0].cause
+    assert [each.value[:1] for each in broker.log] == [b"0", b"2", b"4"]
+    assert broker.connections == 1
 
 
 async def test_a_record_is_refused_only_where_it_was_alone(monkeypatch) -> None:
