@@ -1,8 +1,10 @@
 """The contracts: buf's rules, no breaking change against what main had before, and committed code that equals what the protos give."""
 
+import importlib.util
 import shutil
 import subprocess
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -145,3 +147,83 @@ def test_protos_check_takes_the_first_package_names_for_no_change(copy: Path) ->
         proto.write_text(text)
     done = make("protos-check", copy)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+STATED = (
+    'FIELD_SAME_TYPE | tunemesh/router/v1/router_service.proto | Field "1" with name "user_id" on message "{}" changed type '
+    'from "string" to "int64". | {}\n'
+)
+MEANT = STATED.format("RecommendRequest", "nobody calls it yet")
+
+
+def state(folder: Path, *lines: str) -> None:
+    with (folder / "protos" / "breaks.txt").open("a") as file:
+        file.writelines(lines)
+
+
+def assert_refused(folder: Path, said: str) -> None:
+    done = make("protos-check", folder)
+    assert done.returncode != 0
+    assert said in done.stderr, done.stdout + done.stderr
+
+
+def test_a_break_that_is_meant_is_landed_and_anything_else_is_refused(copy: Path) -> None:
+    commit_as_main(copy)
+    git(copy, "checkout", "-b", "branch")
+    break_protos(copy)
+    assert_refused(copy, STATED.format("RecommendRequest", "REASON").strip())
+    state(copy, MEANT)
+    done = make("protos-check", copy)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 breaking change(s) are meant" in done.stdout
+    proto = next(copy.glob("protos/tunemesh/router/v1/*.proto"))
+    whole = proto.read_text()
+    proto.write_text(whole.replace("string user_id = 1;", "int64 user_id = 1;", 1))  # of the next message
+    assert_refused(copy, STATED.format("GenerateRequest", "REASON").strip())
+    proto.write_text(whole)
+    commit(copy, "a meant break")
+    # Landed: main's check in a fresh clone, and that of a branch that leaves main behind the break.
+    git(copy, "update-ref", "refs/remotes/origin/main", "HEAD")
+    shutil.rmtree(copy / ".git" / "logs")
+    assert make("protos-check", copy).returncode == 0
+    (copy / "protos" / "README.txt").write_text("later")
+    commit(copy, "something else")
+    assert make("protos-check", copy).returncode == 0
+    done = make("protos-check", copy, "PROTOS_DEPTH=1")
+    assert done.returncode != 0 and "take it out" in done.stderr, "as far back as any check looks there is no such change any more"
+
+
+def test_a_statement_of_what_is_no_break_is_refused(copy: Path) -> None:
+    commit_as_main(copy)
+    state(copy, MEANT)
+    assert_refused(copy, "states what is no change")
+
+
+@pytest.fixture(scope="module")
+def breaks() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("breaks", REPOSITORY_ROOT / "protos" / "breaks.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ([MEANT, "\n", "# a comment\n", MEANT], "protos/breaks.txt:4: the change stands above already"),
+        ([STATED.format("M", "REASON")], "protos/breaks.txt:1: say why the change is meant"),
+        ([STATED.format("M", " ")], "protos/breaks.txt:1: say why the change is meant"),
+        (["FIELD_SAME_TYPE | a.proto | because\n"], "is not RULE | FILE | MESSAGE | REASON"),
+        (["FIELD_SAME_TYPE | a.proto |  | because\n"], "is not RULE | FILE | MESSAGE | REASON"),
+        (["whatever\n"], "is not RULE | FILE | MESSAGE | REASON"),
+    ],
+)
+def test_a_line_that_states_no_break_or_no_reason_is_refused_by_its_number(breaks: ModuleType, lines: list[str], said: str) -> None:
+    with pytest.raises(breaks.Refused) as caught:
+        breaks.stated(lines)
+    assert said in str(caught.value)
+
+
+def test_the_statement_of_this_tree_can_be_read(breaks: ModuleType) -> None:
+    breaks.stated((REPOSITORY_ROOT / breaks.STATEMENT).read_text(encoding="utf-8").splitlines())
