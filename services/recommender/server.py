@@ -18,6 +18,7 @@ from services.common.platform.telemetry import configure
 from services.common.platform.topic_follower import TopicFollower
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.tables.reader import ModelReader
+from services.common.ranker.tables.warm_up import warm_up_tables
 from services.recommender.catalog import ItemIndex
 from services.recommender.channels.registry import recall_channels
 from services.recommender.core import RecallLimits, Recommender
@@ -87,6 +88,14 @@ def grpc_servicer(implementation: RecommenderServicer) -> Servicer:
     )
 
 
+async def get_ready(server: GrpcServer, follower: TopicFollower, catalog_wait_ms: int) -> None:
+    """Say that the server serves: with its compiled code ready, and with the catalogue, if that is read in time."""
+    await asyncio.to_thread(warm_up_tables)
+    if not await asyncio.to_thread(follower.wait_ready, catalog_wait_ms / 1e3):
+        _log.warning("the catalogue was not read in %d ms: answers say catalog_unavailable until it is", catalog_wait_ms)
+    await server.set_serving(True)
+
+
 async def run(settings: RecommenderSettings) -> None:
     """Serve until SIGTERM.
 
@@ -112,9 +121,7 @@ async def run(settings: RecommenderSettings) -> None:
 
     async def background(server: GrpcServer) -> None:
         follower.start()
-        if not await asyncio.to_thread(follower.wait_ready, settings.catalog_wait_ms / 1e3):
-            _log.warning("the catalogue was not read in %d ms: answers say catalog_unavailable until it is", settings.catalog_wait_ms)
-        await server.set_serving(True)
+        await get_ready(server, follower, settings.catalog_wait_ms)
         await nearest.run()
 
     async def close() -> None:

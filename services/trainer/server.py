@@ -39,6 +39,7 @@ from services.trainer.owner import ControlOwner
 from services.trainer.publish_gate import PublishGateLimits
 from services.trainer.servicer import TrainerServicer
 from services.trainer.settings import TrainerSettings
+from services.trainer.warm_up import warm_up_learner
 from services.trainer.worker import RankerWorker, WorkerConfig
 
 _log = logging.getLogger(__name__)
@@ -103,6 +104,7 @@ class WorkerThread:
 
     def _work(self) -> None:
         settings, spec = self._settings, self._spec
+        warm_up_learner(spec, make_learner)
         producer = make_producer(settings.kafka_bootstrap_servers, settings.kafka_compression)
         samples = KafkaSamples(settings.kafka_bootstrap_servers, settings.samples_topic, settings.user_partitions)
         actor = f"trainer/{os.uname().nodename}/{os.getpid()}"

@@ -10,6 +10,7 @@ from services.common.platform.grpc_server import GrpcServer, serve
 from services.common.platform.settings import redacted
 from services.common.platform.telemetry import Telemetry, configure
 from services.common.ranker.feature_spec import FeatureSpec
+from services.common.ranker.tables.warm_up import warm_up_tables
 from services.common.ranker.tables.writer import ModelWriter
 from services.recommender.updater.base_artifact import load_base
 from services.recommender.updater.core import Follower, Identity
@@ -53,6 +54,7 @@ async def run(settings: UpdaterSettings) -> None:
     spec = FeatureSpec.load(settings.feature_spec_path)
     telemetry = configure("updater", settings)
     _log.info("settings: %s", redacted(settings))
+    await asyncio.to_thread(warm_up_tables)  # opening tables is compiled code as well
     writer = ModelWriter(settings.tables_dir, spec.schema_hash)
     stop, idle = threading.Event(), threading.Event()
     idle.set()

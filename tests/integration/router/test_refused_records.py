@@ -13,6 +13,7 @@ import pytest
 from kafka.admin import KafkaAdminClient, NewTopic
 from tunemesh.events.v1.dead_letter_pb2 import DeadLetter
 
+from services.common.events.undeliverable import EXCERPT_BYTES
 from services.common.platform import telemetry
 from services.common.platform.kafka import assigned_consumer, drain_to_end
 from services.common.platform.kafka_async import AsyncProducer
@@ -73,18 +74,21 @@ async def test_a_record_above_the_topics_limit_becomes_a_dead_letter_and_the_oth
     spool = Spool(tmp_path / "spool", max_bytes=1 << 20, variable="X")
     log = KafkaEventLog(producer, spool, max_buffered=100, flush_interval_ms=50, telemetry=telemetry.disabled("router"))
     for number in range(10):
-        # Random bytes: what is compressed might fit.
-        value = bytes((number * 31 + place * place) % 251 for place in range(50_000 if number == 4 else 100))
-        log.append(Record("exposures.v1", b"user", b"%d " % number + value, []))
+        # The last one is larger than any record of ours.
+        size = {4: 50_000, 9: 1_500_000}.get(number, 100)
+        log.append(Record("exposures.v1", b"user", incompressible(number, size), []))
     log.start()
     async with asyncio.timeout(seconds(60)):
         while log.counts["sent"] + log.counts["set_aside"] < 10:
             await asyncio.sleep(0.05)
     await log.close()
     await producer.stop()
-    assert sorted(value.split()[0] for value in values(durable_kafka.bootstrap, "exposures.v1")) == [b"%d" % n for n in range(10) if n != 4]
-    [letter] = map(DeadLetter.FromString, values(durable_kafka.bootstrap, "exposures.v1.dlq.v1"))
-    assert letter.reason == "undeliverable" and letter.value.startswith(b"4 ") and "MessageSizeTooLarge" in letter.detail
+    assert sorted(value.split()[0] for value in values(durable_kafka.bootstrap, "exposures.v1")) == [b"%d" % n for n in range(9) if n != 4]
+    letters = [DeadLetter.FromString(value) for value in values(durable_kafka.bootstrap, "exposures.v1.dlq.v1")]
+    whole, excerpt = sorted(letters, key=lambda letter: -len(letter.value))
+    assert {letter.reason for letter in letters} == {"undeliverable"}
+    assert whole.value == incompressible(4, 50_000) and "MessageSizeTooLarge" in whole.detail
+    assert excerpt.value == incompressible(9, 1_500_000)[:EXCERPT_BYTES] and "at most 900000 bytes" in excerpt.detail
 
 
 async def test_a_backlog_larger_than_the_topics_limit_on_a_batch_is_sent_once(durable_kafka: Any, tmp_path: Path) -> None:
@@ -121,3 +125,23 @@ async def test_one_refused_record_in_a_hundred_does_not_halve_the_drain(durable_
     assert len(values(durable_kafka.bootstrap, "exposures.v1.dlq.v1")) == 4 * 40
     print("seconds for 4,000 records, with and without refused ones:", took_s)
     assert min(took_s[True]) < 2 * min(took_s[False])
+
+
+async def test_a_record_larger_than_any_of_ours_is_a_dead_letter_on_the_embedded_broker_too(fresh_broker: Any, tmp_path: Path) -> None:
+    bootstrap = fresh_broker.bootstrap
+    create_topics(bootstrap, 1_000_000)
+    producer = AsyncProducer(bootstrap, client_id="test", delivery_timeout_ms=int(seconds(10) * 1e3))
+    assert await producer.start(wait_s=seconds(20))
+    spool = Spool(tmp_path / "spool", max_bytes=1 << 20, variable="X")
+    log = KafkaEventLog(producer, spool, max_buffered=100, flush_interval_ms=50, telemetry=telemetry.disabled("router"))
+    for number, size in enumerate((100, 1_500_000, 200)):
+        log.append(Record("exposures.v1", b"user", incompressible(number, size), []))
+    log.start()
+    async with asyncio.timeout(seconds(60)):
+        while log.counts["sent"] + log.counts["set_aside"] < 3:
+            await asyncio.sleep(0.05)
+    await log.close()
+    await producer.stop()
+    assert values(bootstrap, "exposures.v1") == [incompressible(0, 100), incompressible(2, 200)]
+    (letter,) = [DeadLetter.FromString(value) for value in values(bootstrap, "exposures.v1.dlq.v1")]
+    assert (letter.reason, letter.value) == ("undeliverable", incompressible(1, 1_500_000)[:EXCERPT_BYTES])
