@@ -175,7 +175,7 @@ def _body_at(data: bytes, position: int) -> bytes | None:
 
 
 def _encode(record: Record) -> bytes:
-    fields = [record.topic.encode(), record.key, record.value]
+    fields = [record.topic.encode(), record.key or b"", record.value]
     for name, value in record.headers:
         fields += [name.encode(), value]
     body = b"".join(_LENGTH.pack(len(part)) + part for part in fields)

@@ -48,4 +48,4 @@ class RepeatingOutput:
 
 
 def _produced(records: Sequence[Outgoing]) -> list[Produced]:
-    return [Produced(record.topic, record.key or b"", record.value or b"", list(record.headers), record.partition) for record in records]
+    return [Produced(record.topic, record.key, record.value or b"", list(record.headers), record.partition) for record in records]

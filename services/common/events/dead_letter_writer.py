@@ -127,7 +127,9 @@ class KafkaLetterBox:
         return True
 
     def _produced(self, letter: DeadLetter) -> kafka_record.Record:
-        return kafka_record.Record(self._topic.dlq, letter.key, letter.SerializeToString(), dead_letter_headers(letter, self._source))
+        return kafka_record.Record(
+            self._topic.dlq, letter.key or None, letter.SerializeToString(), dead_letter_headers(letter, self._source)
+        )
 
 
 class KnownNames:

@@ -92,7 +92,7 @@ def _cut(size: int) -> str:
     return f"(value cut from {size} to {EXCERPT_BYTES} bytes)"
 
 
-def _record(topic: str, key: bytes, letter: DeadLetter, source: str) -> Record:
+def _record(topic: str, key: bytes | None, letter: DeadLetter, source: str) -> Record:
     return Record(topic, key, letter.SerializeToString(), dead_letter_headers(letter, source))
 
 

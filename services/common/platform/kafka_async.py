@@ -303,16 +303,17 @@ class AsyncProducer:
 
 
 def _size(record: Record) -> int:
-    return len(record.value) + len(record.key)
+    return len(record.value) + len(record.key or b"")
 
 
 def _too_large(record: Record) -> Exception | None:
     if _size(record) <= _MAX_RECORD_BYTES:
         return None
-    return MessageSizeTooLargeError(f"{_size(record)} bytes are more than the {_MAX_RECORD_BYTES} that a record may have")
+    error: Exception = MessageSizeTooLargeError(f"{_size(record)} bytes are more than the {_MAX_RECORD_BYTES} that a record may have")
+    return error
 
 
-def _place(record: Record) -> tuple[str, int | bytes]:
+def _place(record: Record) -> tuple[str, int | bytes | None]:
     """Return what records share that keep their order."""
     return record.topic, record.key if record.partition is None else record.partition
 

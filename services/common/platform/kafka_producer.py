@@ -73,7 +73,7 @@ def durable_producer(
 def send_each(
     bootstrap_servers: str, records: Sequence[Record], *, client_id: str, timeout_s: float = 10.0, compression: Compression = "none"
 ) -> list[KafkaError | None]:
-    """Send records over a connection of their own, in their order, and return what became of each. An empty key is none.
+    """Send records over a connection of their own, in their order, and return what became of each.
 
     None: it is acknowledged. One of REFUSALS: the broker will never take that very record. Anything else: it may or may not be written.
 
@@ -100,7 +100,7 @@ def send_each(
 def _begin(producer: KafkaProducer, record: Record) -> Any:
     """Return the future of a send, or why it did not begin."""
     try:
-        return producer.send(record.topic, record.value, record.key or None, list(record.headers), record.partition)
+        return producer.send(record.topic, record.value, record.key, list(record.headers), record.partition)
     except KafkaError as error:
         return error
 

@@ -10,10 +10,10 @@ from services.common.platform.errors import Unavailable
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record to produce; without a `partition` the key chooses one (murmur2)."""
+    """One record to produce; without a `partition` the key chooses one (murmur2), or the client where there is no key."""
 
     topic: str
-    key: bytes
+    key: bytes | None
     value: bytes
     headers: list[tuple[str, bytes]] = field(default_factory=list)
     partition: int | None = None

@@ -131,7 +131,7 @@ class Redrive:
         book = read_book(self._scanner, self._topic)
         mine = won([letter for name, letter in book.letters.items() if name in names], self._run_id, since_ms=claimed_ms - _CLAIM_TTL_MS)
         self._result.left_to_others += len(letters) - len(mine)
-        said = self._send([Record(self._topic.name, letter.body.key, letter.body.value, _headers(letter)) for letter in mine])
+        said = self._send([Record(self._topic.name, letter.body.key or None, letter.body.value, _headers(letter)) for letter in mine])
         # What is there is noted whatever became of the others.
         sent = [letter for letter, error in zip(mine, said, strict=True) if error is None]
         self._note(sent, REDRIVEN)
@@ -145,7 +145,7 @@ class Redrive:
     def _note(self, letters: Sequence[Letter], kind: str) -> None:
         bodies = [note(letter, kind, self._run_id, wall_ms()) for letter in letters]
         records = [
-            Record(self._topic.dlq, letter.body.key, body.SerializeToString(), dead_letter_headers(body, _SOURCE))
+            Record(self._topic.dlq, letter.body.key or None, body.SerializeToString(), dead_letter_headers(body, _SOURCE))
             for letter, body in zip(letters, bodies, strict=True)
         ]
         for error in self._send(records):

@@ -208,7 +208,7 @@ async def test_what_is_too_large_is_refused_alone_and_too_many_together(kafka_bo
     await producer.send([Record(topic, b"k", b"v")] * 3)
     await producer.stop()
     consumer = await asyncio.to_thread(assigned_consumer, kafka_bootstrap, topic, start="beginning", client_id="test")
-    assert len(await asyncio.to_thread(drain_to_end, consumer)) == 3
+    assert len(await asyncio.to_thread(drain_to_end, consumer)) == 4
     consumer.close()
 
 

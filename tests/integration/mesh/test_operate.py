@@ -343,7 +343,7 @@ def test_dead_letters_are_counted_listed_and_put_back_once(tunemesh: Run, letter
     assert document(tunemesh, "dlq", "redrive", "feedback.v1")["redriven"] == 0
     assert [value for _, value, _ in letters.put_back()] == [b"record 1", b"record 2", b"record 3"]
     assert {row["state"] for row in document(tunemesh, "dlq", "list", "feedback.v1")} == {"redriven"}
-    code, said, _ = tunemesh("dlq", "redrive", "quality.v1")
+    code, said, _ = tunemesh("dlq", "redrive", "foreign.v1")
     assert code == 2
 
 

@@ -111,6 +111,6 @@ async def test_an_output_that_repeats_keeps_the_partition_of_a_record() -> None:
 
     await RepeatingOutput(Sender(), a_room()).send([Outgoing("t", None, b"v", (("h", b"1"),), 3), Outgoing("t", b"k", None, ())])
     assert [(each.key, each.value, each.headers, each.partition) for each in given] == [
-        (b"", b"v", [("h", b"1")], 3),
+        (None, b"v", [("h", b"1")], 3),
         (b"k", b"", [], None),
     ]
