@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator
+from pathlib import Path
 
 from numba.core.dispatcher import Dispatcher
 
@@ -26,22 +26,28 @@ def compiled() -> dict[str, int]:
 
 def called_from_python() -> set[str]:
     """Kernels of the tree that something else than a kernel calls, as module.name."""
-    kernels: dict[str, str] = {}
-    calls: list[tuple[bool, str]] = []
-    for path in sorted((REPOSITORY_ROOT / "services").rglob("*.py")):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        module = ".".join(path.relative_to(REPOSITORY_ROOT).with_suffix("").parts)
+    trees = {_module_of(path): ast.parse(path.read_text(encoding="utf-8")) for path in sorted((REPOSITORY_ROOT / "services").rglob("*.py"))}
+    kernels = {f"{module}.{each.name}" for module, tree in trees.items() for each in _functions(tree) if _is_kernel(each)}
+    found: set[str] = set()
+    for module, tree in trees.items():
+        named = {each.name: f"{module}.{each.name}" for each in _functions(tree)}
+        for each in ast.walk(tree):
+            if isinstance(each, ast.ImportFrom):
+                named |= {alias.asname or alias.name: f"{each.module}.{alias.name}" for alias in each.names}
         for function in _functions(tree):
-            is_kernel = any(getattr(each, "id", "") in KERNELS for each in function.decorator_list)
-            if is_kernel:
-                assert function.name not in kernels, f"two kernels are named {function.name}"
-                kernels[function.name] = f"{module}.{function.name}"
             called = [node.func for node in ast.walk(function) if isinstance(node, ast.Call)]
-            calls += [(is_kernel, name.id) for name in called if isinstance(name, ast.Name)]
-    return {kernels[name] for is_kernel, name in calls if name in kernels and not is_kernel}
+            if not _is_kernel(function):
+                found |= {named.get(name.id, "") for name in called if isinstance(name, ast.Name)}
+    return found & kernels
 
 
-def _functions(tree: ast.Module) -> Iterator[ast.FunctionDef]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef):
-            yield node
+def _module_of(path: Path) -> str:
+    return ".".join(path.relative_to(REPOSITORY_ROOT).with_suffix("").parts)
+
+
+def _functions(tree: ast.Module) -> list[ast.FunctionDef]:
+    return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+
+
+def _is_kernel(function: ast.FunctionDef) -> bool:
+    return any(getattr(each, "id", "") in KERNELS for each in function.decorator_list)
