@@ -24,7 +24,7 @@ from tests.integration.streams.test_quality import QualityProcess, wait_for_a_ne
 from tests.integration.streams.traffic import PARTITIONS, SESSION_TIMEOUT_MS, SPEC_PATH, Outcome, Process, Traffic, read_outcome
 from tests.limits import seconds
 
-pytestmark = [pytest.mark.integration, pytest.mark.deep]
+pytestmark = pytest.mark.integration
 
 WINDOW_MS, HORIZON_MS = 2_000, 3_500
 LIMIT = 20_000
@@ -137,21 +137,6 @@ def test_a_refused_sample_is_a_dead_letter_and_neither_ends_the_joiner_nor_holds
         assert letters_of(bootstrap, "samples.v1") == letters
 
 
-def test_a_broker_that_takes_neither_sample_nor_letter_gets_an_excerpt(durable_kafka: Any, start) -> None:
-    bootstrap = durable_kafka.bootstrap
-    limit = {"max.message.bytes": str(LIMIT)}
-    create_topics(bootstrap, mesh_topic_partitions(user_partitions=PARTITIONS), {"samples.v1": limit, "samples.v1.dlq.v1": limit})
-    start(bootstrap)
-    with Traffic(bootstrap) as traffic, Traffic(bootstrap, seed=1) as large:
-        run_traffic(traffic, large, lambda: large.answer(large.expose(variant="v" * LARGE)) and None)
-        wanted = plain_join(traffic).keys()
-        check_samples(read_outcome(bootstrap, lambda found: wanted <= found.samples.keys(), timeout_s=120), traffic, large)
-        until(lambda: committed(bootstrap, "feedback.v1") == ends(bootstrap, "feedback.v1"), "feedback is not committed")
-        letters = letters_of(bootstrap, "samples.v1")
-        assert {len(letter.value) for letter in letters} == {EXCERPT_BYTES}
-        assert len({letter.source_offset for letter in letters}) == len(letters) >= len(large.exposures)
-
-
 def test_a_sample_larger_than_any_record_of_ours_is_a_dead_letter_on_the_embedded_broker_too(fresh_broker, mesh_topics, start) -> None:
     bootstrap = fresh_broker.bootstrap
     mesh_topics(bootstrap, user_partitions=PARTITIONS)
@@ -180,7 +165,9 @@ def test_a_sample_larger_than_any_record_of_ours_is_a_dead_letter_on_the_embedde
 
 def test_a_refused_window_of_the_quality_stream_is_a_dead_letter_and_the_others_are_written(durable_kafka: Any, tmp_path: Path) -> None:
     bootstrap = durable_kafka.bootstrap
-    create_topics(bootstrap, mesh_topic_partitions(user_partitions=PARTITIONS), {"quality.v1": {"max.message.bytes": str(LIMIT)}})
+    # The letters' topic has room for the key, which is as large, and for an excerpt beside it.
+    limit, more = ({"max.message.bytes": str(size)} for size in (LIMIT, LARGE + LIMIT))
+    create_topics(bootstrap, mesh_topic_partitions(user_partitions=PARTITIONS), {"quality.v1": limit, "quality.v1.dlq.v1": more})
     process = QualityProcess(bootstrap, tmp_path)
     try:
         process.wait_for("reading from")
@@ -201,7 +188,7 @@ def test_a_refused_window_of_the_quality_stream_is_a_dead_letter_and_the_others_
         assert sum(window.metrics["requests"] for window in shown) == 10
         assert len({(window.kind, window.variant, window.model_version, window.window_start_ms) for window in windows}) == len(windows)
         letters = letters_of(bootstrap, "quality.v1")
-        assert sum(QualityWindow.FromString(letter.value).metrics["requests"] for letter in letters) == 10
+        assert all(len(letter.value) == EXCERPT_BYTES and b"v" * 900 in letter.value for letter in letters)
         assert len({letter.source_offset for letter in letters}) == len(letters)
         assert {(letter.source_topic, letter.reason) for letter in letters} == {("quality.v1", "undeliverable")}
         assert process.stop() == 0

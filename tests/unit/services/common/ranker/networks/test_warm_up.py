@@ -46,7 +46,7 @@ lengths = set()
 for group in groups(60):
     features = exposure_block.decode(group.features_block, SPEC)  # as a request brings it
     lengths.add(len(features.history_keys_L))
-    scorer.score(7, np.arange(len(features), dtype=np.int64), features)
+    scorer.score(np.array([7], np.int64), np.arange(len(features), dtype=np.int64), [features])
 assert len(lengths) > 2, lengths
 print(json.dumps([at_first, warm, compiled()]))
 """
