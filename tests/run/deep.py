@@ -55,7 +55,7 @@ UNITS: tuple[Unit, ...] = (
         "refused records",
         "light",
         ("tests/integration/router/test_refused_records.py", "tests/integration/common/test_refused_letters.py"),
-        105,
+        90,
     ),
     Unit("soak in small", "light", ("tests/faults/test_soak_in_small.py",), 200),
     Unit("deaths of infrastructure", "light", ("tests/integration/mesh/test_infrastructure_of_the_mesh.py",), 40),
