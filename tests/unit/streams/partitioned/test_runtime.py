@@ -181,8 +181,8 @@ async def test_a_tick_is_left_out_while_the_last_cut_waits() -> None:
 
 
 async def test_a_partition_says_what_a_tick_would_bring_and_whether_it_may_come() -> None:
-    queue = FakeQueue(acknowledges=False)
-    words = Words(PipelinedOutput(queue))
+    output = FakeOutput(acknowledges=False)
+    words = Words(output)
     runtime = words.runtime
     async with writing(runtime):
         await words.take("exposures.v1", 0, "a")
@@ -194,7 +194,7 @@ async def test_a_partition_says_what_a_tick_would_bring_and_whether_it_may_come(
         assert (runtime.num_since_tick, runtime.may_tick) == (1, False)
         for _ in range(2):
             await settle()
-            for future in queue.futures:
+            for future in output.futures:
                 if not future.done():
                     future.set_result(None)
         await settle()
