@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import psutil
-from kafka import KafkaProducer
 from tunemesh.events.v1 import exposure_pb2, feedback_pb2
 from tunemesh.samples.v1 import sample_pb2
 
@@ -30,6 +29,7 @@ from services.common.events.topics import EXPOSURES, FEEDBACK, RANKER_DELTAS, SA
 from services.common.platform.clock import wall_ms
 from services.common.platform.ids import uuid7
 from services.common.platform.kafka import assigned_consumer
+from services.common.platform.kafka_producer import durable_producer
 from services.common.platform.settings import load_settings
 from services.common.ranker import exposure_block
 from services.common.ranker.delta_chunks import parse_chunk
@@ -85,7 +85,7 @@ class Traffic:
     def __init__(self, bootstrap: str, spec: FeatureSpec, seed: int) -> None:
         """Connect."""
         self._spec, self._random = spec, random.Random(seed)
-        self._producer = KafkaProducer(bootstrap_servers=bootstrap, acks="all", linger_ms=5, allow_auto_create_topics=False)
+        self._producer = durable_producer(bootstrap, client_id="bench", linger_ms=5)
         self.accepted_ms: dict[str, int] = {}
 
     def run(self, per_second: float, seconds: float) -> None:

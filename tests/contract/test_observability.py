@@ -28,9 +28,9 @@ def instruments() -> dict[str, str]:
     paths = [path for folder in ("services", "streams", "model_repo") for path in (REPOSITORY_ROOT / folder).rglob("*.py")]
     calls = [node for path in paths for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
     return {
-        name: call.func.attr
+        name: "create_histogram" if call.func.attr == "histogram" else call.func.attr
         for call in calls
-        if isinstance(call.func, ast.Attribute) and call.func.attr.startswith("create_") and call.args
+        if isinstance(call.func, ast.Attribute) and re.fullmatch("create_.*|histogram", call.func.attr) and call.args
         for name in instrument_names(call.args[0])
         if "." in name
     }

@@ -46,7 +46,7 @@ _LIGHT_SERVICES = ("feedback_collector", "mesh", "prompt_assembler", "recommende
 FAMILIES = {
     "light": Family(
         packages=("tunemesh", "services.common", "streams", *(f"services.{name}" for name in _LIGHT_SERVICES)),
-        without=("services.common.ranker.networks", "services.retriever.export_embedder"),
+        without=("services.common.ranker.networks", "services.common.platform.mlflow_server", "services.retriever.export_embedder"),
     ),
     "ml": Family(
         packages=(

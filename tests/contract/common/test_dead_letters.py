@@ -35,6 +35,7 @@ from services.common.events.topics import (
     SAMPLES,
     Topic,
 )
+from services.common.events.undeliverable import Undeliverable
 from services.common.language.aliases import AliasView
 from services.common.platform import telemetry
 from services.common.platform.errors import Unavailable
@@ -162,7 +163,7 @@ async def profiles(_: Any) -> list[DeadLetter]:
     async def save(*_: Any) -> bool:
         return True
 
-    stream: Any = SimpleNamespace(_producer=SimpleNamespace(send=send))
+    stream: Any = SimpleNamespace(_producer=SimpleNamespace(send=send), _undeliverable=Undeliverable(telemetry.disabled()))
     set_aside = partial(FeatureStream._set_aside, stream)
     follower = ProfileFollower(0, SimpleNamespace(save=save), Strikes(None), set_aside)
     assert await follower.take(bad_messages(PROFILES), None, Position(1, FIRST + len(BAD)))

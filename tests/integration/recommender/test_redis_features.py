@@ -211,7 +211,9 @@ async def test_requests_of_one_moment_are_read_by_one_command_and_each_gets_its_
 
     store._client.execute_command = counted
     states = await asyncio.gather(*(store.read(user_id, [user_id, "unknown"]) for user_id in users))
-    assert [len(command) for command in commands] == [1 + 5 * (1 + 3 + 2 * 3)]
+    assert [len(command) for command in commands] == [
+        1 + 5 * (2 + 3 + 2 * 3)
+    ]  # a user's state and profile, popular items, and what two items have in three places
     for number, (user, state) in enumerate(zip(users.values(), states, strict=True)):
         assert state.user is not None and [entry.item_id for entry in state.user.history] == [entry.item_id for entry in user.history]
         assert state.items.tally_N3[:, 0].tolist() == [number + 1, 0]

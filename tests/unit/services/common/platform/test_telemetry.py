@@ -158,6 +158,22 @@ def test_a_kafka_client_that_repeats_itself_is_logged_once(caplog):
     assert [damper.filter(record), damper.filter(record), damper.filter(other), damper.filter(other)] == [True, False, True, True]
 
 
+def test_a_lost_connection_to_kafka_is_one_line_and_another_fault_keeps_its_stack(monkeypatch):
+    shown = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", shown)
+    monkeypatch.setattr(logging, "root", logging.RootLogger(logging.WARNING))
+    monkeypatch.setattr(logging.Logger, "manager", logging.Manager(logging.root))
+    configure_logging("probe", Redactor([]))
+    for error in (ConnectionResetError("reset by peer"), KeyError("a fault of the library")):
+        try:
+            raise error
+        except (OSError, KeyError):
+            logging.getLogger("kafka.net.transport").exception(f"{type(error).__name__} of %s", "a broker")
+    first, *others = shown.getvalue().splitlines()
+    assert first.endswith("kafka.net.transport: ConnectionResetError of a broker: ConnectionResetError('reset by peer')")
+    assert any(line.startswith("Traceback") for line in others)
+
+
 def test_a_line_of_the_log_is_bounded_whatever_a_producer_sent(monkeypatch):
     shown = io.StringIO()
     monkeypatch.setattr(sys, "stderr", shown)
