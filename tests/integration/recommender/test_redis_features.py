@@ -211,9 +211,10 @@ async def test_requests_of_one_moment_are_read_by_one_command_and_each_gets_its_
 
     store._client.execute_command = counted
     states = await asyncio.gather(*(store.read(user_id, [user_id, "unknown"]) for user_id in users))
-    assert [len(command) for command in commands] == [
-        1 + 5 * (2 + 3 + 2 * 3)
-    ]  # a user's state and profile, popular items, and what two items have in three places
+    # One command for all: of each request its user and the partials of its items stand in it once.
+    [command] = commands
+    assert command[0] == "MGET" and {user_key(user_id) for user_id in users} <= set(command)
+    assert [command.count(item_key(user_id, "b")) for user_id in users] == [1] * len(users)
     for number, (user, state) in enumerate(zip(users.values(), states, strict=True)):
         assert state.user is not None and [entry.item_id for entry in state.user.history] == [entry.item_id for entry in user.history]
         assert state.items.tally_N3[:, 0].tolist() == [number + 1, 0]
