@@ -244,5 +244,6 @@ def mesh_env(folder: Path, *, auto: bool = False) -> dict[str, str]:
         "TUNEMESH_TUNER_REPLAY_FILE": str(replay),
         "TUNEMESH_TUNER_AUTO": str(auto).lower(),
         "TUNEMESH_TUNER_MAX_USER_SHARE": "1",
+        "TUNEMESH_TUNER_JUDGE_CONCURRENCY": "8",
         **{f"TUNEMESH_TUNER_{name.upper()}": str(value) for name, value in TUNING.items()},
     }

@@ -34,7 +34,10 @@ SERVICES = ("llm", "retriever", "prompt_assembler", "router", "feedback_collecto
 """What this part needs of the mesh; what they depend on comes with them."""
 
 # The demo says itself when the tune begins, so that it can show what the model answered before.
-MESH_ENV = {"TUNEMESH_TUNER_AUTO": "false"}
+MESH_ENV = {
+    "TUNEMESH_TUNER_AUTO": "false",
+    "TUNEMESH_TUNER_JUDGE_CONCURRENCY": "8",  # one at a time, hundreds of answers take ten minutes; this verdict is clear either way
+}
 
 # For the eye; how many such questions are answered right, before and after, the gate measures on the evaluation's context slice.
 ASKED = (
