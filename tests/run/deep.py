@@ -80,8 +80,7 @@ UNITS: tuple[Unit, ...] = (
     Unit("healing of replicas", "light", ("tests/faults/test_healing_of_replicas.py",), 10),
     Unit("networks on Triton", "ml", ("tests/integration/ranker/test_networks_on_triton.py",), 45),
     Unit("planted secrets", "light", ("tests/integration/test_secrets.py",), 45),
-    Unit("gate on real adapters", "ml", ("tests/integration/llm/test_gate_on_real_adapters.py",), 200),
-    Unit("tunes of the packaged model", "ml", ("tests/integration/tuner/test_gate_on_measured_slices.py",), 280),
+    Unit("tunes of the packaged model", "ml", ("tests/integration/tuner/test_gate_on_measured_slices.py",), 400),
 )
 
 

@@ -2,7 +2,7 @@
 
 Three adapters: one that the gate lets through, one tuned without replay, which forgets to read, and one tuned on shuffled answers, which
 learns nothing that is asked. All by the limits that the tuner has by default. The same of the packaged model, through router and prompt
-assembler: tests/integration/tuner/test_gate_on_measured_slices.py; six of each kind: test_gate_on_real_adapters.py.
+assembler: tests/integration/tuner/test_gate_on_measured_slices.py.
 """
 
 from __future__ import annotations

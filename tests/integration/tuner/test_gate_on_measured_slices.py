@@ -159,7 +159,7 @@ class Bench:
     def __init__(self, chain: Chain) -> None:
         channels = [open_channel(target, max_message_bytes=MAX_BYTES) for target in (chain.router, chain.llm_admin, chain.prompt_assembler)]
         self.channels, self.chain = channels, chain
-        self.settings = TunerSettings(max_answer_tokens=32)
+        self.settings = TunerSettings(max_answer_tokens=32, judge_concurrency=8)
         retries = Retries(attempts=5, first_pause_s=0.5)
         self.prompts = GrpcPrompts(channels[2], retries)
         self.serving = GrpcServing(
