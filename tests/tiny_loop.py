@@ -42,6 +42,7 @@ TUNING = {
     "train_threads": 1,
     "train_dtype": "float32",
     "max_answer_tokens": 12,
+    "judge_concurrency": 8,
 }
 """Fields of TunerSettings: two layers need larger and more steps than thirty. In each of eight orders of the demonstrations all answers
 were right."""
@@ -244,6 +245,5 @@ def mesh_env(folder: Path, *, auto: bool = False) -> dict[str, str]:
         "TUNEMESH_TUNER_REPLAY_FILE": str(replay),
         "TUNEMESH_TUNER_AUTO": str(auto).lower(),
         "TUNEMESH_TUNER_MAX_USER_SHARE": "1",
-        "TUNEMESH_TUNER_JUDGE_CONCURRENCY": "8",
         **{f"TUNEMESH_TUNER_{name.upper()}": str(value) for name, value in TUNING.items()},
     }

@@ -361,5 +361,6 @@ def _kafka_properties(port: int, controller_port: int, data_dir: Path) -> str:
         "share.coordinator.state.topic.replication.factor": "1",
         "share.coordinator.state.topic.min.isr": "1",
         "group.initial.rebalance.delay.ms": "0",
+        "group.min.session.timeout.ms": "1000",  # Kafka's own 6000 refuses what streams/settings.py allows
     }
     return "".join(f"{key}={value}\n" for key, value in settings.items())
