@@ -20,9 +20,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import faust
+from aiokafka.errors import InvalidSessionTimeoutError
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Transport
 
-from services.common.platform.errors import Unavailable
+from services.common.platform.errors import ConfigurationError, Unavailable
 from services.common.platform.kafka_async_batches import read_through_readable_batches
 from services.common.platform.kafka_batches import AIOKAFKA_PACKAGES
 from services.common.platform.kafka_compression import Compression, compression_type
@@ -107,6 +108,7 @@ def new_app(
         broker_heartbeat_interval=session_s / 4,
         broker_max_poll_interval=_MAX_POLL_INTERVAL_S,
         broker_max_poll_records=min(1_000, buffer_records),
+        broker_request_timeout=max(90.0, session_s + 30.0),  # Faust refuses a session longer than it
         broker_session_timeout=session_s,
         consumer_auto_offset_reset="earliest",
         consumer_group_instance_id=f"{app_id}-{worker_id}",
@@ -168,14 +170,39 @@ def known_end(app: Any, ends: Mapping[tuple[str, int], int], topic: str, partiti
     return max(end, fetched or 0)
 
 
+def check_membership(app: Any) -> None:
+    """Raise what keeps this worker out of its group for good; Faust never asks aiokafka for it, and would wait for partitions for ever.
+
+    aiokafka keeps such an error until a caller of `getmany` meets it (`GroupCoordinator.check_errors`), and Faust reads past that method.
+    It belongs to the consumer's thread, hence only looked at.
+
+    Raises:
+        ConfigurationError: the broker does not take the session's length.
+        StreamFailed: any other refusal, e.g. for want of a right to the group, or since its members share out partitions another way.
+    """
+    consumer = getattr(getattr(app.consumer, "_thread", None), "_consumer", None)
+    coordinator = getattr(consumer, "_coordinator", None)
+    error = getattr(coordinator, "_pending_exception", None)
+    if isinstance(error, InvalidSessionTimeoutError):
+        asked_ms = round(app.conf.broker_session_timeout * 1e3)
+        raise ConfigurationError(
+            f"the broker takes no session of {asked_ms} ms in group {app.conf.id}: set SESSION_TIMEOUT_MS of this stream between its "
+            "group.min.session.timeout.ms and group.max.session.timeout.ms (6000 and 1800000 unless changed)"
+        ) from error
+    if error is not None:
+        raise StreamFailed(f"the broker keeps this worker out of group {app.conf.id}: {error}") from error
+
+
 async def run_until_failure(app: Any, *background: asyncio.Task[None]) -> None:
     """Start the app and return only by an exception: the app's crash, or the end of a background task. Cancel it to stop.
 
     Raises:
+        ConfigurationError: the broker does not take the session's length.
         StreamFailed: with the cause.
     """
     await app.start()
     while True:
+        check_membership(app)
         if app.should_stop:
             raise StreamFailed(f"the stream app stopped: {app.crash_reason!r}") from app.crash_reason
         for task in background:
