@@ -161,4 +161,5 @@ class Bench:
 
 
 def _recipe(settings: dict[str, object]) -> Recipe:
-    return recipe_of(TunerSettings(**{**tiny_loop.TUNING, **settings}))
+    # The engine of these tests takes two questions at a time.
+    return recipe_of(TunerSettings(**{**tiny_loop.TUNING, "judge_concurrency": 2, **settings}))
