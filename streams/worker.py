@@ -200,16 +200,28 @@ async def run_until_failure(app: Any, *background: asyncio.Task[None]) -> None:
         ConfigurationError: the broker does not take the session's length.
         StreamFailed: with the cause.
     """
-    await app.start()
-    while True:
-        check_membership(app)
-        if app.should_stop:
-            raise StreamFailed(f"the stream app stopped: {app.crash_reason!r}") from app.crash_reason
-        for task in background:
-            if task.done():
-                cause = None if task.cancelled() else task.exception()
-                raise StreamFailed(f"{task.get_name()} ended: {cause!r}") from cause
-        await asyncio.sleep(_POLL_S)
+    # The start ends with the first assignment only, which a worker that is kept out never gets.
+    starting = asyncio.create_task(app.start(), name="the start of the stream app")
+    try:
+        while True:
+            check_membership(app)
+            if app.should_stop:
+                raise StreamFailed(f"the stream app stopped: {app.crash_reason!r}") from app.crash_reason
+            for task in background:
+                if task.done():
+                    raise _ended(task)
+            if starting.done() and (starting.cancelled() or starting.exception() is not None):
+                raise _ended(starting)
+            await asyncio.sleep(_POLL_S)
+    finally:
+        starting.cancel()
+
+
+def _ended(task: asyncio.Task[Any]) -> StreamFailed:
+    cause = None if task.cancelled() else task.exception()
+    failure = StreamFailed(f"{task.get_name()} ended: {cause!r}")
+    failure.__cause__ = cause
+    return failure
 
 
 async def when_available(what: str, attempt: Callable[[], Awaitable[None]], *, timeout_s: float = 60.0) -> None:

@@ -17,9 +17,9 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-def foreign_member(durable_kafka: Any) -> Iterator[str]:
+def foreign_member(fresh_broker: Any) -> Iterator[str]:
     """A consumer of somebody else under the joiner's group id, which shares out partitions by range. Yields the bootstrap servers."""
-    bootstrap = durable_kafka.bootstrap
+    bootstrap = fresh_broker.bootstrap
     create_topics(bootstrap, mesh_topic_partitions(user_partitions=PARTITIONS))
     consumer = KafkaConsumer("feedback.v1", bootstrap_servers=bootstrap, group_id="tunemesh-joiner")
     is_over = threading.Event()
