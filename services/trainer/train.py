@@ -29,6 +29,7 @@ from services.common.platform.secrets import guard_output, without_credentials
 from services.common.platform.settings import MlflowSettings, load_settings
 from services.common.ranker.feature_records import pack_records
 from services.common.ranker.feature_spec import FeatureSpec
+from services.common.ranker.lineage import lineages, sources_of
 from services.common.ranker.states import Interaction
 from services.trainer.attribute_history import AttributeHistory
 from services.trainer.batch import BatchConfig, FeatureStates
@@ -269,6 +270,7 @@ def _write(options: argparse.Namespace, spec: FeatureSpec, history: History, tra
         "network": spec.network.model_dump(mode="json"),
         "schema_hash": spec.schema_hash,
         "state_hash": state_hash,
+        "reads": [f"{source.reference} ({source.topic})" for source in sources_of(lineages(spec))],
         "events": num_events,
         "learned": "The base contains all events: the held-out ones were learned after they were scored."
         if whole

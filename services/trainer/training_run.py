@@ -34,6 +34,7 @@ def record_run(tracking_uri: str, name: str, report: Mapping[str, Any], *, began
         run_id = str(client.create_run(server.experiment_id(client), start_time=began_ms, run_name=name).info.run_id)
         params = [Param(key, value[:MAX_PARAMETER_CHARS]) for key, value in _parameters(base).items()]
         tags = [RunTag(f"tunemesh.{key}", str(base[key])[:MAX_TAG_CHARS]) for key in ("state_hash", "schema_hash", "learned")]
+        tags.append(RunTag("tunemesh.reads", ", ".join(base["reads"])[:MAX_TAG_CHARS]))
         client.log_batch(run_id, params=params, tags=tags, synchronous=True)
         metrics = [Metric(key, value, ended_ms, 0) for key, value in _metrics(report)]
         losses = base["passes"]["held_out_losses"]

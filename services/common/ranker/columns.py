@@ -173,11 +173,19 @@ def _mean_of_latest(user: UserView, most: int) -> float:
     return smoothed(sum(latest), len(latest), user.prior)
 
 
+# What columns are made from: `feedback:` fields of feedback.v1, `item:` fields of catalog.v1.
+_ACTS = ("feedback:kind",)
+_OPINIONS = (*_ACTS, "feedback:value")
+_CATEGORIES = ("item:categories",)
+
+
 class UserColumn(NamedTuple):
     """One number about the user."""
 
     name: str
     of: Callable[[UserView], float]
+    reads: tuple[str, ...] = _OPINIONS
+    """Fields that it is made from; see services.common.ranker.lineage."""
 
 
 class ItemColumn(NamedTuple):
@@ -188,33 +196,41 @@ class ItemColumn(NamedTuple):
 
     name: str
     of: Callable[[ItemView], npt.NDArray[np.floating[Any]] | npt.NDArray[np.bool_]]
+    reads: tuple[str, ...] = _OPINIONS
+    """Fields that it is made from; see services.common.ranker.lineage."""
+
+    def names(self, half_lives_events: Sequence[float]) -> list[str]:
+        """Return the names of the columns that it stands for."""
+        if _HALF_LIFE not in self.name:
+            return [self.name]
+        return [self.name.replace(_HALF_LIFE, f"{half_life:g}") for half_life in half_lives_events]
 
 
 USER_COLUMNS: tuple[UserColumn, ...] = (
-    UserColumn("log_count", lambda user: 0.25 * math.log1p(user.tally.acts)),
+    UserColumn("log_count", lambda user: 0.25 * math.log1p(user.tally.acts), _ACTS),
     UserColumn("mean", lambda user: 4.0 * (user.mean - user.prior)),
     UserColumn("mean_last_5", lambda user: 4.0 * (_mean_of_latest(user, 5) - user.prior)),
     UserColumn("mean_history", lambda user: 4.0 * (_mean_of_latest(user, len(user.history_values)) - user.prior)),
     UserColumn("spread", lambda user: 4.0 * _spread(user)),
-    UserColumn("is_new", lambda user: 1.0 if user.tally.acts == 0 else 0.0),
-    UserColumn("rated_share", lambda user: user.tally.rated / user.tally.acts if user.tally.acts else 0.0),
+    UserColumn("is_new", lambda user: 1.0 if user.tally.acts == 0 else 0.0, _ACTS),
+    UserColumn("rated_share", lambda user: user.tally.rated / user.tally.acts if user.tally.acts else 0.0, _ACTS),
 )
 
 ITEM_COLUMNS: tuple[ItemColumn, ...] = (
-    ItemColumn("log_count", lambda view: 0.25 * np.log1p(view.count_N)),
-    ItemColumn("log_share", lambda view: 0.5 * view.log_share_N),
+    ItemColumn("log_count", lambda view: 0.25 * np.log1p(view.count_N), _ACTS),
+    ItemColumn("log_share", lambda view: 0.5 * view.log_share_N, _ACTS),
     ItemColumn("mean", lambda view: 4.0 * (view.mean_N - view.user.prior)),
     ItemColumn("spread", lambda view: 4.0 * view.spread_N),
-    ItemColumn("log_rate_{half_life}", lambda view: 0.5 * view.log_rate_NH),
+    ItemColumn("log_rate_{half_life}", lambda view: 0.5 * view.log_rate_NH, _ACTS),
     ItemColumn("mean_{half_life}", lambda view: 4.0 * (view.recent_mean_NH - view.user.prior)),
-    ItemColumn("trend_{half_life}", lambda view: 0.5 * (view.log_rate_NH - view.log_share_N[:, None])),
+    ItemColumn("trend_{half_life}", lambda view: 0.5 * (view.log_rate_NH - view.log_share_N[:, None]), _ACTS),
     ItemColumn("expected_value", lambda view: 4.0 * (view.mean_N + view.user.mean - 2.0 * view.user.prior)),
-    ItemColumn("category_value", lambda view: view.tastes.value_N),
-    ItemColumn("category_lift_mean", lambda view: view.tastes.lift_mean_N),
-    ItemColumn("category_lift_max", lambda view: view.tastes.lift_max_N),
-    ItemColumn("category_new_share", lambda view: view.tastes.new_share_N),
-    ItemColumn("num_categories", lambda view: 0.25 * view.num_categories_N),
-    ItemColumn("is_new", lambda view: view.count_N == 0),
+    ItemColumn("category_value", lambda view: view.tastes.value_N, (*_OPINIONS, *_CATEGORIES)),
+    ItemColumn("category_lift_mean", lambda view: view.tastes.lift_mean_N, (*_ACTS, *_CATEGORIES)),
+    ItemColumn("category_lift_max", lambda view: view.tastes.lift_max_N, (*_ACTS, *_CATEGORIES)),
+    ItemColumn("category_new_share", lambda view: view.tastes.new_share_N, (*_ACTS, *_CATEGORIES)),
+    ItemColumn("num_categories", lambda view: 0.25 * view.num_categories_N, _CATEGORIES),
+    ItemColumn("is_new", lambda view: view.count_N == 0, _ACTS),
 )
 
 
@@ -225,10 +241,4 @@ def user_names() -> tuple[str, ...]:
 
 def item_names(half_lives_events: Sequence[float]) -> tuple[str, ...]:
     """Return the names of the item columns, in order; half-lives are written as in log_rate_500."""
-    names: list[str] = []
-    for column in ITEM_COLUMNS:
-        if _HALF_LIFE in column.name:
-            names += [column.name.replace(_HALF_LIFE, f"{half_life:g}") for half_life in half_lives_events]
-        else:
-            names.append(column.name)
-    return tuple(names)
+    return tuple(name for column in ITEM_COLUMNS for name in column.names(half_lives_events))

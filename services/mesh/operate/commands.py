@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, cast
 
 from services.common.events.topics import ALL, Topic
@@ -14,9 +15,11 @@ from services.common.platform.clock import wall_ms
 from services.common.platform.errors import InvalidInput, ServiceError
 from services.common.platform.settings import EXIT_BAD_CONFIGURATION, load_settings
 from services.common.ranker.feature_spec import FeatureSpec
+from services.common.ranker.lineage import find, lineages
 from services.mesh.operate import aliases, ranker, screen
 from services.mesh.operate.addresses import Addresses, Part
 from services.mesh.operate.letter_book import counted
+from services.mesh.operate.lineage import RANKER, document_of_features, document_of_version, kept_versions, version_of
 from services.mesh.operate.log_scan import LogScanner
 from services.mesh.operate.redrive import Redrive, read_book
 from services.mesh.operate.rpc import Client, connect
@@ -40,6 +43,7 @@ class Operator:
         """
         self.settings = load_settings(OperateSettings)
         run_dir = arguments.run_dir or load_settings(MeshSettings).run_dir
+        self._run_dir = Path(run_dir)
         self._addresses = Addresses(self.settings, run_dir)
         self._channels = ExitStack()
 
@@ -52,6 +56,11 @@ class Operator:
     def kafka(self) -> str:
         """The broker's address."""
         return self._addresses.of("kafka")
+
+    @property
+    def artifacts_url(self) -> str:
+        """Where artifacts are: as set, else in the folder of the mesh's run."""
+        return self.settings.artifacts_url or str(self._run_dir / "volumes" / "artifacts")
 
     def scanner(self) -> LogScanner:
         """Return a reader of the mesh's logs."""
@@ -245,6 +254,25 @@ def _redrive(operator: Operator, arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _lineage(operator: Operator, arguments: argparse.Namespace) -> int:
+    kept = kept_versions(operator.artifacts_url)
+    name = arguments.name
+    if name == RANKER or name.startswith(f"{RANKER}/"):
+        document = document_of_version(version_of(kept, name))
+        if arguments.json:
+            screen.print_json(document)
+        else:
+            screen.print_version(document)
+        return 0
+    features = lineages(FeatureSpec.load(operator.settings.feature_spec_path))
+    rows = document_of_features(find(features, name) if name else features, kept)
+    if arguments.json:
+        screen.print_json(rows)
+    else:
+        screen.print_lineage(rows)
+    return 0
+
+
 def _topic(name: str) -> Topic:
     """Return the source topic of a name that is its own or that of its dead-letter topic."""
     for topic in ALL:
@@ -267,4 +295,5 @@ _COMMANDS: Mapping[str, Command] = {
     "set_paused": _set_paused,
     "list_letters": _list_letters,
     "redrive": _redrive,
+    "lineage": _lineage,
 }

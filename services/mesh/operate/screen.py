@@ -31,6 +31,34 @@ def print_rows(rows: Sequence[Mapping[str, Any]], *, empty: str) -> None:
     Console().print(_rows(rows) if rows else Text(empty))
 
 
+def print_lineage(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print the document of `lineage` about features: a row each, versions as a range."""
+    shown = [
+        {
+            "feature": row["feature"],
+            "kind": row["kind"],
+            "makes": ", ".join(row["makes"]) or "–",
+            "from": ", ".join(f"{source['reference']} ({source['topic']})" for source in row["sources"]),
+            "versions": _range(row["versions"]),
+        }
+        for row in rows
+    ]
+    print_rows(shown, empty="the spec has no features")
+
+
+def print_version(document: Mapping[str, Any]) -> None:
+    """Print the document of `lineage` about a version."""
+    head = {key: document[key] for key in ("version", "checkpoint", "written_at", "schema_hash")}
+    features = Text(", ".join(document["features"]))
+    Console().print(Group(_fields(head), _titled("made from", _rows(document["sources"])), _titled("features", features)))
+
+
+def _range(versions: Sequence[str]) -> str:
+    if len(versions) < 2:
+        return versions[0] if versions else "none kept"
+    return f"{versions[0]} to {versions[-1]} ({len(versions)} kept)"
+
+
 def print_recommendation(report: Mapping[str, Any]) -> None:
     """Print the document of `why` about a recommendation; features are those of the best items."""
     items = report["items"]

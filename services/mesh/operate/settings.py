@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from services.common.platform.settings import FeatureSpecSettings, KafkaWriterSettings
+from services.common.platform.settings import ArtifactUrl, FeatureSpecSettings, KafkaWriterSettings
 
 
 class OperateSettings(FeatureSpecSettings, KafkaWriterSettings):
@@ -18,6 +18,8 @@ class OperateSettings(FeatureSpecSettings, KafkaWriterSettings):
 
     kafka_bootstrap_servers: str = Field("", validation_alias="KAFKA_BOOTSTRAP_SERVERS")
     """Comma-separated host:port list."""
+    artifacts_url: ArtifactUrl = Field("", validation_alias="TUNEMESH_ARTIFACTS_URL")
+    """fsspec URL of checkpoints; empty: those of the mesh in the run folder."""
     router_target: str = ""
     """gRPC target of the router."""
     trainer_target: str = ""

@@ -41,6 +41,7 @@ def test_a_training_is_a_run_with_parameters_metrics_and_the_report(
     assert client.get_experiment(run.info.experiment_id).name == "tunemesh/trainer"
     assert (run.data.params["network.name"], run.data.params["epochs"], run.data.params["held_out"]) == ("dcn_din", "2", "0.1")
     assert run.data.tags["tunemesh.state_hash"] == report["base"]["state_hash"]
+    assert run.data.tags["tunemesh.reads"] == "feedback:kind (feedback.v1), feedback:value (feedback.v1), item:categories (catalog.v1)"
     found = report["tasks"]["interact"]["all"]
     assert run.data.metrics["interact/auc/live"] == found["contestants"]["live"]["auc"]["value"]
     assert run.data.metrics["interact/auc/live_minus_items.low"] == found["live_minus"]["items"]["auc"]["low"]

@@ -161,6 +161,13 @@ class Plan:
         """Names of the features that make keys or sequences, which need tables."""
         return (*(output.feature.feature_name for output in self._outputs if output.feature.table), *self._sequences)
 
+    def made_by(self, name: str) -> tuple[Scope, str | None, tuple[str, ...]]:
+        """Return what a feature is about, the table of its rows, and the names of its columns; a stub and a sequence make none."""
+        output = next((output for output in self._outputs if output.feature.feature_name == name), None)
+        if output is None:
+            return self._scopes.get(name, Scope.EVENT), None, ()
+        return output.scope, output.feature.table, output.columns
+
     def faults(self, side: str, attributes: Attributes) -> dict[str, str]:
         """Return, by field, what is wrong with attributes of a side that have another type than the features read; mostly nothing."""
         found: dict[str, str] = {}

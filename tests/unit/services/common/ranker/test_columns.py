@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,18 +87,21 @@ def recorded_cases() -> Iterator[tuple[FeatureSpec, Features]]:
         yield spec, features_of(spec, random.Random(case))
 
 
-def features_of(spec: FeatureSpec, source: random.Random) -> Features:
+def features_of(
+    spec: FeatureSpec, source: random.Random, *, opinion: Callable[[float], float] = float, has_categories: bool = True
+) -> Features:
     num_partitions = source.randint(1, 3)
     genres = [f"genre-{number}" for number in range(source.choice([1, 3, 18]))]
     items = [f"item-{number}" for number in range(source.choice([1, 7, 30]))]
     categories = {item: source.sample(genres, source.randint(0, min(4, len(genres)))) for item in items}
+    categories = categories if has_categories else {item: [] for item in items}
     totals = [GlobalState(partitions=num_partitions) for _ in range(num_partitions)]
     item_states: list[dict[str, ItemState]] = [{} for _ in range(num_partitions)]
     users: dict[str, UserState] = {}
     for offset in range(source.choice([0, 1, 40, 400])):
         partition = source.randrange(num_partitions)
         kind = source.choice(["rating", "click"])
-        act = Interaction(f"user-{source.randrange(5)}", source.choice(items), kind, source.uniform(0.5, 5.5), offset)
+        act = Interaction(f"user-{source.randrange(5)}", source.choice(items), kind, opinion(source.uniform(0.5, 5.5)), offset)
         totals[partition].apply(spec, act, categories[act.item_id], offset)
         item_states[partition].setdefault(act.item_id, ItemState()).apply(spec, act, totals[partition].clock, offset)
         users.setdefault(act.user_id, UserState()).apply(spec, act, categories[act.item_id], offset)
@@ -131,6 +134,27 @@ def test_values_are_the_recorded_ones() -> None:
                     assert name in names, f"column {name} is gone: if that is meant, record anew"
                     np.testing.assert_array_max_ulp(rows[:, names.index(name)], column, maxulp=1, dtype=np.float16)
         assert len(recording.files) == 4 * NUM_CASES
+
+
+@pytest.mark.parametrize(
+    ("field", "other"),
+    [
+        ("feedback:value", lambda spec, seed: features_of(spec, random.Random(seed), opinion=lambda value: value**2 / 5.5)),
+        ("item:categories", lambda spec, seed: features_of(spec, random.Random(seed), has_categories=False)),
+    ],
+)
+def test_columns_read_what_they_say_they_read(field: str, other: Callable[[FeatureSpec, int], Features]) -> None:
+    """What changes when nothing but one field changes are those columns that name the field."""
+    spec = spec_with()
+    changed: set[str] = set()
+    for seed in range(40):
+        before, after = features_of(spec, random.Random(seed)), other(spec, seed)
+        changed |= {f"user.{spec.user_columns[at]}" for at in np.flatnonzero(before.user_U != after.user_U)}
+        changed |= {f"item.{spec.item_columns[at]}" for at in np.flatnonzero((before.items_NF != after.items_NF).any(axis=0))}
+    half_lives = spec.counters.half_lives_events
+    named = {f"user.{column.name}" for column in USER_COLUMNS if field in column.reads}
+    named |= {f"item.{name}" for column in ITEM_COLUMNS if field in column.reads for name in column.names(half_lives)}
+    assert changed == named
 
 
 if __name__ == "__main__":
