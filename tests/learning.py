@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from tunemesh.samples.v1.sample_pb2 import Sample, SampleGroup, TaskLabel
@@ -11,6 +12,7 @@ from services.common.platform.ids import sample_id
 from services.common.ranker import exposure_block
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.states import Interaction
+from services.trainer.attribute_history import ALWAYS_MS, AttributeHistory, Versions
 from services.trainer.batch import BatchConfig, FeatureStates, replay, replay_order
 
 SPEC = FeatureSpec.load("model_repo/ranker/feature_spec.yaml")
@@ -26,8 +28,18 @@ def interactions(count: int, *, seed: int = 0, num_users: int = 20) -> list[Inte
         user = int(rng.integers(num_users))
         item = int(min(149, rng.exponential(20)))
         stars = 5.0 if (item + user) % 2 == 0 else 2.0
-        found.append(Interaction(f"u{user}", str(item), "rating", stars, index * 2000))
+        found.append(Interaction(f"u{user}", str(item), "rating", stars, index * 2000, {"hour": index % 24}))
     return found
+
+
+# Features that make rows of tables: of the user, of the item (none, one or several words), of both, and of the request; two share a table.
+KEYED: list[dict[str, Any]] = [
+    {"id_feature": {"feature_name": "city", "expression": "user:city", "embedding_dim": 8, "embedding_name": "places"}},
+    {"id_feature": {"feature_name": "tags", "expression": "item:tags", "embedding_dim": 4, "pooling": "mean"}},
+    {"combo_feature": {"feature_name": "both", "expression": ["user:city", "item:tags"], "embedding_dim": 6, "filter_freq": 2}},
+    {"raw_feature": {"feature_name": "hour", "expression": "context:hour", "boundaries": [6, 12, 18], "embedding_dim": 4}},
+    {"id_feature": {"feature_name": "origin", "expression": "item:origin", "embedding_dim": 8, "embedding_name": "places"}},
+]
 
 
 def with_network(network: object) -> FeatureSpec:
@@ -35,10 +47,22 @@ def with_network(network: object) -> FeatureSpec:
     return FeatureSpec.parse(SPEC.model_dump(mode="json") | {"network": network})
 
 
+def with_features(features: Sequence[object], **changes: object) -> FeatureSpec:
+    """Return the tests' spec with declared features."""
+    return FeatureSpec.parse(SPEC.model_dump(mode="json") | {"format": 2, "features": list(features)} | changes)
+
+
+def attributes_of(spec: FeatureSpec) -> AttributeHistory:
+    """Return attributes that KEYED reads, of the users and items of `interactions`."""
+    users = {f"u{user}": {"city": f"c{user % 7}"} for user in range(20) if user % 5}
+    items = {item: {"tags": [f"t{int(item) % 9}", f"t{int(item) % 4}"][: int(item) % 3], "origin": f"c{int(item) % 11}"} for item in ITEMS}
+    return AttributeHistory(spec.plan, *(Versions((name, ALWAYS_MS, of) for name, of in side.items()) for side in (users, items)))
+
+
 def groups(count: int, *, seed: int = 0, spec: FeatureSpec = SPEC) -> list[SampleGroup]:
     """Return sample groups of a replay of `interactions`."""
     config = BatchConfig(active_users=0, feature_lag_events=0)
-    states = FeatureStates(spec, CATEGORIES)
+    states = FeatureStates(spec, CATEGORIES, attributes_of(spec) if spec.features else None)
     return list(replay(spec, replay_order(interactions(count, seed=seed), config), ITEMS, states, config, 0))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, overload
 
 import numpy as np
@@ -278,7 +278,7 @@ class Recommender:
         order_K = order_K[: query.limit]
         logged, is_new_K = b"", np.zeros(len(order_K), dtype=np.bool_)
         if FEATURES_UNAVAILABLE not in degraded:
-            logged = exposure_block.encode(replace(features, items_NF=features.items_NF[order_K]), self._spec.schema_hash)
+            logged = exposure_block.encode(features.only(order_K), self._spec.schema_hash)
             is_new_K = state.items.tally_N3[order_K, 0] == 0
         chosen = [item_ids[row] for row in order_K.tolist()]
         items = RankedItems(

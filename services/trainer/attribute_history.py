@@ -80,8 +80,8 @@ class AttributeHistory:
         self._of_items = plan.items(items.rows)
 
     def declared(self, interaction: Interaction, item_ids: Sequence[str]) -> Declared:
-        """Return the columns of a request of the interaction's user and context, at its time. Raises WrongValue."""
+        """Return the columns and keys of a request of the interaction's user and context, at its time. Raises WrongValue."""
         time_ms = interaction.time_ms
         events = self._plan.events([self._users.rows[self._users.row(interaction.user_id, time_ms)]], [interaction.context])
         rows_N = np.fromiter((self._items.row(item_id, time_ms) for item_id in item_ids), dtype=np.int64, count=len(item_ids))
-        return Declared(events.numbers[0], self._plan.numbers(events, self._of_items, np.zeros_like(rows_N), rows_N))
+        return Declared.of_rows(self._plan, events, self._of_items, rows_N)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from torch import Tensor
 from services.common.ranker.inputs import Float32Array, Int64Array, RankerInputs
 from services.common.ranker.networks.dcn_din import DcnDin
 from services.common.ranker.networks.interface import RankerNetwork, Rows
+from services.common.ranker.pooling import Pooled
 from services.trainer.interaction_kernels import Heads, Places, Seen, interact, interact_back
 from services.trainer.tower_kernels import first_layers, first_layers_back, last_layers_back, logits
 
@@ -36,6 +37,7 @@ class StepInputs:
         users_UD, items_UD: unique rows.
         user_at_G, item_at_B, history_at_GL: which row each input has; anything where the history is empty.
         shown_G: 0 for a group that learns without its user's row, else 1.
+        pooled: the rows of keyed features; None when the spec has none.
     """
 
     inputs: RankerInputs
@@ -45,6 +47,15 @@ class StepInputs:
     item_at_B: Int64Array
     history_at_GL: Int64Array
     shown_G: Float32Array
+    pooled: Pooled | None = None
+
+
+class RowGradients(NamedTuple):
+    """Gradients with respect to the rows of a `StepInputs`."""
+
+    users_UD: Float32Array
+    items_UD: Float32Array
+    pooled: Pooled | None = None
 
 
 class Gradients(Protocol):
@@ -61,8 +72,8 @@ class Gradients(Protocol):
     def forward(self, step: StepInputs) -> Float32Array:
         """Return the logits [B, T]; they hold until the next call."""
 
-    def backward(self, of_logits_BT: Float32Array) -> tuple[Float32Array, Float32Array]:
-        """Return the gradients of the users' and the items' rows, [U, D] each, and leave the dense part's, for the last `forward`."""
+    def backward(self, of_logits_BT: Float32Array) -> RowGradients:
+        """Return the gradients of the rows, and leave the dense part's, for the last `forward`."""
 
     def named(self, vector_P: Float32Array) -> Float32Array:
         """Return a copy of a vector like `flat_P` in the order of the network's parameters, as states are saved."""
@@ -129,24 +140,27 @@ class Autograd(_Flat):
 
     def forward(self, step: StepInputs) -> Float32Array:
         """Run the network on rows gathered from the unique ones."""
-        self._leaves = [torch.from_numpy(rows).requires_grad_(True) for rows in (step.users_UD, step.items_UD)]
-        users_UD, items_UD = self._leaves
+        wanted = (step.users_UD, step.items_UD, *(() if step.pooled is None else step.pooled.sides))
+        self._leaves = [torch.from_numpy(rows).requires_grad_(True) for rows in wanted]
+        users_UD, items_UD, *pooled = self._leaves
         mask_GL1 = torch.from_numpy(step.inputs.history_mask_GL).unsqueeze(2)
         rows = Rows(
             users_UD[torch.from_numpy(step.user_at_G)] * torch.from_numpy(step.shown_G).unsqueeze(1),
             items_UD[torch.from_numpy(step.item_at_B)],
             items_UD[torch.from_numpy(step.history_at_GL)] * mask_GL1,
+            *pooled,
         )
         self._logits_BT = self._network(step.inputs, rows)
         result: Float32Array = self._logits_BT.detach().numpy()
         return result
 
-    def backward(self, of_logits_BT: Float32Array) -> tuple[Float32Array, Float32Array]:
+    def backward(self, of_logits_BT: Float32Array) -> RowGradients:
         """Go back through the graph of the last `forward`."""
         parameters = list(self._network.parameters())
         found = torch.autograd.grad(self._logits_BT, [*parameters, *self._leaves], torch.from_numpy(of_logits_BT))
-        self.gradient_P[:] = torch.cat([gradient.reshape(-1) for gradient in found[:-2]]).numpy()
-        return found[-2].numpy(), found[-1].numpy()
+        self.gradient_P[:] = torch.cat([gradient.reshape(-1) for gradient in found[: len(parameters)]]).numpy()
+        users_UD, items_UD, *pooled = (gradient.numpy() for gradient in found[len(parameters) :])
+        return RowGradients(users_UD, items_UD, Pooled(*pooled) if pooled else None)
 
 
 class _Space:
@@ -179,8 +193,9 @@ class WrittenOut(_Flat):
         self._weights, self._of_weights = self._views(network, self.flat_P), self._views(network, self.gradient_P)
         names = ("query.weight", "key.weight", "null_score", "dot_scale")
         self._heads, self._of_heads = (Heads(*(of[name] for name in names)) for of in (self._weights, self._of_weights))
-        # The inputs of the towers that come from rows; the others, given features, need no gradient.
-        self._num_wanted = 7 * int(network.query.in_features) + 2
+        # The inputs of the towers that come from rows of user, item and history. Columns need no gradient; pooled rows, which stand among
+        # them, do.
+        self._num_from_rows = 7 * int(network.query.in_features) + 2
         self._space = _Space()
         self._last: dict[str, Any] = {}
 
@@ -213,9 +228,12 @@ class WrittenOut(_Flat):
         num_groups, length = inputs.history_keys_GL.shape
         num_attention, content = weights["query.weight"].shape
         x0_BX = space.array("x0", batch, width)
-        after_user = self._num_wanted + inputs.user_GU.shape[1]
-        x0_BX[:, self._num_wanted : after_user] = inputs.user_GU[inputs.group_B]
-        x0_BX[:, after_user:] = inputs.items_BF
+        user, user_pooled, items, items_pooled = self._places_of_features(step)
+        x0_BX[:, user:user_pooled] = inputs.user_GU[inputs.group_B]
+        x0_BX[:, items:items_pooled] = inputs.items_BF
+        if step.pooled is not None:
+            x0_BX[:, user_pooled:items] = step.pooled.user_GV[inputs.group_B]
+            x0_BX[:, items_pooled:] = step.pooled.items_BV
         logits_BT = space.array("logits", batch, tasks)
         places = Places(
             user_at_G=step.user_at_G,
@@ -246,14 +264,31 @@ class WrittenOut(_Flat):
         self._last = {"step": step, "places": places, "seen": seen, "towers": towers, "first": first_BN, "h0": h0_TBH}
         return logits_BT
 
-    def backward(self, of_logits_BT: Float32Array) -> tuple[Float32Array, Float32Array]:
+    def _places_of_features(self, step: StepInputs) -> tuple[int, int, int, int]:
+        """Return where among the inputs the user's columns begin, the user's pooled rows, the items' columns, the items' pooled rows."""
+        user_pooled = self._num_from_rows + step.inputs.user_GU.shape[1]
+        items = user_pooled + (0 if step.pooled is None else step.pooled.user_GV.shape[1])
+        return self._num_from_rows, user_pooled, items, items + step.inputs.items_BF.shape[1]
+
+    def _of_pooled(self, step: StepInputs, of_x0_BX: Float32Array) -> Pooled | None:
+        """Return the gradient of pooled rows: of a group's, the sum over its samples."""
+        if step.pooled is None:
+            return None
+        _, user_pooled, items, items_pooled = self._places_of_features(step)
+        starts_G = self._last["places"].starts_G[:-1]
+        of_user_GV = np.add.reduceat(of_x0_BX[:, user_pooled:items], starts_G, axis=0)
+        return Pooled(of_user_GV, of_x0_BX[:, items_pooled:].copy())
+
+    def backward(self, of_logits_BT: Float32Array) -> RowGradients:
         """Go back the same way; a product's weight and its input each take one product more."""
         weights, out, space, last = self._weights, self._of_weights, self._space, self._last
         x0_BX, x1_TBX, second_TBX, cross_bias_TX, h1_TBK = last["towers"]
         first_BN, h0_TBH = last["first"], last["h0"]
         of_second_TBX, of_x1_TBX = space.array("of_second", *x1_TBX.shape), space.array("of_x1", *x1_TBX.shape)
         of_h1_TBK, of_h0_TBH = space.array("of_h1", *h1_TBK.shape), space.array("of_h0", *h0_TBH.shape)
-        of_first_BN, of_x0_BR = space.array("of_first", *first_BN.shape), space.array("of_x0", len(x0_BX), self._num_wanted)
+        step: StepInputs = last["step"]
+        num_wanted = self._num_from_rows if step.pooled is None else self._width
+        of_first_BN, of_x0_BR = space.array("of_first", *first_BN.shape), space.array("of_x0", len(x0_BX), num_wanted)
         last_layers_back(
             x0_BX,
             x1_TBX,
@@ -280,12 +315,11 @@ class WrittenOut(_Flat):
         first_layers_back(x0_BX, first_BN, biases[0], h0_TBH, of_x1_TBX, of_h0_TBH, of_first_BN, of_x0_BR, *biases[1:])
         _product(of_first_BN.T, x0_BX, out["first.weight"])
         of_x0 = torch.from_numpy(of_x0_BR)
-        torch.addmm(of_x0, torch.from_numpy(of_first_BN), torch.from_numpy(weights["first.weight"][:, : self._num_wanted]), out=of_x0)
-        users_UD, items_UD = last["step"].users_UD, last["step"].items_UD
-        of_users_UD, of_items_UD = np.zeros_like(users_UD), np.zeros_like(items_UD)
+        torch.addmm(of_x0, torch.from_numpy(of_first_BN), torch.from_numpy(weights["first.weight"][:, :num_wanted]), out=of_x0)
+        of_users_UD, of_items_UD = np.zeros_like(step.users_UD), np.zeros_like(step.items_UD)
         rows = of_users_UD, of_items_UD
-        interact_back(items_UD, last["places"], self._heads, last["seen"], of_x0_BR, of_logits_BT, self._of_heads, *rows)
-        return of_users_UD, of_items_UD
+        interact_back(step.items_UD, last["places"], self._heads, last["seen"], of_x0_BR, of_logits_BT, self._of_heads, *rows)
+        return RowGradients(of_users_UD, of_items_UD, self._of_pooled(step, of_x0_BR))
 
 
 def _product(left: Float32Array, right: Float32Array, out: Float32Array) -> None:

@@ -101,7 +101,7 @@ class GroupColumns:
             return None
         return replace(
             self,
-            features=replace(self.features, items_NF=self.features.items_NF[list(rows)]),
+            features=self.features.only(rows),
             sample_ids=[self.sample_ids[row] for row in rows],
             item_ids=[self.item_ids[row] for row in rows],
             revisions=[self.revisions[row] for row in rows],

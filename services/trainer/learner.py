@@ -30,6 +30,7 @@ from services.common.ranker.labels import keep_negative
 from services.common.ranker.networks.interface import Rows
 from services.common.ranker.networks.registry import make_network
 from services.common.ranker.networks.scoring import score
+from services.common.ranker.pooling import Pool, Pooled
 from services.common.ranker.spec_description import SCHEMA_ARRAY, described
 from services.trainer.admission import Admission
 from services.trainer.distinct import distinct
@@ -58,6 +59,8 @@ class LearnerConfig:
     """Adagrad rate of the content of user rows."""
     item_rate: float = 0.05
     """Adagrad rate of the content of item rows."""
+    feature_rate: float = 0.05
+    """Adagrad rate of the rows of declared features."""
     bias_rate: float = 0.05
     """Adagrad rate of the leading dimensions of rows: the task biases."""
     dense_rate: float = 1e-3
@@ -103,6 +106,14 @@ class _Batch(NamedTuple):
     user_shown_G: Float32Array
 
 
+class _Keyed(NamedTuple):
+    """What the declared features of a step read: their rows by table, the place of each key among them, and how they are pooled."""
+
+    pool: Pool
+    leaves: Mapping[str, _Leaf]
+    places: Mapping[str, Int64Array]
+
+
 class _Leaf(NamedTuple):
     """The unique rows of one table that a step works on."""
 
@@ -115,7 +126,7 @@ class Learner:
     """All that learns. Not thread-safe.
 
     Attributes:
-        tables: the embedding tables by name ("user", "item").
+        tables: the embedding tables by name: "user", "item", and those of the spec's declared features.
         network: the dense part.
         steps: micro-batches learned so far.
     """
@@ -125,10 +136,7 @@ class Learner:
         self._spec = spec
         self.config = config or LearnerConfig()
         self.network = make_network(spec, self.config.seed)
-        self.tables = {
-            "user": self._make_table("user", spec.tables.user),
-            "item": self._make_table("item", spec.tables.item),
-        }
+        self.tables = {name: self._make_table(name, table) for name, table in spec.all_tables.items()}
         self.steps = 0
         self._gradients = gradients_of(self.network)
         self._first_moment_P, self._second_moment_P = (np.zeros_like(self._gradients.flat_P) for _ in range(2))
@@ -161,17 +169,18 @@ class Learner:
         """Learn one micro-batch, of at least one sample."""
         batch = self._batch(groups)
         self.steps += 1
-        users, items, inputs = self._leaves(batch)
+        users, items, keyed, inputs = self._leaves(batch)
         logits_BT = self._gradients.forward(inputs)
         scores_BT, of_logits_BT = np.empty_like(logits_BT), np.empty_like(logits_BT)
         losses_T = np.empty(logits_BT.shape[1], dtype=np.float64)
         unit = np.float32(self.config.loss_unit)
         losses(logits_BT, self._shift_T, batch.ones_BT, batch.zeros_BT, unit, scores_BT, of_logits_BT, losses_T)
-        of_users_UD, of_items_UD = self._gradients.backward(of_logits_BT)
+        of_rows = self._gradients.backward(of_logits_BT)
         square = (
             self._adam()
-            + self._adagrad(users, of_users_UD, self.config.user_rate)
-            + self._adagrad(items, of_items_UD, self.config.item_rate)
+            + self._adagrad(users, of_rows.users_UD, self.config.user_rate)
+            + self._adagrad(items, of_rows.items_UD, self.config.item_rate)
+            + self._learn_keyed(keyed, of_rows.pooled)
         )
         is_due = self.steps % self.config.evict_every_steps == 0
         for table in self.tables.values():
@@ -182,7 +191,7 @@ class Learner:
 
     def forget_users(self) -> None:
         """Empty the user table, as before the first event: a further pass over the same events must not know them from the last one."""
-        self.tables["user"] = self._make_table("user", self._spec.tables.user)
+        self._empty("user")
 
     def prequential(self) -> Mapping[str, TaskQuality]:
         """Return how good the scores of the latest samples were before they were learned, by task."""
@@ -210,10 +219,12 @@ class Learner:
             CorruptArtifact: an array is missing or does not fit.
             ConfigurationError: it was learned under a feature spec of which nothing can be kept.
         """
+        new_tables: tuple[str, ...] = ()
         if SCHEMA_ARRAY in arrays and not np.array_equal(arrays[SCHEMA_ARRAY], described(self._spec)):
             axes = self.network.input_axes()
             weights = {name: Weight(value.shape, axes[name]) for name, value in self.dense_state().items()}
             arrays, change = migrated(arrays, self._spec, weights)
+            new_tables = change.new_tables
             _log.warning("going on from weights that were learned under another feature spec: %s", change)
         try:
             moments = [np.asarray(arrays[f"dense_opt/{name}_moment"], dtype=np.float32) for name in ("first", "second")]
@@ -223,8 +234,11 @@ class Learner:
         if any(moment.shape != self._gradients.flat_P.shape for moment in moments):
             raise CorruptArtifact("learner: the optimizer's state is of another network")
         self.network.load({name.removeprefix("dense/"): value for name, value in arrays.items() if name.startswith("dense/")})
-        for table in self.tables.values():
-            table.load_state_arrays(arrays)
+        for name, table in self.tables.items():
+            if name not in new_tables:
+                table.load_state_arrays(arrays)
+        for name in new_tables:
+            self._empty(name)
         self._first_moment_P, self._second_moment_P = (self._gradients.unnamed(moment) for moment in moments)
         self.steps = steps
 
@@ -237,6 +251,9 @@ class Learner:
             digest.update(self._gradients.named(vector_P).tobytes())
         digest.update(str(self.steps).encode())
         return digest.hexdigest()
+
+    def _empty(self, name: str) -> None:
+        self.tables[name] = self._make_table(name, self._spec.all_tables[name])
 
     def _make_table(self, name: str, spec: TableSpec) -> TrainerTable:
         return TrainerTable(
@@ -268,14 +285,21 @@ class Learner:
     def _stored_rows(self, inputs: RankerInputs) -> Rows:
         items = self.tables["item"]
         history_GLD = items.lookup(inputs.history_keys_GL.reshape(-1)).reshape(*inputs.history_keys_GL.shape, items.dim)
-        return Rows(
+        rows = Rows(
             torch.from_numpy(self.tables["user"].lookup(inputs.user_keys_G)),
             torch.from_numpy(items.lookup(inputs.item_keys_B)),
             torch.from_numpy(history_GLD),
         )
+        pool = self._pool(inputs)
+        return (
+            rows if pool is None else rows.with_pooled(pool.pooled({name: self.tables[name].lookup(ids) for name, ids in pool.ids.items()}))
+        )
 
-    def _leaves(self, batch: _Batch) -> tuple[_Leaf, _Leaf, StepInputs]:
-        """Return the unique rows of both tables, and the inputs with their places in them. Creates rows of admitted ids."""
+    def _pool(self, inputs: RankerInputs) -> Pool | None:
+        return None if inputs.keys is None else Pool(self._spec.plan.user_keyed, self._spec.plan.item_keyed, inputs.keys)
+
+    def _leaves(self, batch: _Batch) -> tuple[_Leaf, _Leaf, _Keyed | None, StepInputs]:
+        """Return the unique rows of all tables, and the inputs with their places in them. Creates rows of admitted ids."""
         inputs = batch.inputs
         num_samples, real_GL = len(inputs.item_keys_B), inputs.history_mask_GL > 0
         users, user_at_G = self._leaf("user", inputs.user_keys_G, num_counted=len(inputs.user_keys_G))
@@ -284,6 +308,7 @@ class Learner:
         items, item_at = self._leaf("item", shown_then_history, num_counted=num_samples)
         history_at_GL = np.zeros(real_GL.shape, dtype=np.int64)
         history_at_GL[real_GL] = item_at[num_samples:]
+        keyed = self._keyed(inputs)
         step = StepInputs(
             inputs=inputs,
             users_UD=users.rows_UD,
@@ -292,8 +317,17 @@ class Learner:
             item_at_B=item_at[:num_samples],
             history_at_GL=history_at_GL,
             shown_G=batch.user_shown_G,
+            pooled=None if keyed is None else keyed.pool.pooled({name: leaf.rows_UD for name, leaf in keyed.leaves.items()}, keyed.places),
         )
-        return users, items, step
+        return users, items, keyed, step
+
+    def _keyed(self, inputs: RankerInputs) -> _Keyed | None:
+        """Return the unique rows of the declared features' tables."""
+        pool = self._pool(inputs)
+        if pool is None:
+            return None
+        found = {name: self._leaf(name, ids, num_counted=len(ids)) for name, ids in pool.ids.items()}
+        return _Keyed(pool, {name: leaf for name, (leaf, _) in found.items()}, {name: places for name, (_, places) in found.items()})
 
     def _leaf(self, name: str, keys_N: Int64Array, *, num_counted: int) -> tuple[_Leaf, Int64Array]:
         """Return the unique rows of keys, of which the first `num_counted` are occurrences, and the place of each key among them."""
@@ -305,9 +339,16 @@ class Learner:
         rows_UD[slots_U < 0] = table.default_row
         return _Leaf(table, slots_U, rows_UD), place_N
 
-    def _adagrad(self, leaf: _Leaf, gradient_UD: Float32Array, rate: float) -> float:
-        """Move the admitted rows; return the sum of squares of their gradients."""
-        table, num_biases = leaf.table, self._spec.num_reserved_dims
+    def _learn_keyed(self, keyed: _Keyed | None, of_pooled: Pooled | None) -> float:
+        """Move the rows of declared features; return the sum of squares of their gradients."""
+        if keyed is None or of_pooled is None:
+            return 0.0
+        gradients = keyed.pool.back(of_pooled, keyed.places, {name: len(leaf.rows_UD) for name, leaf in keyed.leaves.items()})
+        return sum(self._adagrad(keyed.leaves[name], of_UD, self.config.feature_rate, 0) for name, of_UD in gradients.items())
+
+    def _adagrad(self, leaf: _Leaf, gradient_UD: Float32Array, rate: float, num_biases: int | None = None) -> float:
+        """Move the admitted rows, of which so many leading floats are biases (None: one a task); return the gradients' sum of squares."""
+        table, num_biases = leaf.table, self._spec.num_reserved_dims if num_biases is None else num_biases
         square = adagrad(table.rows, table.accumulators, leaf.slots_U, gradient_UD, rate, self.config.bias_rate, num_biases, _EPSILON)
         table.mark_slots(leaf.slots_U)
         return float(square)

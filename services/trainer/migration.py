@@ -2,8 +2,9 @@
 
 A state carries the description of the spec under which it was learned (SCHEMA_ARRAY). Columns may be added, dropped and moved: the
 weights of columns that stay go with them, those of new ones are zero, so that a spec that only adds columns scores as before until it
-learns. Whatever else would give stored numbers another meaning (dims, tasks, the network, the scale of a kind's values, the feature code)
-is refused by name. Pure.
+learns. Tables of declared features come and go with these; one that is new, or has rows of another length, begins empty. Whatever else
+would give stored numbers another meaning (dims, tasks, the network, the scale of a kind's values, the feature code) is refused by name.
+Pure.
 """
 
 from __future__ import annotations
@@ -42,12 +43,17 @@ class Change:
 
     added: tuple[str, ...]
     dropped: tuple[str, ...]
+    new_tables: tuple[str, ...] = ()
+    """Of which the state has no rows that could be kept."""
+    dropped_tables: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """Return it as a part of a sentence."""
         added = f"weights of the new columns {', '.join(self.added)} begin at zero" if self.added else "no column is new"
         dropped = f"what was learned of {', '.join(self.dropped)} is gone" if self.dropped else "none is gone"
-        return f"all rows are kept; {added}; {dropped}"
+        emptied = f", but those of {', '.join(self.dropped_tables)} are gone" if self.dropped_tables else ""
+        begun = f"; the tables {', '.join(self.new_tables)} begin empty" if self.new_tables else ""
+        return f"all rows are kept{emptied}; {added}; {dropped}{begun}"
 
 
 def migrated(arrays: Mapping[str, npt.NDArray[Any]], spec: FeatureSpec, weights: Mapping[str, Weight]) -> tuple[Arrays, Change]:
@@ -61,7 +67,8 @@ def migrated(arrays: Mapping[str, npt.NDArray[Any]], spec: FeatureSpec, weights:
         ConfigurationError: the specs differ in what cannot be kept, or the network does not say which columns a weight takes; names it.
         CorruptArtifact: the description or an array is not what a learner saves.
     """
-    moved = _Moved(_columns_before(arrays, spec), columns_of(spec))
+    before = _description(arrays, spec)
+    moved = _Moved(Columns(before.user_columns, before.item_columns), columns_of(spec))
     if moved.old != moved.new:
         _refuse_unnamed(weights)
     result = dict(arrays)
@@ -80,7 +87,13 @@ def migrated(arrays: Mapping[str, npt.NDArray[Any]], spec: FeatureSpec, weights:
     every = [names for weight in weights.values() for names in weight.input_axes or ()]
     old_inputs, new_inputs = (dict.fromkeys(name for names in every for name in names(columns)) for columns in (moved.old, moved.new))
     added = tuple(name for name in new_inputs if name not in old_inputs)
-    return result, Change(added, tuple(name for name in old_inputs if name not in new_inputs))
+    old_tables, new_tables = before.feature_tables, {name: table.embedding_dim for name, table in spec.plan.tables.items()}
+    return result, Change(
+        added,
+        tuple(name for name in old_inputs if name not in new_inputs),
+        tuple(name for name, dim in new_tables.items() if old_tables.get(name) != dim),
+        tuple(name for name in old_tables if old_tables[name] != new_tables.get(name)),
+    )
 
 
 class _Moved(NamedTuple):
@@ -121,8 +134,8 @@ def _refuse_unnamed(weights: Mapping[str, Weight]) -> None:
         )
 
 
-def _columns_before(arrays: Mapping[str, npt.NDArray[Any]], spec: FeatureSpec) -> Columns:
-    """Return the columns under which this state was learned. Refuses, by name, what cannot be kept."""
+def _description(arrays: Mapping[str, npt.NDArray[Any]], spec: FeatureSpec) -> Description:
+    """Return under what this state was learned. Refuses, by name, what cannot be kept."""
     try:
         description = Description.of(arrays[SCHEMA_ARRAY])
     except CorruptArtifact as error:
@@ -130,4 +143,4 @@ def _columns_before(arrays: Mapping[str, npt.NDArray[Any]], spec: FeatureSpec) -
     different = description.differences(spec, free=_FREE)
     if different:
         raise ConfigurationError(f"weights learned under another feature spec cannot be kept: {'; '.join(different)}: {_WHAT_TO_DO}")
-    return Columns(description.user_columns, description.item_columns)
+    return description

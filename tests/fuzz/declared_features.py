@@ -21,6 +21,12 @@ def row_of(outputs: Outputs, plan: Plan, event: int, pair: int) -> dict[str, Any
     seen |= dict(zip(plan.item_columns, outputs.items_BF[pair].view(np.uint16).tolist(), strict=True))
     seen |= {f"keys of {name}": keys_of(keys, event) for name, keys in outputs.event_keys.items()}
     seen |= {f"keys of {name}": keys_of(keys, pair) for name, keys in outputs.pair_keys.items()}
+    # As they stand in the block.
+    keyed = plan.keyed(outputs)
+    if keyed is not None:
+        for side, at in ((keyed.user, event), (keyed.items, pair)):
+            own = side.take(np.asarray([at]))
+            seen[f"row of keys {side is keyed.user}"] = (own.counts_NK.tolist(), own.keys_S.tolist())
     for name, sequence in outputs.sequences.items():
         begin, end = sequence.offsets[event], sequence.offsets[event + 1]
         seen[f"sequence {name}"] = sequence.numbers_SD[begin:end].view(np.uint16).tolist()

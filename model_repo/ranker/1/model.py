@@ -38,10 +38,12 @@ from services.common.platform.errors import ConfigurationError, CorruptArtifact,
 from services.common.platform.settings import ArtifactSettings, BaseServiceSettings, FeatureSpecSettings, load_settings
 from services.common.platform.telemetry import Telemetry, configure
 from services.common.ranker import exposure_block
+from services.common.ranker.declared.row_keys import KeyedRows
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.features import Features, build_features
 from services.common.ranker.networks.registry import make_network
 from services.common.ranker.networks.scoring import ByTorch, Precision, faster_precision, has_bf16, scoring_of
+from services.common.ranker.pooling import Pool, Pooled
 from services.common.ranker.states import GlobalState, merge_item_bytes
 from services.common.ranker.tables.dense import DenseView
 from services.common.ranker.tables.reader import ModelReader, ModelView, TableNotReady
@@ -101,13 +103,18 @@ class Scorer:
         """
         longest = self._spec.history.length
         histories = [features.history_keys_L[:longest] for features in groups]
-        view = self._read(user_keys_G, np.concatenate([item_keys_N, *histories]))
+        pool = self._pool(groups)
+        wanted = {"user": user_keys_G, "item": np.concatenate([item_keys_N, *histories])}
+        view = self._read(wanted if pool is None else {**wanted, **pool.ids})
         users_GD, rows_RD = view.rows["user"], view.rows["item"]
+        pooled = None if pool is None else pool.pooled(view.rows)
         scores, item, entry = [], 0, len(item_keys_N)
-        for user_D, features, history_L in zip(users_GD, groups, histories, strict=True):
-            items_ND, history_LD = rows_RD[item : item + len(features)], rows_RD[entry : entry + len(history_L)]
-            scores.append(self._scoring.score(features, user_D, items_ND, history_LD))
-            item, entry = item + len(features), entry + len(history_L)
+        for at, (user_D, features, history_L) in enumerate(zip(users_GD, groups, histories, strict=True)):
+            end = item + len(features)
+            items_ND, history_LD = rows_RD[item:end], rows_RD[entry : entry + len(history_L)]
+            own = None if pooled is None else Pooled(pooled.user_GV[at : at + 1], pooled.items_BV[item:end])
+            scores.append(self._scoring.score(features, user_D, items_ND, history_LD, own))
+            item, entry = end, entry + len(history_L)
         return Scored(list(map(len, groups)), scores[0] if len(scores) == 1 else np.concatenate(scores), view)
 
     def warm_up(self) -> None:
@@ -129,11 +136,16 @@ class Scorer:
         features = build_features(self._spec, "0", None, nothing, [()] * num_items, GlobalState())
         self.score(np.zeros(1, np.int64), np.arange(num_items, dtype=np.int64), [features])
 
-    def _read(self, user_keys: Int64Array, item_keys: Int64Array) -> ModelView:
-        """Return rows, and load the dense weights that were current all the while they were read."""
+    def _pool(self, groups: Sequence[Features]) -> Pool | None:
+        """Return what the declared features of all groups read; None when the spec has none that make rows of tables."""
+        keys, plan = [features.keys for features in groups if features.keys is not None], self._spec.plan
+        return Pool(plan.user_keyed, plan.item_keyed, KeyedRows.joined(keys)) if keys else None
+
+    def _read(self, ids: Mapping[str, Int64Array]) -> ModelView:
+        """Return rows by table, and load the dense weights that were current all the while they were read."""
         dense = self._reader.dense()
         for _ in range(_MAX_READS):
-            view = self._reader.read({"user": user_keys, "item": item_keys})
+            view = self._reader.read(ids)
             before, dense = dense, self._reader.dense()
             if dense is before:
                 if dense is not self._loaded:

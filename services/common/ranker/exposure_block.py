@@ -2,7 +2,9 @@
 
 Layout (little endian): version u8, schema hash 8 bytes, items u16, history u8, user features u8, item features u8, user key i64,
 history keys i64 each, then float16: history values, user features, item rows. Item ids stand beside the block, in the same order.
-Knows nothing about what a feature means.
+Under a spec whose declared features make rows of tables the version is 2 and a section follows: keyed features of the user's side u8 and of
+the item's u8, keys u32, how many keys the user has of each feature u16, and each item, then the keys i64 in the same order. Other specs
+have blocks of version 1, as ever. Knows nothing about what a feature means.
 """
 
 from __future__ import annotations
@@ -12,14 +14,22 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from services.common.platform.errors import CorruptArtifact, InvalidInput
+from services.common.ranker.declared.row_keys import KeyedRows, RowKeys
 from services.common.ranker.feature_spec import MAX_COLUMNS, FeatureSpec
 from services.common.ranker.features import Features
 
 VERSION = 1
+VERSION_WITH_KEYS = 2
 _HEAD = struct.Struct("<B8sHBBBq")
-_MAX_ITEMS = 0xFFFF
+_KEYS_HEAD = struct.Struct("<BBI")
+_MAX_ITEMS = _MAX_COUNT = 0xFFFF
+MAX_KEYED_FEATURES = 255
+"""Of a side."""
+MAX_KEYS = 1 << 18
+"""Of all features and items of a block: 2 MiB."""
 
 
 class _Head(NamedTuple):
@@ -39,6 +49,23 @@ class _Head(NamedTuple):
     def row_bytes(self) -> int:
         return 2 * self.num_item_features
 
+    @property
+    def columns_end(self) -> int:
+        """Where a block of version 1 ends."""
+        return self.items_start + self.num_items * self.row_bytes
+
+
+class _KeysHead(NamedTuple):
+    num_user_features: int
+    num_item_features: int
+    num_keys: int
+
+    def counts(self, num_items: int) -> int:
+        return self.num_user_features + num_items * self.num_item_features
+
+    def bytes(self, num_items: int) -> int:
+        return _KEYS_HEAD.size + 2 * self.counts(num_items) + 8 * self.num_keys
+
 
 def _read_head(block: bytes) -> _Head:
     head, end = _head_at(block, 0)
@@ -52,9 +79,13 @@ def _head_at(blocks: bytes, start: int) -> tuple[_Head, int]:
     if len(blocks) - start < _HEAD.size:
         raise CorruptArtifact(f"exposure block: {len(blocks) - start} bytes are too few")
     head = _Head(*_HEAD.unpack_from(blocks, start))
-    if head.version != VERSION:
-        raise CorruptArtifact(f"exposure block: version {head.version}, this code reads {VERSION}")
-    end = start + head.items_start + head.num_items * head.row_bytes
+    if head.version not in (VERSION, VERSION_WITH_KEYS):
+        raise CorruptArtifact(f"exposure block: version {head.version}, this code reads {VERSION} and {VERSION_WITH_KEYS}")
+    end = start + head.columns_end
+    if head.version == VERSION_WITH_KEYS:
+        if len(blocks) < end + _KEYS_HEAD.size:
+            raise CorruptArtifact(f"exposure block: {len(blocks) - start} bytes, and its keys begin at {end - start}")
+        end += _keys_head(blocks, start, head).bytes(head.num_items)
     if end > len(blocks):
         raise CorruptArtifact(f"exposure block: {len(blocks) - start} bytes, its head says {end - start}")
     return head, end
@@ -64,7 +95,7 @@ def encode(features: Features, schema_hash: str) -> bytes:
     """Return the block of `features`; `schema_hash` is the spec's.
 
     Raises:
-        InvalidInput: more items than 65,535, or more history, user or item columns than 255: what no head can say.
+        InvalidInput: more items than 65,535, more history, user or item columns than 255, what no head can say, or more keys than MAX_KEYS.
     """
     num_history, num_user, num_item = len(features.history_keys_L), len(features.user_U), features.items_NF.shape[1]
     if len(features) > _MAX_ITEMS or max(num_history, num_user, num_item) > MAX_COLUMNS:
@@ -72,7 +103,8 @@ def encode(features: Features, schema_hash: str) -> bytes:
             f"exposure block: {len(features)} items (at most {_MAX_ITEMS}), {num_history} of history, {num_user} user and {num_item} item "
             f"columns (at most {MAX_COLUMNS} each)"
         )
-    head = _HEAD.pack(VERSION, bytes.fromhex(schema_hash), len(features), num_history, num_user, num_item, features.user_key)
+    version = VERSION if features.keys is None else VERSION_WITH_KEYS
+    head = _HEAD.pack(version, bytes.fromhex(schema_hash), len(features), num_history, num_user, num_item, features.user_key)
     return b"".join(
         [
             head,
@@ -80,8 +112,24 @@ def encode(features: Features, schema_hash: str) -> bytes:
             features.history_values_L.astype("<f2", copy=False).tobytes(),
             features.user_U.astype("<f2", copy=False).tobytes(),
             features.items_NF.astype("<f2", copy=False).tobytes(),
+            b"" if features.keys is None else _encoded_keys(features.keys),
         ]
     )
+
+
+def _encoded_keys(keys: KeyedRows) -> bytes:
+    num_user, num_item = keys.user.counts_NK.shape[1], keys.items.counts_NK.shape[1]
+    num_keys = len(keys.user.keys_S) + len(keys.items.keys_S)
+    most = max(int(side.counts_NK.max(initial=0)) for side in (keys.user, keys.items))
+    if num_keys > MAX_KEYS or most > _MAX_COUNT or max(num_user, num_item) > MAX_KEYED_FEATURES:
+        raise InvalidInput(
+            f"exposure block: {num_keys} keys (at most {MAX_KEYS}), {most} of one feature (at most {_MAX_COUNT}), {num_user} user and "
+            f"{num_item} item features with embedding_dim (at most {MAX_KEYED_FEATURES} each): ask for fewer candidates, or give the "
+            "features fewer words (max_length of a tokenize_feature)"
+        )
+    parts = [_KEYS_HEAD.pack(num_user, num_item, num_keys)]
+    parts += [side.counts_NK.astype("<u2").tobytes() for side in (keys.user, keys.items)]
+    return b"".join([*parts, *(side.keys_S.astype("<i8", copy=False).tobytes() for side in (keys.user, keys.items))])
 
 
 def decode(block: bytes, spec: FeatureSpec) -> Features:
@@ -123,7 +171,34 @@ def _decoded(blocks: bytes, start: int, head: _Head, spec: FeatureSpec) -> Featu
         history_values_L=halves[:user_start],
         user_U=halves[user_start:items_start],
         items_NF=halves[items_start:].reshape(head.num_items, head.num_item_features),
+        keys=_decoded_keys(blocks, start, head, spec),
     )
+
+
+def _decoded_keys(blocks: bytes, start: int, head: _Head, spec: FeatureSpec) -> KeyedRows | None:
+    wanted = len(spec.plan.user_keyed), len(spec.plan.item_keyed)
+    if head.version == VERSION and not any(wanted):
+        return None
+    there = tuple(_keys_head(blocks, start, head)[:2]) if head.version == VERSION_WITH_KEYS else (0, 0)
+    if there != wanted or not any(there):
+        raise CorruptArtifact(f"exposure block: keys of {there} features of user and item, the feature spec has {wanted}")
+    counts, keys_S = _keys_of(blocks, start, head)
+    counts_1K, counts_NK = counts[: wanted[0]].reshape(1, wanted[0]), counts[wanted[0] :].reshape(head.num_items, wanted[1])
+    num_user = int(counts_1K.sum())
+    return KeyedRows(RowKeys(counts_1K, keys_S[:num_user]), RowKeys(counts_NK, keys_S[num_user:]))
+
+
+def _keys_head(blocks: bytes, start: int, head: _Head) -> _KeysHead:
+    return _KeysHead(*_KEYS_HEAD.unpack_from(blocks, start + head.columns_end))
+
+
+def _keys_of(blocks: bytes, start: int, head: _Head) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the counts, of the user and then of the items, and the keys."""
+    keys, at = _keys_head(blocks, start, head), start + head.columns_end + _KEYS_HEAD.size
+    counts = np.frombuffer(blocks, dtype="<u2", count=keys.counts(head.num_items), offset=at).astype(np.int64)
+    if counts.sum() != keys.num_keys:
+        raise CorruptArtifact(f"exposure block: {keys.num_keys} keys, its counts say {counts.sum()}")
+    return counts, np.frombuffer(blocks, dtype="<i8", count=keys.num_keys, offset=at + 2 * len(counts))
 
 
 def num_items(block: bytes) -> int:
@@ -158,4 +233,14 @@ def select(block: bytes, rows: Sequence[int]) -> bytes:
     starts = [head.items_start + row * head.row_bytes for row in rows]
     parts = [_HEAD.pack(*fields), block[_HEAD.size : head.items_start]]
     parts += [block[start : start + head.row_bytes] for start in starts]
-    return b"".join(parts)
+    return b"".join(parts if head.version == VERSION else [*parts, _selected_keys(block, head, rows)])
+
+
+def _selected_keys(block: bytes, head: _Head, rows: Sequence[int]) -> bytes:
+    """Return the section of keys with only the given item rows."""
+    counts, keys_S = _keys_of(block, 0, head)
+    num_user, num_item, _ = _keys_head(block, 0, head)
+    of_user, of_items = counts[:num_user].reshape(1, num_user), counts[num_user:].reshape(head.num_items, num_item)
+    own = int(of_user.sum())
+    items = RowKeys(of_items, keys_S[own:]).take(np.asarray(rows, dtype=np.int64))
+    return _encoded_keys(KeyedRows(RowKeys(of_user, keys_S[:own]), items))

@@ -37,6 +37,8 @@ MAX_BLOOM_COUNT = 255
 
 # What an exposure block counts in one byte.
 MAX_COLUMNS = 255
+# Numbers of pooled rows that a network takes of a side.
+MAX_POOLED = 2_048
 # Of the list `features`.
 MAX_FEATURES = 1_000
 
@@ -239,16 +241,32 @@ class FeatureSpec(_Part):
             plan = self.plan
         except BadFeatures as error:
             raise ValueError(str(error)) from error
-        if plan.keyed:
-            raise ValueError(
-                f"features: {plan.keyed[0]!r} makes rows of a table or a sequence, and networks take columns of numbers only; leave "
-                "embedding_dim out and say vocab_list, num_buckets, hash_bucket_size or boundaries, or mark it stub_type"
-            )
+        if plan.sequences:
+            raise ValueError(f"features: {plan.sequences[0]!r} is a sequence, and no network takes one so far; leave it out")
+        self._check_tables()
         for side, built_in in (("user", columns.user_names()), ("item", columns.item_names(self.counters.half_lives_events))):
             taken = sorted(set(built_in) & set(plan.user_columns if side == "user" else plan.item_columns))
             if taken:
                 raise ValueError(
                     f"features: the {side} column {taken[0]!r} is there already, of the counters; give the feature another name"
+                )
+
+    def _check_tables(self) -> None:
+        """Refuse tables of features that are there already, or that no block and no network can hold."""
+        taken = sorted({"user", "item"} & set(self.plan.tables))
+        if taken:
+            raise ValueError(f"features: the table {taken[0]!r} holds the {taken[0]}s' own rows; give the feature another embedding_name")
+        for name, keys in self.plan.tables.items():
+            if keys.max_element_size is not None and (keys.filter_freq or 1) > MAX_BLOOM_COUNT:
+                raise ValueError(
+                    f"features: table {name!r}: a Bloom filter counts to {MAX_BLOOM_COUNT}: lower filter_freq {keys.filter_freq}"
+                )
+        for side, keyed in (("user", self.plan.user_keyed), ("item", self.plan.item_keyed)):
+            if len(keyed) > MAX_COLUMNS:
+                raise ValueError(f"features: {len(keyed)} {side} features with embedding_dim; an exposure block holds {MAX_COLUMNS} a side")
+            if (width := sum(one.dim for one in keyed)) > MAX_POOLED:
+                raise ValueError(
+                    f"features: embedding_dim of all {side} features is {width} together; at most {MAX_POOLED} go into a network"
                 )
 
     @property
@@ -261,10 +279,15 @@ class FeatureSpec(_Part):
         """Names of the tasks in the order of the network's heads."""
         return tuple(task.name for task in self.tasks)
 
+    @cached_property
+    def all_tables(self) -> dict[str, TableSpec]:
+        """The embedding tables by name: "user", "item", and those of declared features."""
+        return {"user": self.tables.user, "item": self.tables.item} | {name: _table_of(keys) for name, keys in self.plan.tables.items()}
+
     @property
     def table_dims(self) -> dict[str, int]:
-        """Floats per row by table name ("user", "item")."""
-        return {"user": self.tables.user.dim, "item": self.tables.item.dim}
+        """Floats per row by table name."""
+        return {name: table.dim for name, table in self.all_tables.items()}
 
     @property
     def num_reserved_dims(self) -> int:
@@ -287,6 +310,16 @@ class FeatureSpec(_Part):
         return (*columns.item_names(self.counters.half_lives_events), *self.plan.item_columns)
 
     @cached_property
+    def user_inputs(self) -> tuple[str, ...]:
+        """Names of the user's numbers that the network takes: the columns, then the pooled rows of keyed features."""
+        return (*self.user_columns, *(name for one in self.plan.user_keyed for name in one.columns))
+
+    @cached_property
+    def item_inputs(self) -> tuple[str, ...]:
+        """The same of an item's."""
+        return (*self.item_columns, *(name for one in self.plan.item_keyed for name in one.columns))
+
+    @cached_property
     def plan(self) -> Plan:
         """What the declared features compile to; without any, a plan that makes no column.
 
@@ -305,7 +338,7 @@ class FeatureSpec(_Part):
 
     @cached_property
     def meaning(self) -> str:
-        """What `schema_hash` is a hash of: JSON of [FEATURE_CODE_VERSION, the spec without what may change, user columns, item columns]."""
+        """What `schema_hash` is a hash of: JSON of [FEATURE_CODE_VERSION, the spec without what may change, user inputs, item inputs]."""
         # Artifacts made before there was a choice of networks carry a hash without the key.
         without = {"negatives", "blend"} | ({"network"} if self.network == DcnDinSpec() else set())
         meaning = self.model_dump(mode="json", exclude=without | {"features"})
@@ -313,7 +346,7 @@ class FeatureSpec(_Part):
             del table["admission"], table["eviction"]
         if self.format > 1:
             meaning["features"] = [_meaning_of(one) for one in self.features]
-        return json.dumps([FEATURE_CODE_VERSION, meaning, self.user_columns, self.item_columns], sort_keys=True, separators=(",", ":"))
+        return json.dumps([FEATURE_CODE_VERSION, meaning, self.user_inputs, self.item_inputs], sort_keys=True, separators=(",", ":"))
 
     def normalised(self, kind: str, value: float) -> float | None:
         """Return `value` on the kind's scale as 0..1 (clamped), or None when the kind states no opinion or is unknown.
@@ -332,6 +365,15 @@ class FeatureSpec(_Part):
         powers_T = np.asarray([self.blend.get(name, 0.0) for name in self.task_names], dtype=np.float32)
         clipped_NT = np.clip(probabilities_NT, 1e-9, 1.0)
         return np.exp(np.log(clipped_NT) @ powers_T).astype(np.float32)
+
+
+def _table_of(keys: TableKeys) -> TableSpec:
+    """Return what features say of their table as the spec says it of others."""
+    return TableSpec(
+        dim=keys.embedding_dim,
+        admission=AdmissionSpec(min_count=keys.filter_freq or 1, max_element_size=keys.max_element_size),
+        eviction=EvictionSpec(steps_to_live=keys.steps_to_live, l2_weight_threshold=keys.l2_weight_threshold, max_rows=keys.max_rows),
+    )
 
 
 def _meaning_of(one: BaseModel) -> dict[str, Any]:

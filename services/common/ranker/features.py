@@ -7,7 +7,7 @@ Shapes: N items, L history length, U user columns, F item columns.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from services.common.platform.ids import entity_key
 from services.common.ranker.columns import ITEM_COLUMNS, USER_COLUMNS, ItemView, UserView
 from services.common.ranker.declared.plan import NONE, Attributes, Part, Plan
+from services.common.ranker.declared.row_keys import KeyedRows
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.states import GlobalState, UserState
 from services.common.ranker.tallies import ItemMatrix
@@ -36,6 +37,13 @@ class Features:
     """Columns as in FeatureSpec.user_columns."""
     items_NF: Float16Array
     """Columns as in FeatureSpec.item_columns."""
+    keys: KeyedRows | None = None
+    """Of the declared features that make rows of tables; None when the spec has none."""
+
+    def only(self, rows: Sequence[int] | Int64Array) -> Features:
+        """Return the features of these items only, in this order."""
+        rows_N = np.asarray(rows, dtype=np.int64)
+        return replace(self, items_NF=self.items_NF[rows_N], keys=None if self.keys is None else self.keys.only(rows_N))
 
     def __len__(self) -> int:
         return len(self.items_NF)
@@ -48,6 +56,8 @@ class Declared(NamedTuple):
     """Plan.user_columns."""
     items_NF: Float16Array
     """Plan.item_columns."""
+    keys: KeyedRows | None = None
+    """`Plan.keyed`."""
 
     @classmethod
     def of(cls, plan: Plan, profile: Attributes, context: Attributes, items: Part) -> Declared:
@@ -61,9 +71,13 @@ class Declared(NamedTuple):
         Raises:
             WrongValue: an attribute is not of the type that the features read; names it.
         """
-        rows = np.arange(items.count, dtype=np.int64)
-        events = plan.events([profile], [context])
-        return cls(events.numbers[0], plan.numbers(events, items, np.zeros_like(rows), rows))
+        return cls.of_rows(plan, plan.events([profile], [context]), items, np.arange(items.count, dtype=np.int64))
+
+    @classmethod
+    def of_rows(cls, plan: Plan, events: Part, items: Part, rows_N: Int64Array) -> Declared:
+        """Compute them of one event and of these rows of `items`."""
+        made = plan.run(events, items, np.zeros_like(rows_N), rows_N)
+        return cls(made.user_GU[0], made.items_BF, plan.keyed(made))
 
     @classmethod
     def nothing(cls, plan: Plan, num_items: int) -> Declared:
@@ -103,6 +117,7 @@ def build_features(
         history_values_L=np.asarray(values, dtype=np.float16),
         user_U=np.asarray([*(column.of(user_view) for column in USER_COLUMNS), *declared.user_U], dtype=np.float16),
         items_NF=_item_columns(item_view, len(spec.item_columns), declared.items_NF),
+        keys=declared.keys,
     )
 
 

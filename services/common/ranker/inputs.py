@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from services.common.ranker.declared.row_keys import KeyedRows
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.features import Features
 
@@ -30,6 +31,8 @@ class RankerInputs:
     item_keys_B: Int64Array
     items_BF: Float32Array
     group_B: Int64Array
+    keys: KeyedRows | None = None
+    """Of the declared features that make rows of tables: a row a user, and a row a sample; None when the spec has none."""
 
 
 def assemble(spec: FeatureSpec, groups: Sequence[tuple[Features, Int64Array]]) -> RankerInputs:
@@ -50,6 +53,7 @@ def assemble(spec: FeatureSpec, groups: Sequence[tuple[Features, Int64Array]]) -
     history_keys_GL[filled_GL] = np.concatenate([features.history_keys_L[:length] for features, _ in groups])
     history_values_GL[filled_GL] = np.concatenate([features.history_values_L[:length] for features, _ in groups])
     sizes = [len(keys_N) for _, keys_N in groups]
+    keyed = [features.keys for features, _ in groups if features.keys is not None]
     return RankerInputs(
         user_keys_G=np.asarray([features.user_key for features, _ in groups], dtype=np.int64),
         history_keys_GL=history_keys_GL,
@@ -59,4 +63,5 @@ def assemble(spec: FeatureSpec, groups: Sequence[tuple[Features, Int64Array]]) -
         item_keys_B=np.concatenate([keys_N for _, keys_N in groups]),
         items_BF=np.concatenate([features.items_NF for features, _ in groups]).astype(np.float32),
         group_B=np.repeat(np.arange(num_groups), sizes),
+        keys=KeyedRows.joined(keyed) if keyed else None,
     )

@@ -30,6 +30,7 @@ class Description:
     parts: dict[str, Any]
     user_columns: tuple[str, ...]
     item_columns: tuple[str, ...]
+    """As `user_columns`: FeatureSpec.user_inputs and item_inputs."""
     half_lives_events: tuple[float, ...]
 
     @classmethod
@@ -46,6 +47,13 @@ class Description:
             return cls(code_version, parts, tuple(map(str, user_columns)), tuple(map(str, item_columns)), half_lives)
         except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
             raise CorruptArtifact(f"the description of its feature spec cannot be understood: {error}") from error
+
+    @property
+    def feature_tables(self) -> dict[str, int]:
+        """Floats of a row by table, of the tables of declared features."""
+        entries = [next(iter(one.values())) for one in self.parts.get("features", [])]
+        keyed = [one for one in entries if "embedding_dim" in one and not one.get("stub_type", False)]
+        return {one.get("embedding_name", one["feature_name"]): one["embedding_dim"] for one in keyed}
 
     def differences(self, spec: FeatureSpec, *, free: Container[str]) -> list[str]:
         """Return what gives stored numbers another meaning under `spec`, in words.

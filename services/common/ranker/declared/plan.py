@@ -31,6 +31,7 @@ from services.common.ranker.declared.entry_list import SequenceFeature
 from services.common.ranker.declared.graph import ordered, split, tables_of
 from services.common.ranker.declared.inputs import WrongValue, numbers_of, words_of
 from services.common.ranker.declared.operators import Cast, Operator, as_words, cast_of, operator_of
+from services.common.ranker.declared.row_keys import KeyedFeature, KeyedRows, RowKeys
 from services.common.ranker.declared.values import Column, Int64Array, Numbers, Words
 
 Attributes = Mapping[str, Any]
@@ -144,6 +145,11 @@ class Plan:
         """Names of the columns of Outputs.user_GU."""
         self.item_columns = tuple(name for output in self._outputs if output.scope is not Scope.EVENT for name in output.columns)
         """Names of the columns of Outputs.items_BF, in the order of the spec."""
+        keyed = [(output.scope is Scope.EVENT, _keyed(output.feature)) for output in self._outputs if output.feature.table is not None]
+        self.user_keyed = tuple(one for is_of_event, one in keyed if is_of_event)
+        """The features of events that make keys, in the order of the spec."""
+        self.item_keyed = tuple(one for is_of_event, one in keyed if not is_of_event)
+        """The same of items and pairs."""
 
     @property
     def item_columns_of_pairs(self) -> tuple[str, ...]:
@@ -157,9 +163,14 @@ class Plan:
         return tuple(self._wanted.values())
 
     @property
-    def keyed(self) -> tuple[str, ...]:
-        """Names of the features that make keys or sequences, which need tables."""
-        return (*(output.feature.feature_name for output in self._outputs if output.feature.table), *self._sequences)
+    def item_keys(self) -> tuple[str, ...]:
+        """Names of the features whose keys depend on the item alone."""
+        return tuple(one.feature.feature_name for one in self._outputs if one.scope is Scope.ITEM and one.feature.table is not None)
+
+    @property
+    def sequences(self) -> tuple[str, ...]:
+        """Names of the features that are sequences."""
+        return tuple(self._sequences)
 
     def made_by(self, name: str) -> tuple[Scope, str | None, tuple[str, ...]]:
         """Return what a feature is about, the table of its rows, and the names of its columns; a stub and a sequence make none."""
@@ -214,6 +225,15 @@ class Plan:
         paired = self._pairs(events, items, event_B, item_B)
         pair_keys = {**{name: one.take(item_B) for name, one in items.keys.items()}, **paired.keys}
         return Outputs(events.numbers, self._numbers(paired, items, item_B), events.keys, pair_keys, events.sequences)
+
+    def keyed(self, outputs: Outputs) -> KeyedRows | None:
+        """Return the keys of all pairs side by side; None when no feature makes any."""
+        if not self.user_keyed and not self.item_keyed:
+            return None
+        return KeyedRows(
+            RowKeys.of([outputs.event_keys[one.name] for one in self.user_keyed], len(outputs.user_GU)),
+            RowKeys.of([outputs.pair_keys[one.name] for one in self.item_keyed], len(outputs.items_BF)),
+        )
 
     def _numbers(self, paired: Part, items: Part, item_B: Int64Array) -> Float16Array:
         of_items_BM = items.numbers[item_B]
@@ -291,6 +311,11 @@ def _words_of_number(feature: NumbersEntry) -> Operator:
         return as_words(feature, numbers)
 
     return run
+
+
+def _keyed(feature: Encoded) -> KeyedFeature:
+    assert feature.table is not None and feature.embedding_dim is not None
+    return KeyedFeature(feature.feature_name, feature.table, feature.pooling, feature.embedding_dim)
 
 
 def _names(feature: Encoded) -> tuple[str, ...]:

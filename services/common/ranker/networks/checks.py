@@ -12,6 +12,7 @@ from torch import Tensor
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.inputs import RankerInputs
 from services.common.ranker.networks.interface import RankerNetwork, Rows
+from services.common.ranker.pooling import Pooled
 
 _GROUPS = (3, 4)
 _TOLERANCE = 1e-4
@@ -50,7 +51,11 @@ def made_up(spec: FeatureSpec, sizes: tuple[int, ...] = _GROUPS, *, history: int
         group_B=np.repeat(np.arange(num_groups), sizes),
     )
     history_GLD = torch.from_numpy(numbers(num_groups, length, dim) * mask_GL[..., None])
-    return inputs, Rows(torch.from_numpy(numbers(num_groups, dim)), torch.from_numpy(numbers(sum(sizes), dim)), history_GLD)
+    rows = Rows(torch.from_numpy(numbers(num_groups, dim)), torch.from_numpy(numbers(sum(sizes), dim)), history_GLD)
+    pooled_V = [sum(one.dim for one in keyed) for keyed in (spec.plan.user_keyed, spec.plan.item_keyed)]
+    if not any(pooled_V):
+        return inputs, rows
+    return inputs, rows.with_pooled(Pooled(numbers(num_groups, pooled_V[0]), numbers(sum(sizes), pooled_V[1])))
 
 
 def group_alone(inputs: RankerInputs, rows: Rows, group: int) -> tuple[RankerInputs, Rows]:
@@ -66,7 +71,12 @@ def group_alone(inputs: RankerInputs, rows: Rows, group: int) -> tuple[RankerInp
         items_BF=inputs.items_BF[of_group_B],
         group_B=np.zeros(int(of_group_B.sum()), np.int64),
     )
-    return alone, Rows(rows.user_GD[here], rows.item_BD[torch.from_numpy(of_group_B)], rows.history_GLD[here])
+    samples_B = torch.from_numpy(of_group_B)
+    pooled = (
+        None if rows.user_pooled_GV is None else rows.user_pooled_GV[here],
+        None if rows.item_pooled_BV is None else rows.item_pooled_BV[samples_B],
+    )
+    return alone, Rows(rows.user_GD[here], rows.item_BD[samples_B], rows.history_GLD[here], *pooled)
 
 
 def _fault_of_weights(network: RankerNetwork, again: RankerNetwork, num_tasks: int) -> str:

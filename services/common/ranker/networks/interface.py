@@ -24,16 +24,31 @@ from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.inputs import RankerInputs
 from services.common.ranker.network_spec import Spec
 from services.common.ranker.networks.names import Axes, nothing
+from services.common.ranker.pooling import Pooled
 
 Float32Array = npt.NDArray[np.float32]
 
 
 class Rows(NamedTuple):
-    """Embedding rows that belong to a RankerInputs."""
+    """Embedding rows that belong to a RankerInputs.
+
+    Attributes:
+        user_GD, item_BD, history_GLD: one row each.
+        user_pooled_GV, item_pooled_BV: of the declared features that make rows of tables, pooled; None when the spec has none.
+    """
 
     user_GD: Tensor
     item_BD: Tensor
     history_GLD: Tensor
+    user_pooled_GV: Tensor | None = None
+    item_pooled_BV: Tensor | None = None
+
+    def with_pooled(self, pooled: Pooled | None) -> Rows:
+        """Return the rows with pooled ones beside them."""
+        if pooled is None:
+            return self
+        user_GV, items_BV = map(torch.from_numpy, pooled.sides)
+        return self._replace(user_pooled_GV=user_GV, item_pooled_BV=items_BV)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +59,7 @@ class Samples:
         user_BC, item_BC: the contents of the sample's rows.
         mean_BC: mean of the history's contents; zeros for an empty history.
         liked_BC: the same, each item weighted by its value less 0.5: what was liked counts for, what was not counts against.
-        user_BU, items_BF: the features.
+        user_BU, items_BF: the features: FeatureSpec.user_inputs and item_inputs.
         history_GLC, centred_GL, mask_GL: of every group the history's contents, values less 0.5, and 1 where there is an item.
         group_B: the group of every sample, int64.
     """
@@ -108,8 +123,8 @@ class RankerNetwork(nn.Module):
             item_BC=item_BC,
             mean_BC=mean_BC,
             liked_BC=liked_BC,
-            user_BU=of_samples(torch.from_numpy(inputs.user_GU), group_B),
-            items_BF=torch.from_numpy(inputs.items_BF),
+            user_BU=of_samples(_beside(inputs.user_GU, rows.user_pooled_GV), group_B),
+            items_BF=_beside(inputs.items_BF, rows.item_pooled_BV),
             history_GLC=history_GLC,
             centred_GL=centred_GL,
             mask_GL=mask_GL,
@@ -162,6 +177,11 @@ def sizes_of(spec: FeatureSpec, kind: type[Spec]) -> Spec:
     if not isinstance(spec.network, kind):
         raise TypeError(f"the feature spec has sizes of {type(spec.network).__name__}, wanted are those of {kind.__name__}")
     return spec.network
+
+
+def _beside(columns: Float32Array, pooled: Tensor | None) -> Tensor:
+    numbers = torch.from_numpy(columns)
+    return numbers if pooled is None else torch.cat([numbers, pooled], dim=1)
 
 
 def of_samples(part_G: Tensor, group_B: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from services.common.ranker.feature_spec import FeatureSpec
 
 
 class Columns(NamedTuple):
-    """The names of the columns of Features.user_U and of Features.items_NF."""
+    """FeatureSpec.user_inputs and item_inputs: the columns of features, and the pooled rows of keyed ones."""
 
     user: tuple[str, ...]
     item: tuple[str, ...]
@@ -27,7 +27,7 @@ Axes = tuple[Names, ...]
 
 def columns_of(spec: FeatureSpec) -> Columns:
     """Return the columns of a feature spec."""
-    return Columns(spec.user_columns, spec.item_columns)
+    return Columns(spec.user_inputs, spec.item_inputs)
 
 
 def nothing(_columns: Columns) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from services.common.ranker.inputs import RankerInputs, assemble
 from services.common.ranker.networks.dcn_din import DcnDin
 from services.common.ranker.networks.interface import Float32Array, RankerNetwork, Rows
 from services.common.ranker.networks.written_out import WrittenOut, is_written_out
+from services.common.ranker.pooling import Pooled
 
 Precision = Literal["fp32", "bf16"]
 
@@ -38,19 +39,22 @@ class Scoring(Protocol):
             CorruptArtifact: a name or shape is not this network's; nothing was replaced.
         """
 
-    def score(self, features: Features, user_D: Float32Array, items_ND: Float32Array, history_LD: Float32Array) -> Float32Array:
+    def score(
+        self, features: Features, user_D: Float32Array, items_ND: Float32Array, history_LD: Float32Array, pooled: Pooled | None = None
+    ) -> Float32Array:
         """Return probabilities, float32 [N, T].
 
         Args:
             features: of the user and of the N items.
             user_D, items_ND, history_LD: float32 rows, C-contiguous; of the history as many as `features` has entries, at most the spec's.
+            pooled: the rows of the keys that `features` has, of one user and N items; None when the spec has no keyed features.
         """
 
 
 def scoring_of(spec: FeatureSpec, network: RankerNetwork) -> Scoring:
     """Return the fastest way there is to score with this network."""
     if isinstance(network, DcnDin) and is_written_out(network):
-        return WrittenOut(network, len(spec.user_columns), spec.history.length)
+        return WrittenOut(network, len(spec.user_inputs), spec.history.length)
     return ByTorch(spec, network)
 
 
@@ -70,13 +74,15 @@ class ByTorch:
         """Replace the weights. Errors: see `Scoring`."""
         self._network.load(tensors)
 
-    def score(self, features: Features, user_D: Float32Array, items_ND: Float32Array, history_LD: Float32Array) -> Float32Array:
+    def score(
+        self, features: Features, user_D: Float32Array, items_ND: Float32Array, history_LD: Float32Array, pooled: Pooled | None = None
+    ) -> Float32Array:
         """Score as `Scoring` says."""
         inputs = assemble(self._spec, [(features, np.zeros(len(items_ND), np.int64))])
         padded_LD = np.zeros((self._spec.history.length, items_ND.shape[1]), np.float32)
         padded_LD[: len(history_LD)] = history_LD
         rows = Rows(torch.from_numpy(user_D).unsqueeze(0), torch.from_numpy(items_ND), torch.from_numpy(padded_LD).unsqueeze(0))
-        return score(self._network, inputs, rows, precision=self.precision)
+        return score(self._network, inputs, rows.with_pooled(pooled), precision=self.precision)
 
 
 def score(network: RankerNetwork, inputs: RankerInputs, rows: Rows, *, precision: Precision = "fp32") -> Float32Array:

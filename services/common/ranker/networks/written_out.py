@@ -23,6 +23,7 @@ from services.common.platform.errors import CorruptArtifact
 from services.common.ranker.features import Features
 from services.common.ranker.networks.dcn_din import DcnDin
 from services.common.ranker.networks.written_kernels import Scratch, User, Weights, cross, finish, prepare
+from services.common.ranker.pooling import Pooled
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -141,7 +142,7 @@ class WrittenOut:
 
         Args:
             network: one that `is_written_out`.
-            num_user: how many user features there are.
+            num_user: how many numbers of the user's the network takes (FeatureSpec.user_inputs).
             length: most entries of a history.
         """
         sizes = self._sizes = _Sizes.of(network, num_user)
@@ -219,18 +220,25 @@ class WrittenOut:
     def _tower(self, task: int) -> Callable[[str], Float32Array]:
         return lambda name: self._loaded[f"towers.{task}.{name}"]
 
-    def score(self, features: Features, user_D: Float32Array, items_ND: Float32Array, history_LD: Float32Array) -> Float32Array:
+    def score(
+        self, features: Features, user_D: Float32Array, items_ND: Float32Array, history_LD: Float32Array, pooled: Pooled | None = None
+    ) -> Float32Array:
         """Return float32 [N, T]: probabilities.
 
         Args:
             features: of the user and of the N items.
             user_D, items_ND, history_LD: float32 rows, C-contiguous; of the history as many as `features` has entries, at most the spec's.
+            pooled: the rows of the keys that `features` has, of one user and N items; None when the spec has no keyed features.
         """
         memory = self._memory(len(items_ND))
-        memory.item_features_NF[:] = features.items_NF
+        user_U, num_columns = features.user_U.astype(np.float32), features.items_NF.shape[1]
+        memory.item_features_NF[:, :num_columns] = features.items_NF
+        if pooled is not None:
+            user_U = np.concatenate([user_U, pooled.user_GV[0]])
+            memory.item_features_NF[:, num_columns:] = pooled.items_BV
         centred_L = features.history_values_L[: len(history_LD)].astype(np.float32)
         centred_L -= 0.5
-        user = User(user_D, history_LD, centred_L, features.user_U.astype(np.float32))
+        user = User(user_D, history_LD, centred_L, user_U)
         prepare(user, items_ND, self._weights, memory.scratch, memory.x0_NX)
         with torch.inference_mode():
             torch.mm(memory.taken, self._first_RK, out=memory.first)

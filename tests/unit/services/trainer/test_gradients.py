@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.inputs import RankerInputs
 from services.common.ranker.networks.dcn_din import DcnDin
 from services.common.ranker.networks.registry import make_network
+from services.common.ranker.pooling import Pooled
 from services.trainer.gradients import Autograd, StepInputs, WrittenOut, gradients_of
 from services.trainer.tower_kernels import adagrad, adam, losses
 
@@ -24,10 +27,18 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def spec_of(dim: int, num_tasks: int, length: int, network: object = "dcn_din") -> FeatureSpec:
+KEYED = [
+    {"id_feature": {"feature_name": "city", "expression": "user:city", "embedding_dim": 5}},
+    {"id_feature": {"feature_name": "tags", "expression": "item:tags", "embedding_dim": 4, "pooling": "mean"}},
+    {"combo_feature": {"feature_name": "both", "expression": ["user:city", "item:tags"], "embedding_dim": 7}},
+]
+
+
+def spec_of(dim: int, num_tasks: int, length: int, network: object = "dcn_din", features: Sequence[object] = ()) -> FeatureSpec:
     return FeatureSpec.parse(
         {
-            "format": 1,
+            "format": 2 if features else 1,
+            "features": list(features),
             "model": "ranker",
             "tables": {"user": {"dim": dim}, "item": {"dim": dim}},
             "history": {"length": length},
@@ -55,6 +66,8 @@ def random_step(spec: FeatureSpec, rng: np.random.Generator, num_groups: int) ->
         items_BF=rng.normal(size=(num_samples, len(spec.item_columns))).astype(np.float32),
         group_B=np.repeat(np.arange(num_groups), sizes),
     )
+    widths = [sum(one.dim for one in keyed) for keyed in (spec.plan.user_keyed, spec.plan.item_keyed)]
+    numbers = [rng.normal(size=shape).astype(np.float32) for shape in zip((num_groups, num_samples), widths, strict=True)]
     return StepInputs(
         inputs=inputs,
         users_UD=rng.normal(size=(num_users, dim)).astype(np.float32),
@@ -63,6 +76,7 @@ def random_step(spec: FeatureSpec, rng: np.random.Generator, num_groups: int) ->
         item_at_B=rng.integers(0, num_items, num_samples),
         history_at_GL=rng.integers(0, num_items, (num_groups, length)),
         shown_G=(rng.random(num_groups) > 0.3).astype(np.float32),
+        pooled=Pooled(*numbers) if any(widths) else None,
     )
 
 
@@ -86,17 +100,21 @@ def test_logits_and_gradients_are_those_of_autograd(seed: int) -> None:
     rng = np.random.default_rng(seed)
     first, second, attention = rng.integers(1, 70), rng.integers(1, 40), rng.integers(1, 20)
     network = {"hidden": [int(first), int(second)], "attention_dim": int(attention)} if seed % 3 == 0 else "dcn_din"
-    spec = spec_of(int(rng.integers(6, 24)), int(rng.integers(1, 4)), int(rng.integers(1, 25)), network)
+    features = KEYED[: seed % 4] if seed % 2 else ()
+    spec = spec_of(int(rng.integers(6, 24)), int(rng.integers(1, 4)), int(rng.integers(1, 25)), network, features)
     autograd, written = pair(spec, seed)
     for num_groups in (16, 1, 5, 20):
         step = random_step(spec, rng, num_groups)
         logits_BT = written.forward(step)
         assert_close(logits_BT, autograd.forward(step))
         of_logits_BT = rng.normal(size=logits_BT.shape).astype(np.float32)
-        users_UD, items_UD = written.backward(of_logits_BT)
-        expected_users_UD, expected_items_UD = autograd.backward(of_logits_BT)
-        assert_close(users_UD, expected_users_UD)
-        assert_close(items_UD, expected_items_UD)
+        found, expected = written.backward(of_logits_BT), autograd.backward(of_logits_BT)
+        assert_close(found.users_UD, expected.users_UD)
+        assert_close(found.items_UD, expected.items_UD)
+        assert (found.pooled is None) == (expected.pooled is None) == (seed % 2 == 0)
+        if found.pooled is not None and expected.pooled is not None:
+            assert_close(found.pooled.user_GV, expected.pooled.user_GV)
+            assert_close(found.pooled.items_BV, expected.pooled.items_BV)
         assert_close(written.named(written.gradient_P), autograd.named(autograd.gradient_P))
 
 
@@ -110,7 +128,7 @@ def test_equal_calls_give_equal_bits_whatever_came_between() -> None:
     for each in (one, two):
         logits_BT = each.forward(step).copy()
         of_logits = rng.normal(size=logits_BT.shape).astype(np.float32) if of_logits is None else of_logits
-        results.append([logits_BT, *each.backward(of_logits), each.gradient_P])
+        results.append([logits_BT, *each.backward(of_logits)[:2], each.gradient_P])
     for left, right in zip(*results, strict=True):
         np.testing.assert_array_equal(left, right)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from services.common.platform.errors import CorruptArtifact, InvalidInput
 from services.common.ranker import exposure_block
 from services.common.ranker.feature_spec import FeatureSpec
-from services.common.ranker.features import Features
+from services.common.ranker.features import Declared, Features
 
 SPEC = FeatureSpec.load("model_repo/ranker/feature_spec.yaml")
 
@@ -100,3 +101,89 @@ def test_what_the_head_cannot_say_is_refused_by_name(changed: dict[str, np.ndarr
         exposure_block.encode(dataclasses.replace(features(3, 2), **changed), SPEC.schema_hash)
     largest = {name: array[:255] if array.ndim == 1 else array[:65_535, :255] for name, array in changed.items()}
     assert exposure_block.encode(dataclasses.replace(features(3, 2), **largest), SPEC.schema_hash)
+
+
+KEYED_SPEC = FeatureSpec.parse(
+    SPEC.model_dump(mode="json")
+    | {
+        "format": 2,
+        "features": [
+            {"id_feature": {"feature_name": "city", "expression": "user:city", "embedding_dim": 4}},
+            {"id_feature": {"feature_name": "tags", "expression": "item:tags", "embedding_dim": 4}},
+            {"combo_feature": {"feature_name": "both", "expression": ["user:city", "item:tags"], "embedding_dim": 8}},
+        ],
+    }
+)
+TAGS = [["a"], [], ["b", "a", "c"], ["d", "e"]]
+
+
+def with_keys(tags: list[list[str]], city: object = ("Rome", "Oslo")) -> Features:
+    plan = KEYED_SPEC.plan
+    made = Declared.of(plan, {"city": list(city)}, {}, plan.items([{"tags": words} for words in tags]))
+    return dataclasses.replace(features(len(tags), 2), keys=made.keys)
+
+
+def assert_same_keys(left: Features, right: Features) -> None:
+    assert_equal(left, right)
+    assert left.keys is not None and right.keys is not None
+    for one, two in ((left.keys.user, right.keys.user), (left.keys.items, right.keys.items)):
+        np.testing.assert_array_equal(one.counts_NK, two.counts_NK)
+        np.testing.assert_array_equal(one.keys_S, two.keys_S)
+
+
+@pytest.mark.parametrize("tags", [[], [["a"]], TAGS])
+def test_keys_come_back_as_they_were(tags: list[list[str]]) -> None:
+    original = with_keys(tags)
+    block = exposure_block.encode(original, KEYED_SPEC.schema_hash)
+    assert_same_keys(exposure_block.decode(block, KEYED_SPEC), original)
+    assert exposure_block.num_items(block) == len(tags)
+    assert exposure_block.schema_hash(block) == KEYED_SPEC.schema_hash
+
+
+def test_items_are_selected_with_their_keys() -> None:
+    original = with_keys(TAGS)
+    block = exposure_block.encode(original, KEYED_SPEC.schema_hash)
+    for rows in ([2, 0], [3], [], [1, 1]):
+        part = exposure_block.select(block, rows)
+        assert_same_keys(exposure_block.decode(part, KEYED_SPEC), original.only(rows))
+        assert part == exposure_block.encode(original.only(rows), KEYED_SPEC.schema_hash)
+    assert original.only([2]).keys.items.keys_S.tolist() == with_keys([TAGS[2]]).keys.items.keys_S.tolist()
+
+
+def test_blocks_with_keys_may_stand_one_behind_the_other() -> None:
+    parts = [with_keys(TAGS), with_keys([]), with_keys(TAGS[:1], city=())]
+    blocks = b"".join(exposure_block.encode(part, KEYED_SPEC.schema_hash) for part in parts)
+    for found, part in zip(exposure_block.decode_all(blocks, KEYED_SPEC), parts, strict=True):
+        assert_same_keys(found, part)
+
+
+def test_a_block_of_a_spec_without_keyed_features_has_no_section_and_the_bytes_of_before() -> None:
+    block = exposure_block.encode(features(3, 2), SPEC.schema_hash)
+    assert block[0] == exposure_block.VERSION == 1
+    assert hashlib.sha256(block).hexdigest()[:16] == "d543ce05dc10fe48"
+    assert exposure_block.encode(with_keys(TAGS), KEYED_SPEC.schema_hash)[0] == 2
+
+
+def test_a_block_with_damaged_or_missing_keys_is_refused_wherever_it_is_cut() -> None:
+    block = exposure_block.encode(with_keys(TAGS), KEYED_SPEC.schema_hash)
+    for cut in range(len(block)):
+        with pytest.raises(CorruptArtifact):
+            exposure_block.decode(block[:cut], KEYED_SPEC)
+    # Of the user two cities; of the items 7 tags, absent ones included, and 13 pairs.
+    counts_at = len(block) - 8 * (2 + 7 + 13) - 2 * (1 + 2 * len(TAGS))
+    other = bytearray(block)
+    other[counts_at] += 1
+    for read in (lambda one: exposure_block.decode(one, KEYED_SPEC), lambda one: exposure_block.select(one, [0])):
+        with pytest.raises(CorruptArtifact, match="keys, its counts say"):
+            read(bytes(other))
+    with pytest.raises(CorruptArtifact, match=r"keys of \(0, 0\) features of user and item, the feature spec has \(1, 2\)"):
+        exposure_block.decode(exposure_block.encode(features(3, 2), KEYED_SPEC.schema_hash), KEYED_SPEC)
+    with pytest.raises(CorruptArtifact, match=r"keys of \(1, 2\) features of user and item, the feature spec has \(0, 0\)"):
+        exposure_block.decode(exposure_block.encode(with_keys(TAGS), SPEC.schema_hash), SPEC)
+
+
+def test_more_keys_than_a_block_holds_are_refused_with_what_to_do() -> None:
+    words = [str(number) for number in range(4_000)]
+    with pytest.raises(InvalidInput, match=r"keys \(at most 262144\), 4000 of one feature .* ask for fewer candidates"):
+        exposure_block.encode(with_keys([words] * 66), KEYED_SPEC.schema_hash)
+    exposure_block.encode(with_keys([words] * 10), KEYED_SPEC.schema_hash)

@@ -40,6 +40,35 @@ def test_declared_columns_follow_the_counters_by_side() -> None:
     assert spec.item_columns == (*plain.item_columns, "price", "price.absent")
 
 
+def test_features_with_a_table_make_inputs_of_the_network_and_no_column_of_the_block() -> None:
+    spec, plain = spec_of(id_of(embedding_dim=4), raw_of(boundaries=[1, 2], embedding_dim=5, embedding_name="prices")), spec_of()
+    assert (spec.user_columns, spec.item_columns) == (plain.user_columns, plain.item_columns)
+    assert spec.user_inputs == (*plain.user_columns, *(f"city[{at}]" for at in range(4)))
+    assert spec.item_inputs == (*plain.item_columns, *(f"price[{at}]" for at in range(5)))
+    assert spec.table_dims == {"user": 16, "item": 16, "city": 4, "prices": 5}
+
+
+def test_what_features_say_of_their_table_is_what_the_spec_says_of_others() -> None:
+    limits = {"filter_freq": 3, "max_element_size": 1000, "steps_to_live": 9, "l2_weight_threshold": 0.5, "max_rows": 77}
+    table = spec_of(id_of(embedding_dim=8, **limits)).all_tables["city"]
+    assert (table.admission.min_count, table.admission.max_element_size) == (3, 1000)
+    assert (table.eviction.steps_to_live, table.eviction.l2_weight_threshold, table.eviction.max_rows) == (9, 0.5, 77)
+
+
+def test_the_hash_sees_features_with_tables_by_name_and_table_and_not_by_the_limits_of_the_table() -> None:
+    one = spec_of(id_of(embedding_dim=8))
+    assert one.schema_hash == spec_of(id_of(embedding_dim=8, max_rows=5, filter_freq=2)).schema_hash
+    others = [id_of("town", embedding_dim=8), id_of(embedding_dim=8, embedding_name="places"), id_of(embedding_dim=4), id_of()]
+    assert len({one.schema_hash, *(spec_of(other).schema_hash for other in others)}) == 5
+    assert Description.of(described(one)).feature_tables == {"city": 8}
+
+
+def test_specs_without_such_features_have_the_hashes_that_they_had() -> None:
+    """Recorded before features could have tables: a changed hash would refuse every artifact that is out there."""
+    numbers = spec_of(id_of(), raw_of(), raw_of("hour", expression="context:hour", default_value=0))
+    assert (FeatureSpec.parse(SHIPPED).schema_hash, numbers.schema_hash) == ("8537633868ea1a2e", "6b32e98de53b58ed")
+
+
 @pytest.mark.parametrize(
     ("features", "says"),
     [
@@ -67,7 +96,20 @@ def test_declared_columns_follow_the_counters_by_side() -> None:
         ([id_of(num_buckets=3)], "num_buckets and vocab_list: only one of them"),
         ([id_of(vocab_list=None)], "without embedding_dim every value is a column: give vocab_list, num_buckets or hash_bucket_size"),
         ([id_of(filter_freq=3)], "filter_freq is about an embedding table: give embedding_dim too, or leave filter_freq out"),
-        ([id_of(embedding_dim=8)], "features: 'city' makes rows of a table or a sequence, and networks take columns of numbers only"),
+        (
+            [{"sequence_feature": {"feature_name": "s", "features": [raw_of(expression="sequence:price")]}}],
+            "features: 's' is a sequence, and no network takes one so far; leave it out",
+        ),
+        (
+            [id_of(embedding_dim=8, embedding_name="user")],
+            "features: the table 'user' holds the users' own rows; give the feature another embedding_name",
+        ),
+        (
+            [id_of(embedding_dim=8, filter_freq=256, max_element_size=1000)],
+            "features: table 'city': a Bloom filter counts to 255: lower filter_freq 256",
+        ),
+        ([id_of(f"f{at}", embedding_dim=4) for at in range(256)], "features: 256 user features with embedding_dim; .* holds 255 a side"),
+        ([id_of(f"f{at}", embedding_dim=256) for at in range(9)], "embedding_dim of all user features is 2304 together; at most 2048"),
         ([raw_of(boundaries=[1, 1])], "key features.0.raw_feature: .*boundaries must rise"),
         ([raw_of(boundaries=[".nan"])], "key features.0.raw_feature.boundaries.0"),
         ([raw_of(boundaries=list(range(64)))], "boundaries: they make 65 columns, at most 64 are allowed"),

@@ -7,6 +7,7 @@ import random
 import numpy as np
 import pytest
 
+from services.common.ranker.declared.encodings import Keys
 from services.common.ranker.declared.inputs import WrongValue
 from services.common.ranker.declared.item_parts import ItemParts
 from services.common.ranker.declared.plan import NONE, Plan
@@ -19,6 +20,15 @@ def same(plan: Plan, parts: ItemParts, made: RandomFeatures, known: dict[str, di
     expected = plan.numbers(events, plan.items([known.get(item, NONE) for item in asked]), zeros, rows)
     found = plan.numbers(events, parts.part(asked), zeros, rows)
     assert found.tobytes() == expected.tobytes(), made.raw
+    now, kept = (
+        plan.run(events, items, zeros, rows).pair_keys
+        for items in (plan.items([known.get(item, NONE) for item in asked]), parts.part(asked))
+    )
+    assert {name: keys_of(keys) for name, keys in kept.items()} == {name: keys_of(keys) for name, keys in now.items()}, made.raw
+
+
+def keys_of(keys: Keys) -> tuple[str, str, list[int], list[int]]:
+    return keys.table, keys.pooling, keys.keys_S.tolist(), keys.offsets.tolist()
 
 
 @pytest.mark.parametrize("seed", range(15))

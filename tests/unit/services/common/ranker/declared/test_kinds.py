@@ -109,7 +109,7 @@ def test_words_with_a_table_are_keys_of_its_rows() -> None:
     assert found.pair_keys["shop"].keys_S.tolist() == [unknown, rome, absent]
     assert found.pair_keys["shop"].offsets.tolist() == [0, 2, 3]
     assert found.pair_keys["brand"].keys_S[0] == row_key("brand", "word", "Rome") != rome
-    assert plan.keyed == ("home", "shop", "brand")
+    assert [one.name for one in (*plan.user_keyed, *plan.item_keyed)] == ["home", "shop", "brand"]
     assert plan.item_columns == plan.user_columns == ()
 
 
