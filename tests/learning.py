@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ def interactions(count: int, *, seed: int = 0, num_users: int = 20) -> list[Inte
         user = int(rng.integers(num_users))
         item = int(min(149, rng.exponential(20)))
         stars = 5.0 if (item + user) % 2 == 0 else 2.0
-        found.append(Interaction(f"u{user}", str(item), "rating", stars, index * 2000, {"hour": index % 24}))
+        found.append(Interaction(f"u{user}", str(item), "rating", stars, index * 2000))
     return found
 
 
@@ -63,7 +64,8 @@ def groups(count: int, *, seed: int = 0, spec: FeatureSpec = SPEC) -> list[Sampl
     """Return sample groups of a replay of `interactions`."""
     config = BatchConfig(active_users=0, feature_lag_events=0)
     states = FeatureStates(spec, CATEGORIES, attributes_of(spec) if spec.features else None)
-    return list(replay(spec, replay_order(interactions(count, seed=seed), config), ITEMS, states, config, 0))
+    acts = [replace(act, context={"hour": index % 24}) for index, act in enumerate(interactions(count, seed=seed))]
+    return list(replay(spec, replay_order(acts, config), ITEMS, states, config, 0))
 
 
 def group_of(user_id: str, rows: Sequence[tuple[Sample, int]], block: bytes, request_id: str = "r") -> SampleGroup:

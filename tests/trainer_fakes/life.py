@@ -11,9 +11,10 @@ from typing import Any
 from numpy.typing import NDArray
 from tunemesh.events.v1.delta_pb2 import ROW_DTYPE_FP32
 
+from services.common.ranker.feature_spec import FeatureSpec
 from services.trainer.epoch import Epoch, EpochConfig
 from services.trainer.epoch_start import open_epoch
-from services.trainer.neighbours import Logs, Stores
+from services.trainer.neighbours import Learner, Logs, Stores
 from services.trainer.owner import ControlOwner
 from services.trainer.publish_gate import PublishGateLimits
 from services.trainer.quality_gate import QualityLimits
@@ -56,20 +57,22 @@ def start(
     initial: Mapping[str, NDArray[Any]] | None = None,
     dedup_window_samples: int = 500,
     now_ms: Callable[[], int] = lambda: 7,
+    make_learner: Callable[[], Learner] = FakeLearner,
+    spec: FeatureSpec = SPEC,
 ) -> Life:
     faults = faults or Faults()
     samples = FakeSamples(broker, source)
     fields: dict[str, Any] = {
-        "model": SPEC.model,
-        "schema_hash": SPEC.schema_hash,
+        "model": spec.model,
+        "schema_hash": spec.schema_hash,
         "batch_groups": 3,
         "dedup_window_samples": dedup_window_samples,
         "dedup_max_samples": 100_000,
         "dtype": ROW_DTYPE_FP32,
         "limits": PublishGateLimits(max_row_norm=1e6, max_dense_norm=1e6),
         "quality": QualityLimits(auc_drop=0.05, log_loss_rise=0.1, calibration_factor=1.5),
-        "tasks": SPEC.task_names,
-        "unanswered": tuple(task.unanswered is not None for task in SPEC.tasks),
+        "tasks": spec.task_names,
+        "unanswered": tuple(task.unanswered is not None for task in spec.tasks),
         "on_lineage_change": "refuse",
         "on_lineage_change_variable": "TUNEMESH_TRAINER_ON_LINEAGE_CHANGE",
         "actor": "test",
@@ -79,7 +82,7 @@ def start(
 
     def opened() -> Epoch:
         return open_epoch(
-            FakeLearner,
+            make_learner,
             Logs(samples=samples, deltas=FakeDeltaLog(broker, faults, source), bases=FakeBaseLog(broker, faults), owner=owner),
             Stores(checkpoints=FakeCheckpoints(broker.disk, faults), bases=FakeBases(broker.disk, faults, fields["dtype"])),
             EpochConfig(**fields),

@@ -13,7 +13,6 @@ from tunemesh.events.v1.delta_pb2 import BasePointer, Delta
 
 from services.common.ranker.delta import DeltaBody
 from services.common.ranker.delta_chunks import Reassembler
-from tests.trainer_fakes.sample_logs import SPEC
 
 
 @dataclass
@@ -39,7 +38,7 @@ class Follower:
     def load(self, pointer: BasePointer) -> None:
         arrays = self.read_base(pointer)
         self.epoch, self.seq, self.base_id = pointer.epoch, pointer.seq, pointer.base_id
-        for name in SPEC.table_dims:
+        for name in _tables(arrays):
             ids, rows = arrays[f"table/{name}/ids"], arrays[f"table/{name}/rows"]
             self.rows[name] = dict(zip(ids.tolist(), rows, strict=True))
         self.dense = {name.removeprefix("dense/"): array for name, array in arrays.items() if name.startswith("dense/")}
@@ -81,9 +80,13 @@ class Follower:
 
     def equals(self, arrays: Mapping[str, NDArray[Any]]) -> bool:
         """Return whether rows and dense weights are those of a learner's state, bit for bit."""
-        for name in SPEC.table_dims:
+        for name in _tables(arrays):
             ids, mine = arrays[f"table/{name}/ids"].tolist(), self.rows.get(name, {})
             if sorted(mine) != ids or not all((mine[id_] == row).all() for id_, row in zip(ids, arrays[f"table/{name}/rows"], strict=True)):
                 return False
         dense = {name.removeprefix("dense/"): array for name, array in arrays.items() if name.startswith("dense/")}
         return dense.keys() == self.dense.keys() and all((array == self.dense[name]).all() for name, array in dense.items())
+
+
+def _tables(arrays: Mapping[str, NDArray[Any]]) -> set[str]:
+    return {name.split("/")[1] for name in arrays if name.startswith("table/")}

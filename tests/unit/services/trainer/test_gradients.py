@@ -92,7 +92,7 @@ def pair(spec: FeatureSpec, seed: int) -> tuple[Autograd, WrittenOut]:
 
 
 def assert_close(found: np.ndarray, expected: np.ndarray) -> None:
-    np.testing.assert_allclose(found, expected, rtol=0, atol=3e-6 * max(float(np.abs(expected).max()), 1e-3))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=3e-6 * max(float(np.abs(expected).max(initial=0.0)), 1e-3))
 
 
 @pytest.mark.parametrize("seed", range(30))

@@ -10,6 +10,7 @@ import pytest
 
 from services.mesh.runner.environments import REPOSITORY_ROOT
 from tests.kernels import called_from_python
+from tests.learning import KEYED
 from tests.limits import seconds
 
 pytestmark = pytest.mark.ml
@@ -27,7 +28,7 @@ from services.trainer.warm_up import warm_up_learner
 from tunemesh.events.v1 import delta_pb2
 
 def spec_with(changed):
-    document = SPEC.model_dump(mode="json")
+    document = SPEC.model_dump(mode="json") | changed.pop("spec", {})
     for table in document["tables"].values():
         for part, values in changed.items():
             table[part] |= values
@@ -73,14 +74,16 @@ print(json.dumps(found))
 RARE = {"admission": {"min_count": 60}, "eviction": {"steps_to_live": 20, "max_rows": 50}}
 AS_IT_SHIPS: dict[str, object] = {}
 BLOOM = {"admission": {"min_count": 2, "max_element_size": 1_000}}
+TABLES_OF_FEATURES = {"spec": {"format": 2, "features": KEYED}}
 
 
 def test_nothing_is_compiled_after_the_warm_up_and_every_kernel_is_ready() -> None:
-    words = [sys.executable, "-c", PROGRAM, json.dumps([RARE, AS_IT_SHIPS, BLOOM])]
+    words = [sys.executable, "-c", PROGRAM, json.dumps([RARE, AS_IT_SHIPS, BLOOM, TABLES_OF_FEATURES])]
     done = subprocess.run(words, cwd=REPOSITORY_ROOT, capture_output=True, text=True, timeout=seconds(300), check=False)
     assert done.returncode == 0, done.stderr
     at_first, *pairs = json.loads(done.stdout.splitlines()[-1])
     assert at_first == {} and len(pairs[0]) > 10, "else this test sees nothing"
     for warm, lived in zip(pairs[::2], pairs[1::2], strict=True):
         assert lived == warm
-    assert {name for name in called_from_python() if name.startswith("services.trainer.")} <= pairs[-1].keys()
+    learning = ("services.trainer.", "services.common.ranker.pooling.")
+    assert {name for name in called_from_python() if name.startswith(learning)} <= pairs[-1].keys()
