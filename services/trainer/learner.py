@@ -59,8 +59,8 @@ class LearnerConfig:
     """Adagrad rate of the content of user rows."""
     item_rate: float = 0.05
     """Adagrad rate of the content of item rows."""
-    feature_rate: float = 0.05
-    """Adagrad rate of the rows of declared features."""
+    feature_rate: float = 0.2
+    """Adagrad rate of the rows of declared features: they reach the logit through the network alone, so their gradients are smaller."""
     bias_rate: float = 0.05
     """Adagrad rate of the leading dimensions of rows: the task biases."""
     dense_rate: float = 1e-3

@@ -6,10 +6,12 @@ import logging
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from services.common.events.catalog import CatalogItem
 from services.common.ranker import exposure_block
+from services.common.ranker.declared.hashing import row_key
 from services.common.ranker.declared.plan import Plan
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.features import Declared
@@ -81,6 +83,34 @@ async def test_a_request_is_the_bits_of_the_batch() -> None:
     batch = history.declared(Interaction("7", "5", "rating", 4.0, 10_000, {"hour": 9}), ["5", "900", "30"])
     assert request.user_U[-len(batch.user_U) :].tobytes() == batch.user_U.tobytes()
     assert request.items_NF[:, -batch.items_NF.shape[1] :].tobytes() == batch.items_NF.tobytes()
+
+
+async def test_keys_of_user_items_and_both_are_scored_and_logged_for_the_items_that_are_returned() -> None:
+    keyed = [
+        {"id_feature": {"feature_name": "city", "expression": "user:city", "embedding_dim": 8}},
+        {"id_feature": {"feature_name": "category", "expression": "item:categories", "embedding_dim": 8}},
+        {"combo_feature": {"feature_name": "both", "expression": ["context:page", "item:categories"], "embedding_dim": 4}},
+    ]
+    spec = FeatureSpec.parse(TEAM.model_dump(mode="json", exclude_defaults=True) | {"features": keyed})
+    made = Fixture(spec=spec, ranker=FakeRanker(spec=spec))
+    made.catalog.plan, made.catalog.attributes = spec.plan, ITEMS
+    made.features.profiles["7"] = PROFILE
+    answer = await made.core().recommend(asked(context={"page": "home"}))
+    shown = exposure_block.decode(made.ranker.blocks[0], spec)
+    logged = exposure_block.decode(answer.features_block, spec)
+    assert shown.keys is not None and logged.keys is not None
+    items = Versions([(item_id, ALWAYS_MS, attributes) for item_id, attributes in ITEMS.items()])
+    history = AttributeHistory(spec.plan, Versions([("7", ALWAYS_MS, PROFILE)]), items)
+    act = Interaction("7", "5", "rating", 4.0, 10_000, {"page": "home"})
+    for found, item_ids in ((shown, ["5", "900", "30"]), (logged, [item.item_id for item in answer.items])):
+        batch = history.declared(act, item_ids).keys
+        assert found.keys is not None and batch is not None
+        for one, two in ((found.keys.user, batch.user), (found.keys.items, batch.items)):
+            assert (one.counts_NK.tolist(), one.keys_S.tolist()) == (two.counts_NK.tolist(), two.keys_S.tolist())
+    assert shown.keys.items.counts_NK.tolist() == [[2, 2], [1, 1], [1, 1]]
+    war = row_key("category", "word", "War")
+    assert shown.keys.user.keys_S.view(np.uint64).tolist() == [row_key("city", "word", "Rome")]
+    assert shown.keys.items.keys_S.view(np.uint64)[[0, 4]].tolist() == [war, war]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from services.trainer import train
 from services.trainer.attribute_history import AttributeHistory
 from services.trainer.batch import BatchConfig, replay_order, train_epoch
 from services.trainer.event_files.history import ReadOptions, read_history
+from services.trainer.held_out.evaluation import JSON_NAME
 from services.trainer.learner import Learner
 from tests.learning import SPEC
 
@@ -86,6 +88,36 @@ def loss_of_like(spec: FeatureSpec, files: tuple[Path, Path, Path]) -> float:
 def test_what_is_planted_in_an_attribute_is_learned(files: tuple[Path, Path, Path]) -> None:
     without, with_features = (loss_of_like(spec_with(features), files) for features in ([], FEATURES))
     assert with_features < 0.7 * without, (with_features, without)
+
+
+def test_what_is_planted_in_a_categorical_of_thousands_of_values_is_learned_by_rows_of_a_table(tmp_path: Path) -> None:
+    """Each value of `query` is liked or not, and nothing else says so: neither user, nor item, nor counters."""
+    rng, num_values = np.random.default_rng(0), 2_000
+    is_liked, chances = rng.random(num_values) < 0.5, 1.0 / np.arange(1, num_values + 1)
+    queries = rng.choice(num_values, size=3_000, p=chances / chances.sum())
+    events = [
+        {
+            "user_id": f"u{at // 5}",
+            "item_id": int(rng.integers(60)),
+            "kind": "rating",
+            "value": 5 if is_liked[query] else 1,
+            "time": 1_700_000_000 + 60 * at,
+            "query": f"q{query}",
+        }
+        for at, query in enumerate(queries.tolist())
+    ]
+    assert len(set(queries.tolist())) > 700
+    data, aucs = write(tmp_path / "events.csv", events), {}
+    keyed = {"id_feature": {"feature_name": "query", "expression": "context:query", "embedding_dim": 8, "embedding_name": "queries"}}
+    for name, features in (("without", []), ("with", [keyed])):
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(spec_with(features).model_dump(mode="json", exclude_defaults=True)))
+        options = ["--data", str(data), "--spec", str(path), "--out", str(tmp_path / name), "--active-users", "0", "--held-out", "0.2"]
+        assert train.main(options) == 0
+        report = json.loads((tmp_path / name / JSON_NAME).read_text())
+        aucs[name] = report["tasks"]["like"]["all"]["contestants"]["frozen"]["auc"]
+        assert report["base"]["rows"].get("queries", 0) == (len(set(queries.tolist())) if features else 0)
+    assert aucs["with"]["low"] > aucs["without"]["high"] and aucs["with"]["value"] > aucs["without"]["value"] + 0.15, aucs
 
 
 def test_the_command_writes_the_same_base_twice_under_the_hash_of_its_features(

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from tunemesh.events.v1 import exposure_pb2, feedback_pb2
@@ -5,6 +7,7 @@ from tunemesh.samples.v1 import sample_pb2
 
 from services.common.events.envelope import MalformedRecord
 from services.common.ranker import exposure_block
+from services.common.ranker.declared.row_keys import KeyedRows, RowKeys
 from services.common.ranker.features import Features
 from services.common.ranker.labels import Label
 from streams.joiner import codec
@@ -41,6 +44,19 @@ def a_feedback(**changes) -> feedback_pb2.Feedback:
 
 def record(message, *headers) -> Record:
     return Record("t", 0, 0, b"u1", message.SerializeToString(), headers)
+
+
+def test_the_keys_of_declared_features_go_on_with_their_items() -> None:
+    features = exposure_block.decode(block(), SPEC)
+    items = RowKeys(np.array([[1, 0], [2, 1], [0, 1]]), np.array([11, 21, 22, 23, 31]))
+    keyed = replace(features, keys=KeyedRows(RowKeys(np.array([[2]]), np.array([1, 2])), items))
+    shown = exposure_block.encode(keyed, SPEC.schema_hash)
+    exposure = codec.read_exposure(record(an_exposure(features_block=shown)), T0, schema_hash=SPEC.schema_hash)
+    samples = tuple(Sample(9 + row, row, 0, (Label("interact", 0.0),), 0.5, False, None) for row in (2, 1))
+    written = sample_pb2.SampleRecord.FromString(
+        codec.write_group(SampleGroup(exposure=exposure, exposure_offset=4, samples=samples, traceparent=""))
+    )
+    assert written.group.features_block == exposure_block.encode(keyed.only([2, 1]), SPEC.schema_hash)
 
 
 def test_an_exposure_is_read_whole() -> None:
