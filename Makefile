@@ -50,8 +50,8 @@ endef
 demo: setup ## run both loops and write build/demo/report.json; PART=ranker|llm runs one, KEEP=1 leaves the mesh running
 	@GRPC_ENABLE_FORK_SUPPORT=0 $(LIGHT)/bin/python -m loadtests.demo $(if $(PART),--part $(PART)) $(if $(KEEP),--keep) $(DEMO_ARGS)
 
-train: setup ## train a base from your own events: make train DATA=FILE|FOLDER [SPEC=spec.yaml] [OUT=build/base]
-	@[ -n "$(DATA)" ] || { echo "usage: make train DATA=FILE|FOLDER [SPEC=feature_spec.yaml] [OUT=build/base]" >&2; exit 2; }
+train: setup ## train a base from your own events: make train DATA=FILE|FOLDER|PATTERN|URL [SPEC=spec.yaml] [OUT=build/base]
+	@[ -n "$(DATA)" ] || { echo "usage: make train DATA=FILE|FOLDER|PATTERN|URL [SPEC=feature_spec.yaml] [OUT=build/base]" >&2; exit 2; }
 	@$(ML)/bin/python -m services.trainer.train --data "$(DATA)" --spec "$(or $(SPEC),model_repo/ranker/feature_spec.yaml)" --out "$(or $(OUT),build/base)" $(TRAIN_ARGS)
 
 test: setup ## run all tests but the deep ones (minutes); TEST_ARGS="tests/unit/mesh -k plan" runs these only

@@ -14,7 +14,7 @@ from services.common.events import envelope
 from services.common.platform.ids import uuid7
 from services.common.ranker import exposure_block
 from services.common.ranker.feature_spec import FeatureSpec
-from services.trainer.batch import BatchConfig, FeatureStates, Placed, replay_order
+from services.trainer.batch import BatchConfig, FeatureStates, replay_order
 
 _FEATURE_LAG_EVENTS = 30
 _WINDOW_EVENTS = 200
@@ -30,7 +30,7 @@ def record_demo(spec: FeatureSpec, path: Path, num_events: int, events_per_tick:
     films, ratings = load_films(), load_ratings()
     cut = round(len(ratings) * BASE_FRACTION)
     states = FeatureStates(spec, {film.item_id: film.categories for film in films.values()})
-    placed: list[Placed] = replay_order([interaction_of(rating) for rating in ratings[:cut]], BatchConfig())
+    placed = replay_order([interaction_of(rating) for rating in ratings[:cut]], BatchConfig())
     drawer = CandidateDrawer(list(films), seed=1)
     for one in placed:
         states.apply(one.interaction)

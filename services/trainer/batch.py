@@ -9,9 +9,10 @@ network learns how far to trust rows that are learned live. Knows nothing about 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from itertools import groupby
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,7 @@ from services.common.ranker.feature_records import BASE_PARTIAL
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.features import Features, build_features
 from services.common.ranker.labels import keep_negative, labels_for, negative_labels
-from services.common.ranker.overlay import overlay
+from services.common.ranker.overlay import overlay, take_turns
 from services.common.ranker.recall_state import (
     CO_OCCURRENCE_DEPTH,
     MAX_NEIGHBOURS,
@@ -157,35 +158,89 @@ class EpochStats:
     loss_by_task: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
 
-def replay_order(interactions: Sequence[Interaction], config: BatchConfig) -> list[Placed]:
+class OwnEvents(Protocol):
+    """The events of one user, in the order of time."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Interaction:
+        """Return an event."""
+
+    def second(self, index: int) -> int:
+        """Return the Unix second of an event."""
+
+
+class UsersEvents(Protocol):
+    """Events by user; users in the order of their first event."""
+
+    def __len__(self) -> int:
+        """Return the number of users."""
+
+    def __iter__(self) -> Iterator[OwnEvents]: ...
+
+
+@runtime_checkable
+class GroupedByUser(Protocol):
+    """Events that are not in memory, but can be had by user."""
+
+    def by_user(self) -> UsersEvents:
+        """Return them by user."""
+
+
+class ReplayOrder:
+    """Events in the order in which they are learned; made anew each time that it is iterated, so that none of them stays in memory."""
+
+    def __init__(self, interactions: Sequence[Interaction], config: BatchConfig) -> None:
+        """interactions: in the order of time."""
+        self._interactions, self._config = interactions, config
+
+    def __len__(self) -> int:
+        return len(self._interactions)
+
+    def __iter__(self) -> Iterator[Placed]:
+        config = self._config
+        if not config.active_users:
+            return _in_order_of_time(self._interactions)
+        if isinstance(self._interactions, GroupedByUser):
+            users = self._interactions.by_user()
+            turns = take_turns(
+                users,
+                len(users),
+                lambda own, position: own.second(position),
+                active=config.active_users,
+                gap_cap_s=config.gap_cap_s,
+                seed=config.seed,
+            )
+            return (Placed(own[position], block) for own, position, _, block in turns)
+        user_ids = [interaction.user_id for interaction in self._interactions]
+        seconds = [interaction.time_ms // 1000 for interaction in self._interactions]
+        places = overlay(user_ids, seconds, active=config.active_users, gap_cap_s=config.gap_cap_s, seed=config.seed)
+        return (Placed(self._interactions[place.event], place.block) for place in places)
+
+
+def _in_order_of_time(interactions: Iterable[Interaction]) -> Iterator[Placed]:
+    block, before = -1, None
+    for interaction in interactions:
+        now = (interaction.user_id, interaction.time_ms // 1000)
+        block += now != before
+        before = now
+        yield Placed(interaction, block)
+
+
+def replay_order(interactions: Sequence[Interaction], config: BatchConfig) -> ReplayOrder:
     """Return the events, given in the order of time, in the order in which they are learned."""
-    users = [interaction.user_id for interaction in interactions]
-    seconds = [interaction.time_ms // 1000 for interaction in interactions]
-    if config.active_users:
-        places = overlay(users, seconds, active=config.active_users, gap_cap_s=config.gap_cap_s, seed=config.seed)
-        return [Placed(interactions[place.event], place.block) for place in places]
-    placed, block = [], -1
-    for index, interaction in enumerate(interactions):
-        if index == 0 or (users[index], seconds[index]) != (users[index - 1], seconds[index - 1]):
-            block += 1
-        placed.append(Placed(interaction, block))
-    return placed
+    return ReplayOrder(interactions, config)
 
 
-def blocks(placed: Sequence[Placed]) -> Iterator[list[Interaction]]:
+def blocks(placed: Iterable[Placed]) -> Iterator[list[Interaction]]:
     """Yield the events of each block: one user's, all of which are predicted before any of them is known."""
-    start = 0
-    while start < len(placed):
-        end = start + 1
-        while end < len(placed) and placed[end].block == placed[start].block:
-            end += 1
-        yield [event.interaction for event in placed[start:end]]
-        start = end
+    for _, block in groupby(placed, key=lambda event: event.block):
+        yield [event.interaction for event in block]
 
 
 def replay(
     spec: FeatureSpec,
-    placed: Sequence[Placed],
+    placed: Iterable[Placed],
     item_ids: Sequence[str],
     states: FeatureStates,
     config: BatchConfig,
@@ -279,7 +334,7 @@ def group_of(
 def train_epoch(
     spec: FeatureSpec,
     learner: BatchLearner,
-    placed: Sequence[Placed],
+    placed: Iterable[Placed],
     categories: Mapping[str, Sequence[str]],
     config: BatchConfig,
     epoch: int,

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.states import Interaction
 from services.trainer.attribute_history import AttributeHistory
-from services.trainer.batch import BatchConfig, EpochStats, FeatureStates, Placed, replay, replay_order, train_epoch
+from services.trainer.batch import BatchConfig, EpochStats, FeatureStates, ReplayOrder, replay, replay_order, train_epoch
 from services.trainer.learner import Learner, LearnerConfig
 from services.trainer.progress import Progress
 from services.trainer.training_checkpoint import Standing, TrainingCheckpoints
@@ -140,7 +140,7 @@ class Passes:
         losses = self._standing.held_out_losses
         return int(np.argmin(losses)) if losses else max(self._standing.epoch - 1, 0)
 
-    def _pass(self, placed: Sequence[Placed]) -> FeatureStates:
+    def _pass(self, placed: ReplayOrder) -> FeatureStates:
         """Learn one pass, or the rest of it, and measure it."""
         task, epoch, started_s = self._task, self._standing.epoch, self._clock()
         what, begun = f"pass {epoch + 1}/{self._config.epochs}", self._standing.stats

@@ -1,4 +1,4 @@
-"""Says now and then how far a long training is, how fast, and how long it will take. Pure; the clock is passed in."""
+"""Says now and then how far a long training or reading is, how fast, and how long it will take. Pure; the clock is passed in."""
 
 from __future__ import annotations
 
@@ -28,6 +28,29 @@ class Progress:
         rate = (done - self._begun_at) / (now_s - self._started_s)
         left = f", {duration((self._total - done) / rate)} left" if rate > 0 else ""
         self._say(f"{self._what}: {done:,} of {self._total:,} events ({done / self._total:.1%}), {rate:,.0f} events/s{left}")
+
+
+class RowsRead:
+    """Reading a number of rows that is not known beforehand."""
+
+    def __init__(self, what: str, *, clock: Callable[[], float], say: Callable[[str], None], every_s: float = EVERY_S) -> None:
+        self._what, self._clock, self._say, self._every_s = what, clock, say, every_s
+        self._started_s = self._said_s = clock()
+
+    def at(self, rows: int) -> None:
+        """Note that so many rows are read."""
+        now_s = self._clock()
+        if now_s - self._said_s >= self._every_s:
+            self._said_s = now_s
+            self._say(f"{self._what}: {rows:,} rows, {self._rate(rows, now_s):,.0f} rows/s")
+
+    def done(self, rows: int, how: str) -> None:
+        """Say how long all of them took; `how`: what else there is to say of it."""
+        now_s = self._clock()
+        self._say(f"{self._what}: {rows:,} rows in {duration(now_s - self._started_s)}, {self._rate(rows, now_s):,.0f} rows/s; {how}")
+
+    def _rate(self, rows: int, now_s: float) -> float:
+        return rows / max(now_s - self._started_s, 1e-9)
 
 
 def duration(seconds: float) -> str:

@@ -33,7 +33,9 @@ from services.common.ranker.lineage import lineages, sources_of
 from services.common.ranker.states import Interaction
 from services.trainer.attribute_history import AttributeHistory
 from services.trainer.batch import BatchConfig, FeatureStates
-from services.trainer.event_files.history import History, ReadOptions, cut_by_time, read_history, remarks
+from services.trainer.event_files.history import History, cut_by_time, read_history, remarks
+from services.trainer.event_files.ordered import WorkFolder
+from services.trainer.event_files.parts import ReadOptions
 from services.trainer.event_files.times import UNIT_NAMES
 from services.trainer.held_out.evaluation import JSON_NAME, MARKDOWN_NAME, MIN_EVENTS, evaluate, write_report
 from services.trainer.held_out.render import short
@@ -90,7 +92,9 @@ def sources_in_use(root: Path = _ROOT) -> dict[str, str]:
 def _parser() -> argparse.ArgumentParser:
     defaults = BatchConfig()
     parser = argparse.ArgumentParser(prog="python -m services.trainer.train", description="Train a base from a file of events.")
-    parser.add_argument("--data", type=Path, required=True, help="file or folder of events: Parquet, ORC, Arrow, CSV or JSON lines")
+    parser.add_argument(
+        "--data", required=True, help="file, folder, pattern or fsspec URL of events: Parquet, ORC, Arrow, CSV or JSON lines"
+    )
     parser.add_argument("--spec", type=Path, required=True, help="feature spec (YAML)")
     parser.add_argument("--out", required=True, help="fsspec URL of the folder to write")
     parser.add_argument("--until-fraction", type=float, default=1.0, help="learn only this part of the events, the oldest")
@@ -112,8 +116,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--scored-events", type=int, default=MAX_SCORED_EVENTS, help="of more held-out events, about so many are scored")
     parser.add_argument("--first-part-only", action="store_true", help="write the base as it was before the held-out part")
-    parser.add_argument("--users", type=Path, help="file or folder of attributes of users: user_id, what the spec's features read[, time]")
-    parser.add_argument("--items", type=Path, help="the same of items: item_id, …")
+    parser.add_argument("--users", help="file or folder of attributes of users: user_id, what the spec's features read[, time]")
+    parser.add_argument("--items", help="the same of items: item_id, …")
     parser.add_argument("--seed", type=int, default=defaults.seed)
     return parser
 
@@ -145,8 +149,17 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    spec, mlflow = FeatureSpec.load(options.spec), load_settings(MlflowSettings)
     check_free(options.out)
+    # Events that do not fit into memory stand beside the base's place until it is written.
+    work = WorkFolder.beside(options.out)
+    try:
+        _train(options, work)
+    finally:
+        work.close()
+
+
+def _train(options: argparse.Namespace, work: WorkFolder) -> None:
+    spec, mlflow = FeatureSpec.load(options.spec), load_settings(MlflowSettings)
     began_ms, began = wall_ms(), time.monotonic()
     history = read_history(
         options.data,
@@ -158,6 +171,8 @@ def _run(options: argparse.Namespace) -> None:
             users=options.users,
             items=options.items,
         ),
+        work=work,
+        say=lambda line: print(line, flush=True),
     )
     seconds = {"reading": time.monotonic() - began}
     print("\n".join(remarks(history)), flush=True)
@@ -226,7 +241,7 @@ def _fingerprint(options: argparse.Namespace, spec: FeatureSpec, history: Histor
     return digest.hexdigest()
 
 
-def _parts(history: History, held_out: float) -> tuple[list[Interaction], list[Interaction]]:
+def _parts(history: History, held_out: float) -> tuple[Sequence[Interaction], Sequence[Interaction]]:
     """Return the part that is learned first, and the held-out one; none when it is off, or would be too small to say anything."""
     cut = cut_by_time(history.interactions, 1.0 - held_out)
     first_part, last_part = history.interactions[:cut], history.interactions[cut:]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from collections.abc import Callable
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,11 @@ from services.common.platform.ids import canonical_id
 from services.common.ranker.feature_spec import FeatureSpec
 from services.trainer.event_files.categories import UnreadableCategories, category_names, separator_of
 from services.trainer.event_files.columns import category_column, cell_of, plain, read_ids, read_kinds, read_values
-from services.trainer.event_files.history import COLUMNS, ReadOptions, read_part
-from services.trainer.event_files.load import load_text
+from services.trainer.event_files.history import parts_of
 from services.trainer.event_files.locate import FoundFile
+from services.trainer.event_files.parts import COLUMNS, ReadOptions
 from services.trainer.event_files.places import EventFileError, Place
+from services.trainer.event_files.text_files import open_text
 from services.trainer.event_files.times import FIRST_MS, LAST_MS, UNIT_NAMES, read_times
 from tests.fuzzing import Damage
 
@@ -51,7 +54,7 @@ def _check_times(column: Any, damage: Damage) -> None:
 
 
 def _check_ids(column: Any, _: Damage) -> None:
-    ids = read_ids(column, _PLACE)
+    ids = read_ids(column, _PLACE).texts()
     assert len(ids) == len(column)
     assert all(1 <= len(one.encode()) <= MAX_ID_BYTES and canonical_id(one) == one for one in ids), column
 
@@ -61,7 +64,7 @@ def _check_values(column: Any, _: Damage) -> None:
 
 
 def _check_kinds(column: Any, _: Damage) -> None:
-    assert set(read_kinds(column, _PLACE, _WORDS)) <= set(_WORDS)
+    assert set(read_kinds(column, _PLACE, _WORDS).texts()) <= set(_WORDS)
 
 
 def _check_categories(column: Any, _: Damage) -> None:
@@ -148,11 +151,14 @@ def fuzz_files(count: int, *, seed: int) -> Counter[str]:
         # A damaged header ends the reading at once: in most files it is whole.
         kept = sound.find(b"\n") + 1 if damage.random.random() < 0.8 and not sound.startswith(b"{") else 0
         try:
-            part = read_part(found, load_text(found.path, sound[:kept] + damage.of_bytes([sound[kept:]]), COLUMNS), SPEC, ReadOptions())
+            damaged = sound[:kept] + damage.of_bytes([sound[kept:]])
+            file = open_text(found.path, partial(io.BytesIO, damaged), COLUMNS)
+            parts = list(parts_of(found, file, SPEC, ReadOptions()))
         except EventFileError as error:
             assert str(error).startswith("events.csv: ") and "\n" not in str(error), error
             outcomes["refused"] += 1
         else:
-            assert len(part.users) == len(part.items) == len(part.kinds) == len(part.values_N) == len(part.times_N)
+            for part in parts:
+                assert len(part.users) == len(part.items) == len(part.kinds) == len(part.values_N) == len(part.times_N)
             outcomes["read"] += 1
     return outcomes

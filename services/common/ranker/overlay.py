@@ -6,11 +6,13 @@ Months of original time of a small site would otherwise give one user after the 
 from __future__ import annotations
 
 import heapq
-from collections import deque
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from typing import NamedTuple, TypeVar
 
 import numpy as np
+
+OwnT = TypeVar("OwnT", bound=Sized)
+"""The events of one user."""
 
 
 class Overlaid(NamedTuple):
@@ -41,24 +43,50 @@ def overlay(
     by_user: dict[str, list[int]] = {}
     for index, user_id in enumerate(user_ids):
         by_user.setdefault(user_id, []).append(index)
-    waiting = deque(by_user.values())
-    starts = np.random.default_rng(seed).uniform(0.0, gap_cap_s, size=min(active, len(waiting)))
-    # (time of the next event, order of entry, the user's events, which is next)
-    heap = [(float(start), entry, waiting.popleft(), 0) for entry, start in enumerate(starts)]
+    turns = take_turns(
+        by_user.values(), len(by_user), lambda own, position: times_s[own[position]], active=active, gap_cap_s=gap_cap_s, seed=seed
+    )
+    return [Overlaid(own[position], at_s, block) for own, position, at_s, block in turns]
+
+
+def take_turns(
+    users: Iterable[OwnT],
+    num_users: int,
+    second: Callable[[OwnT, int], int],
+    *,
+    active: int = 100,
+    gap_cap_s: float = 20.0,
+    seed: int = 0,
+) -> Iterator[tuple[OwnT, int, float, int]]:
+    """Yield events in the order of `overlay`, each as (its user's events, its place in those, when it happens, block).
+
+    Args:
+        users: the events of each user, in the order of time; users in the order of their first event. They are asked for as they enter.
+        num_users: how many there are.
+        second: gives the recorded second of one of a user's events.
+        active: see `overlay`.
+        gap_cap_s: see `overlay`.
+        seed: see `overlay`.
+    """
+    waiting = iter(users)
+    starts = np.random.default_rng(seed).uniform(0.0, gap_cap_s, size=min(active, num_users))
+    # (time of the next event, order of entry, the user's events, which is next, its recorded second)
+    heap = [(float(start), entry, own := next(waiting), 0, second(own, 0)) for entry, start in enumerate(starts)]
     heapq.heapify(heap)
     num_entered = len(heap)
-    order: list[Overlaid] = []
     block = -1
     while heap:
-        at_s, entry, own, position = heapq.heappop(heap)
+        at_s, entry, own, position, time_s = heapq.heappop(heap)
         block += 1
-        time_s = times_s[own[position]]
-        while position < len(own) and times_s[own[position]] == time_s:
-            order.append(Overlaid(own[position], at_s, block))
+        next_s = time_s
+        while next_s == time_s:
+            yield own, position, at_s, block
             position += 1
+            if position == len(own):
+                break
+            next_s = second(own, position)
         if position < len(own):
-            heapq.heappush(heap, (at_s + min(float(times_s[own[position]] - time_s), gap_cap_s), entry, own, position))
-        elif waiting:
-            heapq.heappush(heap, (at_s + gap_cap_s, num_entered, waiting.popleft(), 0))
+            heapq.heappush(heap, (at_s + min(float(next_s - time_s), gap_cap_s), entry, own, position, next_s))
+        elif (entering := next(waiting, None)) is not None:
+            heapq.heappush(heap, (at_s + gap_cap_s, num_entered, entering, 0, second(entering, 0)))
             num_entered += 1
-    return order

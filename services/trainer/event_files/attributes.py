@@ -7,7 +7,7 @@ attributes, and perhaps `time`, from when on they held; without that column they
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,11 @@ from services.common.platform.errors import InvalidInput
 from services.common.ranker.declared.plan import Attributes, Plan, Wanted
 from services.trainer.attribute_history import ALWAYS_MS, Versions
 from services.trainer.event_files.columns import NULL_WORDS, is_textual, plain, read_ids, read_values, texts
-from services.trainer.event_files.load import load
+from services.trainer.event_files.load import open_file
 from services.trainer.event_files.locate import find_files
 from services.trainer.event_files.places import EventFileError, Place
-from services.trainer.event_files.times import read_times
+from services.trainer.event_files.reading import EventFile
+from services.trainer.event_files.times import facts_of, read_times
 
 # What the history knows of an item without any column of attributes.
 ITEM_CATEGORIES = "categories"
@@ -64,13 +65,14 @@ def fields_in_events(plan: Plan, *, users_apart: bool, items_apart: bool) -> tup
     return tuple(fields for fields in (Fields.of(plan, side) for side in sides) if fields.readers)
 
 
-def rows_of_events(path: Path, columns: Mapping[str, Any], sides: Sequence[Fields]) -> dict[str, list[Attributes]]:
-    """Return, by side, the attributes in the rows of an events file.
+def rows_of_events(path: object, columns: Mapping[str, Any], sides: Sequence[Fields], first_row: int = 0) -> dict[str, list[Attributes]]:
+    """Return, by side, the attributes in a batch of rows of an events file.
 
     Args:
         path: of the file, for errors.
         columns: of the file, by name.
         sides: what to read.
+        first_row: how many rows of the file stand before the batch.
     Raises:
         EventFileError: a column is missing, two sides mean the same one, or a cell has another type than the features read.
     """
@@ -81,12 +83,12 @@ def rows_of_events(path: Path, columns: Mapping[str, Any], sides: Sequence[Field
     found = {}
     for fields in sides:
         names = {field: _column_name(path, fields.side, field, columns) for field in fields.readers}
-        cells = {field: read_cells(columns[name], Place(path, name), fields.readers[field]) for field, name in names.items()}
+        cells = {field: read_cells(columns[name], Place(path, name, first_row), fields.readers[field]) for field, name in names.items()}
         found[fields.side] = _rows(cells)
     return found
 
 
-def _column_name(path: Path, side: str, field: str, columns: Mapping[str, Any]) -> str:
+def _column_name(path: object, side: str, field: str, columns: Mapping[str, Any]) -> str:
     for name in (f"{side}:{field}", field):
         if name in columns:
             return name
@@ -95,7 +97,7 @@ def _column_name(path: Path, side: str, field: str, columns: Mapping[str, Any]) 
     raise EventFileError(f"{path}: {missing}, and a feature of the spec reads {side}:{field}; write the column{instead}")
 
 
-def read_versions(path: Path, id_column: str, fields: Fields, time_unit: str | None) -> Versions:
+def read_versions(path: str | Path, id_column: str, fields: Fields, time_unit: str | None) -> Versions:
     """Return the attributes in a file of users or items, or in a folder of them.
 
     Raises:
@@ -103,17 +105,26 @@ def read_versions(path: Path, id_column: str, fields: Fields, time_unit: str | N
     """
     written: list[tuple[str, int, Attributes]] = []
     for found in find_files(path):
-        columns = load(found.path, (id_column, "time", *fields.readers))
-        missing = next((name for name in (id_column, *fields.readers) if name not in columns), None)
+        file = open_file(found.path, (id_column, "time", *fields.readers))
+        missing = next((name for name in (id_column, *fields.readers) if name not in file.names), None)
         if missing is not None:
             raise EventFileError(f"{found.path}: column {missing!r} is missing; wanted: {', '.join((id_column, *fields.readers))}[, time]")
-        ids = read_ids(columns[id_column], Place(found.path, id_column))
+        written += _versions_of(file, id_column, fields, time_unit)
+    return Versions(sorted(written, key=lambda one: one[1]))
+
+
+def _versions_of(file: EventFile, id_column: str, fields: Fields, time_unit: str | None) -> Iterator[tuple[str, int, Attributes]]:
+    at, facts = 0, None
+    if "time" in file.names:
+        facts = facts_of((columns["time"] for columns in file.batches(["time"])), Place(file.path, "time"))
+    for columns in file.batches(file.names):
+        ids = read_ids(columns[id_column], Place(file.path, id_column, at)).texts()
         times = [ALWAYS_MS] * len(ids)
         if "time" in columns:
-            times = read_times(plain(columns["time"]), Place(found.path, "time"), time_unit)[0].tolist()
-        rows = _rows({field: read_cells(columns[field], Place(found.path, field), readers) for field, readers in fields.readers.items()})
-        written += zip(ids, times, rows, strict=True)
-    return Versions(sorted(written, key=lambda one: one[1]))
+            times = read_times(plain(columns["time"]), Place(file.path, "time", at), time_unit, facts)[0].tolist()
+        read = {field: read_cells(columns[field], Place(file.path, field, at), readers) for field, readers in fields.readers.items()}
+        yield from zip(ids, times, _rows(read), strict=True)
+        at += len(ids)
 
 
 def read_cells(column: Any, place: Place, readers: Sequence[Wanted]) -> list[Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -70,8 +71,24 @@ def _is_utf8(value: bytes | str | None) -> bool:
         return False
 
 
-def read_ids(column: Any, place: Place) -> list[str]:
-    """Return canonical ids; equal ones are one string.
+@dataclass(frozen=True, slots=True)
+class Coded:
+    """A column of texts: `distinct` holds each once, or more often where several spellings are one text; row n is distinct[codes_N[n]]."""
+
+    distinct: Sequence[str]
+    codes_N: npt.NDArray[np.integer[Any]]
+
+    def __len__(self) -> int:
+        return len(self.codes_N)
+
+    def texts(self) -> list[str]:
+        """Return the text of each row; equal ones are one string."""
+        found: list[str] = np.asarray([*self.distinct, None], dtype=object)[self.codes_N].tolist()
+        return found
+
+
+def read_ids(column: Any, place: Place) -> Coded:
+    """Return canonical ids.
 
     Raises:
         EventFileError: a cell is empty, spells a missing value, is no whole number or text, or is too long.
@@ -89,14 +106,13 @@ def read_ids(column: Any, place: Place) -> list[str]:
     else:
         raise place.refusal(f"{kind} is no id; write ids as text or integers")
     codes_N = encoded.indices.to_numpy(zero_copy_only=False)
-    distinct = np.empty(len(encoded.dictionary), dtype=object)
+    distinct = []
     for code, value in enumerate(encoded.dictionary.to_pylist()):
         try:
-            distinct[code] = _id_of(value, kind)
+            distinct.append(_id_of(value, kind))
         except ValueError as error:
             raise place.fault(int((codes_N == code).argmax()), value, str(error)) from error
-    found: list[str] = distinct[codes_N].tolist()
-    return found
+    return Coded(distinct, codes_N)
 
 
 def _id_of(value: Any, kind: Any) -> str:
@@ -122,7 +138,7 @@ def _id_of(value: Any, kind: Any) -> str:
     return text
 
 
-def read_kinds(column: Any, place: Place, known: Mapping[str, object]) -> list[str]:
+def read_kinds(column: Any, place: Place, known: Mapping[str, object]) -> Coded:
     """Return the feedback kinds of the events.
 
     Raises:
@@ -135,14 +151,14 @@ def read_kinds(column: Any, place: Place, known: Mapping[str, object]) -> list[s
         raise place.refusal(f"{column.type} is no kind of feedback; write its name, one of {', '.join(sorted(known))}")
     encoded = texts(column, place).dictionary_encode()
     codes_N = encoded.indices.to_numpy(zero_copy_only=False)
-    distinct = np.empty(len(encoded.dictionary), dtype=object)
+    distinct = []
     for code, text in enumerate(encoded.dictionary.to_pylist()):
-        name = distinct[code] = text.strip()
+        name = text.strip()
         if name not in known:
             what = f"is not in the feature spec (known: {', '.join(sorted(known))}); add it there, or leave the rows out"
             raise place.fault(int((codes_N == code).argmax()), text, what)
-    found: list[str] = distinct[codes_N].tolist()
-    return found
+        distinct.append(name)
+    return Coded(distinct, codes_N)
 
 
 def read_values(column: Any, place: Place) -> npt.NDArray[np.float64]:
@@ -210,7 +226,9 @@ def cell_of(column: Any, row: int, place: Place) -> object:
         cell: object = column[row].as_py()
     except (OverflowError, ValueError) as error:
         # pyarrow cannot print it either.
-        raise place.refusal(f"row {row + 1}: {column.type} holds what Python cannot ({error}); write a list of texts") from error
+        raise place.refusal(
+            f"row {place.first_row + row + 1}: {column.type} holds what Python cannot ({error}); write a list of texts"
+        ) from error
     return cell
 
 

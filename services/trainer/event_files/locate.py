@@ -1,14 +1,16 @@
-"""Which files a path stands for: one file, or all data files of a folder as Spark, Hive, polars or DuckDB write it."""
+"""Which files a path stands for: one file, a pattern, or all data files of a folder as Spark, Hive, polars or DuckDB write it."""
 
 from __future__ import annotations
 
+import glob
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 from services.trainer.event_files.places import EventFileError
+from services.trainer.event_files.sources import DataFile, Store
 
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 """How Hive and Spark name the folder of rows whose partition column is null."""
@@ -25,44 +27,112 @@ _TABLE_FORMATS = {
 class FoundFile:
     """One data file, and the columns that its folders carry (`user_id=003/`): always text, None for Hive's null."""
 
-    path: Path
+    path: DataFile
     partitions: Mapping[str, str | None] = field(default_factory=dict)
 
 
-def find_files(path: Path) -> list[FoundFile]:
-    """Return the data files of a path, in the order of their names.
+def find_files(path: str | Path) -> list[FoundFile]:
+    """Return the data files of a path, a pattern (`day=*/*.parquet`) or an fsspec URL, in the order of their names.
 
-    In a folder, names that begin with "_" or "." are bookkeeping (_SUCCESS, _metadata, .part-0.crc) and empty files hold no rows.
+    In a folder, names that begin with "_" or "." are bookkeeping (_SUCCESS, _metadata, .part-0.crc) and empty files hold no rows. Folders
+    named KEY=VALUE are columns where they stand below the folder, or are matched by the pattern.
 
     Raises:
         EventFileError: there is nothing, the folder belongs to a table format, or its writer has not finished.
+        Unavailable: a store does not answer.
     """
-    if not path.exists():
+    if "://" in str(path):
+        where = Store.of(str(path))
+        if isinstance(where, Store):
+            return _find_remote(where)
+        path = where
+    path = Path(path)
+    if path.exists():
+        return _below(path) if path.is_dir() else [FoundFile(path)]
+    if not glob.has_magic(str(path)):
         raise EventFileError(f"{path}: there is no such file or folder")
-    if not path.is_dir():
-        return [FoundFile(path)]
+    fixed = _fixed_part(path)
+    matches = sorted(fixed.glob(str(path.relative_to(fixed))))
+    found = [
+        FoundFile(one.path, _partitions((match if match.is_dir() else match.parent).relative_to(fixed).parts) | dict(one.partitions))
+        for match in matches
+        if not _is_bookkeeping(match.name)
+        for one in (_below(match) if match.is_dir() else [FoundFile(match)])
+    ]
+    return _nonempty(path, {str(one.path): one for one in found}.values(), "no file matches the pattern")
+
+
+def _fixed_part(path: Path) -> Path:
+    """Return the folders of a pattern before its first sign."""
+    parts = path.parts
+    first = next(place for place, part in enumerate(parts) if glob.has_magic(part))
+    return Path(*parts[:first])
+
+
+def _below(path: Path) -> list[FoundFile]:
     found = []
     for folder, names, files in os.walk(path):
         here = Path(folder)
-        _check_folder(here, names, files)
+        tables = [file.name for file in (here / "metadata").glob("*.metadata.json")] if "metadata" in names else []
+        _check_folder(str(here), names, files, tables)
         names[:] = sorted(name for name in names if not _is_bookkeeping(name))
-        partitions = _partitions(here.relative_to(path))
+        partitions = _partitions(here.relative_to(path).parts)
         for name in sorted(files):
             file = here / name
             if not _is_bookkeeping(name) and file.stat().st_size:
                 found.append(FoundFile(file, partitions))
-    if not found:
-        raise EventFileError(f"{path}: the folder holds no data files")
-    return sorted(found, key=lambda file: file.path)
+    return sorted(_nonempty(path, found, "the folder holds no data files"), key=lambda file: Path(str(file.path)))
+
+
+def _find_remote(store: Store) -> list[FoundFile]:
+    found = store.entry(store.path)
+    if found is None and glob.has_magic(store.path):
+        fixed = str(_fixed_part(Path(store.path)))
+        matches = [path for path in store.matches() if not _is_bookkeeping(PurePosixPath(path).name)]
+        files = [one for path in matches for one in _remote_below(store, path, fixed)]
+        return _nonempty(store.file(store.path), files, "no file matches the pattern")
+    if found is None:
+        raise EventFileError(f"{store.file(store.path)}: there is no such file or folder")
+    if found["type"] != "directory":
+        return [FoundFile(store.file(store.path))]
+    files = list(_remote_below(store, store.path, store.path))
+    return _nonempty(store.file(store.path), files, "the folder holds no data files")
+
+
+def _remote_below(store: Store, path: str, root: str) -> Iterator[FoundFile]:
+    """Yield the files at or below a path, in the order of their names; partitions are the folders below `root`."""
+    entry = store.entry(path)
+    if entry is None or entry["type"] != "directory":
+        yield FoundFile(store.file(path), _partitions(PurePosixPath(path).parent.relative_to(root).parts))
+        return
+    paths = []
+    for folder, names, files in store.walk(path):
+        tables = []
+        if "metadata" in names:
+            tables = [name for _, _, below in store.walk(f"{folder}/metadata") for name in below if name.endswith(".metadata.json")]
+        _check_folder(str(store.file(folder)), names, files, tables)
+        paths += [f"{folder.rstrip('/')}/{name}" for name in files if not _is_bookkeeping(name)]
+    for one in sorted(paths):
+        below = PurePosixPath(one).parent.relative_to(root).parts
+        inner = PurePosixPath(one).parent.relative_to(path).parts
+        if not any(_is_bookkeeping(part) for part in inner) and (store.entry(one) or {"size": 0})["size"]:
+            yield FoundFile(store.file(one), _partitions(below))
+
+
+def _nonempty(path: object, found: Iterable[FoundFile], otherwise: str) -> list[FoundFile]:
+    files = list(found)
+    if not files:
+        raise EventFileError(f"{path}: {otherwise}")
+    return files
 
 
 def _is_bookkeeping(name: str) -> bool:
     return name.startswith((".", "_")) and "=" not in name
 
 
-def _check_folder(folder: Path, names: list[str], files: list[str]) -> None:
+def _check_folder(folder: str, names: Sequence[str], files: Sequence[str], iceberg: Sequence[str]) -> None:
     kind = next((kind for name, kind in _TABLE_FORMATS.items() if name in names), None)
-    if kind is None and "metadata" in names and any((folder / "metadata").glob("*.metadata.json")):
+    if kind is None and iceberg:
         kind = "an Iceberg table"
     if kind is not None:
         raise EventFileError(
@@ -73,6 +143,6 @@ def _check_folder(folder: Path, names: list[str], files: list[str]) -> None:
         raise EventFileError(f"{folder}: holds _temporary and no _SUCCESS: its writer has not finished, or has failed; write it again")
 
 
-def _partitions(below: Path) -> dict[str, str | None]:
-    pairs = (part.partition("=") for part in below.parts if "=" in part)
+def _partitions(below: Sequence[str]) -> dict[str, str | None]:
+    pairs = (part.partition("=") for part in below if "=" in part)
     return {unquote(name): None if value == NULL_PARTITION else unquote(value) for name, _, value in pairs}

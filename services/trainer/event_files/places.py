@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from services.common.platform.errors import ConfigurationError
 
@@ -16,14 +15,17 @@ class EventFileError(ConfigurationError):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A column of a file. Rows are counted from 1; a header is no row."""
+    """A column of a file, or of a batch of its rows. Rows are counted from 1; a header is no row."""
 
-    file: Path
+    file: object
+    """Its text is what errors name."""
     column: str
+    first_row: int = 0
+    """How many rows of the file stand before the batch."""
 
     def fault(self, row: int, value: object, what: str) -> EventFileError:
-        """Return the error about the cell in row index `row` (from 0): `what` says what is wrong with it, and what to do."""
-        return EventFileError(f"{self.file}: column {self.column!r}, row {row + 1}: {_shown(value)} {what}")
+        """Return the error about the cell in row index `row` (from 0) of the batch: `what` says what is wrong with it, and what to do."""
+        return EventFileError(f"{self.file}: column {self.column!r}, row {self.first_row + row + 1}: {_shown(value)} {what}")
 
     def refusal(self, what: str) -> EventFileError:
         """Return the error about the column as a whole."""

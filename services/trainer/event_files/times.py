@@ -1,5 +1,7 @@
 """What a column of times means, as Unix milliseconds. Pure.
 
+A file is read in batches, and what its column means is a matter of all its rows: `TimeFacts` are gathered in a first reading.
+
 A typed column (timestamp, date) says it itself. A number is recognised by its magnitude: from 1971 to 2199 no number of seconds,
 milliseconds, microseconds or nanoseconds, no yyyymmdd and no yyyymmddhhmmss can be any of the others. A text is an ISO 8601 date or moment,
 with any number of fractional digits and any offset. What has no zone is taken for UTC. Nothing is guessed: mixed units, mixed cells with
@@ -9,8 +11,8 @@ and without a zone, day-first dates, and times outside 1970 to 2199 (0001-01-01 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -19,7 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from services.trainer.event_files.columns import is_textual, texts
+from services.trainer.event_files.columns import is_textual, plain, texts
 from services.trainer.event_files.places import Place
 
 Int64Array = npt.NDArray[np.int64]
@@ -90,13 +92,92 @@ UNIT_NAMES = tuple(_BY_NAME)
 _MINUTES = (197_101_010_000, 220_001_010_000)
 
 
-def read_times(column: Any, place: Place, unit: str | None = None) -> tuple[Int64Array, str]:
+@dataclass(slots=True)
+class TimeFacts:
+    """What the batches of a column must know of the whole column.
+
+    Attributes:
+        num_rows: that were looked at.
+        is_int, is_float: of texts: all can be read as such a number.
+        first: of texts: row 1, without blanks around it.
+        odd: of texts: the first row that is a number where row 1 is none, or the other way round; its index and text.
+        unit: of numbers: index of row 1's unit in UNITS, -1 for none.
+        all_minutes: of numbers: all may be yyyymmddhhmm.
+    """
+
+    num_rows: int = 0
+    is_int: bool = True
+    is_float: bool = True
+    first: str | None = None
+    odd: tuple[int, str] | None = None
+    unit: int | None = None
+    all_minutes: bool = True
+
+    def add(self, column: Any, place: Place) -> None:
+        """Look at the next rows; what is wrong with a single cell is left to `read_times`. Raises EventFileError for no UTF-8."""
+        column = plain(column)
+        if is_textual(column.type):
+            self._add_texts(pc.utf8_trim_whitespace(texts(column, place)))
+        elif pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
+            exact = pa.types.is_integer(column.type) and not pa.types.is_uint64(column.type)
+            self._add_numbers(column.drop_null().cast(pa.int64() if exact else pa.float64(), safe=False))
+        self.num_rows += len(column)
+
+    def _add_texts(self, column: Any) -> None:
+        is_said = pc.fill_null(pc.not_equal(column, ""), False)
+        said = column.filter(is_said)
+        if self.first is None and len(said):
+            self.first = said[0].as_py()
+        numeric = pc.if_else(is_said, pc.match_substring_regex(column, _NUMBER), None)
+        if self.odd is None and self.first is not None:
+            odd = pc.index(numeric, not _is_numeric(self.first)).as_py()
+            if odd >= 0:
+                self.odd = (self.num_rows + odd, column[odd].as_py())
+        as_ints, as_floats = (_cast_or_none(said, kind) for kind in (pa.int64(), pa.float64()))
+        self.is_int &= as_ints is not None
+        self.is_float &= as_floats is not None
+        numbers = as_ints if as_ints is not None else as_floats
+        if numbers is not None:
+            self._add_numbers(numbers)
+
+    def _add_numbers(self, column: Any) -> None:
+        numbers_N = np.asarray(column.to_numpy(zero_copy_only=False))
+        if not len(numbers_N):
+            return
+        if self.unit is None:
+            self.unit = int(_units(numbers_N[:1])[0])
+        self.all_minutes &= bool(((numbers_N >= _MINUTES[0]) & (numbers_N < _MINUTES[1])).all())
+
+
+def facts_of(batches: Iterable[Any], place: Place) -> TimeFacts:
+    """Return the facts of a column that comes in batches. Raises EventFileError for a text that is no UTF-8."""
+    facts = TimeFacts()
+    for column in batches:
+        if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
+            break  # the type says it all
+        facts.add(column, replace(place, first_row=facts.num_rows))
+    return facts
+
+
+def _cast_or_none(column: Any, kind: Any) -> Any:
+    try:
+        return column.cast(kind)
+    except pa.ArrowInvalid:
+        return None
+
+
+def _is_numeric(text: str) -> bool:
+    return bool(pc.match_substring_regex(pa.scalar(text), _NUMBER).as_py())
+
+
+def read_times(column: Any, place: Place, unit: str | None = None, facts: TimeFacts | None = None) -> tuple[Int64Array, str]:
     """Return Unix milliseconds, int64 [N], and what the column was taken for.
 
     Args:
         column: a pyarrow array without dictionary.
         place: of the column.
         unit: one of UNIT_NAMES for a column of numbers; None: recognised.
+        facts: of the whole column, where `column` is a batch of its rows; None: it is the whole column.
     Raises:
         EventFileError: a cell is empty, or cannot be read without guessing.
     """
@@ -111,9 +192,12 @@ def read_times(column: Any, place: Place, unit: str | None = None) -> tuple[Int6
         days = pa.types.is_date32(kind)
         ticks_N = column.cast(pa.int32() if days else pa.int64()).to_numpy(zero_copy_only=False).astype(np.int64)
         return _bounded(ticks_N * (86_400_000 if days else 1), column, place), "dates"
+    if facts is None:
+        facts = TimeFacts()
+        facts.add(column, place)
     if is_textual(kind):
-        return _of_texts(texts(column, place), place, unit)
-    return _of_numbers(_numbers(column, place), place, unit)
+        return _of_texts(texts(column, place), place, unit, facts)
+    return _of_numbers(_numbers(column, place), place, unit, facts)
 
 
 def _ticks_ms(ticks_N: Int64Array, unit: str) -> Int64Array:
@@ -150,14 +234,14 @@ def _numbers(column: Any, place: Place) -> npt.NDArray[Any]:
     raise place.refusal(f"{kind} is no time; {_ADVICE}")
 
 
-def _of_numbers(numbers_N: npt.NDArray[Any], place: Place, unit: str | None) -> tuple[Int64Array, str]:
+def _of_numbers(numbers_N: npt.NDArray[Any], place: Place, unit: str | None, facts: TimeFacts) -> tuple[Int64Array, str]:
     if not len(numbers_N):
         return np.zeros(0, np.int64), "nothing"
     finite_N = np.isfinite(numbers_N)
     if not finite_N.all():
         row = int((~finite_N).argmax())
         raise place.fault(row, numbers_N[row].item(), f"is no time; {_ADVICE}")
-    known = _BY_NAME[unit] if unit is not None else _recognised(numbers_N, place)
+    known = _BY_NAME[unit] if unit is not None else _recognised(numbers_N, place, facts)
     inside_N = (numbers_N >= 0) & (numbers_N < known.end)
     ms_N = known.to_ms(np.where(inside_N, numbers_N, 0))
     wrong_N = ~inside_N | (ms_N < FIRST_MS)
@@ -169,38 +253,42 @@ def _of_numbers(numbers_N: npt.NDArray[Any], place: Place, unit: str | None) -> 
     return ms_N, known.described
 
 
-def _recognised(numbers_N: npt.NDArray[Any], place: Place) -> _Unit:
+def _units(numbers_N: npt.NDArray[Any]) -> Int64Array:
     which_N = np.full(len(numbers_N), -1, np.int64)
     for index, unit in enumerate(UNITS):
         which_N[(numbers_N >= unit.first) & (numbers_N < unit.end)] = index
+    return which_N
+
+
+def _recognised(numbers_N: npt.NDArray[Any], place: Place, facts: TimeFacts) -> _Unit:
+    which_N = _units(numbers_N)
     if (which_N < 0).any():
         row = int((which_N < 0).argmax())
         raise place.fault(row, numbers_N[row].item(), f"is no time from 1971 to 2199 in s, ms, us, ns or as yyyymmdd[hhmmss]; {_ADVICE}")
-    first = UNITS[which_N[0]]
-    if (which_N != which_N[0]).any():
-        row = int((which_N != which_N[0]).argmax())
+    of_first = int(which_N[0]) if facts.unit is None else facts.unit
+    first = UNITS[of_first]
+    if (which_N != of_first).any():
+        row = int((which_N != of_first).argmax())
         other = UNITS[which_N[row]]
         raise place.fault(row, numbers_N[row].item(), f"looks like {other.described}, and row 1 like {first.described}; write one unit")
-    if first.name == "ms" and ((numbers_N >= _MINUTES[0]) & (numbers_N < _MINUTES[1])).all():
+    if first.name == "ms" and facts.all_minutes:
         raise place.fault(0, numbers_N[0].item(), "may be yyyymmddhhmm, or milliseconds in 1976; write ISO 8601, or say --time-unit ms")
     return first
 
 
-def _of_texts(column: Any, place: Place, unit: str | None) -> tuple[Int64Array, str]:
+def _of_texts(column: Any, place: Place, unit: str | None, facts: TimeFacts) -> tuple[Int64Array, str]:
     column = pc.utf8_trim_whitespace(column)
     empty = pc.index(column, "").as_py()
     if empty >= 0:
         raise place.fault(empty, "", f"is no time; {_ADVICE}")
-    for kind in (pa.int64(), pa.float64()):
-        try:
-            return _of_numbers(np.asarray(column.cast(kind).to_numpy(zero_copy_only=False)), place, unit)
-        except pa.ArrowInvalid:
-            continue
-    numeric = pc.match_substring_regex(column, _NUMBER)
-    odd = pc.index(numeric, not numeric[0].as_py()).as_py() if len(column) else -1
-    if odd >= 0:
-        what = "is no number" if numeric[0].as_py() else "is a number"
-        raise place.fault(odd, column[odd].as_py(), f"{what}, unlike row 1; write all times alike")
+    if facts.is_int or facts.is_float:
+        numbers = column.cast(pa.int64() if facts.is_int else pa.float64())
+        return _of_numbers(np.asarray(numbers.to_numpy(zero_copy_only=False)), place, unit, facts)
+    assert facts.first is not None
+    if facts.odd is not None:
+        row, text = facts.odd
+        what = "is no number" if _is_numeric(facts.first) else "is a number"
+        raise replace(place, first_row=0).fault(row, text, f"{what}, unlike row 1; write all times alike")
     encoded = column.dictionary_encode()
     codes_N = encoded.indices.to_numpy(zero_copy_only=False)
     distinct_ms, zoned = [], []
@@ -212,12 +300,13 @@ def _of_texts(column: Any, place: Place, unit: str | None) -> tuple[Int64Array, 
         distinct_ms.append(moment_ms)
         zoned.append(has_zone)
     zoned_N = np.asarray(zoned, np.bool_)[codes_N]
-    if (zoned_N != zoned_N[0]).any():
-        row = int((zoned_N != zoned_N[0]).argmax())
+    of_first = parse_moment(facts.first)[1]
+    if (zoned_N != of_first).any():
+        row = int((zoned_N != of_first).argmax())
         raise place.fault(
             row, column[row].as_py(), f"{'has a' if zoned_N[row] else 'has no'} zone, unlike row 1; write the zone in each row"
         )
-    return np.asarray(distinct_ms, np.int64)[codes_N], "ISO 8601" if zoned_N[0] else "ISO 8601 without zone, taken for UTC"
+    return np.asarray(distinct_ms, np.int64)[codes_N], "ISO 8601" if of_first else "ISO 8601 without zone, taken for UTC"
 
 
 def parse_moment(text: str) -> tuple[int, bool]:

@@ -18,9 +18,11 @@ from services.common.ranker.features import Declared, build_features
 from services.common.ranker.states import GlobalState, Interaction, merge_item_bytes
 from services.trainer.attribute_history import ALWAYS_MS, AttributeHistory, Versions
 from services.trainer.batch import BatchConfig, FeatureStates, replay, replay_order
-from services.trainer.event_files.history import History, ReadOptions, read_history
+from services.trainer.event_files.history import History, read_history
+from services.trainer.event_files.parts import ReadOptions
 from services.trainer.event_files.places import EventFileError
 from tests.learning import SPEC
+from tests.small_batches import batch_sizes  # noqa: F401 - each test runs with it
 
 T = 1_700_000_000
 

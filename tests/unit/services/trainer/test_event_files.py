@@ -12,6 +12,7 @@ from services.common.ranker.states import Interaction
 from services.trainer.event_files.history import read_history
 from services.trainer.event_files.places import EventFileError
 from tests.event_files import events
+from tests.small_batches import batch_sizes  # noqa: F401 - each test runs with it
 
 SPEC = FeatureSpec.load("model_repo/ranker/feature_spec.yaml")
 FOLDER = Path("tests/event_files")

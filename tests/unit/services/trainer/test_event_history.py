@@ -14,9 +14,11 @@ import pytest
 
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.states import Interaction
-from services.trainer.event_files.history import ReadOptions, read_history, remarks
+from services.trainer.event_files.history import read_history, remarks
+from services.trainer.event_files.parts import ReadOptions
 from services.trainer.event_files.places import EventFileError
 from tests.fuzz.event_files import fuzz_columns, fuzz_files
+from tests.small_batches import batch_sizes  # noqa: F401 - each test runs with it
 
 SPEC = FeatureSpec.load("model_repo/ranker/feature_spec.yaml")
 T_MS = 1_700_000_000_000

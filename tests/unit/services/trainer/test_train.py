@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,9 +14,12 @@ from services.common.platform.errors import ConfigurationError
 from services.common.ranker.feature_records import item_key, unpack_records
 from services.common.ranker.states import Interaction, ItemState
 from services.trainer import train
-from services.trainer.event_files.history import ReadOptions, read_history
+from services.trainer.event_files.history import read_history
+from services.trainer.event_files.parts import ReadOptions
 from services.trainer.learner import Learner
+from services.trainer.training_checkpoint import TrainingCheckpoints
 from tests.learning import CATEGORIES, SPEC, interactions
+from tests.small_batches import shrink
 
 pytestmark = pytest.mark.ml
 
@@ -161,6 +165,44 @@ def test_a_held_out_part_that_would_say_nothing_is_learned_with_the_rest(tmp_pat
 def test_options_that_contradict_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], said: str) -> None:
     assert train.main(["--data", "x", "--spec", SHIPPED, "--out", str(tmp_path / "base"), *options]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("epochs", ["1", "2"])
+def test_a_base_of_events_on_disk_is_that_of_events_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], epochs: str
+) -> None:
+    """Also where the process dies at every other checkpoint, and reads the files again."""
+    data = parquet(events(400).sample(frac=1.0, random_state=0), tmp_path)
+    command = ["--data", str(data), "--spec", SHIPPED, "--epochs", epochs, "--checkpoint-every", "128", "--out"]
+    assert train.main([*command, str(tmp_path / "memory")]) == 0
+    shrink(monkeypatch, rows=16, text_bytes=1000)
+    written: list[bool] = []
+    write = TrainingCheckpoints.write
+
+    def dying(self: TrainingCheckpoints, *args: Any) -> None:
+        write(self, *args)
+        written.append(True)
+        if len(written) % 2:
+            assert (tmp_path / "disk.events").is_dir()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(TrainingCheckpoints, "write", dying)
+    code = None
+    while code is None:
+        try:
+            code = train.main([*command, str(tmp_path / "disk")])
+        except KeyboardInterrupt:
+            assert not (tmp_path / "disk.events").exists()
+    assert code == 0 and len(written) > 1
+    (one, arrays), (two, others) = (read_artifact(tmp_path / name, expect_schema_hash=SPEC.schema_hash) for name in ("memory", "disk"))
+    assert one.metadata["state_hash"] == two.metadata["state_hash"]
+    assert {name: array.tobytes() for name, array in arrays.items()} == {name: array.tobytes() for name, array in others.items()}
+    reports = [json.loads((tmp_path / name / "report.json").read_text()) for name in ("memory", "disk")]
+    assert reports[0]["tasks"] == reports[1]["tasks"]
+    said = capsys.readouterr().out
+    assert "reading: 400 rows in " in said and "rows/s; in memory" in said and "sorted runs merged" in said
+    assert said.count("going on from a checkpoint") == (len(written) + 1) // 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "events.parquet", "memory"]
 
 
 def test_a_mistake_is_one_line_and_exit_code_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,8 @@ from services.common.ranker.feature_spec import FeatureSpec
 from services.trainer import train
 from services.trainer.attribute_history import AttributeHistory
 from services.trainer.batch import BatchConfig, replay_order, train_epoch
-from services.trainer.event_files.history import ReadOptions, read_history
+from services.trainer.event_files.history import read_history
+from services.trainer.event_files.parts import ReadOptions
 from services.trainer.held_out.evaluation import JSON_NAME
 from services.trainer.learner import Learner
 from tests.learning import SPEC

@@ -1,0 +1,115 @@
+"""A batch of rows of a file of events: its columns, each cell read and checked. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from services.common.ranker.declared.plan import Attributes
+from services.common.ranker.feature_spec import FeatureSpec
+from services.trainer.event_files.attributes import Fields, fields_in_events, rows_of_events
+from services.trainer.event_files.columns import Coded, category_column, plain, read_ids, read_kinds, read_values
+from services.trainer.event_files.locate import FoundFile
+from services.trainer.event_files.places import EventFileError, Place
+from services.trainer.event_files.times import TimeFacts, read_times
+
+REQUIRED_COLUMNS = ("user_id", "item_id", "kind", "value", "time")
+CATEGORIES = "categories"
+COLUMNS = (*REQUIRED_COLUMNS, CATEGORIES)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadOptions:
+    """What the files do not say themselves.
+
+    Attributes:
+        until_fraction: learn only this part of the events, the oldest; the cut splits no (user, second) block.
+        time_unit: of a column `time` of numbers, one of `times.UNIT_NAMES`; None: recognised.
+        category_separator: between the names in a text of `categories`; None: recognised.
+        users: file or folder of attributes of users; None: they stand in the events file.
+        items: file or folder of attributes of items; None: they stand in the events file.
+    """
+
+    until_fraction: float = 1.0
+    time_unit: str | None = None
+    category_separator: str | None = None
+    users: str | Path | None = None
+    items: str | Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A batch of rows of one file. `categories` is the raw column, None where the file has none; `attributes` are by side."""
+
+    file: object
+    first_row: int
+    users: Coded
+    items: Coded
+    kinds: Coded
+    values_N: npt.NDArray[np.float64]
+    times_N: npt.NDArray[np.int64]
+    taken_for: str
+    categories: Any
+    attributes: Mapping[str, Sequence[Attributes]] = field(default_factory=dict)
+
+
+def event_fields(spec: FeatureSpec, options: ReadOptions) -> tuple[Fields, ...]:
+    """Return the attributes that columns of the events hold."""
+    return fields_in_events(spec.plan, users_apart=options.users is not None, items_apart=options.items is not None)
+
+
+def check_columns(found: FoundFile, names: Sequence[str]) -> None:
+    """Raise EventFileError unless a file and its folders have all columns of events."""
+    there = [*names, *(name for name in found.partitions if name not in names)]
+    missing = next((name for name in REQUIRED_COLUMNS if name not in there), None)
+    if missing is not None:
+        wanted = f"{', '.join(REQUIRED_COLUMNS)}[, title, {CATEGORIES}]"
+        raise EventFileError(f"{found.path}: column {missing!r} is missing; wanted: {wanted}; of these it has {', '.join(there)}")
+
+
+def read_part(
+    found: FoundFile,
+    columns: dict[str, Any],
+    spec: FeatureSpec,
+    options: ReadOptions,
+    *,
+    first_row: int = 0,
+    facts: TimeFacts | None = None,
+) -> Part:
+    """Read a batch of the columns of a file.
+
+    Args:
+        found: the file, and the columns of its folders.
+        columns: by name; those of the folders are added.
+        spec: the feature spec.
+        options: what the files do not say themselves.
+        first_row: how many rows of the file stand before the batch.
+        facts: of the whole column `time`; None: the batch is the whole file, or the column is that of a folder.
+    Raises:
+        EventFileError: a column is missing, or holds what cannot be read without guessing.
+    """
+    num_rows = len(next(iter(columns.values())))
+    for name, value in found.partitions.items():
+        # A file that repeats the column of its folder has it with its type.
+        columns.setdefault(name, pa.repeat(pa.scalar(value, pa.string()), num_rows))
+    check_columns(found, list(columns))
+    at = {name: Place(found.path, name, first_row) for name in columns}
+    times_N, taken_for = read_times(plain(columns["time"]), at["time"], options.time_unit, facts)
+    return Part(
+        file=found.path,
+        first_row=first_row,
+        users=read_ids(columns["user_id"], at["user_id"]),
+        items=read_ids(columns["item_id"], at["item_id"]),
+        kinds=read_kinds(columns["kind"], at["kind"], spec.kinds),
+        values_N=read_values(columns["value"], at["value"]),
+        times_N=times_N,
+        taken_for=taken_for,
+        categories=category_column(columns[CATEGORIES], at[CATEGORIES]) if CATEGORIES in columns else None,
+        attributes=rows_of_events(found.path, columns, event_fields(spec, options), first_row),
+    )
