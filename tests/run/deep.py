@@ -74,6 +74,7 @@ UNITS: tuple[Unit, ...] = (
     Unit("rates of the quality gate", "light", ("tests/integration/trainer/test_quality_gate_rates.py",), 75),
     Unit("kills of the trainer", "ml", ("tests/faults/test_trainer_kill.py", "tests/faults/test_batch_training_kill.py"), 140),
     Unit("calibration of labels", "ml", ("tests/integration/trainer/test_calibration.py",), 50),
+    Unit("memory of reading", "ml", ("tests/integration/trainer/test_reading_memory.py",), 90),
     Unit("kills under client producers", "light", ("tests/integration/tunemesh_client/test_event_producer.py",), 60),
     Unit("fuzz", "light", ("tests/fuzz",), 285),
     Unit("healing on a broker", "ml", ("tests/faults/test_healing_on_a_broker.py",), 50),
