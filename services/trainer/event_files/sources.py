@@ -40,12 +40,12 @@ class RemoteFile:
 
     @property
     def name(self) -> str:
-        """See DataFile."""
+        """The last part of its path."""
         return posixpath.basename(self.path)
 
     @property
     def suffix(self) -> str:
-        """See DataFile."""
+        """The end of its name, from the last dot on."""
         return posixpath.splitext(self.path)[1]
 
 
