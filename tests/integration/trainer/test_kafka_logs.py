@@ -178,8 +178,9 @@ def test_an_append_without_a_broker_fails_in_time_and_does_not_block(topics: Top
     fresh_broker.kill()  # type: ignore[attr-defined]
     started = time.monotonic()
     pending = log.append([Delta(header=DeltaHeader(seq=1))], "")
-    assert time.monotonic() - started < seconds(2)
+    returned = time.monotonic()
     pending.wait(30_000)
+    assert returned - started < (time.monotonic() - started) / 2, "the append waited for what became of it"
     with pytest.raises(Unavailable):
         pending.next_offset()
     producer.close(timeout_s=0)
