@@ -38,7 +38,7 @@ from services.recommender.settings import RecommenderSettings
 from services.recommender.triton_ranker import TritonRanker
 from services.router.grpc_recommender import GrpcRecommender
 from services.router.records import Exposures
-from services.router.server import AnswerClients, make_router, servicer_of
+from services.router.server import AnswerClients, make_admission, make_router, servicer_of
 from services.router.settings import RouterSettings
 
 # Requests arrive every 5 ms of the store's clock, however fast they are answered here: what expires does not depend on the machine.
@@ -131,7 +131,9 @@ async def router(recommender_target: str) -> None:
     """Serve RouterService: everything but Generate's neighbours and Kafka itself is real."""
     settings = load_settings(RouterSettings)
     telemetry = configure("router", settings)
-    core = make_router(settings, GrpcRecommender(recommender_target, max_message_bytes=1 << 22), Exposures(_NoKafka()))
+    core = make_router(
+        settings, GrpcRecommender(recommender_target, max_message_bytes=1 << 22), Exposures(_NoKafka()), make_admission(settings)
+    )
     generator = AnswerClients(settings).generator(settings, None, None)  # type: ignore[arg-type]  # never asked
     await _serve(servicer_of(core, generator, telemetry), settings, telemetry, Stages())
 

@@ -15,6 +15,7 @@ from services.common.events.attributes import Attributes, check
 from services.common.events.limits import MAX_ID_BYTES, check_id, check_ids, check_text
 from services.common.platform.errors import DeadlineExceeded, InvalidInput, Unavailable
 from services.common.platform.ids import canonical_id, canonical_ids
+from services.router.admission import Entered
 
 # Less than this is not worth an attempt: two hops and the ranker take several milliseconds.
 _MIN_ATTEMPT_S = 0.005
@@ -163,6 +164,18 @@ class Recommender(Protocol):
         ...
 
 
+class Entrance(Protocol):
+    """Decides how many requests are worked on at once: services.router.admission."""
+
+    def enter(self, budget_s: float) -> Entered:
+        """Let a request in that has so many seconds left, or raise Overloaded."""
+        ...
+
+    def left(self, entered: Entered, *, is_answered: bool) -> None:
+        """Note its end."""
+        ...
+
+
 class ExposureLog(Protocol):
     """Takes exposures without ever blocking a request."""
 
@@ -262,6 +275,7 @@ class Router:
         recommender: Recommender,
         exposures: ExposureLog,
         recent: RecentAnswers,
+        entrance: Entrance,
         *,
         limits: Limits,
         variant: str,
@@ -273,6 +287,7 @@ class Router:
         self._recommender = recommender
         self._exposures = exposures
         self._recent = recent
+        self._entrance = entrance
         self._limits = limits
         self._variant = variant
         self._monotonic_s = monotonic_s
@@ -290,7 +305,7 @@ class Router:
             InvalidInput: see `checked`.
             DeadlineExceeded: the request's time is over. Retry with the same idempotency_key and a longer deadline.
             Unavailable: the recommender could not be reached, twice. Retry with the same idempotency_key.
-            Overloaded: the recommender sheds load.
+            Overloaded: more requests are under way than are answered in time, or the recommender sheds load.
         """
         query = checked(query, self._limits)
         budget_s = self._limits.default_deadline_s if remaining_s is None else min(remaining_s, self._limits.max_deadline_s)
@@ -326,7 +341,13 @@ class Router:
         return answer
 
     async def _answer(self, query: Query, deadline_s: float) -> Recommendation:
-        ranking = await self._rank(query, deadline_s)
+        entered = self._entrance.enter(deadline_s - self._monotonic_s())
+        is_answered = False
+        try:
+            ranking = await self._rank(query, deadline_s)
+            is_answered = True
+        finally:
+            self._entrance.left(entered, is_answered=is_answered)
         now_ms = self._wall_ms()
         answer = Recommendation(request_id=self._new_request_id(now_ms), experiment="", variant=self._variant, ranking=ranking)
         if ranking.num_items:

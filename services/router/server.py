@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Iterable
 
+from opentelemetry.metrics import CallbackOptions, Meter, Observation
 from tunemesh.router.v1 import router_service_pb2, router_service_pb2_grpc
 
 from services.common.events.dead_letter_writer import dead_letter_writer
@@ -17,6 +19,7 @@ from services.common.platform.ids import uuid7
 from services.common.platform.kafka_async import AsyncProducer
 from services.common.platform.settings import redacted, variable_of
 from services.common.platform.topic_follower import TopicFollower
+from services.router.admission import Admission, AdmissionLimits
 from services.router.answer_clients import GrpcLanguageModel, GrpcPromptAssembler, GrpcRetriever, LiveAdapters
 from services.router.core import ExposureLog, Limits, RecentAnswers, Recommender, Router
 from services.router.degraded_answers import DegradedAnswers
@@ -37,7 +40,13 @@ _FOLLOWER_STOP_S = 1.0
 _log = logging.getLogger(__name__)
 
 
-def make_router(settings: RouterSettings, recommender: Recommender, exposures: ExposureLog) -> Router:
+def make_admission(settings: RouterSettings) -> Admission:
+    """Return the adaptive limit on Recommend."""
+    limits = AdmissionLimits(least=settings.least_concurrent, most=settings.most_concurrent, latency_share=settings.latency_share)
+    return Admission(limits, time.monotonic)
+
+
+def make_router(settings: RouterSettings, recommender: Recommender, exposures: ExposureLog, admission: Admission) -> Router:
     """Return the core with the real clocks and ids."""
     limits = Limits(
         max_candidates=settings.max_candidates,
@@ -49,6 +58,7 @@ def make_router(settings: RouterSettings, recommender: Recommender, exposures: E
         recommender,
         exposures,
         RecentAnswers(ttl_s=settings.idempotency_ttl_ms / 1e3, max_entries=settings.idempotency_max_entries),
+        admission,
         limits=limits,
         variant=settings.variant,
         monotonic_s=time.monotonic,
@@ -87,6 +97,23 @@ def make_generator(
         wall_ms=wall_ms,
         new_request_id=uuid7,
     )
+
+
+def observe_admission(meter: Meter, admission: Admission) -> None:
+    """Record how many Recommends are under way, how many may be, and how many were refused."""
+
+    def running(_: CallbackOptions) -> Iterable[Observation]:
+        return [Observation(admission.running)]
+
+    def limit(_: CallbackOptions) -> Iterable[Observation]:
+        return [Observation(admission.limit)]
+
+    def refused(_: CallbackOptions) -> Iterable[Observation]:
+        return [Observation(admission.num_refused)]
+
+    meter.create_observable_gauge("router.recommend.running", [running], description="Recommends under way.")
+    meter.create_observable_gauge("router.recommend.limit", [limit], description="Recommends that may be under way.")
+    meter.create_observable_counter("router.recommend.shed", [refused], description="Recommends refused to keep others in time.")
 
 
 class AnswerClients:
@@ -155,7 +182,9 @@ async def run(settings: RouterSettings) -> None:
         await asyncio.to_thread(follower.stop, _FOLLOWER_STOP_S)
         await asyncio.to_thread(letters.close)
 
-    router = make_router(settings, recommender, Exposures(events))
+    admission = make_admission(settings)
+    observe_admission(signals.meter, admission)
+    router = make_router(settings, recommender, Exposures(events), admission)
     generator = clients.generator(settings, LiveAdapters(aliases), Generations(events))
     servicer = servicer_of(router, generator, signals)
     await grpc_server.serve([servicer], settings, signals, on_drain=on_drain, main=lambda _: events.watch())

@@ -30,6 +30,12 @@ class RouterSettings(KafkaSettings, BaseServiceSettings):
     """Time for a Recommend whose caller set no deadline."""
     max_deadline_ms: int = Field(10_000, ge=10)
     """A longer deadline of Recommend is cut to this."""
+    least_concurrent: int = Field(16, ge=1)
+    """So many Recommends are always worked on at once, however long they take."""
+    most_concurrent: int = Field(1_000, ge=1)
+    """Never more than these; in between as many as are answered in time. Others are RESOURCE_EXHAUSTED at once."""
+    latency_share: float = Field(0.5, gt=0, le=1)
+    """Share of a Recommend's time within which nine tenths of the answers are to come while there are more requests than that."""
     generate_default_deadline_ms: int = Field(60_000, ge=10)
     """Time for a Generate, its last token included, whose caller set no deadline."""
     generate_max_deadline_ms: int = Field(300_000, ge=10)

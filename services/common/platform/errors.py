@@ -44,6 +44,11 @@ class DeadlineExceeded(Unavailable):
 class Overloaded(ServiceError):
     """A bound was reached. Retrying later, and slower, helps. Maps to RESOURCE_EXHAUSTED."""
 
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        """`retry_after_s`: when to come again, seconds from now; callers get it as google.rpc.RetryInfo. None: nobody knows."""
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
 
 class ConfigurationError(Exception):
     """The process cannot start with these settings, files or ports. The message is one line: what, where, what to do."""

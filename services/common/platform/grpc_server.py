@@ -18,6 +18,8 @@ from typing import Any, TypeAlias
 import grpc
 import grpc.aio
 from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
@@ -98,6 +100,17 @@ def told(telemetry: Telemetry, method: str, error: Exception) -> tuple[grpc.Stat
         return status_of(error), shortened(telemetry.redact(str(error)))
     _log.error("%s failed", method, exc_info=error)
     return grpc.StatusCode.INTERNAL, f"internal error in {telemetry.service_name}; its log has the traceback"
+
+
+def retry_info(code: grpc.StatusCode, details: str, retry_after_s: float | None) -> tuple[tuple[str, bytes], ...]:
+    """Return the trailing metadata that tells a caller when to come again: google.rpc.RetryInfo as gRPC carries it; none if unknown."""
+    if retry_after_s is None:
+        return ()
+    status = status_pb2.Status(code=code.value[0], message=details)
+    delay = Duration()
+    delay.FromMicroseconds(round(retry_after_s * 1e6))
+    status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
+    return (("grpc-status-details-bin", status.SerializeToString()),)
 
 
 def server_duration(telemetry: Telemetry) -> Histogram:
@@ -194,7 +207,8 @@ class EdgeInterceptor(grpc.aio.ServerInterceptor):
     async def _abort(self, method: str, context: Any, error: Exception) -> None:
         if isinstance(error, grpc.aio.AbortError):
             raise error
-        await context.abort(*told(self._telemetry, method, error))
+        code, details = told(self._telemetry, method, error)
+        await context.abort(code, details, retry_info(code, details, getattr(error, "retry_after_s", None)))
 
 
 def _reason_of_end(budget_s: float | None, left_s: float | None) -> grpc.StatusCode:

@@ -18,7 +18,7 @@ from tunemesh.router.v1 import router_service_pb2, router_service_pb2_grpc
 from services.common.platform import telemetry
 from services.common.platform.grpc_server import GrpcServer
 from services.router.generation import Generation
-from services.router.server import AnswerClients, make_router, servicer_of
+from services.router.server import AnswerClients, make_admission, make_router, servicer_of
 from services.router.settings import RouterSettings
 from tests.answer_fakes import BASE, AnswerServers
 from tests.edge_fakes import FakeExposureLog, FakeRecommender
@@ -64,7 +64,7 @@ class World:
         signals = telemetry.disabled("router")
         self._clients = AnswerClients(settings)
         generator = self._clients.generator(settings, self.adapters, self.log)
-        router = make_router(settings, FakeRecommender(), FakeExposureLog())
+        router = make_router(settings, FakeRecommender(), FakeExposureLog(), make_admission(settings))
         self._server = GrpcServer(settings, signals, [servicer_of(router, generator, signals)])
         self._channel = grpc.aio.insecure_channel(f"127.0.0.1:{await self._server.start()}")
         self.stub = router_service_pb2_grpc.RouterServiceStub(self._channel)

@@ -24,10 +24,11 @@ from services.common.platform.telemetry_files import read_spans
 from services.router.answer_clients import LiveAdapters
 from services.router.grpc_recommender import GrpcRecommender
 from services.router.records import Generations, exposure_record
-from services.router.server import AnswerClients, make_router, servicer_of
+from services.router.server import AnswerClients, make_admission, make_router, servicer_of
 from services.router.settings import RouterSettings
 from tests.edge_fakes import FakeEventLog, FakeExposureLog, ServiceProcess
 from tests.limits import seconds
+from tunemesh_client.errors import Overloaded, error_of
 
 NOWHERE = "127.0.0.1:1"
 
@@ -89,13 +90,22 @@ def exposures() -> FakeExposureLog:
 
 
 @pytest.fixture
-async def stub(recommender, exposures) -> AsyncIterator[router_service_pb2_grpc.RouterServiceStub]:
-    settings = RouterSettings(port=0, recommender_target=f"127.0.0.1:{recommender.port}", max_candidates=100, drain_grace_ms=100)
+async def stub(request, recommender, exposures) -> AsyncIterator[router_service_pb2_grpc.RouterServiceStub]:
+    """Parametrised indirectly by further settings."""
+    settings = RouterSettings(
+        port=0,
+        recommender_target=f"127.0.0.1:{recommender.port}",
+        max_candidates=100,
+        drain_grace_ms=100,
+        **getattr(request, "param", {}),
+    )
     client = GrpcRecommender(settings.recommender_target, max_message_bytes=settings.max_message_bytes)
     signals = telemetry.disabled("router")
     answers = AnswerClients(settings)
     generator = answers.generator(settings, LiveAdapters(AliasView()), Generations(FakeEventLog()))
-    server = GrpcServer(settings, signals, [servicer_of(make_router(settings, client, exposures), generator, signals)])
+    server = GrpcServer(
+        settings, signals, [servicer_of(make_router(settings, client, exposures, make_admission(settings)), generator, signals)]
+    )
     port = await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield router_service_pb2_grpc.RouterServiceStub(channel)
@@ -318,3 +328,26 @@ def test_a_port_already_taken_says_which_port_and_which_setting(tmp_path):
             assert process.wait() == 2
     assert f"127.0.0.1:{port}" in process.lines[-1] and "TUNEMESH_ROUTER_PORT" in process.lines[-1]
     assert process.lines[-1].startswith("configuration error: ") and "Traceback" not in process.log
+
+
+@pytest.mark.parametrize("stub", [{"least_concurrent": 1, "most_concurrent": 1}], indirect=True)
+async def test_a_request_too_many_is_refused_at_once_and_told_when_to_come_again(stub, recommender):
+    recommender.delay_s = 60.0
+    first = stub.Recommend(request(), timeout=300)
+    while not recommender.requests:
+        await asyncio.sleep(0.01)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.Recommend(request(), timeout=300)
+    error = error_of(caught.value, "Recommend", 1)
+    assert isinstance(error, Overloaded) and error.retry_helps
+    assert error.retry_after_s == pytest.approx(0.02)
+    assert "the router sheds load: it works on 1, as many as are answered in time" in str(error)
+    first.cancel()
+    recommender.delay_s = 0.0
+    while True:  # the cancelled one leaves a moment later
+        try:
+            assert (await stub.Recommend(request(), timeout=seconds(60))).items
+            return
+        except grpc.aio.AioRpcError as refused:
+            assert refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            await asyncio.sleep(0.02)

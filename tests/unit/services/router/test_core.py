@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 
 from services.common.platform.errors import InvalidInput, Overloaded, Unavailable
+from services.router.admission import Admission, AdmissionLimits
 from services.router.core import (
     Limits,
     Query,
@@ -38,6 +39,7 @@ class World:
             self.recommender,
             self.exposures,
             RecentAnswers(ttl_s=ttl_s, max_entries=max_entries),
+            Admission(AdmissionLimits(least=2, most=2, latency_share=0.5), self.clock),
             limits=LIMITS,
             variant="default",
             monotonic_s=self.clock,
@@ -291,3 +293,18 @@ async def test_when_the_first_caller_goes_away_the_other_is_told_to_retry():
         await second
     world.recommender.release.set()
     assert (await world.ask(query)).request_id
+
+
+async def test_more_requests_than_the_entrance_lets_in_are_refused_and_a_repetition_of_one_under_way_is_not():
+    world = World()
+    world.router._recommender = world.recommender = SlowRecommender()
+    queries = [replace(QUERY, user_id=user, idempotency_key="k") for user in ("u", "v")]
+    asking = [asyncio.ensure_future(world.ask(query)) for query in (*queries, queries[0])]
+    await asyncio.sleep(0.01)
+    with pytest.raises(Overloaded, match="it works on 2, as many as are answered in time") as refused:
+        await world.ask(replace(QUERY, user_id="w"))
+    assert refused.value.retry_after_s == 0.02
+    world.recommender.release.set()
+    first, _, again = await asyncio.gather(*asking)
+    assert first is again and len(world.recommender.calls) == 2
+    assert (await world.ask(replace(QUERY, user_id="w"))).request_id

@@ -54,7 +54,8 @@ class RouterServiceServicer:
     def Recommend(self, request, context):
         """Ranks the given candidates, or recalls and ranks when there are none.
         INVALID_ARGUMENT: an id is empty or too long, there are too many candidates, or an attribute breaks its limits. UNAVAILABLE: retry with the same idempotency_key.
-        DEADLINE_EXCEEDED: the caller's time, or the router's own limit, is over.
+        DEADLINE_EXCEEDED: the caller's time, or the router's own limit, is over. RESOURCE_EXHAUSTED: more requests than are answered in time; google.rpc.RetryInfo
+        in the status's details says when to come again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
