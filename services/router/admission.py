@@ -63,7 +63,8 @@ class Admission:
         self._latency_s = 0.0
         self.num_refused = 0
         """Since the start."""
-        self._begin_window()
+        # Of the present window.
+        self._window_from_s, self._shares, self._peak, self._is_bound = monotonic_s(), list[float](), 0, False
 
     @property
     def running(self) -> int:
@@ -115,10 +116,7 @@ class Admission:
         self._begin_window()
 
     def _begin_window(self) -> None:
-        self._window_from_s = self._monotonic_s()
-        self._shares: list[float] = []
-        self._peak = self._running
-        self._is_bound = False
+        self._window_from_s, self._shares, self._peak, self._is_bound = self._monotonic_s(), [], self._running, False
 
     def _refusal(self, why: str) -> Overloaded:
         self.num_refused += 1
