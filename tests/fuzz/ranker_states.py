@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from services.common.platform.errors import CorruptArtifact
 from services.common.ranker import exposure_block
 from services.common.ranker.feature_spec import FeatureSpec
-from services.common.ranker.features import Features
+from services.common.ranker.features import Declared, Features
 from services.common.ranker.recall_state import (
     MAX_NEIGHBOURS,
     Neighbours,
@@ -25,6 +26,11 @@ from tests import old_states
 from tests.fuzzing import Damage
 
 SPEC = FeatureSpec.load("model_repo/ranker/feature_spec.yaml")
+_KEYED = [
+    {"id_feature": {"feature_name": "city", "expression": "user:city", "embedding_dim": 4}},
+    {"id_feature": {"feature_name": "tags", "expression": "item:tags", "embedding_dim": 4}},
+]
+KEYED_SPEC = FeatureSpec.parse(SPEC.model_dump(mode="json") | {"format": 2, "features": _KEYED})
 OTHER_SPEC = FeatureSpec.parse(SPEC.model_dump(mode="json") | {"counters": {"half_lives_events": [50, 500, 70_000]}})
 
 
@@ -38,6 +44,7 @@ def _sound() -> Mapping[str, tuple[Sequence[bytes], Callable[[bytes], object]]]:
         item.apply(SPEC, act, everyone.clock, offset)
         near.add(f"ñ{offset}")
     blocks = [exposure_block.encode(_features(num_items), SPEC.schema_hash) for num_items in (0, 1, 5)]
+    keyed = [exposure_block.encode(_with_keys(num_items), KEYED_SPEC.schema_hash) for num_items in (0, 1, 5)]
     return {
         "user": ([UserState().to_bytes(), user.to_bytes()], lambda raw: UserState.from_bytes(SPEC, raw)),
         "item": (
@@ -54,6 +61,9 @@ def _sound() -> Mapping[str, tuple[Sequence[bytes], Callable[[bytes], object]]]:
             [b"".join(chosen) for chosen in (blocks, blocks[::-1], [blocks[2]] * 3)],
             lambda raw: exposure_block.decode_all(raw, SPEC),
         ),
+        "block with keys": (keyed, lambda raw: exposure_block.decode(raw, KEYED_SPEC)),
+        "blocks with keys": ([b"".join(keyed), keyed[2] * 2], lambda raw: exposure_block.decode_all(raw, KEYED_SPEC)),
+        "selection with keys": (keyed, lambda raw: exposure_block.select(raw, [0]) if exposure_block.num_items(raw) else None),
         "selection": (blocks, lambda raw: exposure_block.select(raw, [0]) if exposure_block.num_items(raw) else None),
         "schema": (blocks, exposure_block.schema_hash),
     }
@@ -68,6 +78,11 @@ def _features(num_items: int) -> Features:
         user_U=rng.random(len(SPEC.user_columns)).astype(np.float16),
         items_NF=rng.random((num_items, len(SPEC.item_columns))).astype(np.float16),
     )
+
+
+def _with_keys(num_items: int) -> Features:
+    items = KEYED_SPEC.plan.items([{"tags": [f"t{item}"] * (item % 3)} for item in range(num_items)])
+    return replace(_features(num_items), keys=Declared.of(KEYED_SPEC.plan, {"city": "Rome"}, {}, items).keys)
 
 
 READERS = _sound()

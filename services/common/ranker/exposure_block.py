@@ -88,6 +88,8 @@ def _head_at(blocks: bytes, start: int) -> tuple[_Head, int]:
         end += _keys_head(blocks, start, head).bytes(head.num_items)
     if end > len(blocks):
         raise CorruptArtifact(f"exposure block: {len(blocks) - start} bytes, its head says {end - start}")
+    if head.version == VERSION_WITH_KEYS:
+        _check_counts(blocks, start, head)
     return head, end
 
 
@@ -192,12 +194,17 @@ def _keys_head(blocks: bytes, start: int, head: _Head) -> _KeysHead:
     return _KeysHead(*_KEYS_HEAD.unpack_from(blocks, start + head.columns_end))
 
 
+def _check_counts(blocks: bytes, start: int, head: _Head) -> None:
+    """Refuse what no `encode` wrote: whoever read the head may then select and decode."""
+    (counts, _), num_keys = _keys_of(blocks, start, head), _keys_head(blocks, start, head).num_keys
+    if counts.sum() != num_keys or num_keys > MAX_KEYS:
+        raise CorruptArtifact(f"exposure block: {num_keys} keys (at most {MAX_KEYS}), its counts say {counts.sum()}")
+
+
 def _keys_of(blocks: bytes, start: int, head: _Head) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return the counts, of the user and then of the items, and the keys."""
     keys, at = _keys_head(blocks, start, head), start + head.columns_end + _KEYS_HEAD.size
     counts = np.frombuffer(blocks, dtype="<u2", count=keys.counts(head.num_items), offset=at).astype(np.int64)
-    if counts.sum() != keys.num_keys:
-        raise CorruptArtifact(f"exposure block: {keys.num_keys} keys, its counts say {counts.sum()}")
     return counts, np.frombuffer(blocks, dtype="<i8", count=keys.num_keys, offset=at + 2 * len(counts))
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from services.common.platform.errors import ConfigurationError
 from services.common.platform.ids import entity_key
 from services.common.ranker import exposure_block
 from services.common.ranker.feature_spec import FeatureSpec
+from services.common.ranker.features import Declared
 from services.common.ranker.tables.control_block import Applied
 from services.common.ranker.tables.writer import ModelWriter, TableImage
 from services.mesh.runner.environments import REPOSITORY_ROOT
@@ -38,10 +41,11 @@ class Net(RankerNetwork):
 """
 
 
-def started(folder: Path, network: object) -> tuple[FeatureSpec, TritonServer]:
+def started(folder: Path, network: object, features: list[object] | None = None) -> tuple[FeatureSpec, TritonServer]:
     """Write the feature spec and start a Triton on it, over a tables folder that is still empty."""
     path = folder / "spec.yaml"
-    path.write_text(yaml.safe_dump(SPEC.model_dump(mode="json") | {"network": network}))
+    declared = {"format": 2, "features": features} if features else {}
+    path.write_text(yaml.safe_dump(SPEC.model_dump(mode="json") | {"network": network} | declared))
     env = {
         "TUNEMESH_TABLES_DIR": str(folder / "tables"),
         "TUNEMESH_FEATURE_SPEC": str(path),
@@ -78,6 +82,56 @@ def test_a_base_of_the_network_is_trained_and_served_as_the_learner_scores(tmp_p
         block, items = exposure_block.encode(FEATURES, spec.schema_hash), [str(item) for item in range(NUM_ITEMS)]
         answer = Client(server.http_url).infer_when_ready(FEATURES.user_key, [entity_key(item) for item in items], block)
         np.testing.assert_allclose(answer["SCORES"], learner.score_block(block, items), rtol=0, atol=1e-5)
+
+
+def test_tables_of_declared_features_are_trained_and_served_as_the_learner_scores(tmp_path: Path) -> None:
+    from services.trainer.learner import Learner
+    from services.trainer.train import main as train
+
+    features = [
+        {"id_feature": {"feature_name": "page", "expression": "context:page", "embedding_dim": 8}},
+        {"id_feature": {"feature_name": "brand", "expression": "item:brand", "embedding_dim": 4, "pooling": "mean"}},
+        {"combo_feature": {"feature_name": "both", "expression": ["context:page", "item:brand"], "embedding_dim": 8}},
+    ]
+    spec, server = started(tmp_path, "dcn_din", features)
+    with contextlib.ExitStack() as running:
+        running.callback(server.stop)
+        data = tmp_path / "events.jsonl"
+        rows = [
+            {
+                "user_id": one.user_id,
+                "item_id": one.item_id,
+                "kind": "rating",
+                "value": one.value,
+                "time": one.time_ms // 1000,
+                "page": f"p{at % 3}",
+                "brand": [f"b{int(one.item_id) % 5}", "all"],
+            }
+            for at, one in enumerate(interactions(200))
+        ]
+        data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        assert train(["--data", str(data), "--spec", spec.source, "--out", str(tmp_path / "base"), "--time-unit", "s"]) == 0
+        _, arrays = read_artifact(tmp_path / "base", expect_schema_hash=spec.schema_hash)
+        assert all(len(arrays[f"table/{name}/ids"]) >= 3 for name in ("page", "brand", "both"))
+        learner = Learner(spec)
+        learner.load_state_arrays(arrays)
+        images = {
+            name: TableImage(arrays[f"table/{name}/ids"], arrays[f"table/{name}/rows"], learner.tables[name].default_row)
+            for name in spec.all_tables
+        }
+        writer = running.enter_context(contextlib.closing(ModelWriter(tmp_path / "tables", spec.schema_hash)))
+        writer.build(images, learner.dense_state(), Applied(epoch=1, seq=0, watermark_ms=0, base_id="base"), lineage_id="l")
+        items, client, scores = [str(item) for item in range(NUM_ITEMS)], Client(server.http_url), []
+        for page in ("p1", "never seen"):
+            brands = spec.plan.items([{"brand": [f"b{item % 6}"]} for item in range(NUM_ITEMS)])
+            shown = replace(FEATURES, keys=Declared.of(spec.plan, {}, {"page": page}, brands).keys)
+            block = exposure_block.encode(shown, spec.schema_hash)
+            answer = client.infer_when_ready(FEATURES.user_key, [entity_key(item) for item in items], block)
+            np.testing.assert_allclose(answer["SCORES"], learner.score_block(block, items), rtol=0, atol=1e-5)
+            scores.append(answer["SCORES"])
+        assert np.abs(scores[0] - scores[1]).max() > 1e-4
+        with pytest.raises(RuntimeError, match="features of user and item, the feature spec has"):
+            client.infer(FEATURES.user_key, [entity_key(item) for item in items], exposure_block.encode(FEATURES, spec.schema_hash))
 
 
 def test_a_network_that_cannot_be_made_is_not_loaded_and_said_with_file_and_key(tmp_path: Path) -> None:
