@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from loadtests.bench.overload import OVERLOAD
 from loadtests.bench.recommend import RECOMMEND
 from loadtests.bench.row import Row
 
-ROWS: tuple[Row, ...] = (RECOMMEND,)
+ROWS: tuple[Row, ...] = (RECOMMEND, OVERLOAD)
