@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.retriever.core.documents import FILES, ChunkLimits, Document, hash_of
-from services.retriever.extract import SUFFIXES, Unreadable, extract
+from services.retriever.extract import SUFFIXES, Extracted, Unreadable
 
 MAX_REFUSED_SHOWN = 100
 
@@ -59,9 +59,19 @@ class FileChanges:
 class DocumentFolder:
     """Looks at one folder, again and again. One thread uses it; `refused` may be read from any."""
 
-    def __init__(self, folder: Path, limits: FileLimits, chunks: ChunkLimits, *, max_batch: int) -> None:
-        """`max_batch`: a look reads at most so many files (or 16 MiB), so that what was read is searchable before all is."""
-        self._folder, self._limits, self._chunks, self._max_batch = folder, limits, chunks, max_batch
+    def __init__(
+        self, folder: Path, limits: FileLimits, chunks: ChunkLimits, *, max_batch: int, extract: Callable[[str, bytes], Extracted]
+    ) -> None:
+        """Take what decides which files are read.
+
+        Args:
+            folder: need not be there yet.
+            limits: of the files.
+            chunks: a part of each document's hash.
+            max_batch: a look reads at most so many files (or 16 MiB), so that what was read is searchable before all is.
+            extract: gives the text of a file by its path and bytes, or raises Unreadable.
+        """
+        self._folder, self._limits, self._chunks, self._max_batch, self._extract = folder, limits, chunks, max_batch, extract
         self._seen: dict[str, _Seen] = {}
         self._device: int | None = None  # of the folder when it last had files
         self._said = ""
@@ -80,6 +90,8 @@ class DocumentFolder:
 
         Args:
             indexed: document id -> content hash of what the index holds of files.
+        Raises:
+            Unavailable: files cannot be read now; call `forget` before the next look.
         """
         if not self._folder.is_dir():
             self._say(f"the documents' folder {self._folder} is not there: what is indexed stays, and it is looked for")
@@ -184,7 +196,7 @@ class DocumentFolder:
         content_hash = hash_of(raw, self._chunks)
         if content_hash == indexed_hash:
             return None
-        title, sections = extract(name, raw)
+        title, sections = self._extract(name, raw)
         if not sections:
             raise Unreadable("no text was found in it")
         return Document(document_id=name, source=FILES, title=title, sections=sections, content_hash=content_hash)

@@ -119,9 +119,9 @@ class Indexer:
             return
         more = True
         while more:
-            changes = await asyncio.to_thread(self._folder.look, dict(self._hashes.get(FILES, {})))
-            more = changes.more
             try:
+                changes = await asyncio.to_thread(self._folder.look, dict(self._hashes.get(FILES, {})))
+                more = changes.more
                 await self._apply(FILES, {document.document_id: document for document in changes.documents}, changes.gone, loaded)
             except Unavailable:
                 self._folder.forget()

@@ -18,6 +18,8 @@ from services.retriever.catalog import CatalogDocuments
 from services.retriever.core.documents import ChunkLimits
 from services.retriever.core.search import Searcher
 from services.retriever.embedder import Embedder, LateEmbedder
+from services.retriever.extraction import ExtractionLimits
+from services.retriever.extraction_process import ExtractionProcess
 from services.retriever.files import DocumentFolder, FileLimits
 from services.retriever.indexer import MAX_DOCUMENTS_A_COMMIT, Indexed, Indexer
 from services.retriever.lance_index import LanceIndex
@@ -50,7 +52,8 @@ class Retriever:
             )
         )
         self.index = LanceIndex(settings.index_dir)
-        self.folder = _folder_of(settings, chunks)
+        self.extraction = _extraction_of(settings)
+        self.folder = _folder_of(settings, chunks, self.extraction)
         self._documents = meter.create_counter("retriever.documents", description="Documents by what was done to them in the index.")
         self.catalog = CatalogDocuments(chunks, lambda: _wake(loop, self.indexer))
         self.indexer = Indexer(
@@ -95,6 +98,7 @@ class Retriever:
 
     async def close(self) -> None:
         """End the threads and let the index go."""
+        await asyncio.to_thread(self.extraction.close)
         await asyncio.to_thread(self.follower.stop)
         await asyncio.to_thread(self.embedder.close)
         self.index.close()
@@ -120,11 +124,21 @@ def _wake(loop: asyncio.AbstractEventLoop, indexer: Indexer) -> None:
     loop.call_soon_threadsafe(indexer.wake)
 
 
-def _folder_of(settings: RetrieverSettings, chunks: ChunkLimits) -> DocumentFolder | None:
+def _extraction_of(settings: RetrieverSettings) -> ExtractionProcess:
+    limits = ExtractionLimits(
+        cpu_ms=settings.extraction_cpu_ms,
+        cpu_setting=variable_of(settings, "extraction_cpu_ms"),
+        memory_bytes=settings.extraction_memory_bytes,
+        memory_setting=variable_of(settings, "extraction_memory_bytes"),
+    )
+    return ExtractionProcess(limits)
+
+
+def _folder_of(settings: RetrieverSettings, chunks: ChunkLimits, extraction: ExtractionProcess) -> DocumentFolder | None:
     if settings.documents_dir is None:
         return None
     limits = FileLimits(max_files=settings.max_files, max_bytes=settings.max_file_bytes)
-    return DocumentFolder(settings.documents_dir, limits, chunks, max_batch=MAX_DOCUMENTS_A_COMMIT)
+    return DocumentFolder(settings.documents_dir, limits, chunks, max_batch=MAX_DOCUMENTS_A_COMMIT, extract=extraction.extract)
 
 
 async def run(settings: RetrieverSettings) -> None:

@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 
 from services.retriever.core.documents import ChunkLimits
+from services.retriever.extract import extract
 from services.retriever.files import DocumentFolder, FileLimits
 
 CHUNKS = ChunkLimits(max_tokens=200, overlap_tokens=40)
 
 
 def folder_at(path: Path, *, max_files: int = 100, max_bytes: int = 1000, max_batch: int = 100) -> DocumentFolder:
-    return DocumentFolder(path, FileLimits(max_files=max_files, max_bytes=max_bytes), CHUNKS, max_batch=max_batch)
+    return DocumentFolder(path, FileLimits(max_files=max_files, max_bytes=max_bytes), CHUNKS, max_batch=max_batch, extract=extract)
 
 
 def write(path: Path, text: str = "Hello.", mtime_s: float | None = None) -> Path:

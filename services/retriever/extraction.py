@@ -1,0 +1,133 @@
+"""The reading process: takes files, gives their text. `python -m services.retriever.extraction LIMITS`, started by `extraction_process`.
+
+It reads what strangers wrote, with parsers of others: it has a limit of processor time for each file and one of memory, none of the
+retriever's secrets in its environment, and a lower priority than searches. It ends when its standard input does. Knows no folder and no
+index.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import resource
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from services.retriever.extract import Extracted, Unreadable, extract
+from services.retriever.frames import Answer, packed_answer, read_question
+
+_NICENESS = 5
+# Of what is resident: a process that has read something large is replaced, since freed memory is seldom given back.
+_WORN_BYTES = 192 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtractionLimits:
+    """What one file may cost; a file over it is refused, and the reason names the setting.
+
+    Attributes:
+        cpu_ms: processor time for one file, so that a busy machine refuses nothing that an idle one reads.
+        cpu_setting, memory_setting: how an operator changes them.
+        memory_bytes: of the whole process.
+    """
+
+    cpu_ms: int
+    cpu_setting: str
+    memory_bytes: int
+    memory_setting: str
+
+    @property
+    def too_slow(self) -> str:
+        """Why a file is refused that takes too long."""
+        return f"reading it takes more than {self.cpu_ms / 1e3:g} s of processor time; split it, or raise {self.cpu_setting}"
+
+    @property
+    def too_large(self) -> str:
+        """Why a file is refused that takes too much memory."""
+        return f"reading it takes more than {self.memory_bytes // 2**20} MiB of memory; split it, or raise {self.memory_setting}"
+
+    def to_json(self) -> str:
+        """Return what `main` takes."""
+        return json.dumps(asdict(self))
+
+
+def serve(limits: ExtractionLimits, read: Callable[[str, bytes], Extracted] = extract) -> None:
+    """Answer questions until there are none.
+
+    Args:
+        limits: the kernel ends the process, by SIGPROF, when one file takes more processor time.
+        read: gives the text of a file; raises Unreadable.
+    """
+    asked, answers = _pipes()
+    os.nice(_NICENESS)
+    _limit_memory(limits.memory_bytes)
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the retriever, whose end ends this process
+    warnings.simplefilter("ignore")
+    logging.disable()  # libraries complain of what is odd in a file; what matters is the answer
+    answers.write(packed_answer(Answer()))
+    answers.flush()
+    while (question := read_question(asked)) is not None:
+        # Enforced by the kernel, also while a parser in C runs.
+        signal.setitimer(signal.ITIMER_PROF, limits.cpu_ms / 1e3)
+        frame, is_last = _answer(read, *question, limits)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        del question
+        answers.write(frame)
+        answers.flush()
+        if is_last:
+            return
+
+
+def _answer(read: Callable[[str, bytes], Extracted], path: str, raw: bytes, limits: ExtractionLimits) -> tuple[bytes, bool]:
+    try:
+        extracted = read(path, raw)
+        is_worn = _resident_bytes() > _WORN_BYTES
+        return packed_answer(Answer(extracted=extracted, is_last=is_worn)), is_worn
+    except Unreadable as error:
+        return packed_answer(Answer(refused=str(error))), False
+    except MemoryError:
+        return packed_answer(Answer(refused=limits.too_large, is_last=True)), True
+    except Exception as error:  # noqa: BLE001 # a parser of others failed in a way of its own: the traceback is logged, the file refused
+        traceback.print_exc()
+        reason = f"its reader failed: {type(error).__name__}: {str(error)[:200]}"
+        return packed_answer(Answer(refused=reason, is_last=True)), True
+
+
+def _pipes() -> tuple[BinaryIO, BinaryIO]:
+    """Return the two pipes; what a library prints goes to standard error and not between the answers."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    return sys.stdin.buffer, answers
+
+
+def _resident_bytes() -> int:
+    """Return the memory in use; 0 where there is no /proc. getrusage would count what the retriever had when it started this process."""
+    try:
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
+    except FileNotFoundError:
+        return 0
+
+
+def _limit_memory(limit_bytes: int) -> None:
+    for kind, wanted in ((resource.RLIMIT_DATA, limit_bytes), (resource.RLIMIT_CORE, 0)):
+        _, hard = resource.getrlimit(kind)
+        most = math.inf if hard == resource.RLIM_INFINITY else hard
+        resource.setrlimit(kind, (int(min(wanted, most)), hard))
+
+
+def main(argv: list[str]) -> None:
+    """Serve under the limits that the one argument states."""
+    serve(ExtractionLimits(**json.loads(argv[1])))
+
+
+if __name__ == "__main__":
+    main(sys.argv)

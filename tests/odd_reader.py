@@ -1,0 +1,38 @@
+"""A reading process whose files say what becomes of it: `python -m tests.odd_reader LIMITS`. No setting of the retriever leads here."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+
+from services.retriever.extract import Extracted, extract
+from services.retriever.extraction import ExtractionLimits, serve
+
+
+def read(path: str, raw: bytes) -> Extracted:
+    match path:
+        case "loops.txt":
+            while True:
+                pass
+        case "loops_in_c.txt":
+            return str(sum(range(10**15))), ()
+        case "takes_memory.txt":
+            return str(len(bytearray(10**13))), ()
+        case "grows.txt":
+            grown = []
+            while True:
+                grown.append(bytearray(10**6))
+        case "crashes.txt":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        case "fails.txt":
+            raise LookupError("no such part")
+        case "prints.txt":
+            print("a library says something")
+            os.write(1, b"and so does its C")
+    return extract(path, raw)
+
+
+if __name__ == "__main__":
+    serve(ExtractionLimits(**json.loads(sys.argv[1])), read)

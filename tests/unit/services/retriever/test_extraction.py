@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from services.retriever.core.documents import ChunkLimits
+from services.retriever.extract import Unreadable, extract
+from services.retriever.extraction import ExtractionLimits
+from services.retriever.extraction_process import ExtractionProcess, ExtractionUnavailable
+from services.retriever.files import DocumentFolder, FileLimits
+from services.retriever.settings import RetrieverSettings
+from tests.limits import seconds
+
+ODD = (sys.executable, "-m", "tests.odd_reader")
+ORDINARY = b"# Fees\n\nTwo euros.\n\n| a | b |\n|---|---|\n| 1 | 2 |\n"
+
+
+def limits(*, cpu_ms: int = 600_000, memory_mib: int = 512) -> ExtractionLimits:
+    return ExtractionLimits(cpu_ms=cpu_ms, cpu_setting="CPU_SETTING", memory_bytes=memory_mib * 2**20, memory_setting="MEMORY_SETTING")
+
+
+@pytest.fixture
+def odd() -> Iterator[ExtractionProcess]:
+    """A reader that does what the names of files say."""
+    process = ExtractionProcess(limits(cpu_ms=300), ODD)
+    yield process
+    process.close()
+
+
+@pytest.fixture
+def reader() -> Iterator[ExtractionProcess]:
+    """The reader as it is, without a limit that a test could reach."""
+    process = ExtractionProcess(limits())
+    yield process
+    process.close()
+
+
+def pid_of(process: ExtractionProcess) -> int:
+    assert process.pid is not None
+    return process.pid
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + seconds(60)
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def state_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(") ")[2][0]
+
+
+def test_the_process_says_what_the_function_says_and_reads_one_file_after_the_other(reader):
+    assert reader.pid is None, "nothing runs before the first file"
+    for path, raw in (
+        ("a.md", ORDINARY),
+        ("b.html", b"<h1>H</h1><p>\xc3\xb6 \xf0\x9f\x98\x80</p>"),
+        ("c_d.txt", b""),
+        ("e.txt", b"a\n\nb"),
+    ):
+        assert reader.extract(path, raw) == extract(path, raw)
+    pid = reader.pid
+    with pytest.raises(Unreadable, match="NUL"):
+        reader.extract("x.txt", b"\x00")
+    assert reader.extract("a.md", ORDINARY) == extract("a.md", ORDINARY)
+    assert reader.pid == pid
+
+
+@pytest.mark.parametrize("path", ["loops.txt", "loops_in_c.txt"])
+def test_a_file_that_takes_too_much_processor_time_is_refused_by_limit_and_setting_and_the_next_is_read(odd, path):
+    with pytest.raises(Unreadable, match=r"more than 0\.3 s of processor time; split it, or raise CPU_SETTING"):
+        odd.extract(path, b"")
+    assert odd.extract("a.md", ORDINARY) == extract("a.md", ORDINARY)
+
+
+@pytest.mark.parametrize("path", ["takes_memory.txt", "grows.txt"])
+def test_a_file_that_takes_too_much_memory_is_refused_by_limit_and_setting_and_the_next_is_read(path):
+    process = ExtractionProcess(limits(memory_mib=128), ODD)
+    try:
+        with pytest.raises(Unreadable, match="more than 128 MiB of memory; split it, or raise MEMORY_SETTING"):
+            process.extract(path, b"")
+        assert process.extract("a.md", ORDINARY) == extract("a.md", ORDINARY)
+    finally:
+        process.close()
+
+
+def test_a_file_that_ends_its_reader_is_refused_with_how_and_the_next_is_read(odd):
+    with pytest.raises(Unreadable, match="dies of it: by SIGSEGV, then by SIGSEGV"):
+        odd.extract("crashes.txt", b"")
+    with pytest.raises(Unreadable, match="its reader failed: LookupError: no such part"):
+        odd.extract("fails.txt", b"")
+    assert odd.extract("a.md", ORDINARY) == extract("a.md", ORDINARY)
+
+
+def test_what_a_library_prints_is_no_answer(odd):
+    assert odd.extract("prints.txt", b"Hello.") == extract("prints.txt", b"Hello.")
+
+
+def test_a_document_whose_reader_is_killed_from_outside_is_read_by_the_next_one(reader):
+    reader.extract("a.md", ORDINARY)
+    pid = pid_of(reader)
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: state_of(pid) == "T")
+    found = []
+    thread = threading.Thread(target=lambda: found.append(reader.extract("b.txt", b"Hello.")))
+    thread.start()
+    os.kill(pid, signal.SIGKILL)
+    thread.join(seconds(60))
+    assert found == [extract("b.txt", b"Hello.")] and reader.pid != pid
+
+
+def test_a_reader_that_died_between_two_files_refuses_none(reader):
+    reader.extract("a.md", ORDINARY)
+    os.kill(pid_of(reader), signal.SIGKILL)
+    assert reader.extract("b.txt", b"Hello.") == extract("b.txt", b"Hello.")
+
+
+async def test_the_event_loop_goes_on_while_a_file_is_read_and_closing_ends_the_wait(reader):
+    await asyncio.to_thread(reader.extract, "a.md", ORDINARY)
+    os.kill(pid_of(reader), signal.SIGSTOP)
+    reading = asyncio.create_task(asyncio.to_thread(reader.extract, "b.txt", b"Hello."))
+    for _ in range(200):  # as long as a file may take: searches are answered
+        await asyncio.sleep(0)
+        await asyncio.sleep(0.001)
+    assert not reading.done()
+    await asyncio.to_thread(reader.close)
+    with pytest.raises(ExtractionUnavailable):
+        await reading
+    with pytest.raises(ExtractionUnavailable, match="closed"):
+        reader.extract("a.md", ORDINARY)
+
+
+def test_hardly_any_processor_time_of_the_retriever_goes_into_a_large_file(reader):
+    reader.extract("a.md", ORDINARY)
+    large = b"".join(b"Film %d goes back within seven days; every late day costs two euros.\n\n" % number for number in range(5_000))
+    times = []
+    for read in (extract, reader.extract):
+        began = time.process_time()
+        read("large.txt", large)
+        times.append(time.process_time() - began)
+    assert times[1] < times[0] / 3, times
+
+
+def test_a_reader_that_cannot_start_says_nothing_about_the_file():
+    for command in (("/nowhere/python",), (sys.executable, "-c", "raise SystemExit(3)")):
+        process = ExtractionProcess(limits(), command)
+        with pytest.raises(ExtractionUnavailable, match="cannot be started"):
+            process.extract("a.md", ORDINARY)
+        process.close()
+
+
+def test_the_reader_has_none_of_the_environment_and_a_low_priority(reader, monkeypatch):
+    monkeypatch.setenv("KAFKA_PASSWORD", "secret")
+    reader.extract("a.md", ORDINARY)
+    variables = Path(f"/proc/{pid_of(reader)}/environ").read_bytes().split(b"\0")
+    assert {line.partition(b"=")[0] for line in variables if line} <= {b"PYTHONPATH", b"LC_CTYPE"}
+    assert os.getpriority(os.PRIO_PROCESS, pid_of(reader)) > os.getpriority(os.PRIO_PROCESS, 0)
+
+
+def test_a_refused_file_stays_refused_until_it_changes_and_costs_its_time_once(tmp_path, odd):
+    asked = []
+
+    def read(path, raw):
+        asked.append(path)
+        return odd.extract(path, raw)
+
+    (tmp_path / "loops.txt").write_text("Hello.")
+    (tmp_path / "other.txt").write_text("Hello.")
+    folder = DocumentFolder(
+        tmp_path, FileLimits(max_files=9, max_bytes=99), ChunkLimits(max_tokens=99, overlap_tokens=9), max_batch=9, extract=read
+    )
+    assert [document.document_id for document in folder.look({}).documents] == ["other.txt"]
+    for _ in range(3):
+        folder.look({})
+        assert "CPU_SETTING" in folder.refused["loops.txt"]
+    assert sorted(asked) == ["loops.txt", "other.txt"]
+
+
+def test_the_limits_have_bounds():
+    for variable in ("extraction_cpu_ms", "extraction_memory_bytes"):
+        for value in (0, 10**15):
+            with pytest.raises(ValueError, match=variable):
+                RetrieverSettings(**{variable: value})
+    assert RetrieverSettings().extraction_cpu_ms == 2_000
