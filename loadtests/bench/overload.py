@@ -1,7 +1,8 @@
 """Three times as many Recommends as the mesh can answer: how much of its best is left, and how soon the others hear that they are refused.
 
-The peer is the same router without its adaptive limit, in front of the same recommender. Both take turns: 16 callers that wait for each
-other say what the mesh can do, then callers that wait for nobody (Poisson) ask three times as often, with half a second of time each.
+The peer is the same router without its adaptive limit, in front of the same recommender. Both take turns: 64 callers that wait for their
+answers say through the peer what the mesh can do, then callers that wait for nobody (Poisson) ask three times as often, with half a second
+of time each.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from services.common.platform.grpc_client import open_channel
 from services.mesh.runner.environments import REPOSITORY_ROOT, Environments
 from services.mesh.runner.mesh import Mesh
 
-_CALLERS, _TIMES, _CANDIDATES = 16, 3.0, 100
+_CALLERS, _TIMES, _CANDIDATES = 64, 3.0, 100
 _CLOSED_S, _OPEN_S, _BUDGET_S = 5.0, 8.0, 0.5
 _NO_LIMIT = {"TUNEMESH_ROUTER_LEAST_CONCURRENT": "1000000", "TUNEMESH_ROUTER_MOST_CONCURRENT": "1000000"}
 _START_S = 120.0
@@ -81,7 +82,7 @@ class Callers:
         heard.whole += not answer.degraded_reason
 
     async def closed(self, seconds: float) -> float:
-        """Return the whole answers a second that callers get who wait for each other."""
+        """Return the whole answers a second that callers get who wait for theirs."""
         heard, until = Heard(), time.perf_counter() + seconds
 
         async def caller() -> None:
@@ -130,19 +131,25 @@ def _router_without_limit(mesh: Mesh, folder: Path) -> Iterator[str]:
         process.wait()
 
 
-async def _round(address: str, seed: int) -> tuple[float, Heard]:
-    """Return what share of the best is left at three times as many, and what callers heard then."""
+async def _best(address: str, seed: int) -> float:
     callers = Callers(address, seed)
     best = await callers.closed(_CLOSED_S)
+    await callers.close()
+    return best
+
+
+async def _overload(name: str, address: str, best: float, seed: int) -> Heard:
+    """Ask three times as often as `best`, and return what callers heard."""
+    callers = Callers(address, seed)
     heard = await callers.open(_TIMES * best, _OPEN_S)
     await callers.close()
     print(
-        f"{address}: {best:.0f} whole answers a second; asked {_TIMES * best:.0f} times a second: whole {heard.whole / _OPEN_S:.0f}, "
+        f"{name}: best {best:.0f} whole answers a second; asked {_TIMES * best:.0f} times a second: whole {heard.whole / _OPEN_S:.0f}, "
         f"degraded {heard.degraded / _OPEN_S:.1f}, late {heard.late / _OPEN_S:.0f}, refused {len(heard.refused_ms) / _OPEN_S:.0f}, "
         f"failed {heard.failed / _OPEN_S:.1f}",
         flush=True,
     )
-    return heard.whole / _OPEN_S / best, heard
+    return heard
 
 
 def measure(options: Options) -> Sequence[Result]:
@@ -154,12 +161,13 @@ def measure(options: Options) -> Sequence[Result]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tunemesh-overload-")))
         mesh = stack.enter_context(bare_mesh(folder, services=RANKING, durable_broker=False))
         without = stack.enter_context(_router_without_limit(mesh, folder))
-        asyncio.run(_round(mesh.address("router"), 0))  # to warm up
+        asyncio.run(_best(without, 0))  # to warm up
         for number in range(options.repeats):
-            share, heard = asyncio.run(_round(mesh.address("router"), number))
-            ours.append(share)
+            best = asyncio.run(_best(without, number))
+            heard = asyncio.run(_overload("with the limit", mesh.address("router"), best, number))
+            ours.append(heard.whole / _OPEN_S / best)
             rejections.append(float(np.percentile(heard.refused_ms, 99)) if heard.refused_ms else 0.0)
-            peer.append(asyncio.run(_round(without, number))[0])
+            peer.append(asyncio.run(_overload("without", without, best, number)).whole / _OPEN_S / best)
     return (
         Result(name="overload_goodput", unit="share of the best", ours=ours, peer=peer, more_is_better=True),
         Result(name="overload_rejection_p99_ms", unit="ms", ours=rejections),
