@@ -7,8 +7,9 @@ import os
 import signal
 import sys
 
-from services.retriever.extract import Extracted, extract
+from services.retriever.extract import extract
 from services.retriever.extraction import ExtractionLimits, serve
+from services.retriever.outline import Extracted
 
 
 def read(path: str, raw: bytes) -> Extracted:

@@ -21,8 +21,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from services.retriever.extract import Extracted, Unreadable, extract
+from services.retriever.extract import extract
 from services.retriever.frames import Answer, packed_answer, read_question
+from services.retriever.outline import Extracted, Unreadable
 
 _NICENESS = 5
 # Of what is resident: a process that has read something large is replaced, since freed memory is seldom given back.

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from typing import BinaryIO
 
 from services.common.platform.errors import Unavailable
-from services.retriever.extract import Extracted, Unreadable
 from services.retriever.extraction import ExtractionLimits
 from services.retriever.frames import Answer, Broken, read_answer, write_question
+from services.retriever.outline import Extracted, Unreadable
 
 # A process that dies for a reason of its own, or by another's hand, is asked once more: what killed it need not be the file.
 _ATTEMPTS = 2

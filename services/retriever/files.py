@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.retriever.core.documents import FILES, ChunkLimits, Document, hash_of
-from services.retriever.extract import SUFFIXES, Extracted, Unreadable
+from services.retriever.extract import SUFFIXES
+from services.retriever.outline import Extracted, Unreadable
 
 MAX_REFUSED_SHOWN = 100
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from services.retriever.core.documents import Section
-from services.retriever.extract import Extracted
+from services.retriever.outline import Extracted
 
 MAX_ANSWER_BYTES = 256 * 1024 * 1024
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from services.retriever.extract import Unreadable, extract
+from services.retriever.extract import extract
+from services.retriever.outline import Unreadable
 from tests.fuzzing import Damage
 
 _PAGE = (

@@ -4,7 +4,7 @@ import pytest
 
 from tests.fuzz.documents import fuzz_documents
 
-pytestmark = [pytest.mark.deep, pytest.mark.filterwarnings("ignore")]  # Beautiful Soup warns of text that looks like a URL or a file name
+pytestmark = pytest.mark.deep
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -16,6 +16,7 @@ _BLANK_LINES = re.compile(r"\n\s*\n+")
 # are letters' shapes in Persian and Hindi, and parts of emoji.
 _INVISIBLE = frozenset({"Cc", "Cf", "Co", "Cs"})
 _KEPT = frozenset("\n\t\u200c\u200d")
+_ASCII_INVISIBLE = {code: None for code in range(128) if unicodedata.category(chr(code)) in _INVISIBLE and chr(code) not in _KEPT}
 # Where a sentence ends: in scripts with blanks before one; in Chinese, Japanese, Hindi, Khmer, … after the sign; in Thai and Lao at a
 # blank; everywhere at the end of a line.
 _SENTENCE_END = re.compile(
@@ -38,8 +39,12 @@ def clean(text: str) -> str:
 
     Nothing takes another meaning: 10⁶, 1½ and ！？ stay. `searchable` is for comparing.
     """
+    if _is_plain(text):
+        return text.strip()
     text = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
-    if not text.isascii() or not text.isprintable():
+    if text.isascii():
+        text = text.translate(_ASCII_INVISIBLE)
+    else:
         text = "".join(char for char in text if char in _KEPT or unicodedata.category(char) not in _INVISIBLE)
     text = "\n".join(line.strip() for line in _SPACES.sub(" ", text).split("\n"))
     return unicodedata.normalize("NFC", _BLANK_LINES.sub("\n\n", text).strip())
@@ -54,7 +59,14 @@ def clean_code(text: str) -> str:
 
 def joined_lines(text: str) -> str:
     """Return text whose line breaks are its source's layout, as one line: a break between two Chinese or Japanese characters is nothing."""
-    return _LAYOUT.sub(" ", _BREAK_WITHIN_CHINESE.sub("", text))
+    if _is_plain(text):
+        return text
+    return _LAYOUT.sub(" ", text if text.isascii() else _BREAK_WITHIN_CHINESE.sub("", text))
+
+
+def _is_plain(text: str) -> bool:
+    """Say whether a text has nothing to clean but its ends: true of most parts of most documents."""
+    return text.isascii() and text.isprintable() and "  " not in text
 
 
 def searchable(text: str) -> str:

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from services.retriever.core.documents import ChunkLimits
-from services.retriever.extract import Unreadable, extract
+from services.retriever.extract import extract
 from services.retriever.extraction import ExtractionLimits
 from services.retriever.extraction_process import ExtractionProcess, ExtractionUnavailable
 from services.retriever.files import DocumentFolder, FileLimits
+from services.retriever.outline import Unreadable
 from services.retriever.settings import RetrieverSettings
 from tests.limits import seconds
 

@@ -1,0 +1,74 @@
+"""What every reader of a format gives: a title, and sections, which are paragraphs under the path of the headings above them."""
+
+from __future__ import annotations
+
+from services.retriever.core.documents import Section
+from services.retriever.core.text import clean, clean_code
+
+Extracted = tuple[str, tuple[Section, ...]]
+"""Title (may be empty) and sections."""
+
+TITLE_CHARS = 200
+MAX_TEXT_CHARS = 16 * 1024 * 1024
+"""Of one document. A small file can hold more: what is packed, or rows that repeat the names of their columns."""
+
+
+class Unreadable(Exception):
+    """A file whose text cannot be taken; the message says why. It is refused until it changes."""
+
+
+class Outline:
+    """Takes headings and paragraphs in the order of the document."""
+
+    def __init__(self, title: str) -> None:
+        """`title`: of the document; empty: its first heading is."""
+        self._title = title
+        self._path: list[tuple[int, str]] = []
+        self._paragraphs: list[str] = []
+        self._sections: list[Section] = []
+        self._num_chars = 0
+
+    def heading(self, level: int, text: str) -> None:
+        """Begin a section. `level`: 1 is the highest."""
+        self._close()
+        while self._path and self._path[-1][0] >= level:
+            self._path.pop()
+        heading = clean(text).replace("\n", " ")[:TITLE_CHARS]
+        if not heading:
+            return
+        self._title = self._title or heading
+        self._path.append((level, heading))
+
+    def add(self, text: str) -> None:
+        """Add a paragraph. Within one a blank line is a matter of the source's layout.
+
+        Raises:
+            Unreadable: the document has too much text.
+        """
+        self._keep(clean(text).replace("\n\n", "\n"))
+
+    def add_code(self, text: str) -> None:
+        """Add lines of code, as they are written.
+
+        Raises:
+            Unreadable: the document has too much text.
+        """
+        self._keep(clean_code(text))
+
+    def result(self) -> Extracted:
+        """Return the title and the sections that have text."""
+        self._close()
+        return self._title, tuple(self._sections)
+
+    def _keep(self, paragraph: str) -> None:
+        if not paragraph.strip():
+            return
+        self._num_chars += len(paragraph)
+        if self._num_chars > MAX_TEXT_CHARS:
+            raise Unreadable(f"it holds more than {MAX_TEXT_CHARS // 2**20} Mi characters of text; split it")
+        self._paragraphs.append(paragraph)
+
+    def _close(self) -> None:
+        if self._paragraphs:
+            self._sections.append(Section(heading=" > ".join(heading for _, heading in self._path), paragraphs=tuple(self._paragraphs)))
+            self._paragraphs = []

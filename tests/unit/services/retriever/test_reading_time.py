@@ -1,0 +1,70 @@
+"""What reading large documents costs, beside parsers in Python that do a part of the same work, in the same run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from html.parser import HTMLParser
+
+import pytest
+from markdown_it import MarkdownIt
+
+from services.retriever.extract import extract
+
+_MIB = 2**20
+
+
+def large(piece: str, num_bytes: int) -> str:
+    """An ordinary document of so many bytes."""
+    return "".join(piece.replace("@", str(number)) for number in range(num_bytes // len(piece)))
+
+
+PAGE = """<section><h2 id=s@>Rental rule number @</h2><p class='a b'>Films go back within <b>seven</b> days; every late day costs
+<a href='/fees/@'>two euros</a>, as rule @ says. Who loses a film pays its price.</p>
+<ul><li>First point about @</li><li>Second point, with an <em>example</em></li></ul>
+<table><tr><th>Fee</th><th>Euros</th></tr><tr><td>late @</td><td>@</td></tr></table></section>
+"""
+MARKDOWN = """## Rental rule number @
+
+Films go back within **seven** days; every late day costs [two euros](/fees/@),
+as rule @ says. Who loses a film pays its `price`.
+
+- First point about @
+- Second point, with an *example*
+
+| Fee | Euros |
+|---|---|
+| late @ | @ |
+
+"""
+
+
+def cpu_s(work: Callable[[], object]) -> float:
+    began = time.process_time()
+    work()
+    return time.process_time() - began
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "parser_in_python"),
+    [
+        ("x.html", large(PAGE, _MIB), lambda text: HTMLParser().feed(text)),
+        ("x.md", large(MARKDOWN, _MIB), lambda text: MarkdownIt("commonmark").enable("table").parse(text)),
+    ],
+    ids=["html", "markdown"],
+)
+def test_a_document_is_read_in_less_time_than_python_takes_to_parse_it(path, text, parser_in_python):
+    read_s, parsed_s = cpu_s(lambda: extract(path, text.encode())), cpu_s(lambda: parser_in_python(text))
+    assert read_s < parsed_s, (read_s, parsed_s)
+    title, sections = extract(path, text.encode())
+    assert title == "Rental rule number 0" and len(sections) > 2_000
+    assert sections[-1].paragraphs[-1].startswith("Fee: late ")
+
+
+@pytest.mark.parametrize(
+    ("path", "piece"),
+    [("x.txt", "Who loses film @ pays its price.\n\n"), ("x.html", PAGE), ("x.md", MARKDOWN), ("x.md", "<div>\n\nfilm @\n\n</div>\n\n")],
+)
+def test_the_time_grows_with_the_size_and_not_faster(path, piece):
+    small, large_one = (large(piece, size).encode() for size in (_MIB // 8, _MIB))
+    assert cpu_s(lambda: extract(path, large_one)) < 3 * 8 * cpu_s(lambda: extract(path, small))
