@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 
 from services.retriever.core.documents import Section
 from services.retriever.core.text import paragraphs_of
+from services.retriever.csv_text import read_csv, read_tsv
 from services.retriever.encoding import decoded
 from services.retriever.html_text import read_html
 from services.retriever.markdown_text import read_markdown
@@ -55,6 +56,8 @@ _READERS: dict[str, Callable[[bytes], Extracted]] = {
     ".markdown": _of_text(read_markdown),
     ".html": _of_text(read_html),
     ".htm": _of_text(read_html),
+    ".csv": _of_text(read_csv),
+    ".tsv": _of_text(read_tsv),
 }
 SUFFIXES = frozenset(_READERS)
 """Of the files that are read; all others are passed over."""

@@ -19,9 +19,7 @@ MAX_REFUSED_SHOWN = 100
 _MAX_BATCH_BYTES = 16 * 1024 * 1024
 
 # Documents that people put into such a folder, which are not read yet. Style sheets, pictures and the like are passed over.
-_OFFICE_SUFFIXES = frozenset(
-    (".pdf", ".doc", ".docx", ".odt", ".rtf", ".ppt", ".pptx", ".odp", ".xls", ".xlsx", ".ods", ".csv", ".tsv", ".epub")
-)
+_OFFICE_SUFFIXES = frozenset((".pdf", ".doc", ".docx", ".odt", ".rtf", ".ppt", ".pptx", ".odp", ".xls", ".xlsx", ".ods", ".epub"))
 
 _log = logging.getLogger(__name__)
 
@@ -157,7 +155,7 @@ class DocumentFolder:
                 refused[shown] = "its name is not UTF-8"
                 continue
             if path.suffix.lower() in _OFFICE_SUFFIXES:
-                refused[name] = f"{path.suffix.lower()} is not read: export it as text, Markdown or HTML"
+                refused[name] = f"{path.suffix.lower()} is not read: export it as text, Markdown, HTML or CSV"
                 continue
             try:
                 status = path.lstat()

