@@ -19,7 +19,7 @@ FILES = "files"
 SOURCES = (CATALOG, FILES)
 
 # Raised when the same document gives other passages: what an older program indexed is then indexed anew.
-CHUNKING = 2
+CHUNKING = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
