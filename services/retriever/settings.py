@@ -33,7 +33,7 @@ class RetrieverSettings(BaseServiceSettings, KafkaSettings, ModelSettings):
     """Most files; those beyond, in the order of their paths, are refused."""
     max_file_bytes: int = Field(4 * 1024 * 1024, ge=1)
     """Largest file."""
-    extraction_cpu_ms: int = Field(2_000, ge=50, le=600_000)
+    extraction_cpu_ms: int = Field(4_000, ge=50, le=600_000)
     """Most processor time that reading one file takes, in a process of its own; a file that takes more is refused until it changes."""
     extraction_memory_bytes: int = Field(512 * 1024 * 1024, ge=128 * 1024 * 1024, le=64 * 1024 * 1024 * 1024)
     """Most memory of the process that reads files; a file that takes more is refused until it changes."""

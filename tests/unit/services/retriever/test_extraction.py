@@ -191,4 +191,4 @@ def test_the_limits_have_bounds():
         for value in (0, 10**15):
             with pytest.raises(ValueError, match=variable):
                 RetrieverSettings(**{variable: value})
-    assert RetrieverSettings().extraction_cpu_ms == 2_000
+    assert RetrieverSettings().extraction_cpu_ms == 4_000
