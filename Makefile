@@ -16,7 +16,7 @@ PROTO_FILES = $(shell find protos/tunemesh -name '*.proto' | sort)
 PROTOC = $(LIGHT)/bin/python -m grpc_tools.protoc -I protos --python_out=$(1) --pyi_out=$(1) --grpc_python_out=$(1) $(PROTO_FILES)
 MESH = $(LIGHT)/bin/python -m services.mesh
 
-.PHONY: help setup lock demo train test test-deep up down status load bench mig logs topics fmt lint typecheck protos protos-check client-wheel clean
+.PHONY: help setup lock demo train select-features test test-deep up down status load bench mig logs topics fmt lint typecheck protos protos-check client-wheel clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,10 @@ demo: setup ## run both loops and write build/demo/report.json; PART=ranker|llm 
 train: setup ## train a base from your own events: make train DATA=FILE|FOLDER|PATTERN|URL [SPEC=spec.yaml] [OUT=build/base]
 	@[ -n "$(DATA)" ] || { echo "usage: make train DATA=FILE|FOLDER|PATTERN|URL [SPEC=feature_spec.yaml] [OUT=build/base]" >&2; exit 2; }
 	@$(ML)/bin/python -m services.trainer.train --data "$(DATA)" --spec "$(or $(SPEC),model_repo/ranker/feature_spec.yaml)" --out "$(or $(OUT),build/base)" $(TRAIN_ARGS)
+
+select-features: setup ## say what each feature of a spec is worth: make select-features DATA=… [SPEC=spec.yaml] [OUT=build/features.json]
+	@[ -n "$(DATA)" ] || { echo "usage: make select-features DATA=FILE|FOLDER|PATTERN|URL [SPEC=feature_spec.yaml] [OUT=build/features.json]" >&2; exit 2; }
+	@$(ML)/bin/python -m services.trainer.select_features --data "$(DATA)" --spec "$(or $(SPEC),model_repo/ranker/feature_spec.yaml)" --out "$(or $(OUT),build/features.json)" $(SELECT_ARGS)
 
 test: setup ## run all tests but the deep ones (minutes); TEST_ARGS="tests/unit/mesh -k plan" runs these only
 	@$(LIGHT)/bin/python -m tests.run $(TEST_ARGS)

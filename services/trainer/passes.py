@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from tunemesh.samples.v1.sample_pb2 import SampleGroup
 
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.states import Interaction
@@ -196,11 +197,17 @@ def frozen_loss(task: Task, learner: Learner, states: FeatureStates, config: Bat
 
     Thinned negatives count for those that were not kept.
     """
+    total = sum(float(losses_of(task.spec, learner, [group])[0]) for group in held_out_groups(task, states, config))
+    return total / len(task.held_out)
+
+
+def held_out_groups(task: Task, states: FeatureStates, config: BatchConfig) -> Iterator[SampleGroup]:
+    """Yield the sample group of each held-out event; `states` contain the first part before, and all events afterwards."""
     chosen: dict[str, set[str]] = {}
     for interaction in task.events:
         chosen.setdefault(interaction.user_id, set()).add(interaction.item_id)
     # The same candidates for each pass: `config.epochs` is the number of no pass.
-    groups = replay(
+    return replay(
         task.spec,
         replay_order(task.held_out, config),
         list(task.categories),
@@ -210,10 +217,15 @@ def frozen_loss(task: Task, learner: Learner, states: FeatureStates, config: Bat
         first=len(task.events),
         chosen=chosen,
     )
-    total, columns = 0.0, {name: column for column, name in enumerate(task.spec.task_names)}
-    for group in groups:
-        for sample, scores_T in zip(group.samples, learner.score([group])[0], strict=True):
+
+
+def losses_of(spec: FeatureSpec, learner: Learner, groups: Sequence[SampleGroup]) -> npt.NDArray[np.float64]:
+    """Return the log-loss of each group by the present weights, summed over samples and tasks, float64 [groups]."""
+    columns = {name: column for column, name in enumerate(spec.task_names)}
+    losses_G = np.zeros(len(groups))
+    for at, (group, scores_NT) in enumerate(zip(groups, learner.score(groups), strict=True)):
+        for sample, scores_T in zip(group.samples, scores_NT, strict=True):
             for label in sample.labels:
                 said = min(max(float(scores_T[columns[label.task]]), _SMALLEST), 1.0 - _SMALLEST)
-                total -= math.log(said if label.value > 0.5 else 1.0 - said) / sample.keep_rate
-    return total / len(task.held_out)
+                losses_G[at] -= math.log(said if label.value > 0.5 else 1.0 - said) / sample.keep_rate
+    return losses_G

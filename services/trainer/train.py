@@ -58,13 +58,14 @@ def train(spec: FeatureSpec, history: History, config: BatchConfig, learner_conf
         events=history.interactions,
         categories=history.categories,
         item_ids=list(history.categories),
-        attributes=_attributes(spec, history),
+        attributes=attributes_of(spec, history),
     )
     trained = Passes(task, config, learner_config).run()
     return trained.learner, trained.states
 
 
-def _attributes(spec: FeatureSpec, history: History) -> AttributeHistory | None:
+def attributes_of(spec: FeatureSpec, history: History) -> AttributeHistory | None:
+    """Return what was known when, where the spec declares features."""
     return AttributeHistory(spec.plan, history.user_attributes, history.item_attributes) if spec.features else None
 
 
@@ -176,7 +177,7 @@ def _train(options: argparse.Namespace, work: WorkFolder) -> None:
     )
     seconds = {"reading": time.monotonic() - began}
     print("\n".join(remarks(history)), flush=True)
-    first_part, last_part = _parts(history, options.held_out)
+    first_part, last_part = parts_of(history, options.held_out)
     config = BatchConfig(epochs=options.epochs, active_users=options.active_users, seed=options.seed)
     all_items = list(history.categories)
     # What is shown while the first part is learned are its own items: later ones would be learned as what nobody chooses.
@@ -186,7 +187,7 @@ def _train(options: argparse.Namespace, work: WorkFolder) -> None:
         events=first_part,
         categories=history.categories,
         item_ids=item_ids,
-        attributes=_attributes(spec, history),
+        attributes=attributes_of(spec, history),
         held_out=last_part,
     )
     checkpoints = TrainingCheckpoints(spec, options.out, _fingerprint(options, spec, history)) if options.checkpoint_every else None
@@ -241,7 +242,7 @@ def _fingerprint(options: argparse.Namespace, spec: FeatureSpec, history: Histor
     return digest.hexdigest()
 
 
-def _parts(history: History, held_out: float) -> tuple[Sequence[Interaction], Sequence[Interaction]]:
+def parts_of(history: History, held_out: float) -> tuple[Sequence[Interaction], Sequence[Interaction]]:
     """Return the part that is learned first, and the held-out one; none when it is off, or would be too small to say anything."""
     cut = cut_by_time(history.interactions, 1.0 - held_out)
     first_part, last_part = history.interactions[:cut], history.interactions[cut:]
