@@ -44,6 +44,7 @@ class Addresses:
         folder = RunFolder(run_dir)
         state = folder.read() if folder.is_up() else None
         self._ports: dict[str, int] = {}
+        self._feature_spec = Path(state.feature_spec) if state is not None and state.feature_spec else None
         for service in state.services.values() if state is not None else ():
             self._ports |= service.ports
 
@@ -52,6 +53,12 @@ class Addresses:
         port = _PORTS[part]
         named = str(getattr(self._settings, port.setting))
         return named or f"{LOOPBACK}:{self._ports.get(port.variable, port.default)}"
+
+    @property
+    def feature_spec(self) -> Path:
+        """The feature spec: of the variable, else that which the mesh in the run folder was started with, else the one that ships."""
+        is_said = "feature_spec_path" in self._settings.model_fields_set
+        return self._settings.feature_spec_path if is_said or self._feature_spec is None else self._feature_spec
 
     def hint(self, part: Part) -> str:
         """Return what to do when nobody answers at the part's address; empty: nothing that is known here."""

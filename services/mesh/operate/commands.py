@@ -53,6 +53,15 @@ class Operator:
         return self._channels.enter_context(connect(part.replace("_", " "), self._addresses.of(name), self._addresses.hint(name)))
 
     @property
+    def feature_spec(self) -> FeatureSpec:
+        """What the mesh's features mean.
+
+        Raises:
+            ConfigurationError: the file is missing or wrong.
+        """
+        return FeatureSpec.load(self._addresses.feature_spec)
+
+    @property
     def kafka(self) -> str:
         """The broker's address."""
         return self._addresses.of("kafka")
@@ -94,11 +103,10 @@ def run(name: str, arguments: argparse.Namespace) -> int:
 
 def _why(operator: Operator, arguments: argparse.Namespace) -> int:
     settings = operator.settings
-    spec = FeatureSpec.load(settings.feature_spec_path)
     report = explain(
         arguments.request_id,
         operator.scanner(),
-        spec,
+        operator.feature_spec,
         before_ms=settings.scan_before_ms,
         after_ms=settings.scan_after_ms,
         learned=lambda: _learned(operator),
@@ -264,7 +272,7 @@ def _lineage(operator: Operator, arguments: argparse.Namespace) -> int:
         else:
             screen.print_version(document)
         return 0
-    features = lineages(FeatureSpec.load(operator.settings.feature_spec_path))
+    features = lineages(operator.feature_spec)
     rows = document_of_features(find(features, name) if name else features, kept)
     if arguments.json:
         screen.print_json(rows)

@@ -14,6 +14,13 @@ from rich.text import Text
 # More items, features or letters than these do not fit a screen; --json has all.
 _MAX_ITEMS = 20
 _MAX_TEXT = 400
+_PIPED_WIDTH = 220
+
+
+def _console() -> Console:
+    """The terminal; where there is none, wide enough for the names of features."""
+    terminal = Console()
+    return terminal if terminal.is_terminal else Console(width=_PIPED_WIDTH)
 
 
 def print_json(document: Any) -> None:
@@ -23,12 +30,12 @@ def print_json(document: Any) -> None:
 
 def print_fields(fields: Mapping[str, Any]) -> None:
     """Print a document as names and values."""
-    Console().print(_fields(fields))
+    _console().print(_fields(fields))
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], *, empty: str) -> None:
     """Print rows of equal keys as a table, or a line when there are none."""
-    Console().print(_rows(rows) if rows else Text(empty))
+    _console().print(_rows(rows) if rows else Text(empty))
 
 
 def print_lineage(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -50,7 +57,7 @@ def print_version(document: Mapping[str, Any]) -> None:
     """Print the document of `lineage` about a version."""
     head = {key: document[key] for key in ("version", "checkpoint", "written_at", "schema_hash")}
     features = Text(", ".join(document["features"]))
-    Console().print(Group(_fields(head), _titled("made from", _rows(document["sources"])), _titled("features", features)))
+    _console().print(Group(_fields(head), _titled("made from", _rows(document["sources"])), _titled("features", features)))
 
 
 def _range(versions: Sequence[str]) -> str:
@@ -86,7 +93,7 @@ def print_recommendation(report: Mapping[str, Any]) -> None:
         newest = [f"{entry['item_key']} ({_number(entry['value'])})" for entry in report["history"]]
         parts.append(Text(f"history, newest first: {', '.join(newest) or 'empty'}"))
         parts.append(_titled("item features", _features(shown)))
-    Console().print(Group(*parts, *_followed(report)))
+    _console().print(Group(*parts, *_followed(report)))
 
 
 def print_generation(report: Mapping[str, Any]) -> None:
@@ -103,7 +110,7 @@ def print_generation(report: Mapping[str, Any]) -> None:
     if report["examples"]:
         examples = [{**example, "answer": _short(example["answer"])} for example in report["examples"]]
         parts.append(_titled("examples made of it", _rows(examples)))
-    Console().print(Group(*parts, *_followed(report)))
+    _console().print(Group(*parts, *_followed(report)))
 
 
 def _head(report: Mapping[str, Any]) -> dict[str, Any]:

@@ -64,7 +64,7 @@ class StartRequest:
 class MeshState:
     """The whole mesh. `message` says why it failed; `answered` is the last start request seen, `refused` why it was not obeyed.
 
-    `was_up`: whether every service has answered once.
+    `was_up`: whether every service has answered once; `feature_spec`: the file that its services were started with.
     """
 
     phase: Phase = "starting"
@@ -74,6 +74,7 @@ class MeshState:
     answered: str = ""
     refused: str = ""
     started_ms: int = 0
+    feature_spec: str = ""
     services: dict[str, ServiceState] = field(default_factory=dict)
 
 

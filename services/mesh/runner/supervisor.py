@@ -24,6 +24,7 @@ from services.mesh.runner.settings import MeshSettings
 from services.mesh.runner.state import ANSWERING, MeshState, ProcessId
 from services.mesh.runner.supervised import Supervised
 
+_FEATURE_SPEC = "TUNEMESH_FEATURE_SPEC"
 _log = logging.getLogger("mesh")
 
 Names = tuple[str, ...]
@@ -76,6 +77,7 @@ class Supervisor:
         for process in added:
             self._all[process.name] = Supervised(process, self._folder, self._settings, self._publish)
             self._state.services[process.name] = self._all[process.name].state
+            self._state.feature_spec = process.env.get(_FEATURE_SPEC, self._state.feature_spec)
         return [process.name for process in added]
 
     def _run(self, names: Iterable[str]) -> None:
