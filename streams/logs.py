@@ -25,6 +25,7 @@ from services.common.platform.kafka_async_batches import read_through_readable_b
 _TAIL_RECORDS = 500
 _POLL_MS = 200
 _FETCH_WAIT_MS = 40
+FOLLOWING_WAIT_MS = 200
 _TIMEOUT_S = 30.0
 
 FoundT = TypeVar("FoundT")
@@ -41,8 +42,14 @@ class LogReader:
         self._group = group
         self._asking: AIOKafkaConsumer | None = None
 
-    def new_consumer(self, group: str | None = None) -> AIOKafkaConsumer:
-        """Return a consumer that is to be started and assigned; it never commits and never jumps."""
+    def new_consumer(self, group: str | None = None, *, fetch_wait_ms: int = _FETCH_WAIT_MS) -> AIOKafkaConsumer:
+        """Return a consumer that is to be started and assigned; it never commits and never jumps.
+
+        Args:
+            group: whose commits it looks up; None: nobody's.
+            fetch_wait_ms: how long the broker may hold a fetch that finds nothing. Whoever asks now and then wants its answer soon; whoever
+                follows a quiet topic for ever costs itself and the broker a fetch in this time (`FOLLOWING_WAIT_MS`).
+        """
         read_through_readable_batches()
         return AIOKafkaConsumer(
             bootstrap_servers=self._bootstrap,
@@ -50,7 +57,7 @@ class LogReader:
             group_id=group,
             enable_auto_commit=False,
             auto_offset_reset="none",
-            fetch_max_wait_ms=_FETCH_WAIT_MS,
+            fetch_max_wait_ms=fetch_wait_ms,
             request_timeout_ms=10_000,
         )
 

@@ -35,6 +35,8 @@ from services.trainer.status import Restoration, Status, Written
 _log = logging.getLogger(__name__)
 
 _POLL_MS = 50
+# While no delta is on its way, and nothing but a command or a record, which ends the wait, can come up: a wait costs a millisecond.
+_QUIET_POLL_MS = 200
 _FINAL_FLUSH_MS = 5_000
 # A look at a broker that is down blocks the worker: not at every interval.
 _LOOK_AGAIN_S = 3.0
@@ -240,7 +242,8 @@ class RankerWorker:
                 if self._paused:
                     time.sleep(_POLL_MS / 1e3)
                     continue
-                self._intake.take(self._epoch, min(_POLL_MS, int(self._wait_s() * 1e3)))
+                poll_ms = _QUIET_POLL_MS if self._epoch.publisher.is_idle else _POLL_MS
+                self._intake.take(self._epoch, min(poll_ms, int(self._wait_s() * 1e3)))
                 self._is_drained = True
                 while not self._stopping.is_set() and not self._paused and (batch := self._epoch.merge.next_batch()) is not None:
                     self._is_drained = False

@@ -12,7 +12,7 @@ from services.common.events.catalog import DeletedItem
 from services.common.events.content import MalformedRecord
 from services.common.events.topics import CATALOG
 from services.common.events.wire.catalog import read_change
-from streams.logs import LogReader
+from streams.logs import FOLLOWING_WAIT_MS, LogReader
 
 _POLL_MS = 500
 
@@ -34,7 +34,7 @@ class CatalogFollower:
     async def follow(self, reader: LogReader) -> None:
         """Read the topic from its beginning, for ever."""
         end = await reader.last_end(CATALOG.name, 0)
-        consumer, at = reader.new_consumer(), TopicPartition(CATALOG.name, 0)
+        consumer, at = reader.new_consumer(fetch_wait_ms=FOLLOWING_WAIT_MS), TopicPartition(CATALOG.name, 0)
         await consumer.start()
         try:
             consumer.assign([at])

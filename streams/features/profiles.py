@@ -22,7 +22,7 @@ from services.common.events.topics import PROFILES
 from services.common.events.wire.profile import profile_bytes, read_change
 from services.common.platform.errors import Unavailable
 from streams.features.profile_store import Position
-from streams.logs import LogReader
+from streams.logs import FOLLOWING_WAIT_MS, LogReader
 from streams.strikes import Strikes
 
 _POLL_MS = 200
@@ -79,7 +79,7 @@ class ProfileFollower:
         """Follow until Redis is at another position than this worker has brought it to."""
         before = await self._store.position(self._partition)
         begin = await self._begin(reader, before)
-        consumer, at = reader.new_consumer(), TopicPartition(PROFILES.name, self._partition)
+        consumer, at = reader.new_consumer(fetch_wait_ms=FOLLOWING_WAIT_MS), TopicPartition(PROFILES.name, self._partition)
         try:
             await consumer.start()
             consumer.assign([at])

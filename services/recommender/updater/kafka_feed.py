@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -35,6 +36,8 @@ _CLIENT_ID = "tunemesh-updater"
 # What the client raises at a batch that it cannot read; it stays before that batch. Only a base that continues behind it helps.
 _UNREADABLE = (CorruptRecordError, UnsupportedCodecError)
 _CONNECT_TIMEOUT_MS = 5_000
+# A look at the announcements costs a millisecond, and a base is rare and may be late.
+_BASES_PAUSE_S = 0.25
 
 
 class KafkaFeed(Feed):
@@ -52,10 +55,10 @@ class KafkaFeed(Feed):
         self._model, self._schema_hash, self._replica_id = model, schema_hash, replica_id
         self._partition = TopicPartition(RANKER_DELTAS.name, shard)
         self._position = 0
-        self._has_read_bases = False
+        self._has_read_bases, self._look_at_bases = False, 0.0
         # A delta is answered at once: it is what requests wait for, and there are a few a second at most.
         self._deltas = self._consumer(RANKER_DELTAS.name, shard, fetch_wait_ms=100, fetch_min_bytes=1)
-        self._bases = self._consumer(RANKER_BASES.name, 0, fetch_wait_ms=1_000)  # a base is rare and may be late
+        self._bases = self._consumer(RANKER_BASES.name, 0, fetch_wait_ms=1_000)
         self._producer = RenewedProducer(bootstrap_servers, client_id=_CLIENT_ID, compression=compression)
         self._letters = {
             topic: dead_letter_writer(bootstrap_servers, topic, source=SOURCE, compression=compression)
@@ -108,6 +111,9 @@ class KafkaFeed(Feed):
     def _poll_bases(self) -> list[Any]:
         try:
             if self._has_read_bases:
+                if time.monotonic() < self._look_at_bases:
+                    return []
+                self._look_at_bases = time.monotonic() + _BASES_PAUSE_S
                 return [record for batch in self._bases.poll(timeout_ms=0).values() for record in batch]
             records = drain_to_end(self._bases)
         except _UNREADABLE as error:

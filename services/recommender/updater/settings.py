@@ -21,8 +21,8 @@ class UpdaterSettings(BaseServiceSettings, KafkaSettings, FeatureSpecSettings, A
     """Key of this host's records in replicas.v1; the host's name by default, since a host has one updater."""
     report_interval_ms: int = Field(1_000, ge=10)
     """How often replicas.v1 is told what is applied."""
-    poll_ms: int = Field(50, ge=1)
-    """Longest wait for a delta before anything else is looked at."""
+    poll_ms: int = Field(200, ge=1)
+    """Longest wait for a delta before anything else is looked at; a delta ends the wait."""
     check_interval_ms: int = Field(30_000, ge=100)
     """Within this time, all of the tables' memory is looked over for bits that changed by themselves; damaged tables are built again."""
     retry_ms: int = Field(1_000, ge=1)
