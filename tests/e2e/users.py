@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import grpc
 from tunemesh.trainer.v1 import trainer_service_pb2 as trainer_pb
@@ -39,9 +39,11 @@ class Users:
         for channel in self._channels:
             channel.close()
 
-    def recommend(self, user_id: str, candidates: Sequence[str] = (), *, limit: int = 0) -> Recommendation:
+    def recommend(
+        self, user_id: str, candidates: Sequence[str] = (), *, limit: int = 0, context: Mapping[str, object] | None = None
+    ) -> Recommendation:
         """Ask what to show."""
-        return self._client.recommend(user_id, candidates, limit)
+        return self._client.recommend(user_id, candidates, limit, context=context)
 
     def rate(self, request_id: str, user_id: str, item_id: str, stars: float = 5.0) -> Receipt:
         """Rate what an answer showed."""
