@@ -15,8 +15,11 @@ ML_STAMP := $(ML)/.installed-$(shell $(call locks_hash,ml))
 PROTO_FILES = $(shell find protos/tunemesh -name '*.proto' | sort)
 PROTOC = $(LIGHT)/bin/python -m grpc_tools.protoc -I protos --python_out=$(1) --pyi_out=$(1) --grpc_python_out=$(1) $(PROTO_FILES)
 MESH = $(LIGHT)/bin/python -m services.mesh
+# What each half of the mesh needs; what they depend on comes with them.
+PART_ranker := router feedback_collector trainer updater recommender joiner features
+PART_llm := router feedback_collector llm retriever prompt_assembler curator tuner
 
-.PHONY: help setup lock demo train select-features test test-deep up down status load bench mig logs topics fmt lint typecheck protos protos-check client-wheel clean
+.PHONY: help setup lock demo train backfill catalog select-features test test-deep up down status load bench mig logs topics fmt lint typecheck protos protos-check client-wheel clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,11 +55,19 @@ demo: setup ## run both loops and write build/demo/report.json; PART=ranker|llm 
 
 train: setup ## train a base from your own events: make train DATA=FILE|FOLDER|PATTERN|URL [SPEC=spec.yaml] [OUT=build/base]
 	@[ -n "$(DATA)" ] || { echo "usage: make train DATA=FILE|FOLDER|PATTERN|URL [SPEC=feature_spec.yaml] [OUT=build/base]" >&2; exit 2; }
-	@$(ML)/bin/python -m services.trainer.train --data "$(DATA)" --spec "$(or $(SPEC),model_repo/ranker/feature_spec.yaml)" --out "$(or $(OUT),build/base)" $(TRAIN_ARGS)
+	@$(ML)/bin/python -m services.trainer.train --data "$(DATA)" --spec "$(or $(SPEC),$(TUNEMESH_FEATURE_SPEC),model_repo/ranker/feature_spec.yaml)" --out "$(or $(OUT),build/base)" $(TRAIN_ARGS)
+
+backfill: $(LIGHT_STAMP) ## load the base's counters and histories into the running mesh, before its first feedback: make backfill BASE=build/base
+	@[ -n "$(or $(BASE),$(TUNEMESH_TRAINER_INITIAL_BASE))" ] || { echo "usage: make backfill BASE=FOLDER|URL (or set TUNEMESH_TRAINER_INITIAL_BASE)" >&2; exit 2; }
+	@$(LIGHT)/bin/python -m streams.features.backfill --base "$(or $(BASE),$(TUNEMESH_TRAINER_INITIAL_BASE))"
+
+catalog: setup ## tell the running mesh of the items and users in your files: make catalog DATA=FILE|FOLDER [SPEC=spec.yaml], TRAIN_ARGS as of make train
+	@[ -n "$(DATA)" ] || { echo "usage: make catalog DATA=FILE|FOLDER [SPEC=feature_spec.yaml] [TRAIN_ARGS=\"--items FILE\"]" >&2; exit 2; }
+	@$(ML)/bin/python -m services.trainer.catalogue --data "$(DATA)" --spec "$(or $(SPEC),$(TUNEMESH_FEATURE_SPEC),model_repo/ranker/feature_spec.yaml)" $(TRAIN_ARGS)
 
 select-features: setup ## say what each feature of a spec is worth: make select-features DATA=… [SPEC=spec.yaml] [OUT=build/features.json]
 	@[ -n "$(DATA)" ] || { echo "usage: make select-features DATA=FILE|FOLDER|PATTERN|URL [SPEC=feature_spec.yaml] [OUT=build/features.json]" >&2; exit 2; }
-	@$(ML)/bin/python -m services.trainer.select_features --data "$(DATA)" --spec "$(or $(SPEC),model_repo/ranker/feature_spec.yaml)" --out "$(or $(OUT),build/features.json)" $(SELECT_ARGS)
+	@$(ML)/bin/python -m services.trainer.select_features --data "$(DATA)" --spec "$(or $(SPEC),$(TUNEMESH_FEATURE_SPEC),model_repo/ranker/feature_spec.yaml)" --out "$(or $(OUT),build/features.json)" $(SELECT_ARGS)
 
 test: setup ## run all tests but the deep ones (minutes); TEST_ARGS="tests/unit/mesh -k plan" runs these only
 	@$(LIGHT)/bin/python -m tests.run $(TEST_ARGS)
@@ -64,8 +75,9 @@ test: setup ## run all tests but the deep ones (minutes); TEST_ARGS="tests/unit/
 test-deep: setup ## run the deep tests: kill matrices, whole tunes, the whole demo; TEST_ARGS="--list" lists them
 	@$(LIGHT)/bin/python -m tests.run --deep $(TEST_ARGS)
 
-up: setup ## start the mesh without Docker and leave it running; s="llm retriever" starts these, also beside what runs
-	@$(MESH) up $(s)
+up: setup ## start the mesh without Docker and leave it running; PART=ranker starts one half, s="llm retriever" these, also beside what runs
+	@[ -z "$(PART)" ] || [ "$(PART)" = ranker ] || [ "$(PART)" = llm ] || { echo "make: PART=$(PART) is neither ranker nor llm" >&2; exit 2; }
+	@$(MESH) up $(s) $(PART_$(PART))
 
 down: $(LIGHT_STAMP) ## stop the mesh
 	@$(MESH) down

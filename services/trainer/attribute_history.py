@@ -17,6 +17,7 @@ from services.common.ranker.declared.plan import NONE, Attributes, Plan
 from services.common.ranker.features import Declared
 from services.common.ranker.states import Interaction
 
+_MAX_LOOKED_AT = 20_000
 ALWAYS_MS = -1
 """Time of a version that was known from the start."""
 
@@ -53,6 +54,14 @@ class Versions:
         known = bisect_left(times, time_ms // 1000 * 1000)
         return self._row_of[entity_id][known - 1] if known else 0
 
+    def ids(self) -> list[str]:
+        """Return the entities, in the order in which they were first written."""
+        return list(self._row_of)
+
+    def last(self, entity_id: str) -> Attributes:
+        """Return what was written of an entity last; nothing of one that is not known."""
+        return self.rows[self._row_of[entity_id][-1]] if entity_id in self._row_of else NONE
+
     def digest(self) -> bytes:
         """Return a hash of all versions."""
         whole = hashlib.sha256()
@@ -85,3 +94,21 @@ class AttributeHistory:
         events = self._plan.events([self._users.rows[self._users.row(interaction.user_id, time_ms)]], [interaction.context])
         rows_N = np.fromiter((self._items.row(item_id, time_ms) for item_id in item_ids), dtype=np.int64, count=len(item_ids))
         return Declared.of_rows(self._plan, events, self._of_items, rows_N)
+
+
+def known_shares(plan: Plan, interactions: Sequence[Interaction], users: Versions, items: Versions) -> dict[str, float]:
+    """Return, for each "side:field" that the declared features read, of which share of the events it was known when they happened.
+
+    Of many events, evenly spaced ones are looked at. A share near 0 says that a column has another meaning in the file than in the spec.
+    """
+    step = -(-len(interactions) // _MAX_LOOKED_AT) or 1
+    looked_at = [interactions[at] for at in range(0, len(interactions), step)]
+    fields = dict.fromkeys((one.side, one.field) for one in plan.wanted)
+
+    def is_known(side: str, field: str, one: Interaction) -> bool:
+        if side == "context":
+            return field in one.context
+        versions, entity_id = (users, one.user_id) if side == "user" else (items, one.item_id)
+        return field in versions.rows[versions.row(entity_id, one.time_ms)]
+
+    return {f"{side}:{field}": sum(is_known(side, field, one) for one in looked_at) / max(len(looked_at), 1) for side, field in fields}

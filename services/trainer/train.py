@@ -1,6 +1,7 @@
 """Trains a base from events: `python -m services.trainer.train --data FILE|FOLDER --spec FILE --out URL` (`make train DATA=FILE`).
 
-The files have the columns user_id, item_id, kind, value, time and, if the catalogue is known, title and categories;
+The files have the columns user_id, item_id, kind, value, time and, if the catalogue is known, title and categories, or others that
+--columns names;
 services.trainer.event_files says which formats are read, and what a cell means. The base holds the learner's whole state, so that live
 learning goes on from it, and the packed feature states for streams.features.backfill. The last part of the events is scored before it is
 learned, and the report of that (services.trainer.held_out) stands beside the base; with MLFLOW_TRACKING_URI set it is a run there as well.
@@ -16,6 +17,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +33,11 @@ from services.common.ranker.feature_records import pack_records
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.lineage import lineages, sources_of
 from services.common.ranker.states import Interaction
-from services.trainer.attribute_history import AttributeHistory
+from services.trainer.attribute_history import AttributeHistory, known_shares
 from services.trainer.batch import BatchConfig, FeatureStates
 from services.trainer.event_files.history import History, cut_by_time, read_history, remarks
+from services.trainer.event_files.options import add_file_options, read_options
 from services.trainer.event_files.ordered import WorkFolder
-from services.trainer.event_files.parts import ReadOptions
-from services.trainer.event_files.times import UNIT_NAMES
 from services.trainer.held_out.evaluation import JSON_NAME, MARKDOWN_NAME, MIN_EVENTS, evaluate, write_report
 from services.trainer.held_out.render import short
 from services.trainer.held_out.replay import MAX_SCORED_EVENTS
@@ -93,10 +94,7 @@ def sources_in_use(root: Path = _ROOT) -> dict[str, str]:
 def _parser() -> argparse.ArgumentParser:
     defaults = BatchConfig()
     parser = argparse.ArgumentParser(prog="python -m services.trainer.train", description="Train a base from a file of events.")
-    parser.add_argument(
-        "--data", required=True, help="file, folder, pattern or fsspec URL of events: Parquet, ORC, Arrow, CSV or JSON lines"
-    )
-    parser.add_argument("--spec", type=Path, required=True, help="feature spec (YAML)")
+    add_file_options(parser)
     parser.add_argument("--out", required=True, help="fsspec URL of the folder to write")
     parser.add_argument("--until-fraction", type=float, default=1.0, help="learn only this part of the events, the oldest")
     parser.add_argument(
@@ -110,15 +108,11 @@ def _parser() -> argparse.ArgumentParser:
         help="events between checkpoints, from which the same command goes on; 0: none",
     )
     parser.add_argument("--active-users", type=int, default=defaults.active_users, help="sessions overlaid; 0 keeps the order of time")
-    parser.add_argument("--time-unit", choices=UNIT_NAMES, help="of a column `time` of numbers; recognised when absent")
-    parser.add_argument("--category-separator", help="between names in a text of `categories`; recognised when absent")
     parser.add_argument(
         "--held-out", type=float, default=0.1, help="the last part of the events, scored before it is learned; 0: no report"
     )
     parser.add_argument("--scored-events", type=int, default=MAX_SCORED_EVENTS, help="of more held-out events, about so many are scored")
     parser.add_argument("--first-part-only", action="store_true", help="write the base as it was before the held-out part")
-    parser.add_argument("--users", help="file or folder of attributes of users: user_id, what the spec's features read[, time]")
-    parser.add_argument("--items", help="the same of items: item_id, …")
     parser.add_argument("--seed", type=int, default=defaults.seed)
     return parser
 
@@ -165,13 +159,7 @@ def _train(options: argparse.Namespace, work: WorkFolder) -> None:
     history = read_history(
         options.data,
         spec,
-        ReadOptions(
-            until_fraction=options.until_fraction,
-            time_unit=options.time_unit,
-            category_separator=options.category_separator,
-            users=options.users,
-            items=options.items,
-        ),
+        replace(read_options(options), until_fraction=options.until_fraction),
         work=work,
         say=lambda line: print(line, flush=True),
     )
@@ -292,6 +280,7 @@ def _write(options: argparse.Namespace, spec: FeatureSpec, history: History, tra
         if whole
         else "The base contains the first part only: the held-out events are not in it (--first-part-only).",
         "rows": rows,
+        "features": _features(spec, history),
         "passes": {
             "made": trained.num_passes,
             "best": trained.best_pass,
@@ -299,6 +288,15 @@ def _write(options: argparse.Namespace, spec: FeatureSpec, history: History, tra
         },
         "set_aside": set_aside,
         "options": {name: getattr(options, name) for name in ("epochs", "active_users", "seed", "held_out", "until_fraction")},
+    }
+
+
+def _features(spec: FeatureSpec, history: History) -> dict[str, Any]:
+    """Return which columns the declared features make, and of which share of the events each field that they read was known."""
+    known = known_shares(spec.plan, history.interactions, history.user_attributes, history.item_attributes)
+    return {
+        "columns": [*spec.plan.user_columns, *spec.plan.item_columns],
+        "known": {name: round(share, 4) for name, share in known.items()},
     }
 
 

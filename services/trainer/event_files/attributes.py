@@ -20,7 +20,7 @@ from services.common.platform.errors import InvalidInput
 from services.common.ranker.declared.plan import Attributes, Plan, Wanted
 from services.trainer.attribute_history import ALWAYS_MS, Versions
 from services.trainer.event_files.columns import NULL_WORDS, is_textual, plain, read_ids, read_values, texts
-from services.trainer.event_files.load import open_file
+from services.trainer.event_files.load import AS_HERE, Names, open_named
 from services.trainer.event_files.locate import find_files
 from services.trainer.event_files.places import EventFileError, Place
 from services.trainer.event_files.reading import EventFile
@@ -97,7 +97,7 @@ def _column_name(path: object, side: str, field: str, columns: Mapping[str, Any]
     raise EventFileError(f"{path}: {missing}, and a feature of the spec reads {side}:{field}; write the column{instead}")
 
 
-def read_versions(path: str | Path, id_column: str, fields: Fields, time_unit: str | None) -> Versions:
+def read_versions(path: str | Path, id_column: str, fields: Fields, time_unit: str | None, names: Names = AS_HERE) -> Versions:
     """Return the attributes in a file of users or items, or in a folder of them.
 
     Raises:
@@ -105,7 +105,7 @@ def read_versions(path: str | Path, id_column: str, fields: Fields, time_unit: s
     """
     written: list[tuple[str, int, Attributes]] = []
     for found in find_files(path):
-        file = open_file(found.path, (id_column, "time", *fields.readers))
+        file = open_named(found.path, (id_column, "time", *fields.readers), names, or_ours=True)
         missing = next((name for name in (id_column, *fields.readers) if name not in file.names), None)
         if missing is not None:
             raise EventFileError(f"{found.path}: column {missing!r} is missing; wanted: {', '.join((id_column, *fields.readers))}[, time]")

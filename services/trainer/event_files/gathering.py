@@ -80,7 +80,9 @@ class Gathering:
         users_N = self._users.of(part.users.distinct)[part.users.codes_N]
         items_N = self._items.of(part.items.distinct)[part.items.codes_N]
         kinds_N = np.asarray([self._kinds.index(name) for name in part.kinds.distinct], np.int32)[part.kinds.codes_N]
-        self._catalogue.add(items_N, part.times_N, self.num_rows, part.categories, Place(part.file, CATEGORIES, part.first_row))
+        self._catalogue.add(
+            items_N, part.times_N, self.num_rows, part.categories, Place(part.file, self._options.names.of(CATEGORIES), part.first_row)
+        )
         is_learned_N = self._learnable(part)
         # Where there is no value, the act is all that counts.
         values_N = np.where(np.isnan(part.values_N), 1.0, part.values_N)
@@ -150,7 +152,7 @@ class Gathering:
         if not fields.readers:
             return Versions()
         if path is not None:
-            return read_versions(path, f"{side}_id", fields, self._options.time_unit)
+            return read_versions(path, f"{side}_id", fields, self._options.time_unit, self._options.names)
         return Versions(self._written(side, run))
 
     def _written(self, side: str, run: Run) -> Iterator[tuple[str, int, Attributes]]:

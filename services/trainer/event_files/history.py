@@ -14,7 +14,8 @@ from services.common.ranker.states import Interaction
 from services.trainer.attribute_history import Versions
 from services.trainer.event_files.attributes import ITEM_CATEGORIES
 from services.trainer.event_files.gathering import Gathering
-from services.trainer.event_files.load import open_file
+from services.trainer.event_files.items import read_item_categories
+from services.trainer.event_files.load import open_named
 from services.trainer.event_files.locate import FoundFile, find_files
 from services.trainer.event_files.ordered import WorkFolder
 from services.trainer.event_files.parts import COLUMNS, Part, ReadOptions, check_columns, event_fields, read_part
@@ -79,7 +80,7 @@ def read_history(
     num_files = 0
     for found in find_files(path):
         before = gathering.num_rows
-        for part in parts_of(found, open_file(found.path, wanted), spec, options):
+        for part in parts_of(found, open_named(found.path, wanted, options.names), spec, options):
             if len(part.users):
                 gathering.add(part)
                 taken_for[part.taken_for] = None
@@ -88,6 +89,9 @@ def read_history(
     if not gathering.num_rows:
         raise EventFileError(f"{path}: holds no events")
     categories, separated = gathering.categories()
+    if options.items is not None:
+        apart = read_item_categories(options.items, options.names, options.category_separator)
+        categories |= {item_id: names for item_id, names in apart.items() if item_id in categories}
     gathered = gathering.finish(str(path))
     progress.done(gathering.num_rows, gathered.how)
     rows: Sequence[Interaction] = gathered.events
@@ -112,10 +116,10 @@ def _notes_of_attributes(options: ReadOptions, users: Versions, items: Versions)
 
 def parts_of(found: FoundFile, file: EventFile, spec: FeatureSpec, options: ReadOptions) -> Iterator[Part]:
     """Yield the batches of one file; raises EventFileError as `read_history`."""
-    check_columns(found, file.names)
+    check_columns(found, file.names, spec, options.names)
     facts, at = None, 0
     if "time" in file.names:
-        facts = facts_of((columns["time"] for columns in file.batches(["time"])), Place(found.path, "time"))
+        facts = facts_of((columns["time"] for columns in file.batches(["time"])), Place(found.path, options.names.of("time")))
     for columns in file.batches(file.names):
         part = read_part(found, columns, spec, options, first_row=at, facts=facts)
         yield part

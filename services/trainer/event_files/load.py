@@ -7,7 +7,8 @@ once (a page of a Parquet column, a stripe of ORC, a record batch of Arrow, a bl
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import IO, Any
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ import pyarrow.feather as feather
 import pyarrow.parquet as pq
 from pyarrow import orc
 
+from services.common.platform.errors import ConfigurationError
 from services.trainer.event_files.places import EventFileError
 from services.trainer.event_files.reading import BATCH_ROWS, Columns, EventFile, check_names, reading
 from services.trainer.event_files.sources import DataFile, opened
@@ -22,6 +24,64 @@ from services.trainer.event_files.text_files import open_text, unpacked
 
 _READ_AHEAD_BYTES = 1 << 20
 _PARQUET_SUFFIXES = (".parquet", ".pq", ".parq")
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What files call the columns: `in_file` by the name that the trainer knows; the others are called alike."""
+
+    in_file: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str) -> Names:
+        """Return those of "user_id=user,kind=action".
+
+        Raises:
+            ConfigurationError: it is of another form, or one column would be two.
+        """
+        pairs = []
+        for pair in filter(str.strip, text.split(",")):
+            ours, _, yours = (part.strip() for part in pair.partition("="))
+            if not ours or not yours:
+                raise ConfigurationError(f"--columns {text}: {pair.strip()!r} is not OURS=YOURS; write user_id=user,kind=action")
+            pairs.append((ours, yours))
+        for names in zip(*pairs, strict=True):
+            twice = next((name for name in names if names.count(name) > 1), None)
+            if twice is not None:
+                raise ConfigurationError(f"--columns {text}: {twice!r} is there twice; name each column once")
+        return cls(dict(pairs))
+
+    def of(self, name: str) -> str:
+        """Return what files call the column `name`."""
+        return self.in_file.get(name, name)
+
+    def meant(self, in_file: str) -> str:
+        """Return which column a file means by `in_file`."""
+        return next((name for name, theirs in self.in_file.items() if theirs == in_file), in_file)
+
+
+AS_HERE = Names()
+"""Files that call all columns as the trainer does."""
+
+
+def open_named(path: DataFile, wanted: Sequence[str], names: Names, *, or_ours: bool = False) -> EventFile:
+    """As `open_file`, of a file that may call its columns otherwise; the columns are named as here.
+
+    Args:
+        path: of the file.
+        wanted: as the trainer names them.
+        names: what the file calls them.
+        or_ours: a column that the file does not call so may have our name: files of items and users beside the events.
+    """
+    file = open_file(path, list(dict.fromkeys(each for name in wanted for each in (names.of(name), *([name] if or_ours else [])))))
+    theirs = {name: name for name in wanted if or_ours and name in file.names}
+    theirs |= {name: names.of(name) for name in wanted if names.of(name) in file.names}
+
+    def batches(columns: Sequence[str]) -> Iterator[Columns]:
+        for batch in file.batches([theirs[name] for name in columns]):
+            yield {name: batch[theirs[name]] for name in columns}
+
+    return EventFile(path, tuple(theirs), batches)
 
 
 def open_file(path: DataFile, wanted: Sequence[str]) -> EventFile:

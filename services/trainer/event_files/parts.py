@@ -15,12 +15,14 @@ from services.common.ranker.declared.plan import Attributes
 from services.common.ranker.feature_spec import FeatureSpec
 from services.trainer.event_files.attributes import Fields, fields_in_events, rows_of_events
 from services.trainer.event_files.columns import Coded, category_column, plain, read_ids, read_kinds, read_values
+from services.trainer.event_files.load import AS_HERE, Names
 from services.trainer.event_files.locate import FoundFile
 from services.trainer.event_files.places import EventFileError, Place
 from services.trainer.event_files.times import TimeFacts, read_times
 
-REQUIRED_COLUMNS = ("user_id", "item_id", "kind", "value", "time")
-CATEGORIES = "categories"
+VALUE, TITLE, CATEGORIES = "value", "title", "categories"
+ACT_COLUMNS = ("user_id", "item_id", "kind", "time")
+REQUIRED_COLUMNS = ("user_id", "item_id", "kind", VALUE, "time")
 COLUMNS = (*REQUIRED_COLUMNS, CATEGORIES)
 
 
@@ -32,6 +34,7 @@ class ReadOptions:
         until_fraction: learn only this part of the events, the oldest; the cut splits no (user, second) block.
         time_unit: of a column `time` of numbers, one of `times.UNIT_NAMES`; None: recognised.
         category_separator: between the names in a text of `categories`; None: recognised.
+        names: what the files call the columns that are not named as here.
         users: file or folder of attributes of users; None: they stand in the events file.
         items: file or folder of attributes of items; None: they stand in the events file.
     """
@@ -39,6 +42,7 @@ class ReadOptions:
     until_fraction: float = 1.0
     time_unit: str | None = None
     category_separator: str | None = None
+    names: Names = AS_HERE
     users: str | Path | None = None
     items: str | Path | None = None
 
@@ -64,13 +68,27 @@ def event_fields(spec: FeatureSpec, options: ReadOptions) -> tuple[Fields, ...]:
     return fields_in_events(spec.plan, users_apart=options.users is not None, items_apart=options.items is not None)
 
 
-def check_columns(found: FoundFile, names: Sequence[str]) -> None:
-    """Raise EventFileError unless a file and its folders have all columns of events."""
-    there = [*names, *(name for name in found.partitions if name not in names)]
-    missing = next((name for name in REQUIRED_COLUMNS if name not in there), None)
-    if missing is not None:
-        wanted = f"{', '.join(REQUIRED_COLUMNS)}[, title, {CATEGORIES}]"
-        raise EventFileError(f"{found.path}: column {missing!r} is missing; wanted: {wanted}; of these it has {', '.join(there)}")
+def check_columns(found: FoundFile, names: Sequence[str], spec: FeatureSpec, called: Names) -> None:
+    """Raise EventFileError unless a file and its folders have all columns of events.
+
+    Args:
+        found: the file, and the columns of its folders.
+        names: of its columns, as the trainer names them.
+        spec: where none of its kinds states an opinion, events need no value: that something was done is all there is to say.
+        called: what the file calls them.
+    """
+    required = REQUIRED_COLUMNS if any(kind.value_range is not None for kind in spec.kinds.values()) else ACT_COLUMNS
+    there = list(dict.fromkeys((*names, *map(called.meant, found.partitions))))
+    missing = next((name for name in required if name not in there), None)
+    if missing is None:
+        return
+    if called.of(missing) != missing:
+        theirs = called.of(missing)
+        raise EventFileError(f"{found.path}: column {theirs!r} is missing, which --columns {missing}={theirs} names")
+    wanted = f"{', '.join(required)}[, {TITLE}, {CATEGORIES}]"
+    has = f"{found.path}: column {missing!r} is missing; wanted: {wanted}; of these it has {', '.join(there)}"
+    why = "; a kind of the spec has a value_range, so events have values" if missing == VALUE else ""
+    raise EventFileError(f"{has}{why}; if it has another name there, say so: --columns {missing}=NAME")
 
 
 def read_part(
@@ -97,9 +115,10 @@ def read_part(
     num_rows = len(next(iter(columns.values())))
     for name, value in found.partitions.items():
         # A file that repeats the column of its folder has it with its type.
-        columns.setdefault(name, pa.repeat(pa.scalar(value, pa.string()), num_rows))
-    check_columns(found, list(columns))
-    at = {name: Place(found.path, name, first_row) for name in columns}
+        columns.setdefault(options.names.meant(name), pa.repeat(pa.scalar(value, pa.string()), num_rows))
+    check_columns(found, list(columns), spec, options.names)
+    columns.setdefault(VALUE, pa.nulls(num_rows))
+    at = {name: Place(found.path, options.names.of(name), first_row) for name in columns}
     times_N, taken_for = read_times(plain(columns["time"]), at["time"], options.time_unit, facts)
     return Part(
         file=found.path,
@@ -107,7 +126,7 @@ def read_part(
         users=read_ids(columns["user_id"], at["user_id"]),
         items=read_ids(columns["item_id"], at["item_id"]),
         kinds=read_kinds(columns["kind"], at["kind"], spec.kinds),
-        values_N=read_values(columns["value"], at["value"]),
+        values_N=read_values(columns[VALUE], at[VALUE]),
         times_N=times_N,
         taken_for=taken_for,
         categories=category_column(columns[CATEGORIES], at[CATEGORIES]) if CATEGORIES in columns else None,

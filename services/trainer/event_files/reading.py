@@ -71,6 +71,6 @@ def check_names(path: object, names: Sequence[str], wanted: Sequence[str]) -> No
     if not set(names) & set(wanted):
         shown = ", ".join(repr(name[:40]) for name in list(names)[:8])
         raise EventFileError(
-            f"{path}: names none of the columns {', '.join(wanted)}, but {shown or 'none at all'}; rename its columns, "
-            "or write the file with their names (CSV: with a header)"
+            f"{path}: names none of the columns {', '.join(wanted)}, but {shown or 'none at all'}; say what it calls "
+            "them by --columns OURS=YOURS,…, or write the file with their names (CSV: with a header)"
         )

@@ -24,6 +24,7 @@ the sum of predictions over the number of positives, 1 is right.
 
 def short(report: Mapping[str, Any]) -> Iterator[str]:
     """Yield the lines of a table: by task and measure, over all scored events."""
+    yield from _features(report)
     yield _summary(report)
     rows = [("task", "measure", "live", "frozen", "best counter", "live - frozen", "live - counter")]
     for task, by_slice in report["tasks"].items():
@@ -43,6 +44,13 @@ def _summary(report: Mapping[str, Any]) -> str:
         f"held out: the last {part['events']} of {part['events'] + part['first_part']} events ({part['from']} to {part['to']}), {scored}; "
         f"{part['users']} users, {part['new_users']} of them new"
     )
+
+
+def _features(report: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what the declared features read, and how often it was known; nothing when none is declared."""
+    if known := report["base"].get("features", {}).get("known"):
+        shares = ", ".join(f"{name} (known of {share:.1%} of the events)" for name, share in known.items())
+        yield f"declared features: {len(report['base']['features']['columns'])} columns of {shares}"
 
 
 def _cells(found: Mapping[str, Any], metric: str) -> tuple[str, ...]:
@@ -75,6 +83,7 @@ def _interval(stated: Mapping[str, float | None], form: str) -> str:
 def markdown(report: Mapping[str, Any]) -> str:
     """Return the whole report as Markdown."""
     lines = [f"# Held-out report of {report['base']['model']}", "", _summary(report) + ".", "", report["base"]["learned"], ""]
+    lines += [line for feature in _features(report) for line in (feature.capitalize() + ".", "")]
     for task, by_slice in report["tasks"].items():
         lines += [f"## {task}", ""]
         for name, found in by_slice.items():

@@ -43,6 +43,7 @@ ELSEWHERE = {
     "services/feedback_collector/server.py": "feedback that is refused is INVALID_ARGUMENT to its sender, who has it still",
     "services/mesh/operate/redrive.py": "the record is a dead letter already, and stays one; the operator is told",
     "services/recommender/updater/kafka_feed.py": "a second later the next report of the replica takes the place of one",
+    "services/trainer/catalogue.py": "a command: who gave it is told which record was refused, and has the file still",
     "services/trainer/kafka_calls.py": THE_CLIENTS,
     "services/trainer/server.py": "control.v1, deltas and bases: a letter in place of one would be a gap in what replicas follow, so it is "
     "sent until the topic takes it, and the log names the cause; of its dead letters kafka_samples.py makes shorter ones",

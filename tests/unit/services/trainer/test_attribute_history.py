@@ -16,7 +16,7 @@ from services.common.ranker.declared.plan import NONE
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.features import Declared, build_features
 from services.common.ranker.states import GlobalState, Interaction, merge_item_bytes
-from services.trainer.attribute_history import ALWAYS_MS, AttributeHistory, Versions
+from services.trainer.attribute_history import ALWAYS_MS, AttributeHistory, Versions, known_shares
 from services.trainer.batch import BatchConfig, FeatureStates, replay, replay_order
 from services.trainer.event_files.history import History, read_history
 from services.trainer.event_files.parts import ReadOptions
@@ -229,3 +229,17 @@ def test_versions_are_known_from_the_second_after_they_were_written() -> None:
     assert len(versions.rows) == 3, "an equal version is none"
     assert [versions.row("u", at) for at in (0, 1_500, 1_999, 2_000, 7_999, 8_000, 10**12)] == [0, 0, 0, 1, 1, 2, 2]
     assert versions.row("nobody", 10**12) == 0
+
+
+def test_how_often_a_field_was_known_is_counted_when_the_event_happened(tmp_path: Path) -> None:
+    """D99: the first event of a user knows nothing of what it says itself; and a field that files have under another meaning is seen."""
+    features = (number("price", "item:price"), number("age", "user:age"), number("hour", "context:hour"))
+    rows = [
+        event(second, user, "i", price=1, age=5, hour=hour)
+        for second, (user, hour) in enumerate((("u", 1), ("u", ""), ("u", ""), ("v", "")))
+    ]
+    spec = spec_of(*features)
+    history = read_history(write(tmp_path / "events.csv", rows), spec)
+    known = known_shares(spec.plan, history.interactions, history.user_attributes, history.item_attributes)
+    assert known == {"item:price": 0.75, "user:age": 0.5, "context:hour": 0.25}
+    assert known_shares(spec.plan, [], history.user_attributes, history.item_attributes) == dict.fromkeys(known, 0.0)

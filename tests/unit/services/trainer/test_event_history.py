@@ -12,9 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from services.common.platform.errors import ConfigurationError
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.states import Interaction
 from services.trainer.event_files.history import read_history, remarks
+from services.trainer.event_files.load import Names
 from services.trainer.event_files.parts import ReadOptions
 from services.trainer.event_files.places import EventFileError
 from tests.fuzz.event_files import fuzz_columns, fuzz_files
@@ -97,7 +99,7 @@ def test_a_missing_column_or_file_or_event_is_refused(tmp_path: Path) -> None:
         "column 'kind' is missing; wanted: .*of these it has user_id, item_id, value",
     )
     refused(
-        csv(tmp_path, "1,2", header="userId,movieId"), "names none of the columns user_id, .*, but 'userId', 'movieId'; rename its columns"
+        csv(tmp_path, "1,2", header="userId,movieId"), "names none of the columns user_id, .*, but 'userId', 'movieId'; say what.*--columns"
     )
     refused(csv(tmp_path, row(0), header=HEADER + ",user_id"), "has two columns 'user_id'")
     refused(csv(tmp_path), "holds no events")
@@ -105,6 +107,71 @@ def test_a_missing_column_or_file_or_event_is_refused(tmp_path: Path) -> None:
     refused(tmp_path / "empty.csv", "is empty")
     (tmp_path / "folder").mkdir()
     refused(tmp_path / "folder", "the folder holds no data files")
+
+
+THEIRS = Names.parse("user_id=who,item_id=what,kind=did,value=worth,time=at,categories=tags")
+OWN_NAMES = Names.parse("user_id=who, item_id=what,kind = did,time=at")
+ACTS = FeatureSpec.parse(
+    {
+        **SPEC.model_dump(mode="json", exclude={"kinds", "tasks", "blend"}),
+        "kinds": {"click": {}},
+        "tasks": [{"name": "interact", "labels": {"click": 1}, "unanswered": 0}],
+        "blend": {"interact": 1.0},
+    }
+)
+
+
+def test_a_file_may_have_names_of_its_own_for_its_columns(tmp_path: Path) -> None:
+    path = csv(tmp_path, f"u,i,rating,4,{T_MS}", header="who,what,did,value,at")
+    history = read_history(path, SPEC, ReadOptions(names=OWN_NAMES))
+    assert history.interactions == [Interaction("u", "i", "rating", 4.0, T_MS)]
+    apart = csv(tmp_path, f"i,rating,4,{T_MS}", header="what,did,value,at", name="f/who=7/0.csv")
+    assert read_history(apart.parents[1], SPEC, ReadOptions(names=OWN_NAMES)).interactions[0].user_id == "7"
+
+
+def test_errors_name_columns_as_the_file_does_and_say_how_to_name_them(tmp_path: Path) -> None:
+    names = ReadOptions(names=OWN_NAMES)
+    refused(csv(tmp_path, f",i,rating,4,{T_MS}", header="who,what,did,value,at"), "column 'who', row 1: an empty cell is no id", names)
+    refused(
+        csv(tmp_path, "i,4", header="what,value"),
+        "column 'who' is missing, which --columns user_id=who names",
+        names,
+    )
+    refused(csv(tmp_path, f"u,{T_MS}", header="user_id,time"), "'item_id' is missing.*another name there.*--columns item_id=NAME")
+    # A file that has ours as well as theirs means theirs; and theirs must be there.
+    refused(csv(tmp_path, row(0)), "names none of the columns who, .*--columns OURS=YOURS", ReadOptions(names=THEIRS))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("user", "'user' is not OURS=YOURS"),
+        ("user_id=", "'user_id=' is not"),
+        ("kind=a,kind=b", "'kind' is there twice"),
+        ("kind=a,time=a", "'a' is there twice"),
+    ],
+)
+def test_what_is_no_list_of_names_is_refused(text: str, says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        Names.parse(text)
+
+
+def test_where_no_kind_states_an_opinion_events_need_no_values(tmp_path: Path) -> None:
+    path = csv(tmp_path, f"u,i,click,{T_MS}", header="user_id,item_id,kind,time")
+    assert read_history(path, ACTS).interactions == [Interaction("u", "i", "click", 1.0, T_MS)]
+    refused(path, "column 'value' is missing.*a kind of the spec has a value_range, so events have values")
+
+
+def test_categories_stand_in_the_file_of_items_too(tmp_path: Path) -> None:
+    """Its word counts, since it is about items; an item that nobody touched is none of the events'."""
+    raw = ACTS.model_dump(mode="json") | {
+        "format": 2, "features": [{"id_feature": {"feature_name": "kind_of", "expression": "item:categories", "vocab_list": ["a", "b"]}}]
+    }  # fmt: skip
+    events = csv(tmp_path, *(f"u,{item},click,{T_MS}" for item in "ij"), header="who,what,did,at")
+    items = csv(tmp_path, "i,a|b", "k,b", "j,", header="item_id,categories", name="items.csv")
+    history = read_history(events, FeatureSpec.parse(raw), ReadOptions(names=OWN_NAMES, items=items))
+    assert history.categories == {"i": ("a", "b"), "j": ()}
+    assert history.item_attributes.last("i") == {"categories": ("a", "b")}
 
 
 @pytest.mark.parametrize("sign", [",", "\t", ";", "|"])

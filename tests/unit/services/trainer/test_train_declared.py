@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,13 @@ def test_the_command_writes_the_same_base_twice_under_the_hash_of_its_features(
         hashes.append(manifest.metadata["state_hash"])
         Learner(spec).load_state_arrays(arrays)
     assert hashes[0] == hashes[1]
-    assert f"{files[1]}: attributes of 150 users in 150 versions" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{files[1]}: attributes of 150 users in 150 versions" in said
+    report = json.loads((tmp_path / "two" / "report.json").read_text())["base"]["features"]
+    assert report["known"] == {"user:taste": 1.0, "user:likes_odd": 1.0, "item:is_odd": 1.0}
+    assert report["columns"] == [*spec.plan.user_columns, *spec.plan.item_columns]
+    for text in (said, (tmp_path / "two" / "report.md").read_text()):
+        assert re.search(r"[Dd]eclared features: 6 columns of user:taste \(known of 100\.0% of the events\), user:likes_odd", text)
 
 
 def test_a_file_without_what_a_feature_reads_is_one_line_and_exit_code_two(

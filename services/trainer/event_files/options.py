@@ -1,0 +1,40 @@
+"""The options that say where the files of events are and how they are read; `make train` and `make catalog` have the same."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from services.trainer.event_files.load import Names
+from services.trainer.event_files.parts import ReadOptions
+from services.trainer.event_files.times import UNIT_NAMES
+
+
+def add_file_options(parser: argparse.ArgumentParser) -> None:
+    """Add them to a command line."""
+    parser.add_argument(
+        "--data", required=True, help="file, folder, pattern or fsspec URL of events: Parquet, ORC, Arrow, CSV or JSON lines"
+    )
+    parser.add_argument("--spec", type=Path, required=True, help="feature spec (YAML)")
+    parser.add_argument("--users", help="file or folder of attributes of users: user_id, what the spec's features read[, time]")
+    parser.add_argument("--items", help="the same of items: item_id, …; its title and categories are read as well")
+    parser.add_argument(
+        "--columns", default="", help="what the files call their columns where they do not call them so: user_id=user,kind=action"
+    )
+    parser.add_argument("--time-unit", choices=UNIT_NAMES, help="of a column `time` of numbers; recognised when absent")
+    parser.add_argument("--category-separator", help="between names in a text of `categories`; recognised when absent")
+
+
+def read_options(given: argparse.Namespace) -> ReadOptions:
+    """Return what a command line says of how to read.
+
+    Raises:
+        ConfigurationError: --columns is of another form.
+    """
+    return ReadOptions(
+        time_unit=given.time_unit,
+        category_separator=given.category_separator,
+        names=Names.parse(given.columns),
+        users=given.users,
+        items=given.items,
+    )
