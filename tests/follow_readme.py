@@ -56,16 +56,23 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(steering)}
 
 
-def run(command: str, folder: Path) -> str:
+def run(command: str, folder: Path, *, before: str = "") -> str:
     """Run a command as typed; return what it printed, which is shown as well.
 
+    Args:
+        before: what was typed into the same shell before it and still holds, such as exports.
     Raises:
         SystemExit: it ended with another code than 0.
     """
     print(f"\n$ {command}", flush=True)
     started = time.monotonic()
     process = subprocess.Popen(
-        ["bash", "-c", command], cwd=folder, env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        ["bash", "-c", f"{before}\n{command}"],
+        cwd=folder,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
     assert process.stdout is not None
     said = []
@@ -75,7 +82,7 @@ def run(command: str, folder: Path) -> str:
     code = process.wait()
     print(f"({command}: {time.monotonic() - started:.0f} s, exit code {code})", flush=True)
     if code != 0:
-        raise SystemExit(f"README's {command!r} ended with {code}")
+        raise SystemExit(f"the page's {command!r} ended with {code}")
     return "".join(said)
 
 

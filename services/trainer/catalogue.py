@@ -34,6 +34,7 @@ from services.trainer.event_files.attributes import ITEM_CATEGORIES
 from services.trainer.event_files.history import History, read_history, remarks
 from services.trainer.event_files.items import read_item_categories, read_item_ids, read_titles
 from services.trainer.event_files.options import add_file_options, read_options
+from services.trainer.event_files.ordered import WorkFolder
 from services.trainer.event_files.parts import ReadOptions
 from services.trainer.event_files.places import EventFileError
 
@@ -114,9 +115,9 @@ def _send(kafka: str, records: Sequence[Record]) -> None:
                 raise Unavailable(f"{of} was not written: {type(error).__name__}: {error}")
 
 
-def _run(given: argparse.Namespace) -> None:
+def _run(given: argparse.Namespace, work: WorkFolder) -> None:
     spec, settings, options = FeatureSpec.load(given.spec), load_settings(CatalogueSettings), read_options(given)
-    history = read_history(given.data, spec, options)
+    history = read_history(given.data, spec, options, work=work)
     print("\n".join(remarks(history)), flush=True)
     records = list(records_of(items_of(history, given.data, options), profiles_of(history)))
     _send(settings.kafka_bootstrap_servers, records)
@@ -131,8 +132,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m services.trainer.catalogue", description="Tell a mesh what files say of items and users."
     )
     add_file_options(parser)
+    work = WorkFolder()
     try:
-        _run(parser.parse_args(argv))
+        _run(parser.parse_args(argv), work)
     except ConfigurationError as error:
         print(f"configuration error: {without_credentials(str(error))}", file=sys.stderr)
         return EXIT_BAD_CONFIGURATION
@@ -140,6 +142,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = "is the mesh up (make up)? KAFKA_BOOTSTRAP_SERVERS names another broker"
         print(f"catalogue: {without_credentials(str(error))}; {hint}", file=sys.stderr)
         return 1
+    finally:
+        work.close()
     return 0
 
 

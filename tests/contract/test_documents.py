@@ -9,12 +9,16 @@ from functools import cache
 from pathlib import PurePosixPath
 
 import pytest
+import yaml
 
+from loadtests.demo import llm, ranker
 from services.common.events.topics import ALL
+from services.common.ranker.feature_spec import FeatureSpec
 from services.mesh.__main__ import _parser
 from services.mesh.runner.compose_reader import load_compose
 from services.mesh.runner.environments import REPOSITORY_ROOT
 from services.mesh.runner.settings_list import settings_of
+from tests import follow_newcomer
 from tests.follow_readme import client_code, commands
 
 # What runs and builds make, and what a reader has; a page may name it although a fresh clone has none of it.
@@ -31,6 +35,7 @@ MADE = (
     "my_",
     "example.py",
     "events.parquet",
+    "shop/",
 )
 CODE = re.compile(r"`([^`\n]+)`|\]\(([^)#\n]+)\)|^ {4}(.+)$", re.MULTILINE)
 PATH = re.compile(r"(?<![\w./$-])((?:[\w.-]+/)+[\w.-]*|[\w-]+\.(?:py|md|yaml|yml|toml|proto|sh|pbtxt|lock))(?![\w/…*])")
@@ -162,6 +167,26 @@ def test_the_front_page_has_two_commands_and_ten_lines_of_client_code() -> None:
     code = client_code(page)
     assert 0 < len([line for line in code.splitlines() if line.strip()]) <= 10
     compile(code, "README.md", "exec")
+
+
+def test_the_newcomers_page_has_at_most_ten_commands_a_spec_and_client_code() -> None:
+    """tests/follow_newcomer.py runs them."""
+    page = text_of(follow_newcomer.PAGE)
+    typed = follow_newcomer.commands(page)
+    assert typed[0] == "make setup" and typed[-1] == "make down" and len(typed) <= follow_newcomer.MAX_COMMANDS
+    files = follow_newcomer.new_files(page)
+    spec = FeatureSpec.parse(yaml.safe_load(files["shop/spec.yaml"]))
+    assert {one.side for one in spec.plan.wanted} >= {"user", "item"}
+    compile(files["shop/ask.py"], "shop/ask.py", "exec")
+    assert f"({follow_newcomer.PAGE}#" in text_of("README.md")
+
+
+def test_make_starts_the_halves_of_the_mesh_that_the_demo_starts() -> None:
+    text = text_of("Makefile")
+    halves = {name: set(services.split()) for name, services in re.findall(r"^PART_(\w+) := (.+)$", text, re.MULTILINE)}
+    assert halves["ranker"] == set(ranker.SERVICES)
+    # The demo's also learns of rankings and shows its runs; a mesh that answers needs neither.
+    assert halves["llm"] == set(llm.SERVICES) - {"trainer", "mlflow", "quality"}
 
 
 def test_the_index_of_decisions_names_each_one_where_it_stands() -> None:
