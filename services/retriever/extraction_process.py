@@ -61,6 +61,8 @@ class ExtractionProcess:
                     raise ExtractionUnavailable("reading was closed") from error
                 if end == -signal.SIGPROF:
                     raise Unreadable(self._limits.too_slow) from error
+                if end == -signal.SIGABRT:
+                    raise Unreadable(f"its parser gave up, as parsers in C do for want of memory: {self._limits.too_large}") from error
                 ends.append(_described(end, error))
                 _log.warning("the process that read %s ended: %s", path, ends[-1])
                 continue

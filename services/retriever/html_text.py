@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate
 
-from selectolax.lexbor import LexborHTMLParser, LexborNode
+from selectolax.lexbor import LexborHTMLParser, LexborNode, SelectolaxError
 
 from services.retriever.core.text import clean, joined_lines
 from services.retriever.outline import Extracted, Outline, Unreadable
@@ -54,10 +54,14 @@ def read_html(text: str, style: Style = Style(), title: str = "") -> Extracted:
         title: taken from the page where it is empty.
     Raises:
         Unreadable: nested too deeply, or too much text.
+        MemoryError: there is too little for the tree.
     """
     if max(accumulate((-1 if slash else 1 for slash in _NESTING.findall(text)), initial=0)) > _MAX_DEPTH:
         raise Unreadable(f"its elements are nested too deeply: more than {_MAX_DEPTH} within each other")
-    tree = LexborHTMLParser(text)
+    try:
+        tree = LexborHTMLParser(text)
+    except SelectolaxError as error:  # HTML has no errors: all that lexbor can lack is memory
+        raise MemoryError(str(error)) from error
     outline = Outline(title or _title_of(tree))
     if tree.root is not None:
         _Page(outline, style).read(tree.root)

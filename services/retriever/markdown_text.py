@@ -89,7 +89,9 @@ def _with_html_blocks(page: str, trusting: str) -> str:
             end, other_end = following.start(), trusting.find(following[0], position + (element is not None))
             if other_end < 0:  # the document's own HTML writes such names of places
                 return page
-        parts.append(_filled(page[start:end], trusting[position:other_end], element[1] if element is not None else ""))
+        part = _filled(page[start:end], trusting[position:other_end], element[1] if element is not None else "")
+        # A parser would keep what the names of places say, which takes more memory than the text.
+        parts.append(part if element is None else f"<{element[1]}{part[len(element[0]) :]}")
         position = other_end
     return "".join(parts)
 

@@ -94,6 +94,17 @@ def test_a_file_that_takes_too_much_memory_is_refused_by_limit_and_setting_and_t
         process.close()
 
 
+@pytest.mark.parametrize(("path", "piece"), [("a.html", b"<p>x"), ("a.md", b"x\n\n"), ("a.md", b"<p>x\n\ny\n\n"), ("a.csv", b"x\n")])
+def test_a_document_whose_tree_needs_too_much_memory_is_refused_so_whichever_parser_lacks_it(path, piece):
+    process = ExtractionProcess(limits(memory_mib=128))
+    try:
+        with pytest.raises(Unreadable, match="more than 128 MiB of memory; split it, or raise MEMORY_SETTING"):
+            process.extract(path, piece * (8 * 2**20 // len(piece)))
+        assert process.extract("a.md", ORDINARY) == extract("a.md", ORDINARY)
+    finally:
+        process.close()
+
+
 def test_a_file_that_ends_its_reader_is_refused_with_how_and_the_next_is_read(odd):
     with pytest.raises(Unreadable, match="dies of it: by SIGSEGV, then by SIGSEGV"):
         odd.extract("crashes.txt", b"")
