@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from services.common.platform.secrets import guard_output
 from services.retriever.extract import extract
 from services.retriever.frames import Answer, packed_answer, read_question
 from services.retriever.outline import Extracted, Unreadable
@@ -129,6 +130,7 @@ def _limit_memory(limit_bytes: int) -> None:
 
 def main(argv: list[str]) -> None:
     """Serve under the limits that the one argument states."""
+    guard_output(os.environ)
     serve(ExtractionLimits(**json.loads(argv[1])))
 
 

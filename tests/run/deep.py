@@ -47,7 +47,7 @@ class Unit:
 # A file whose tests are marked `deep` stands in one of these.
 UNITS: tuple[Unit, ...] = (
     Unit("demo in small", "light", ("tests/e2e/test_demo_in_small.py",), 420),
-    Unit("demo of ranking", "light", ("tests/e2e/test_demo_of_ranking.py",), 320),
+    Unit("demo of ranking", "light", ("tests/e2e/test_demo_of_ranking.py",), 250),
     Unit("kills of the ranking half", "light", ("tests/faults/test_ranking_kills.py",), 110),
     Unit("kills of the language half", "light", ("tests/faults/test_language_kills.py",), 240),
     Unit("broker outage", "light", ("tests/faults/test_broker_outage.py",), 75),
@@ -57,7 +57,7 @@ UNITS: tuple[Unit, ...] = (
         ("tests/integration/router/test_refused_records.py", "tests/integration/common/test_refused_letters.py"),
         90,
     ),
-    Unit("soak in small", "light", ("tests/faults/test_soak_in_small.py",), 200),
+    Unit("soak in small", "light", ("tests/faults/test_soak_in_small.py",), 150),
     Unit("deaths of infrastructure", "light", ("tests/integration/mesh/test_infrastructure_of_the_mesh.py",), 40),
     Unit("package set of the light image", "light", ("tests/integration/mesh/test_images.py",), 90),
     Unit(
@@ -76,12 +76,12 @@ UNITS: tuple[Unit, ...] = (
     Unit("calibration of labels", "ml", ("tests/integration/trainer/test_calibration.py",), 50),
     Unit("memory of reading", "ml", ("tests/integration/trainer/test_reading_memory.py",), 90),
     Unit("kills under client producers", "light", ("tests/integration/tunemesh_client/test_event_producer.py",), 60),
-    Unit("fuzz", "light", ("tests/fuzz",), 285),
+    Unit("fuzz", "light", ("tests/fuzz",), 330),
     Unit("healing on a broker", "ml", ("tests/faults/test_healing_on_a_broker.py",), 50),
     Unit("healing of replicas", "light", ("tests/faults/test_healing_of_replicas.py",), 10),
     Unit("networks on Triton", "ml", ("tests/integration/ranker/test_networks_on_triton.py",), 45),
     Unit("planted secrets", "light", ("tests/integration/test_secrets.py",), 45),
-    Unit("tunes of the packaged model", "ml", ("tests/integration/tuner/test_gate_on_measured_slices.py",), 400),
+    Unit("tunes of the packaged model", "ml", ("tests/integration/tuner/test_gate_on_measured_slices.py",), 180),
 )
 
 
