@@ -24,6 +24,7 @@ from services.common.events.topics import CATALOG, PROFILES
 from services.common.events.wire.attributes import write_attributes
 from services.common.platform.clock import wall_ms
 from services.common.platform.errors import ConfigurationError, ServiceError, Unavailable
+from services.common.platform.kafka_compression import Compression
 from services.common.platform.kafka_producer import send_each
 from services.common.platform.kafka_record import Record
 from services.common.platform.secrets import guard_output, without_credentials
@@ -101,7 +102,7 @@ def records_of(items: Iterator[CatalogItem], profiles: Iterator[Profile]) -> Ite
         yield Record(PROFILES.name, profile.user_id.encode(), profile.SerializeToString(), headers)
 
 
-def _send(kafka: str, records: Sequence[Record]) -> None:
+def _send(kafka: str, records: Sequence[Record], compression: Compression) -> None:
     """Write all records.
 
     Raises:
@@ -109,7 +110,8 @@ def _send(kafka: str, records: Sequence[Record]) -> None:
     """
     for start in range(0, len(records), _AT_ONCE):
         part = records[start : start + _AT_ONCE]
-        for record, error in zip(part, send_each(kafka, part, client_id="catalogue", timeout_s=SEND_TIMEOUT_S), strict=True):
+        sent = send_each(kafka, part, client_id="catalogue", timeout_s=SEND_TIMEOUT_S, compression=compression)
+        for record, error in zip(part, sent, strict=True):
             if error is not None:
                 of = f"{record.topic} at {kafka}: the record of {(record.key or b'').decode()!r}"
                 raise Unavailable(f"{of} was not written: {type(error).__name__}: {error}")
@@ -120,7 +122,7 @@ def _run(given: argparse.Namespace, work: WorkFolder) -> None:
     history = read_history(given.data, spec, options, work=work)
     print("\n".join(remarks(history)), flush=True)
     records = list(records_of(items_of(history, given.data, options), profiles_of(history)))
-    _send(settings.kafka_bootstrap_servers, records)
+    _send(settings.kafka_bootstrap_servers, records, settings.kafka_compression)
     of = {topic: sum(record.topic == topic for record in records) for topic in (CATALOG.name, PROFILES.name)}
     print(f"written: {', '.join(f'{count} records of {topic}' for topic, count in of.items())}", flush=True)
 

@@ -43,7 +43,7 @@ class Users:
         self, user_id: str, candidates: Sequence[str] = (), *, limit: int = 0, context: Mapping[str, object] | None = None
     ) -> Recommendation:
         """Ask what to show."""
-        return self._client.recommend(user_id, candidates, limit, context=context)
+        return self._client.recommend(user_id, candidates, limit, context=context or {})
 
     def rate(self, request_id: str, user_id: str, item_id: str, stars: float = 5.0) -> Receipt:
         """Rate what an answer showed."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -158,9 +159,17 @@ def test_blocks_with_keys_may_stand_one_behind_the_other() -> None:
 
 
 def test_a_block_of_a_spec_without_keyed_features_has_no_section_and_the_bytes_of_before() -> None:
-    block = exposure_block.encode(features(3, 2), SPEC.schema_hash)
-    assert block[0] == exposure_block.VERSION == 1
-    assert hashlib.sha256(block).hexdigest()[:16] == "d543ce05dc10fe48"
+    of_now = features(3, 2)
+    assert exposure_block.encode(of_now, SPEC.schema_hash)[0] == exposure_block.VERSION == 1
+    # Of five and nine columns, however many there are today; the hash is of what commit 0f5d000 wrote.
+    plain = replace(
+        of_now,
+        history_keys_L=np.array([1, -2], np.int64),
+        history_values_L=np.array([0.25, 0.5], np.float16),
+        user_U=np.arange(5, dtype=np.float16),
+        items_NF=np.arange(27, dtype=np.float16).reshape(3, 9),
+    )
+    assert hashlib.sha256(exposure_block.encode(plain, "0123456789abcdef")).hexdigest()[:16] == "626606079da2015c"
     assert exposure_block.encode(with_keys(TAGS), KEYED_SPEC.schema_hash)[0] == 2
 
 
