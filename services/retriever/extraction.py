@@ -73,6 +73,7 @@ def serve(limits: ExtractionLimits, read: Callable[[str, bytes], Extracted] = ex
     os.nice(_NICENESS)
     _limit_memory(limits.memory_bytes)
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a retriever that is gone hears no answer: no traceback about that
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the retriever, whose end ends this process
     gc.disable()  # trees of a million nodes without cycles: looking for cycles takes a tenth of the time, and a worn process is replaced
     warnings.simplefilter("ignore")

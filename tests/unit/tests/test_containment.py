@@ -9,10 +9,12 @@ import pytest
 from tests.limits import seconds
 from tests.run.plan import ROOT
 
-# A server in a session of its own, whose test dies without stopping it.
+# A server in a session of its own, whose test dies without stopping it, once it is up: before it has its command line for a moment not.
 TEST = """
 import subprocess, sys
-server = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True, stdout=subprocess.DEVNULL)
+up = "import sys, time; sys.stderr.write('up'); sys.stderr.close(); time.sleep(600)"
+server = subprocess.Popen([sys.executable, "-c", up], start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+server.stderr.read(2)
 print(server.pid, flush=True)
 """
 INNER = """
