@@ -1,4 +1,7 @@
-"""The adaptive limit, simulated: a server that answers one request after another, callers that do not wait for each other."""
+"""The adaptive limit, simulated: a server that answers one request after another, callers that do not wait for each other.
+
+`python -m tests.unit.services.router.test_admission` prints what services/README.md says of it (60 draws a case).
+"""
 
 from __future__ import annotations
 
@@ -187,3 +190,23 @@ def test_ten_thousand_times_the_limit_keep_nothing() -> None:
             refusals += 1
     assert admission.running == admission.limit <= LIMITS.most
     assert refusals == 10 * LIMITS.most - (admission.running - LIMITS.least)
+
+
+def report(num_draws: int = 60) -> None:
+    refused = asked = 0
+    for service_s, budget_s in CASES:
+        seconds, capacity = 3.0 + 2_000 * service_s, 2_000
+        shares: dict[bool, list[float]] = {True: [], False: []}
+        for seed in range(num_draws):
+            for admits, found in shares.items():
+                over = simulate(rate=3.0 / service_s, service_s=service_s, budget_s=budget_s, seconds=seconds, seed=seed, admits=admits)
+                found.append(over.good / capacity)
+            below = simulate(rate=0.7 / service_s, service_s=service_s, budget_s=budget_s, seconds=3.0 + 1_000 * service_s, seed=seed)
+            refused, asked = refused + below.refused, asked + below.asked
+        least, middle, without = min(shares[True]), sorted(shares[True])[num_draws // 2], sorted(shares[False])[num_draws // 2]
+        print(f"{1 / service_s:.0f} a second: in time {least:.3f} at least, {middle:.3f} in the middle; without a limit {without:.3f}")
+    print(f"at 0.7 of the capacity {refused} of {asked} are refused")
+
+
+if __name__ == "__main__":
+    report()
