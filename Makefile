@@ -19,7 +19,7 @@ MESH = $(LIGHT)/bin/python -m services.mesh
 PART_ranker := router feedback_collector trainer updater recommender joiner features
 PART_llm := router feedback_collector llm retriever prompt_assembler curator tuner
 
-.PHONY: help setup lock demo train backfill catalog select-features test test-deep up down status load bench mig logs topics fmt lint typecheck protos protos-check client-wheel clean
+.PHONY: help setup lock demo train backfill catalog select-features search test test-deep up down status load bench mig logs topics fmt lint typecheck protos protos-check client-wheel clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,10 @@ catalog: setup ## tell the running mesh of the items and users in your files: ma
 select-features: setup ## say what each feature of a spec is worth: make select-features DATA=… [SPEC=spec.yaml] [OUT=build/features.json]
 	@[ -n "$(DATA)" ] || { echo "usage: make select-features DATA=FILE|FOLDER|PATTERN|URL [SPEC=feature_spec.yaml] [OUT=build/features.json]" >&2; exit 2; }
 	@$(ML)/bin/python -m services.trainer.select_features --data "$(DATA)" --spec "$(or $(SPEC),$(TUNEMESH_FEATURE_SPEC),model_repo/ranker/feature_spec.yaml)" --out "$(or $(OUT),build/features.json)" $(SELECT_ARGS)
+
+search: setup ## search a better spec (network, sizes, rates) on your events: make search DATA=… [SPEC=spec.yaml] [OUT=build/search] [SEARCH_ARGS="--trials 30"]
+	@[ -n "$(DATA)" ] || { echo "usage: make search DATA=FILE|FOLDER|PATTERN|URL [SPEC=feature_spec.yaml] [OUT=build/search]" >&2; exit 2; }
+	@$(ML)/bin/python -m services.trainer.search --data "$(DATA)" --spec "$(or $(SPEC),$(TUNEMESH_FEATURE_SPEC),model_repo/ranker/feature_spec.yaml)" --out "$(or $(OUT),build/search)" $(SEARCH_ARGS)
 
 test: setup ## run all tests but the deep ones (minutes); TEST_ARGS="tests/unit/mesh -k plan" runs these only
 	@$(LIGHT)/bin/python -m tests.run $(TEST_ARGS)

@@ -80,6 +80,12 @@ class LearnerConfig:
     seed: int = 0
     """Of initial weights and rows."""
 
+    @classmethod
+    def of(cls, spec: FeatureSpec, *, seed: int = 0) -> LearnerConfig:
+        """Return that of a spec: its key `learning`, and the defaults where it says nothing."""
+        rates: dict[str, Any] = spec.learning.given()
+        return cls(**rates, seed=seed)
+
 
 class StepStats(NamedTuple):
     """What one step did.

@@ -96,7 +96,7 @@ def measure(spec: FeatureSpec, options: argparse.Namespace, work: WorkFolder) ->
         held_out=last_part,
     )
     config = BatchConfig(active_users=options.active_users, seed=options.seed)
-    trained = Passes(task, config, LearnerConfig(seed=options.seed)).run()
+    trained = Passes(task, config, LearnerConfig.of(spec, seed=options.seed)).run()
     share = options.scored_events / len(last_part)
     groups = [group for group in held_out_groups(task, trained.states, config) if is_drawn(group.user_id, share)]
     if not groups:

@@ -148,7 +148,7 @@ def make_learner(spec: FeatureSpec) -> Learner:
 
     # One thread: the order of floating-point sums, and so every bit of the weights, must not depend on the machine.
     torch.set_num_threads(1)
-    return learning.Learner(spec, learning.LearnerConfig())
+    return learning.Learner(spec, learning.LearnerConfig.of(spec))
 
 
 def make_logs(settings: TrainerSettings, samples: KafkaSamples, owner: ControlOwner, producer: RenewedProducer) -> Logs:

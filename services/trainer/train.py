@@ -16,7 +16,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -181,7 +181,7 @@ def _train(options: argparse.Namespace, work: WorkFolder) -> None:
     checkpoints = TrainingCheckpoints(spec, options.out, _fingerprint(options, spec, history)) if options.checkpoint_every else None
     passes = PassesConfig(patience=options.patience, checkpoint_events=options.checkpoint_every)
     began = time.monotonic()
-    trained = Passes(task, config, LearnerConfig(seed=options.seed), passes, checkpoints).run()
+    trained = Passes(task, config, LearnerConfig.of(spec, seed=options.seed), passes, checkpoints).run()
     seconds["training"] = time.monotonic() - began
     if options.first_part_only or not last_part:
         written = _write(options, spec, history, trained, len(first_part))
@@ -219,8 +219,12 @@ def _report(options: argparse.Namespace, report: dict[str, Any]) -> None:
 
 
 def _fingerprint(options: argparse.Namespace, spec: FeatureSpec, history: History) -> str:
-    """Return a hash of all that decides the weights: events, spec, options, and the program's own code."""
     decisive = {name: getattr(options, name) for name in ("held_out", "epochs", "patience", "active_users", "seed")}
+    return fingerprint(decisive, spec, history)
+
+
+def fingerprint(decisive: Mapping[str, Any], spec: FeatureSpec, history: History) -> str:
+    """Return a hash of all that decides the weights: events, spec, the options that are decisive, and the program's own code."""
     digest = hashlib.sha256(json.dumps([spec.model_dump(mode="json"), decisive, sources_in_use()], sort_keys=True).encode())
     for one in history.interactions:
         digest.update(f"{one.user_id}\x00{one.item_id}\x00{one.kind}\x00{one.value!r}\x00{one.time_ms}\x00{one.context!r}\n".encode())

@@ -72,7 +72,12 @@ UNITS: tuple[Unit, ...] = (
         150,
     ),
     Unit("rates of the quality gate", "light", ("tests/integration/trainer/test_quality_gate_rates.py",), 75),
-    Unit("kills of the trainer", "ml", ("tests/faults/test_trainer_kill.py", "tests/faults/test_batch_training_kill.py"), 140),
+    Unit(
+        "kills of the trainer",
+        "ml",
+        ("tests/faults/test_trainer_kill.py", "tests/faults/test_batch_training_kill.py", "tests/faults/test_search_kill.py"),
+        200,
+    ),
     Unit("calibration of labels", "ml", ("tests/integration/trainer/test_calibration.py",), 50),
     Unit("memory of reading", "ml", ("tests/integration/trainer/test_reading_memory.py",), 90),
     Unit("kills under client producers", "light", ("tests/integration/tunemesh_client/test_event_producer.py",), 60),

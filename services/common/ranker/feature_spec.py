@@ -26,15 +26,14 @@ from services.common.ranker.declared.entry_list import FeatureOne, feature_of
 from services.common.ranker.declared.graph import BadFeatures
 from services.common.ranker.declared.plan import Plan
 from services.common.ranker.half_lives import MAX_HALF_LIVES
+from services.common.ranker.learning_spec import LearningSpec
 from services.common.ranker.network_spec import DcnDinSpec, NetworkSpec
 
-# Raise it when a column of the same name, the exposure block's layout or a network of the same name changes its meaning: old artifacts are
-# then refused.
+# Raise it when a column or a network of the same name, or the exposure block's layout, changes its meaning: old artifacts are then refused.
 # A column that is added, removed, renamed or moved needs nothing: the names of all columns enter the hash.
 FEATURE_CODE_VERSION = 1
 # The most occurrences that a cell of the trainer's counting Bloom filter holds.
 MAX_BLOOM_COUNT = 255
-
 # What an exposure block counts in one byte.
 MAX_COLUMNS = 255
 # Numbers of pooled rows that a network takes of a side.
@@ -175,6 +174,7 @@ class FeatureSpec(_Part):
     negatives: NegativesSpec = NegativesSpec()
     blend: dict[str, float] = Field(min_length=1)
     network: NetworkSpec = DcnDinSpec()
+    learning: LearningSpec = LearningSpec()
     features: tuple[FeatureOne, ...] = Field(default=(), max_length=MAX_FEATURES)
     """Features that the team declares, beside the counters: services/common/ranker/declared/README.md."""
     _source: str = PrivateAttr("<memory>")
@@ -332,7 +332,7 @@ class FeatureSpec(_Part):
     def schema_hash(self) -> str:
         """16 hex digits; equal iff rows, feature blocks and heads of two processes mean the same.
 
-        Admission, eviction, keep rate and blend may change under the same hash: they do not alter what a stored number means.
+        Admission, eviction, keep rate, blend and learning may change under the same hash: they do not alter what a stored number means.
         """
         return hashlib.sha256(self.meaning.encode()).hexdigest()[:16]
 
@@ -340,7 +340,7 @@ class FeatureSpec(_Part):
     def meaning(self) -> str:
         """What `schema_hash` is a hash of: JSON of [FEATURE_CODE_VERSION, the spec without what may change, user inputs, item inputs]."""
         # Artifacts made before there was a choice of networks carry a hash without the key.
-        without = {"negatives", "blend"} | ({"network"} if self.network == DcnDinSpec() else set())
+        without = {"negatives", "blend", "learning"} | ({"network"} if self.network == DcnDinSpec() else set())
         meaning = self.model_dump(mode="json", exclude=without | {"features"})
         for table in meaning["tables"].values():
             del table["admission"], table["eviction"]

@@ -114,10 +114,15 @@ class OwnNetworkSpec(_Network):
     """What the class reads as `spec.network.settings`. Part of the schema hash: change one when the meaning of a weight changes."""
 
 
-_NAMED = (DcnDinSpec, DeepFmSpec, DinSpec, DlrmSpec, MmoeSpec, PleSpec, TwoTowerSpec)
+_NAMED: tuple[type[_Network], ...] = (DcnDinSpec, DeepFmSpec, DinSpec, DlrmSpec, MmoeSpec, PleSpec, TwoTowerSpec)
 _OWN = "module"
 
 NETWORK_NAMES: tuple[str, ...] = tuple(get_args(network.model_fields["name"].annotation)[0] for network in _NAMED)
+
+SIZES: dict[str, tuple[str, ...]] = {
+    name: tuple(key for key in network.model_fields if key != "name") for name, network in zip(NETWORK_NAMES, _NAMED, strict=True)
+}
+"""The keys beside `name`, by network."""
 
 Spec = TypeVar("Spec", bound=_Network)
 

@@ -57,23 +57,24 @@ class Begun:
 
     Attributes:
         states: which contain all its events.
-        counters: which count all its events.
+        counters: which count all its events; None: counting is not compared.
         chosen: what each user has chosen in it.
         num_events: how many there were.
     """
 
     states: FeatureStates
-    counters: Counters
+    counters: Counters | None
     chosen: dict[str, set[str]]
     num_events: int
 
 
-def begun(spec: FeatureSpec, first_part: Sequence[Interaction], states: FeatureStates) -> Begun:
+def begun(spec: FeatureSpec, first_part: Sequence[Interaction], states: FeatureStates, *, is_counted: bool = True) -> Begun:
     """Return where a first part leaves off; `states` contain it already."""
-    counters = Counters(spec)
+    counters = Counters(spec) if is_counted else None
     chosen: dict[str, set[str]] = {}
     for interaction in first_part:
-        counters.add(interaction)
+        if counters is not None:
+            counters.add(interaction)
         chosen.setdefault(interaction.user_id, set()).add(interaction.item_id)
     return Begun(states=states, counters=counters, chosen=chosen, num_events=len(first_part))
 
@@ -81,7 +82,7 @@ def begun(spec: FeatureSpec, first_part: Sequence[Interaction], states: FeatureS
 def score_then_learn(
     spec: FeatureSpec,
     live: LiveLearner,
-    frozen: Scorer,
+    frozen: Scorer | None,
     placed: ReplayOrder,
     item_ids: Sequence[str],
     begun: Begun,
@@ -92,6 +93,7 @@ def score_then_learn(
     """Replay the held-out events; `live`, the states and the counters contain all of them when it returns.
 
     Args:
+        frozen: None: it is not compared.
         placed: see `batch.replay_order`.
         item_ids: the catalogue that candidates are drawn from: also what is new, or its first event would give it away.
         collector: takes what was scored.
@@ -114,11 +116,12 @@ def score_then_learn(
             shown = [interaction.item_id, *others]
             if is_scored:
                 encoded = exposure_block.encode(begun.states.features(user_id, shown, interaction), spec.schema_hash)
-                by_counters = begun.counters.scores(user_id, shown, len(item_ids))
-                collector.add(
-                    interaction,
-                    {LIVE: live.score_block(encoded, shown), FROZEN: frozen.score_block(encoded, shown)} | by_counters,
-                )
+                scores = {LIVE: live.score_block(encoded, shown)}
+                if frozen is not None:
+                    scores[FROZEN] = frozen.score_block(encoded, shown)
+                if begun.counters is not None:
+                    scores |= begun.counters.scores(user_id, shown, len(item_ids))
+                collector.add(interaction, scores)
                 encoded = exposure_block.select(encoded, [0, *(row + 1 for row in kept)])
             else:
                 learned = [interaction.item_id, *(others[row] for row in kept)]
@@ -128,8 +131,9 @@ def score_then_learn(
         if len(waiting) >= config.events_per_step:
             live.step(waiting)
             waiting = []
-        for interaction in block:
-            begun.counters.add(interaction)
+        if begun.counters is not None:
+            for interaction in block:
+                begun.counters.add(interaction)
         mine.update(interaction.item_id for interaction in block)
         behind.extend(block)
     if waiting:

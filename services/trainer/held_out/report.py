@@ -32,16 +32,21 @@ def slices(events: ScoredEvents) -> dict[str, npt.NDArray[np.bool_]]:
     return {ALL: np.ones(len(events), np.bool_)} | {name: in_E for name, in_E in found.items() if in_E.any() and not in_E.all()}
 
 
-def compare(events: ScoredEvents) -> dict[str, dict[str, Any]]:
-    """Return by task and slice what `_compare` finds; slices without a label of the task are absent."""
+def compare(events: ScoredEvents, subject: str = LIVE) -> dict[str, dict[str, Any]]:
+    """Return by task and slice what `_compare` finds; slices without a label of the task are absent.
+
+    Args:
+        events: what was scored.
+        subject: of the contestants the one whose gains over the others are given.
+    """
     return {
-        task: {name: found for name, in_E in slices(events).items() if (found := _compare(events, rows, in_E)) is not None}
+        task: {name: found for name, in_E in slices(events).items() if (found := _compare(events, rows, in_E, subject)) is not None}
         for task, rows in events.tasks.items()
     }
 
 
-def _compare(events: ScoredEvents, rows: TaskRows, in_E: npt.NDArray[np.bool_]) -> dict[str, Any] | None:
-    """Return counts, every contestant's measures, and the gains of the live learner over the others."""
+def _compare(events: ScoredEvents, rows: TaskRows, in_E: npt.NDArray[np.bool_], subject: str) -> dict[str, Any] | None:
+    """Return counts, every contestant's measures, and the gains of the subject over the others."""
     in_N = in_E[rows.event_N]
     if not in_N.any():
         return None
@@ -50,9 +55,9 @@ def _compare(events: ScoredEvents, rows: TaskRows, in_E: npt.NDArray[np.bool_]) 
         name: dict(_estimates(events, rows, name, labels_N, scores_N[in_N], user_N, in_E)) for name, scores_N in rows.scores.items()
     }
     gains = {
-        name: {metric: _stated(estimates[LIVE][metric].minus(own[metric])) for metric in COMPARED}
+        name: {metric: _stated(estimates[subject][metric].minus(own[metric])) for metric in COMPARED}
         for name, own in estimates.items()
-        if name != LIVE
+        if name != subject
     }
     return {
         "events": int(in_E.sum()),
@@ -60,7 +65,7 @@ def _compare(events: ScoredEvents, rows: TaskRows, in_E: npt.NDArray[np.bool_]) 
         "labels": int(in_N.sum()),
         "positives": int(labels_N.sum()),
         "contestants": {name: {metric: _stated(one) for metric, one in own.items()} for name, own in estimates.items()},
-        f"{LIVE}_minus": gains,
+        f"{subject}_minus": gains,
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,11 @@ LIVE, FROZEN = "live", "frozen"
 def contestants(task: TaskSpec) -> tuple[str, ...]:
     """Return who is compared on a task."""
     return (LIVE, FROZEN, *names_of(task))
+
+
+def live_alone(_: TaskSpec) -> tuple[str, ...]:
+    """Return the live learner alone: others do not score."""
+    return (LIVE,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +76,8 @@ class ScoredEvents:
 class _TaskCollector:
     """The rows of one task so far; float32, since there may be millions."""
 
-    def __init__(self, task: TaskSpec, column: int) -> None:
-        self._task, self._column = task, column
-        self._names = contestants(task)
+    def __init__(self, task: TaskSpec, column: int, names: Sequence[str]) -> None:
+        self._task, self._column, self._names = task, column, names
         self._events: list[int] = []
         self._labels: list[npt.NDArray[np.float32]] = []
         self._scores: list[Float32Array] = []
@@ -111,13 +115,19 @@ class _TaskCollector:
 class Collector:
     """Takes scored events one by one."""
 
-    def __init__(self, spec: FeatureSpec, known_users: set[str], known_items: set[str]) -> None:
-        """`known_*`: who and what has an event in the first part."""
+    def __init__(
+        self,
+        spec: FeatureSpec,
+        known_users: set[str],
+        known_items: set[str],
+        names: Callable[[TaskSpec], Sequence[str]] = contestants,
+    ) -> None:
+        """`known_*`: who and what has an event in the first part. names: who is compared on a task."""
         self._spec = spec
         self._known_users, self._known_items = known_users, known_items
         self._users: dict[str, int] = {}
         self._events: list[tuple[int, bool, bool, str]] = []
-        self._tasks = {task.name: _TaskCollector(task, column) for column, task in enumerate(spec.tasks)}
+        self._tasks = {task.name: _TaskCollector(task, column, names(task)) for column, task in enumerate(spec.tasks)}
 
     def add(self, interaction: Interaction, scores: Mapping[str, Float32Array]) -> None:
         """Take one event. scores: by contestant float32 [items, tasks], of the items that it showed, the chosen one first."""

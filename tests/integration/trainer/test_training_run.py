@@ -1,4 +1,4 @@
-"""`make train` with MLFLOW_TRACKING_URI: the training is a run on a real MLflow server."""
+"""`make train` and `make search` with MLFLOW_TRACKING_URI: runs on a real MLflow server."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 from services.mesh.runner import embedded
 from services.trainer import train
+from services.trainer.search.__main__ import main as search
 from tests.learning import interactions
 
 pytestmark = [pytest.mark.integration, pytest.mark.ml]
@@ -62,3 +63,27 @@ def test_a_server_that_is_down_costs_the_run_and_not_the_base(
     said = capsys.readouterr()
     assert "not recorded: MLflow at http://***@127.0.0.1" in said.err
     assert "p1anted" not in said.out + said.err
+
+
+def test_a_search_is_a_run_with_a_run_of_each_trial_inside(
+    mlflow_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_url)
+    (tmp_path / "space.yaml").write_text("learning.dense_rate: {float: [0.001, 0.01]}\nnetwork: {choice: [dcn_din]}\n")
+    assert search(command(tmp_path, "found", "--space", str(tmp_path / "space.yaml"), "--trials", "2", "--scored-events", "30")) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("recorded in MLflow"))
+    run_id = line.rpartition(" ")[2]
+
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=mlflow_url)
+    run, report = client.get_run(run_id), json.loads((tmp_path / "found" / "report.json").read_text())
+    assert (run.info.status, run.info.run_name, run.data.params["metric"]) == ("FINISHED", str(tmp_path / "found"), "log_loss")
+    assert run.data.tags["tunemesh.schema_hash"] == report["winner"]["schema_hash"]
+    assert run.data.metrics["interact/auc/start"] == report["test"]["interact"]["all"]["contestants"]["start"]["auc"]["value"]
+    assert json.loads(Path(client.download_artifacts(run_id, "report.json", str(tmp_path))).read_text()) == report
+    trials = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'")
+    assert sorted(float(one.data.params["learning.dense_rate"]) for one in trials) == pytest.approx(
+        sorted(row["values"]["learning.dense_rate"] for row in report["trials"])
+    )
+    assert all(one.data.metrics["relative"] > 0 for one in trials) and {one.info.status for one in trials} == {"FINISHED"}

@@ -26,6 +26,13 @@ def test_the_shipped_spec_loads_and_names_both_tasks() -> None:
     assert len(bytes.fromhex(spec.schema_hash)) == 8
 
 
+@pytest.mark.parametrize(("key", "value"), [("dense_rates", 0.1), ("dense_rate", 0), ("dense_rate", "fast"), ("user_rate", float("inf"))])
+def test_a_rate_that_is_none_is_refused_by_its_key(key: str, value: object) -> None:
+    with pytest.raises(ConfigurationError, match=f"key learning.{key}: "):
+        FeatureSpec.parse(shipped() | {"learning": {key: value}})
+    assert FeatureSpec.parse(shipped() | {"learning": {"dense_rate": 0.1}}).learning.given() == {"dense_rate": 0.1}
+
+
 def test_the_schema_hash_follows_meaning_and_ignores_rates_and_admission() -> None:
     base = FeatureSpec.parse(shipped())
     same = shipped()
@@ -33,6 +40,7 @@ def test_the_schema_hash_follows_meaning_and_ignores_rates_and_admission() -> No
     same["negatives"]["source"] = "impressions"
     same["blend"]["like"] = 2.0
     same["tables"]["item"]["admission"]["min_count"] = 3
+    same["learning"] = {"dense_rate": 0.003, "user_rate": 0.2}
     assert FeatureSpec.parse(same).schema_hash == base.schema_hash
     other = shipped()
     other["tables"]["item"]["dim"] = other["tables"]["user"]["dim"] = 32

@@ -1,0 +1,256 @@
+"""A search from its options to its files: wires the other modules together."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from services.common.platform.clock import wall_ms
+from services.common.platform.errors import ConfigurationError, ServiceError
+from services.common.platform.secrets import without_credentials
+from services.common.platform.settings import MlflowSettings, load_settings
+from services.common.ranker.feature_spec import FeatureSpec
+from services.trainer.batch import BatchConfig
+from services.trainer.event_files.history import History, read_history, remarks
+from services.trainer.event_files.options import read_options
+from services.trainer.event_files.ordered import WorkFolder
+from services.trainer.held_out.evaluation import COVERAGE
+from services.trainer.search.measure import Config, Measured, NotFinite, Objective, measure
+from services.trainer.search.parts import Parts, divide
+from services.trainer.search.recorded import record_search
+from services.trainer.search.report import JSON_NAME, SPEC_NAME, changed_values, failures, lines, shown, spec_text, trial_rows, write
+from services.trainer.search.space import Space, load_space
+from services.trainer.search.study import LOSSES, MEASURES, Study
+from services.trainer.search.trials import Limits, Runner
+from services.trainer.search.verdict import compared, verdict
+from services.trainer.search.workers import check_parent, run_workers
+from services.trainer.train import fingerprint
+from services.trainer.training_run import EXPERIMENT
+
+_DECISIVE = ("validation", "held_out", "scored_events", "active_users", "metric", "task", "pruner", "seed")
+
+
+class NoTrial(Exception):
+    """No trial was finished; says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a process of a search begins with."""
+
+    space: Space
+    history: History
+    parts: Parts
+    config: Config
+
+
+def search(options: argparse.Namespace) -> None:
+    """Search, measure the winner, and write the files.
+
+    Raises:
+        ConfigurationError: options, spec, space or events cannot be searched with.
+        NoTrial: all trials failed, or the time was over before the first one ended.
+    """
+    began_ms, began = wall_ms(), time.monotonic()
+    work = WorkFolder.beside(str(options.out / "search"))
+    try:
+        given = begin(options, work, is_told=True)
+        study = Study(
+            options.out,
+            given.space,
+            seed=options.seed,
+            pruner=options.pruner,
+            fingerprint=fingerprint(decisive(options, given.space), given.space.start, given.history),
+        )
+        _measure_start(study, given)
+        if taken := study.take_up():
+            _say(f"going on: {len(study.trials())} trials are done, {taken} were interrupted and begin anew")
+        is_late = _run_trials(options, study, given)
+        rows = trial_rows(study)
+        if not any(row["value"] is not None for row in rows):
+            raise NoTrial("\n".join(failures(rows)) or "the time was over; give a longer --timeout-seconds")
+        report, spec = _finish(options, study, given, rows)
+    finally:
+        work.close()
+    report["ended"] = "the time is over" if is_late else f"all of --trials {options.trials} are done"
+    report["seconds"] = round(time.monotonic() - began, 1)
+    write(options.out, report, spec)
+    _say("\n".join(lines(report)))
+    _say(f"written to {options.out}: {JSON_NAME} and {SPEC_NAME} (make train SPEC={options.out / SPEC_NAME})")
+    _record(options, report, began_ms)
+
+
+def begin(options: argparse.Namespace, work: WorkFolder, *, is_told: bool) -> Given:
+    """Read spec, space and events.
+
+    Raises:
+        ConfigurationError: they cannot be read, or do not fit together.
+    """
+    start = FeatureSpec.load(options.spec)
+    space = load_space(options.space, yaml.safe_load(Path(options.spec).read_text(encoding="utf-8")), start)
+    if options.task is not None and options.task not in start.task_names:
+        raise ConfigurationError(f"--task {options.task}: {options.spec} has no such task; it has {', '.join(start.task_names)}")
+    say = _say if is_told else _say_nothing
+    history = read_history(options.data, start, read_options(options), work=work, say=say)
+    if is_told:
+        _say("\n".join(remarks(history)))
+    batch = BatchConfig(active_users=options.active_users, seed=options.seed)
+    config = Config(batch=batch, seed=options.seed, max_scored=options.scored_events)
+    return Given(space, history, divide(history, validation=options.validation, test=options.held_out), config)
+
+
+def decisive(options: argparse.Namespace, space: Space) -> dict[str, Any]:
+    """Return what decides, beside spec, events and program, what is drawn and what it is worth."""
+    return {name: getattr(options, name) for name in _DECISIVE} | {
+        "space": {key: parameter.model_dump(mode="json") for key, parameter in space.parameters.items()}
+    }
+
+
+def _measure_start(study: Study, given: Given) -> None:
+    """Measure the spec that the search starts from, once; trials are told relative to it."""
+    if study.start is not None:
+        return
+    try:
+        found = measure(given.space.start, given.parts.trials, given.config)
+        measures = found.by_task()
+    except NotFinite as error:
+        raise ConfigurationError(f"{given.space.start.source}: the spec that the search starts from cannot be learned: {error}") from error
+    _say(f"the spec started from: {len(given.parts.trials.learned)} events learned, {found.seconds:.0f} s")
+    study.set_start(measures, found.portions, parameters=found.parameters, seconds=found.seconds)
+
+
+def objective_of(options: argparse.Namespace, study: Study, start: FeatureSpec) -> Objective:
+    """Return how trials are told from one another.
+
+    Raises:
+        ConfigurationError: a task cannot be measured on the validation part.
+    """
+    noted: Mapping[str, Any] = study.start or {}
+    tasks = [options.task] if options.task is not None else list(start.task_names)
+    for task in tasks:
+        if noted[MEASURES].get(task, {}).get(options.metric) is None:
+            raise ConfigurationError(
+                f"{options.metric} of task {task} cannot be told on the validation part: it has no labels of it, or of one kind; name "
+                "another --task, or give a larger --validation"
+            )
+    return Objective(options.metric, tasks, noted[MEASURES], noted[LOSSES])
+
+
+def _run_trials(options: argparse.Namespace, study: Study, given: Given) -> bool:
+    """Run the trials; return whether the time ended them."""
+    objective = objective_of(options, study, given.space.start)
+    deadline = None if options.timeout_seconds is None else time.monotonic() + options.timeout_seconds
+    if options.jobs == 1:
+        runner = Runner(study=study, parts=given.parts.trials, config=given.config, objective=objective, tell=_say)
+        return runner.run(Limits(trials=options.trials, deadline=deadline))
+
+    def is_late() -> bool:
+        return deadline is not None and time.monotonic() >= deadline
+
+    # CLOCK_MONOTONIC is the same for all processes of a machine.
+    run_workers(study, work_on_trials, (options, deadline, os.getpid()), options.jobs, is_over=is_late, tell=_say)
+    return is_late()
+
+
+def work_on_trials(options: argparse.Namespace, deadline: float | None, parent: int, number: int) -> None:
+    """Run trials in a process of its own, until as many as wanted are done or the time is over."""
+    torch.set_num_threads(1)
+    work = WorkFolder()
+    try:
+        given = begin(options, work, is_told=False)
+        study = Study(options.out, given.space, seed=options.seed, pruner=options.pruner, fingerprint="", worker=number)
+        runner = Runner(
+            study=study,
+            parts=given.parts.trials,
+            config=given.config,
+            objective=objective_of(options, study, given.space.start),
+            tell=_say,
+            check=check_parent(parent),
+        )
+        runner.run(Limits(trials=options.trials, deadline=deadline))
+    except (ConfigurationError, ServiceError) as error:
+        sys.exit(f"worker {number}: {without_credentials(str(error))}")
+    finally:
+        work.close()
+
+
+def _finish(options: argparse.Namespace, study: Study, given: Given, rows: list[dict[str, Any]]) -> tuple[dict[str, Any], str]:
+    """Measure winner and start on the last part; return the report and the winner's spec."""
+    space, done = given.space, [row for row in rows if row["value"] is not None]
+    best = min(done, key=lambda row: (row["value"], row["number"]))
+    is_better = best["value"] < 1.0
+    values = best["values"] if is_better else {}
+    _say("measuring winner and start on the last part")
+    try:
+        of_start = measure(space.start, given.parts.final, given.config, with_others=True)
+        of_winner = measure(space.spec(values), given.parts.final, given.config, with_others=True) if is_better else of_start
+    except NotFinite as error:
+        raise ConfigurationError(f"winner (trial {best['number']}) and start cannot be measured on the last part: {error}") from error
+    tasks = compared(of_winner.events, of_start.events)
+    report = {
+        "spec": str(options.spec),
+        "space": {key: parameter.model_dump(mode="json", exclude_defaults=True) for key, parameter in space.parameters.items()},
+        "options": {name: getattr(options, name) for name in (*_DECISIVE, "trials", "timeout_seconds", "jobs")},
+        "metric": options.metric,
+        "events": _sizes(given.parts, of_start),
+        "start": study.start,
+        "counts": {state: sum(row["state"] == state for row in rows) for state in ("complete", "ended early", "failed")},
+        "trials": rows,
+        "importances": study.importances(),
+        "winner": {
+            "trial": best["number"] if is_better else None,
+            "values": values,
+            "changed": changed_values(space, values),
+            "called": f"trial {best['number']}, {shown(values)}" if is_better else f"the spec started from, {options.spec}",
+            "parameters": of_winner.parameters,
+            "start_parameters": of_start.parameters,
+            "schema_hash": space.spec(values).schema_hash,
+        },
+        "test": tasks,
+        "coverage": COVERAGE,
+        "verdict": verdict(tasks),
+    }
+    note = f"{report['winner']['called']} of a search over {space.source}, from {options.spec}; {len(rows)} trials, {options.metric}"
+    return report, spec_text(space, values, note)
+
+
+def _sizes(parts: Parts, final: Measured) -> dict[str, int]:
+    return {
+        "learned": len(parts.trials.learned),
+        "validation": len(parts.trials.scored),
+        "first": len(parts.final.learned),
+        "test": len(parts.final.scored),
+        "test_scored": len(final.events),
+        "test_users": len(final.events.users),
+    }
+
+
+def _record(options: argparse.Namespace, report: Mapping[str, Any], began_ms: int) -> None:
+    """Write the search to MLflow. The files are there already: a server that does not take it is said, and no failure."""
+    mlflow = load_settings(MlflowSettings)
+    if not mlflow.mlflow_tracking_uri:
+        return
+    uri = mlflow.mlflow_tracking_uri.get_secret_value()
+    try:
+        run_id = record_search(uri, str(options.out), report, began_ms=began_ms, ended_ms=wall_ms())
+    except ServiceError as error:
+        print(f"not recorded: {without_credentials(str(error))}", file=sys.stderr, flush=True)
+    else:
+        _say(f"recorded in MLflow at {without_credentials(uri)}: experiment {EXPERIMENT}, run {run_id}")
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _say_nothing(_: str) -> None:
+    """Other processes of the search read the same, and say it."""
