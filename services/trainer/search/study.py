@@ -241,7 +241,8 @@ class Study:
             for keys in (everywhere, *([key] for key in self.space.parameters if key not in everywhere)):
                 if len([trial for trial in done if all(key in trial.params for key in keys)]) < LEAST_FOR_IMPORTANCE or not keys:
                     continue
-                found |= evaluator.evaluate(self._study, params=[*everywhere, *keys] if keys != everywhere else keys)
+                shares = evaluator.evaluate(self._study, params=list(dict.fromkeys((*everywhere, *keys))))
+                found |= {key: shares[key] for key in keys}
         total = sum(found.values())
         return {key: round(found[key] / total, 4) for key in sorted(found, key=lambda key: -found[key])} if total > 0 else {}
 
