@@ -19,12 +19,14 @@ import traceback
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 from services.common.platform.secrets import guard_output
 from services.retriever.extract import extract
 from services.retriever.frames import Answer, packed_answer, read_question
+from services.retriever.office_package import PackageLimits
 from services.retriever.outline import Extracted, Unreadable
 
 _NICENESS = 5
@@ -40,12 +42,15 @@ class ExtractionLimits:
         cpu_ms: processor time for one file, so that a busy machine refuses nothing that an idle one reads.
         cpu_setting, memory_setting: how an operator changes them.
         memory_bytes: of the whole process.
+        unpacked_bytes: of a file that is packed, as Office files are.
     """
 
     cpu_ms: int
     cpu_setting: str
     memory_bytes: int
     memory_setting: str
+    unpacked_bytes: int
+    unpacked_setting: str
 
     @property
     def too_slow(self) -> str:
@@ -132,7 +137,9 @@ def _limit_memory(limit_bytes: int) -> None:
 def main(argv: list[str]) -> None:
     """Serve under the limits that the one argument states."""
     guard_output(os.environ)
-    serve(ExtractionLimits(**json.loads(argv[1])))
+    limits = ExtractionLimits(**json.loads(argv[1]))
+    packed = PackageLimits(max_bytes=limits.unpacked_bytes, setting=limits.unpacked_setting)
+    serve(limits, partial(extract, limits=packed))
 
 
 if __name__ == "__main__":

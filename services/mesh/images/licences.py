@@ -52,6 +52,7 @@ REASONS: Mapping[str, str] = {
     "oss-harmony": "says nothing in its metadata; Apache-2.0 by its licence file; required by vllm",
     "prometheus-fastapi-instrumentator": "names no licence in its classifier; ISC by its licence file; required by vllm",
     "pycountry": "LGPL-2.1-only: Python modules and data, loaded at run time and replaceable; required by mistral_common",
+    "pypdfium2": "BSD-3-Clause, and PDFium in it Apache-2.0; what PDFium holds (FreeType, zlib, …) is permissive: all texts are beside it",
     "supervisor": "BSD-derived (Repoze); required by model-hosting-container-standards",
     "tiktoken": "MIT: its metadata holds the text of the licence in place of its name",
     "tqdm": "MPL-2.0 AND MIT: unchanged",

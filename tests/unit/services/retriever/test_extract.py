@@ -87,7 +87,7 @@ def test_broken_html_is_read_as_far_as_it_goes():
         ("x.txt", "日本語の文書です。カタカナも。".encode("cp932"), "not UTF-8"),
         ("x.txt", "Größe, Straße und Käse".encode("latin-1"), "not UTF-8"),
         ("x.txt", b"a\x00b", "NUL"),
-        ("x.pdf", b"%PDF", ".pdf is none of"),
+        ("x.odt", b"PK", ".odt is none of"),
         ("x", b"", "no suffix"),
         ("x.html", b"<div>" * 100_000, "nested too deeply"),
         ("x.md", b">" * 100_000 + b"a", "nested too deeply"),

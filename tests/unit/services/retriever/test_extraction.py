@@ -25,7 +25,14 @@ ORDINARY = b"# Fees\n\nTwo euros.\n\n| a | b |\n|---|---|\n| 1 | 2 |\n"
 
 
 def limits(*, cpu_ms: int = 600_000, memory_mib: int = 512) -> ExtractionLimits:
-    return ExtractionLimits(cpu_ms=cpu_ms, cpu_setting="CPU_SETTING", memory_bytes=memory_mib * 2**20, memory_setting="MEMORY_SETTING")
+    return ExtractionLimits(
+        cpu_ms=cpu_ms,
+        cpu_setting="CPU_SETTING",
+        memory_bytes=memory_mib * 2**20,
+        memory_setting="MEMORY_SETTING",
+        unpacked_bytes=2**23,
+        unpacked_setting="UNPACKED_SETTING",
+    )
 
 
 @pytest.fixture
