@@ -9,157 +9,24 @@ from __future__ import annotations
 import datetime
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 import docx
 import openpyxl
 import pptx
 import xlsxwriter
 from docx.oxml import OxmlElement
-from fpdf import FPDF
 from openpyxl.styles import Font
 from pptx.util import Inches
 
-FILLER = (
-    "The house opens in the morning and closes in the evening. Nobody has to ask for a form, since the desk has enough of them. "
-    "What was agreed by telephone is confirmed in writing before the week is over. The archive keeps a copy of every letter for a while."
-)
-TOWNS = ("Aalen", "Bremen", "Celle", "Dresden", "Emden", "Fulda", "Gotha", "Halle")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fact:
-    """What stands in one passage: `text` all in its text, `title` all in its title."""
-
-    text: tuple[str, ...]
-    title: tuple[str, ...] = ()
-
-
-@dataclass(slots=True)
-class OfficeFile:
-    """One file and what was planted in it. `absent`: what nobody is shown, so that no passage may have it; `once`: what all pages have."""
-
-    name: str
-    raw: bytes = b""
-    facts: list[Fact] = field(default_factory=list)
-    absent: list[str] = field(default_factory=list)
-    once: list[str] = field(default_factory=list)
-
-    def plant(self, *text: str, title: tuple[str, ...] = ()) -> None:
-        self.facts.append(Fact(text=text, title=title))
+from tests.office_facts import FILLER, TOWNS, OfficeFile, price, rule
+from tests.office_pdfs import pdf_file
 
 
 def forty() -> Iterator[OfficeFile]:
     """Yield the files."""
-    for make in (_pdf, _docx, _pptx, _xlsx):
+    for make in (pdf_file, _docx, _pptx, _xlsx):
         for number in range(10):
             yield make(number)
-
-
-def rule(number: int, place: int) -> str:
-    """A sentence that no other file has, long enough to be broken over lines."""
-    return f"Whoever borrows device {number}{place} brings it back by hour {number * 7 + place} on the second Thursday of the month."
-
-
-def _price(number: int, row: int, column: int) -> int:
-    return 1000 + number * 100 + row * 10 + column
-
-
-# PDF
-
-
-def _pdf(number: int) -> OfficeFile:
-    file = OfficeFile(f"handbook_{number}.pdf")
-    pdf = FPDF()
-    if number in (4, 5, 6):
-        pdf.header = lambda: _running_head(pdf, number)  # type: ignore[method-assign]
-        file.once.append("Running head of the house")
-    pdf.add_page()
-    _title(pdf, f"Handbook {number}", 20)
-    _columns(pdf, file, number, f"Handbook {number}")
-    _title(pdf, f"Prices of {number}", 14)
-    [_ruled, _ruled_in_two, _unruled, _long][number % 4](pdf, file, number)
-    pdf.add_page()
-    _title(pdf, f"Returns of {number}", 14)
-    pdf.set_font("helvetica", size=10)
-    for place in (7, 8):
-        pdf.multi_cell(0, 5, f"{FILLER} {rule(number, place)}", new_x="LMARGIN", new_y="NEXT")
-        pdf.ln(4)
-        file.plant(rule(number, place), title=(f"Returns of {number}", "page "))
-    file.raw = bytes(pdf.output())
-    return file
-
-
-def _running_head(pdf: FPDF, number: int) -> None:
-    pdf.set_font("helvetica", size=8)
-    pdf.set_xy(20, 8)
-    pdf.cell(0, 4, f"Running head of the house, {number}, page {pdf.page_no()}", new_x="LMARGIN", new_y="NEXT")
-    pdf.ln(6)
-
-
-def _title(pdf: FPDF, text: str, size: int) -> None:
-    pdf.set_font("helvetica", "B", size)
-    pdf.cell(0, 14, text, new_x="LMARGIN", new_y="NEXT")
-    pdf.set_font("helvetica", size=10)
-
-
-def _columns(pdf: FPDF, file: OfficeFile, number: int, title: str) -> None:
-    """Three columns, or two; every third file has its lines written across them, as some report programs do."""
-    parts = [f"{FILLER} {rule(number, place)}" for place in range(4)]
-    for place in range(4):
-        file.plant(rule(number, place), title=(title, "page 1"))
-    if number % 3 != 2:
-        with pdf.text_columns(ncols=2 + (number % 3 == 1), gutter=8, line_height=1.3, text_align="L" if number % 2 else "J") as columns:
-            columns.write("\n\n".join(parts))
-        pdf.ln(8)
-        return
-    left, right = (pdf.multi_cell(84, 5, "\n".join(parts[start : start + 2]), dry_run=True, output="LINES") for start in (0, 2))
-    for row in range(max(len(left), len(right))):
-        pdf.cell(95, 5, left[row] if row < len(left) else "")
-        pdf.cell(84, 5, right[row] if row < len(right) else "", new_x="LMARGIN", new_y="NEXT")
-
-
-def _ruled(pdf: FPDF, file: OfficeFile, number: int) -> None:
-    with pdf.table() as table:
-        table.row(["Town", "Euros for late returns", "Desk"])
-        for row, town in enumerate(TOWNS):
-            table.row([town, str(_price(number, row, 1)), f"room {row + 1}"])
-            file.plant(
-                f"Town: {town}; Euros for late returns: {_price(number, row, 1)}; Desk: room {row + 1}", title=(f"Prices of {number}",)
-            )
-
-
-def _ruled_in_two(pdf: FPDF, file: OfficeFile, number: int) -> None:
-    with pdf.table(num_heading_rows=2, text_align="CENTER") as table:
-        first = table.row()
-        first.cell("Town", rowspan=2)
-        first.cell("Prices in euros", colspan=2)
-        table.row(["late", "lost"])
-        for row, town in enumerate(TOWNS):
-            table.row([town, str(_price(number, row, 1)), str(_price(number, row, 2))])
-            file.plant(f"Town: {town}; Prices in euros / late: {_price(number, row, 1)}; Prices in euros / lost: {_price(number, row, 2)}")
-
-
-def _unruled(pdf: FPDF, file: OfficeFile, number: int) -> None:
-    for cells in (
-        ("Town", "Price", "Opening hours"),
-        *((town, str(_price(number, row, 1)), f"{row + 8} to 18") for row, town in enumerate(TOWNS)),
-    ):
-        for cell in cells[:-1]:
-            pdf.cell(50, 6, cell)
-        pdf.cell(50, 6, cells[-1], new_x="LMARGIN", new_y="NEXT")
-    for row, town in enumerate(TOWNS):
-        file.plant(f"Town: {town}; Price: {_price(number, row, 1)}; Opening hours: {row + 8} to 18")
-
-
-def _long(pdf: FPDF, file: OfficeFile, number: int) -> None:
-    """A table over several pages whose names stand on the first one alone."""
-    with pdf.table(repeat_headings=0) as table:
-        table.row(["Article", "Shelf", "Weight in grams"])
-        for row in range(60):
-            table.row([f"article {number}-{row}", f"shelf {row % 7}", str(_price(number, row, 3))])
-    for row in range(0, 60, 6):
-        file.plant(f"Article: article {number}-{row}; Shelf: shelf {row % 7}; Weight in grams: {_price(number, row, 3)}")
 
 
 # Word
@@ -192,16 +59,16 @@ def _word_table(document: docx.document.Document, file: OfficeFile, number: int)
     table = document.add_table(1, 3)
     _fill(table.rows[0], "Town", "Fee", "Since")
     for row, town in enumerate(TOWNS[:5]):
-        _fill(table.add_row(), town, f"{_price(number, row, 1)} €", f"2024-0{row + 1}-15")
-        file.plant(f"Town: {town}; Fee: {_price(number, row, 1)} €; Since: 2024-0{row + 1}-15")
+        _fill(table.add_row(), town, f"{price(number, row, 1)} €", f"2024-0{row + 1}-15")
+        file.plant(f"Town: {town}; Fee: {price(number, row, 1)} €; Since: 2024-0{row + 1}-15")
 
 
 def _word_merged(document: docx.document.Document, file: OfficeFile, number: int) -> None:
     table = document.add_table(7, 3)
     _fill(table.rows[0], "Region", "Town", "Fee")
     for row, town in enumerate(TOWNS[:6]):
-        _fill(table.rows[row + 1], ("North", "", "", "South", "", "")[row], town, str(_price(number, row, 1)))
-        file.plant(f"Region: {'North' if row < 3 else 'South'}; Town: {town}; Fee: {_price(number, row, 1)}")
+        _fill(table.rows[row + 1], ("North", "", "", "South", "", "")[row], town, str(price(number, row, 1)))
+        file.plant(f"Region: {'North' if row < 3 else 'South'}; Town: {town}; Fee: {price(number, row, 1)}")
     table.cell(1, 0).merge(table.cell(3, 0))
     table.cell(4, 0).merge(table.cell(6, 0))
 
@@ -217,8 +84,8 @@ def _word_two_header_rows(document: docx.document.Document, file: OfficeFile, nu
         properties = row._tr.get_or_add_trPr()
         properties.append(OxmlElement("w:tblHeader"))
     for row, town in enumerate(TOWNS[:5]):
-        _fill(table.add_row(), town, str(_price(number, row, 1)), str(_price(number, row, 2)), f"room {row}")
-        file.plant(f"Town: {town}; Fees / late: {_price(number, row, 1)}; Fees / lost: {_price(number, row, 2)}; Desk: room {row}")
+        _fill(table.add_row(), town, str(price(number, row, 1)), str(price(number, row, 2)), f"room {row}")
+        file.plant(f"Town: {town}; Fees / late: {price(number, row, 1)}; Fees / lost: {price(number, row, 2)}; Desk: room {row}")
 
 
 def _fill(row: docx.table._Row, *texts: str) -> None:
@@ -302,7 +169,7 @@ def _slide_table(deck: pptx.presentation.Presentation, file: OfficeFile, number:
     merged = number % 2 == 0
     table = slide.shapes.add_table(5 + merged, 3, Inches(1), Inches(2), Inches(8), Inches(3)).table
     rows = [("Town", "Fees" if merged else "late", "" if merged else "lost"), *([("", "late", "lost")] if merged else [])]
-    rows += [(town, str(_price(number, row, 1)), str(_price(number, row, 2))) for row, town in enumerate(TOWNS[:4])]
+    rows += [(town, str(price(number, row, 1)), str(price(number, row, 2))) for row, town in enumerate(TOWNS[:4])]
     for row, texts in enumerate(rows):
         for column, text in enumerate(texts):
             table.cell(row, column).text = text
@@ -312,7 +179,7 @@ def _slide_table(deck: pptx.presentation.Presentation, file: OfficeFile, number:
     above = "Fees / " if merged else ""
     for row, town in enumerate(TOWNS[:4]):
         file.plant(
-            f"Town: {town}; {above}late: {_price(number, row, 1)}; {above}lost: {_price(number, row, 2)}",
+            f"Town: {town}; {above}late: {price(number, row, 1)}; {above}lost: {price(number, row, 2)}",
             title=(f"slide {place}: Prices of {number}",),
         )
 
@@ -340,12 +207,12 @@ def _by_openpyxl(file: OfficeFile, number: int) -> bytes:
         sheet.merge_cells("B4:C4")
     above = "Fees / " if two_rows else ""
     for row, town in enumerate(TOWNS):
-        sheet.append([town, _price(number, row, 1) + 0.5, _price(number, row, 2), datetime.date(2024, 1 + row, 9), 0.125 + row / 100])
+        sheet.append([town, price(number, row, 1) + 0.5, price(number, row, 2), datetime.date(2024, 1 + row, 9), 0.125 + row / 100])
         last = sheet.max_row
         sheet[f"B{last}"].number_format = '#,##0.00 "€"'
         sheet[f"E{last}"].number_format = "0.0%"
         file.plant(
-            f"Town: {town}; {above}late: {_price(number, row, 1) + 0.5:,.2f} €; {above}lost: {_price(number, row, 2)}; "
+            f"Town: {town}; {above}late: {price(number, row, 1) + 0.5:,.2f} €; {above}lost: {price(number, row, 2)}; "
             f"Valid from: 2024-0{1 + row}-09; Share: {12.5 + row:.1f}%",
             title=(f"Fees {number}",),
         )
@@ -390,12 +257,12 @@ def _by_xlsxwriter(file: OfficeFile, number: int) -> bytes:
     for row in range(12):
         sheet.write_string(row + 2, 1, f"device {number}-{row}")
         sheet.write_datetime(row + 2, 2, datetime.datetime(2024, 3, row + 1, 14, 30), date)
-        sheet.write_number(row + 2, 3, _price(number, row, 1), money)
-        sheet.write_formula(row + 2, 4, f"=D{row + 3}*2", money, 2 * _price(number, row, 1))
+        sheet.write_number(row + 2, 3, price(number, row, 1), money)
+        sheet.write_formula(row + 2, 4, f"=D{row + 3}*2", money, 2 * price(number, row, 1))
         sheet.write_boolean(row + 2, 5, row % 2 == 0)
         file.plant(
-            f"Device: device {number}-{row}; Rented: 2024-03-{row + 1:02} 14:30; Deposit: ${_price(number, row, 1):,.2f}; "
-            f"Double: ${2 * _price(number, row, 1):,.2f}; Back: {'TRUE' if row % 2 == 0 else 'FALSE'}",
+            f"Device: device {number}-{row}; Rented: 2024-03-{row + 1:02} 14:30; Deposit: ${price(number, row, 1):,.2f}; "
+            f"Double: ${2 * price(number, row, 1):,.2f}; Back: {'TRUE' if row % 2 == 0 else 'FALSE'}",
             title=(f"Rentals {number}",),
         )
     other = book.add_worksheet(f"Regions {number}")

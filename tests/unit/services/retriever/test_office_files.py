@@ -6,7 +6,8 @@ from collections import Counter
 
 from services.retriever.core.documents import FILES, ChunkLimits, Document, IndexedPassage, passages_of
 from services.retriever.extract import extract
-from tests.office_files import OfficeFile, forty
+from tests.office_facts import OfficeFile
+from tests.office_files import forty
 
 LIMITS = ChunkLimits(max_tokens=200, overlap_tokens=40)
 BAR = 0.95
