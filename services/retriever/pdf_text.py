@@ -136,7 +136,7 @@ def _repeated(pages: Sequence[Page]) -> list[_Edges]:
     repeated: list[_Edges] = []
     for some in edges:
         often = {edge for edge in some if counts[edge] >= max(2, _REPEATED_SHARE * len(pages))}
-        repeated.append(often & seen)
+        repeated.append({edge for edge in often if edge in seen})
         seen |= often
     return repeated
 
