@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 from optuna.trial import Trial
 
 from services.common.ranker.feature_spec import FeatureSpec
-from services.trainer.search.measure import Config, Losses, Measured, Objective, measure
+from services.trainer.search.measure import Config, Losses, Measured, NotFinite, Objective, measure
 from services.trainer.search.parts import Trialled
 from services.trainer.search.study import LOSSES, MEASURES, SAME_AS, SECONDS, SIZE, Study
 
@@ -104,6 +105,8 @@ class Runner:
             found = self.learn(spec, self.parts, self.config, on_portion=on_portion, after_step=after_step)
             measures = found.by_task()
             value = self.objective.value(measures)
+            if not math.isfinite(value):
+                raise NotFinite("what it is worth is no number")
         except OutOfTime:
             raise
         except _Pruned:
