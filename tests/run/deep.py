@@ -78,6 +78,7 @@ UNITS: tuple[Unit, ...] = (
         ("tests/faults/test_trainer_kill.py", "tests/faults/test_batch_training_kill.py", "tests/faults/test_search_kill.py"),
         200,
     ),
+    Unit("planted searches", "ml", ("tests/integration/trainer/test_search_finds.py",), 60),
     Unit("calibration of labels", "ml", ("tests/integration/trainer/test_calibration.py",), 50),
     Unit("memory of reading", "ml", ("tests/integration/trainer/test_reading_memory.py",), 90),
     Unit("kills under client producers", "light", ("tests/integration/tunemesh_client/test_event_producer.py",), 60),

@@ -190,9 +190,11 @@ def test_another_search_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     begun(tmp_path)
     with pytest.raises(ConfigurationError, match=r"search\.db: is of another search: .*delete the folder"):
         begun(tmp_path, fingerprint="other")
-    (tmp_path / "out" / "search.db").write_bytes(b"no database" * 100)
+    damaged = tmp_path / "damaged"
+    (damaged / "out").mkdir(parents=True)
+    (damaged / "out" / "search.db").write_bytes(b"no database" * 100)
     with pytest.raises(ConfigurationError, match=r"search\.db: cannot be read"):
-        begun(tmp_path)
+        begun(damaged)
     with held(tmp_path / "out"), pytest.raises(ConfigurationError, match="another search runs there"), held(tmp_path / "out"):
         pass
 
