@@ -37,11 +37,13 @@ def trial_rows(study: Study) -> list[dict[str, Any]]:
 
 def _row(study: Study, trial: FrozenTrial) -> dict[str, Any]:
     noted = trial.user_attrs
+    # A trial that ended early has a value, too: its last portion's (findings/optuna_pruned_trial_has_a_value.sh).
+    value = trial.value if trial.state == TrialState.COMPLETE else None
     row = {
         "number": trial.number,
         "state": _STATES[trial.state],
         "values": study.values_of(trial),
-        "value": round(trial.value, 6) if trial.state == TrialState.COMPLETE and trial.value is not None else None,
+        "value": None if value is None else round(value, 6),
         "portions": len(noted.get(LOSSES, ())),
     }
     return row | {name: noted[name] for name in (MEASURES, SIZE, SECONDS, REASON, SAME_AS) if name in noted}

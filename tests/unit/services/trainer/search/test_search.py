@@ -14,6 +14,7 @@ from services.common.ranker.feature_spec import FeatureSpec
 from services.trainer.learner import Learner
 from services.trainer.search.__main__ import main
 from tests.learning import interactions
+from tests.small_batches import shrink
 
 pytestmark = pytest.mark.ml
 
@@ -69,6 +70,17 @@ def test_the_last_part_decides_nothing(tmp_path: Path, capsys: pytest.CaptureFix
     assert found[0]["winner"]["values"] == found[1]["winner"]["values"]
     assert found[0]["test"] != found[1]["test"]
     _check_files(tmp_path / "other", found[1], capsys.readouterr().out)
+
+
+def test_events_that_are_not_in_memory_give_the_same_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert main(command(tmp_path / "memory", "--trials", "1")) == 0
+    shrink(monkeypatch, rows=16, text_bytes=128)
+    assert main(command(tmp_path / "disk", "--trials", "1")) == 0
+    one, two = (report_of(tmp_path / name) for name in ("memory", "disk"))
+    assert outcomes(one) == outcomes(two) and one["test"] == two["test"]
+    assert sorted(path.name for path in (tmp_path / "disk" / "out").iterdir() if "search.db" not in path.name) == [
+        "best_spec.yaml", "report.json", "report.md", "search.lock"
+    ]  # fmt: skip
 
 
 def test_trials_that_all_fail_end_the_command_with_their_reasons(
