@@ -30,6 +30,7 @@ from services.trainer.epoch import ACKNOWLEDGE_TIMEOUT_MS, Epoch, EpochConfig
 from services.trainer.matured import MaturedLabels
 from services.trainer.merge import TickMerge
 from services.trainer.neighbours import HistoryLost, Learner, Logs, Stores
+from services.trainer.owner import ANSWER_TIMEOUT_MS
 from services.trainer.plan import Found, Plan, plan_start
 from services.trainer.publisher import DeltaPublisher, Identity
 from services.trainer.quality_gate import QualityGate
@@ -62,7 +63,7 @@ def open_epoch(
         Unavailable: broker or store do not answer.
     """
     checkpoint = stores.checkpoints.newest()
-    logs.owner.sync()
+    logs.owner.sync(ANSWER_TIMEOUT_MS)
     newest_base = logs.bases.newest(config.model)
     plan = _plan(checkpoint, newest_base, logs, stores, config, new_lineage_id)
     _log.info("%s", plan.note)
@@ -75,7 +76,7 @@ def open_epoch(
     elif (arrays := initial_arrays()) is not None:
         learner.load_state_arrays(arrays)
     if plan.lineage_is_new:
-        logs.owner.write(lambda state: _lineage_record(state, plan.lineage_id, config, now_ms()))
+        logs.owner.write(lambda state: _lineage_record(state, plan.lineage_id, config, now_ms()), ANSWER_TIMEOUT_MS)
     epoch = Epoch(
         learner=learner,
         logs=logs,
@@ -165,7 +166,7 @@ def _claim(epoch: Epoch, plan: Plan, checkpoint: Checkpoint | None) -> None:
         )
         return state.epoch_change(claim, now_ms=epoch.now_ms(), actor=restored.actor if restored is not None else config.actor)
 
-    number = epoch.logs.owner.write(decide).epoch_claim.epoch
+    number = epoch.logs.owner.write(decide, ANSWER_TIMEOUT_MS).epoch_claim.epoch
     epoch.number = number
     epoch.publisher.identity = replace(epoch.publisher.identity, epoch=number)
     _log.info("claimed epoch %d of %s, continuing %s", number, model, continues_from)

@@ -17,13 +17,11 @@ from services.common.platform.kafka import end_offsets
 from services.common.platform.kafka_compression import Compression
 from services.common.platform.kafka_producer import RenewedProducer
 from services.trainer.neighbours import HistoryLost
+from services.trainer.owner import ANSWER_TIMEOUT_MS, LOOK_TIMEOUT_MS
 
 SOURCE = "/tunemesh/trainer"
 CLIENT_ID = "tunemesh-trainer"
 DELIVERY_TIMEOUT_MS = 10_000
-LOOK_TIMEOUT_MS = 2_000
-"""How long one look at the broker may block the worker, and with it the control API."""
-FIRST_READ_TIMEOUT_MS = 20_000
 
 
 @contextmanager
@@ -44,15 +42,13 @@ def make_producer(bootstrap_servers: str, compression: Compression) -> RenewedPr
     )
 
 
-def position_of(consumer: KafkaConsumer, partition: TopicPartition) -> int:
+def position_of(consumer: KafkaConsumer, partition: TopicPartition, timeout_ms: int = LOOK_TIMEOUT_MS) -> int:
     """Return the offset that the consumer reads next."""
     # Without a timeout it waits for ever for a broker that has gone down.
-    return int(consumer.position(partition, timeout_ms=LOOK_TIMEOUT_MS))
+    return int(consumer.position(partition, timeout_ms=timeout_ms))
 
 
-def ranges_of(
-    consumer: KafkaConsumer, partitions: Sequence[TopicPartition], timeout_ms: int = FIRST_READ_TIMEOUT_MS
-) -> list[tuple[int, int]]:
+def ranges_of(consumer: KafkaConsumer, partitions: Sequence[TopicPartition], timeout_ms: int = ANSWER_TIMEOUT_MS) -> list[tuple[int, int]]:
     """Return [first offset, next offset) per partition."""
     first, end = consumer.beginning_offsets(list(partitions), timeout_ms=timeout_ms), end_offsets(consumer, timeout_ms)
     return [(int(first[partition]), int(end[partition])) for partition in partitions]

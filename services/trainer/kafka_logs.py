@@ -23,14 +23,13 @@ from services.common.ranker.delta_chunks import parse_chunk
 from services.trainer.kafka_calls import (
     CLIENT_ID,
     DELIVERY_TIMEOUT_MS,
-    FIRST_READ_TIMEOUT_MS,
-    LOOK_TIMEOUT_MS,
     SOURCE,
     position_of,
     ranges_of,
     translated,
 )
 from services.trainer.neighbours import HistoryLost
+from services.trainer.owner import ANSWER_TIMEOUT_MS
 from services.trainer.publisher import PendingAppend
 
 _log = logging.getLogger(__name__)
@@ -60,20 +59,22 @@ class KafkaControlLog:
         with translated(f"reading {self._topic}"):
             return position_of(self._consumer, self._partition)
 
-    def read(self) -> list[tuple[int, ControlRecord]]:
+    def read(self, timeout_ms: int) -> list[tuple[int, ControlRecord]]:
         """Return the records from `position` to the present end; one without a readable value is an empty record, which nobody believes.
 
+        Args:
+            timeout_ms: how long each step may wait for the broker.
         Raises:
             HistoryLost: the log is shorter than it was.
             Unavailable: the end was not reached.
         """
         with translated(f"reading {self._topic}"):
-            end = end_offsets(self._consumer, LOOK_TIMEOUT_MS)[self._partition]
-            position = position_of(self._consumer, self._partition)
+            end = end_offsets(self._consumer, timeout_ms)[self._partition]
+            position = position_of(self._consumer, self._partition, timeout_ms)
             if end < position:
                 raise HistoryLost(f"{self._topic} ends at offset {end}, but the trainer had read to {position}: the broker lost records")
             # The first time it is the whole topic.
-            records = drain_to_end(self._consumer, LOOK_TIMEOUT_MS if position else FIRST_READ_TIMEOUT_MS)
+            records = drain_to_end(self._consumer, timeout_ms if position else max(timeout_ms, ANSWER_TIMEOUT_MS))
         return [(record.offset, _parse_control(record)) for record in records]
 
     def append(self, record: ControlRecord) -> int:

@@ -19,9 +19,10 @@ from services.common.events.undeliverable import shorter
 from services.common.platform.errors import Unavailable
 from services.common.platform.kafka import assigned_consumer
 from services.common.platform.kafka_producer import REFUSALS, RenewedProducer
-from services.trainer.kafka_calls import CLIENT_ID, DELIVERY_TIMEOUT_MS, LOOK_TIMEOUT_MS, SOURCE, position_of, ranges_of, translated
+from services.trainer.kafka_calls import CLIENT_ID, DELIVERY_TIMEOUT_MS, SOURCE, position_of, ranges_of, translated
 from services.trainer.neighbours import HistoryLost
 from services.trainer.outage import Outage
+from services.trainer.owner import LOOK_TIMEOUT_MS
 
 # The embedded broker answers a position behind its end with nothing, for ever, where Kafka says that it is out of range.
 _QUIET_BEFORE_CHECK_S = 2.0

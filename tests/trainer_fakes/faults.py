@@ -13,11 +13,15 @@ class Crash(BaseException):
 
 @dataclass
 class Faults:
-    """Dies at the n-th operation that changes something outside the process: before it took effect, or right after."""
+    """Dies at the n-th operation that changes something outside the process: before it took effect, or right after.
+
+    The broker takes `broker_takes_ms` to answer whoever reads.
+    """
 
     countdown: int = -1
     after: bool = False
     num_operations: int = 0
+    broker_takes_ms: int = 0
 
     def around(self, operation: Callable[[], Any]) -> Any:
         self.num_operations += 1

@@ -10,6 +10,7 @@ from tunemesh.events.v1.control_pb2 import ControlRecord
 from tunemesh.events.v1.dead_letter_pb2 import DeadLetter
 from tunemesh.events.v1.delta_pb2 import BasePointer, Delta, ReplicaStatus
 
+from services.common.platform.errors import Unavailable
 from services.trainer.neighbours import HistoryLost
 from tests.trainer_fakes.broker import FakeBroker, FakeRecord
 from tests.trainer_fakes.faults import Faults
@@ -47,7 +48,9 @@ class FakeControlLog:
     def __init__(self, broker: FakeBroker, faults: Faults) -> None:
         self.broker, self.faults, self.position = broker, faults, 0
 
-    def read(self) -> list[tuple[int, ControlRecord]]:
+    def read(self, timeout_ms: int) -> list[tuple[int, ControlRecord]]:
+        if timeout_ms < self.faults.broker_takes_ms:
+            raise Unavailable(f"the broker has not answered within {timeout_ms} ms")
         if len(self.broker.control) < self.position:
             raise HistoryLost("control.v1 is shorter than it was")
         new = list(enumerate(self.broker.control))[self.position :]

@@ -133,7 +133,8 @@ def end_offsets(consumer: KafkaConsumer, timeout_ms: int = 10_000) -> dict[Topic
 
 
 def _fetch_last_batches(consumer: KafkaConsumer, offsets: Mapping[TopicPartition, int], timeout_ms: int) -> None:
-    positions = {partition: consumer.position(partition) for partition in consumer.assignment()}
+    # Without a timeout, `position` waits for ever for a broker that has gone down.
+    positions = {partition: consumer.position(partition, timeout_ms=timeout_ms) for partition in consumer.assignment()}
     deadline = time.monotonic() + timeout_ms / 1000
     for partition, offset in offsets.items():
         consumer.seek(partition, offset)

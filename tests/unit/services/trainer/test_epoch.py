@@ -6,7 +6,7 @@ import pytest
 from tunemesh.events.v1.delta_pb2 import ROW_DTYPE_BF16, ROW_DTYPE_FP32, ROW_DTYPE_INT8_ROWWISE, Delta, RowDtype
 
 from services.common.platform.control import ControlState
-from services.common.platform.errors import ConfigurationError
+from services.common.platform.errors import ConfigurationError, Unavailable
 from services.common.ranker.delta_chunks import Reassembler
 from services.trainer.neighbours import Fenced, HistoryLost
 from services.trainer.samples import parse_record
@@ -129,6 +129,15 @@ def test_what_a_zombie_published_after_the_cut_is_published_again_or_taken_back(
     with pytest.raises(Fenced, match="epoch 2 of ranker was claimed"):
         zombie.epoch.check_ownership()
     successor.epoch.check_ownership()
+
+
+def test_an_epoch_begins_on_a_broker_that_takes_long_to_answer_and_a_look_in_passing_does_not_wait_for_it() -> None:
+    slow = Faults(broker_takes_ms=10_000)
+    life = start(broker_with(sample_log(2)), faults=slow)
+    with pytest.raises(Unavailable, match="not answered within 2000 ms"):
+        life.epoch.check_ownership()
+    slow.broker_takes_ms = 0
+    life.epoch.check_ownership()
 
 
 @pytest.mark.parametrize("moment", [(FakeControlLog, "append"), (FakeDeltaLog, "read")])

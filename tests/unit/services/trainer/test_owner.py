@@ -16,7 +16,7 @@ class FakeControlLog:
         self.position = 0
         self.interfere: Callable[[], object] | None = None
 
-    def read(self) -> list[tuple[int, ControlRecord]]:
+    def read(self, timeout_ms: int) -> list[tuple[int, ControlRecord]]:
         new = [(offset, record) for offset, record in enumerate(self.records) if offset >= self.position and record is not None]
         self.position = len(self.records)
         return new
