@@ -1,7 +1,8 @@
 """Batch training from recorded events: the same reducers, labels, blocks and learner steps as the stream, only faster.
 
-Every event becomes an exposure (the item that was chosen and others that the user had not chosen yet), its features are built from the
-states as a service would have had them then, and the resulting sample group goes through `Learner.step`. A pass is one replay of the
+Every event becomes an exposure: of the item that was chosen and others that the user had not chosen yet, or, where the spec reads
+impressions, of the one item that was seen. Its features are built from the states as a service would have had them then, and the resulting
+sample group goes through `Learner.step`. A pass is one replay of the
 stream: no event is learned before it has been predicted from the past alone, and user rows are as fresh as they are in service, so the
 network learns how far to trust rows that are learned live. Knows nothing about Kafka, Redis (but for the keys of packed states) or files.
 """
@@ -18,12 +19,13 @@ import numpy as np
 import numpy.typing as npt
 from tunemesh.samples.v1.sample_pb2 import Sample, SampleGroup, TaskLabel
 
+from services.common.events.feedback_kinds import IMPRESSION
 from services.common.platform.ids import sample_id
 from services.common.ranker import exposure_block, feature_records
 from services.common.ranker.feature_records import BASE_PARTIAL
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.features import Features, build_features
-from services.common.ranker.labels import keep_negative, labels_for, negative_labels
+from services.common.ranker.labels import keep_negative, labels_of_row, negative_labels
 from services.common.ranker.overlay import overlay, take_turns
 from services.common.ranker.recall_state import (
     CO_OCCURRENCE_DEPTH,
@@ -88,7 +90,9 @@ class FeatureStates:
         self._neighbours: dict[str, Neighbours] = {}
 
     def apply(self, interaction: Interaction) -> None:
-        """Take one act in."""
+        """Take one act in; an impression is none, and changes nothing."""
+        if interaction.kind == IMPRESSION.name:
+            return
         spec, user_id, item_id = self._spec, interaction.user_id, interaction.item_id
         categories = self._categories.get(item_id, ())
         user = self._users.setdefault(user_id, UserState())
@@ -252,6 +256,8 @@ def replay(
 ) -> Iterator[SampleGroup]:
     """Yield one sample group per event, in order; `states` contain every event when the iterator ends.
 
+    The group of an impression that is not kept has no samples.
+
     Args:
         item_ids: the catalogue that candidates are drawn from.
         first: number of the first event; what is drawn for an event depends on its number.
@@ -269,13 +275,18 @@ def replay(
             if index < skip:
                 continue
             rng = np.random.default_rng((config.seed, epoch, index))
-            others = draw_others(rng, item_ids, mine | {interaction.item_id}, NUM_OTHERS)
+            others = shown_beside(spec, rng, item_ids, mine | {interaction.item_id})
             yield sample_group(spec, states, interaction, others, request_id=f"base:{epoch}:{index}")
         mine.update(interaction.item_id for interaction in block)
         behind.extend(block)
         start += len(block)
     for interaction in behind:
         states.apply(interaction)
+
+
+def shown_beside(spec: FeatureSpec, rng: np.random.Generator, item_ids: Sequence[str], excluded: set[str]) -> list[str]:
+    """Return the unanswered items of an event's exposure: drawn ones, or none where they have rows of their own (impressions)."""
+    return [] if spec.reads_impressions else draw_others(rng, item_ids, excluded, NUM_OTHERS)
 
 
 def draw_others(rng: np.random.Generator, item_ids: Sequence[str], excluded: set[str], count: int) -> list[str]:
@@ -295,7 +306,10 @@ def draw_others(rng: np.random.Generator, item_ids: Sequence[str], excluded: set
 def sample_group(
     spec: FeatureSpec, states: FeatureStates, interaction: Interaction, others: Sequence[str], *, request_id: str
 ) -> SampleGroup:
-    """Return what the joiner would make of an exposure of `others` and the chosen item: one positive and the kept negatives."""
+    """Return what the joiner would make of an exposure of `others` and the chosen item: one positive and the kept negatives.
+
+    Of an impression it makes one negative, or none.
+    """
     kept = kept_negatives(spec, others, request_id)
     found = states.features(interaction.user_id, [interaction.item_id, *(others[row] for row in kept)], interaction)
     return group_of(spec, interaction, others, kept, exposure_block.encode(found, spec.schema_hash), request_id=request_id)
@@ -311,13 +325,6 @@ def group_of(
     spec: FeatureSpec, interaction: Interaction, others: Sequence[str], kept: Mapping[int, int], block: bytes, *, request_id: str
 ) -> SampleGroup:
     """Return the group of the chosen item and the kept others; `block` is their exposure block, in this order."""
-    positive = Sample(
-        sample_id=sample_id(request_id, interaction.item_id, 1),
-        item_id=interaction.item_id,
-        revision=1,
-        labels=[TaskLabel(task=task, value=value) for task, value in labels_for(spec, interaction.kind, interaction.value)],
-        keep_rate=1.0,
-    )
     absent = [TaskLabel(task=task, value=value) for task, value in negative_labels(spec)]
     rate = spec.negatives.keep_rate
     negatives = [Sample(sample_id=one, item_id=others[row], labels=absent, keep_rate=rate) for row, one in kept.items()]
@@ -327,8 +334,26 @@ def group_of(
         exposed_at_ms=interaction.time_ms,
         schema_hash=spec.schema_hash,
         features_block=block,
-        samples=[positive, *negatives],
+        samples=[*_sample_of(spec, interaction, request_id), *negatives],
     )
+
+
+def _sample_of(spec: FeatureSpec, interaction: Interaction, request_id: str) -> list[Sample]:
+    """Return the sample of an act; of an impression the negative, if it is kept."""
+    is_seen_only = interaction.kind == IMPRESSION.name
+    revision = 0 if is_seen_only else 1
+    identity = sample_id(request_id, interaction.item_id, revision)
+    if is_seen_only and not keep_negative(identity, spec.negatives.keep_rate):
+        return []
+    return [
+        Sample(
+            sample_id=identity,
+            item_id=interaction.item_id,
+            revision=revision,
+            labels=[TaskLabel(task=task, value=value) for task, value in labels_of_row(spec, interaction.kind, interaction.value)],
+            keep_rate=spec.negatives.keep_rate if is_seen_only else 1.0,
+        )
+    ]
 
 
 def train_epoch(
@@ -373,5 +398,6 @@ def train_epoch(
 
 
 def _learn(learner: BatchLearner, groups: Sequence[SampleGroup], stats: EpochStats) -> None:
-    stats.loss_by_task += learner.step(groups).loss_by_task
+    if kept := [group for group in groups if group.samples]:
+        stats.loss_by_task += learner.step(kept).loss_by_task
     stats.num_events += len(groups)

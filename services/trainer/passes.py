@@ -202,12 +202,12 @@ def frozen_loss(task: Task, learner: Learner, states: FeatureStates, config: Bat
 
 
 def held_out_groups(task: Task, states: FeatureStates, config: BatchConfig) -> Iterator[SampleGroup]:
-    """Yield the sample group of each held-out event; `states` contain the first part before, and all events afterwards."""
+    """Yield the sample group of each held-out event, but for impressions that are not kept; `states` contain all events afterwards."""
     chosen: dict[str, set[str]] = {}
     for interaction in task.events:
         chosen.setdefault(interaction.user_id, set()).add(interaction.item_id)
     # The same candidates for each pass: `config.epochs` is the number of no pass.
-    return replay(
+    groups = replay(
         task.spec,
         replay_order(task.held_out, config),
         list(task.categories),
@@ -217,6 +217,7 @@ def held_out_groups(task: Task, states: FeatureStates, config: BatchConfig) -> I
         first=len(task.events),
         chosen=chosen,
     )
+    return (group for group in groups if group.samples)
 
 
 def losses_of(spec: FeatureSpec, learner: Learner, groups: Sequence[SampleGroup]) -> npt.NDArray[np.float64]:

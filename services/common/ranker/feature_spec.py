@@ -18,7 +18,7 @@ import numpy.typing as npt
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
-from services.common.events.feedback_kinds import ITEM_KINDS
+from services.common.events.feedback_kinds import IMPRESSION, ITEM_KINDS
 from services.common.platform.errors import ConfigurationError
 from services.common.ranker import columns
 from services.common.ranker.declared.entries import TableKeys
@@ -288,6 +288,20 @@ class FeatureSpec(_Part):
     def table_dims(self) -> dict[str, int]:
         """Floats per row by table name."""
         return {name: table.dim for name, table in self.all_tables.items()}
+
+    @property
+    def reads_impressions(self) -> bool:
+        """Whether unanswered items are negatives only where feedback, or a row of a file, says that they were seen."""
+        return self.negatives.source == "impressions"
+
+    @property
+    def kinds_of_rows(self) -> tuple[str, ...]:
+        """What the rows of files of events may be: acts, and impressions where they are read; sorted."""
+        return tuple(sorted([*self.kinds, *([IMPRESSION.name] if self.reads_impressions else [])]))
+
+    def draws_negatives(self, task: TaskSpec) -> bool:
+        """Say whether files of acts lack the negatives of a task, so that batch training draws items that were not chosen."""
+        return task.unanswered is not None and not self.reads_impressions
 
     @property
     def num_reserved_dims(self) -> int:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from services.common.events.feedback_kinds import IMPRESSION
 from services.common.platform.errors import InvalidInput
 from services.common.ranker.feature_spec import FeatureSpec, LabelThreshold
 
@@ -66,6 +67,15 @@ def labels_for(spec: FeatureSpec, kind: str, value: float) -> tuple[Label, ...]:
         positive = value >= rule.at_least if isinstance(rule, LabelThreshold) else True
         labels.append(Label(task.name, 1.0 if positive else 0.0))
     return tuple(labels)
+
+
+def labels_of_row(spec: FeatureSpec, kind: str, value: float) -> tuple[Label, ...]:
+    """Return the labels of a row of a file of events: those of the act, or of an impression that nobody answered.
+
+    Raises:
+        UnknownKind, ValueOutOfRange: see `labels_for`.
+    """
+    return negative_labels(spec) if kind == IMPRESSION.name else labels_for(spec, kind, value)
 
 
 class Standing(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from services.common.events.feedback_kinds import IMPRESSION
 from services.common.events.limits import check_id
 from services.common.platform.ids import canonical_id
 from services.trainer.event_files.locate import NULL_PARTITION
@@ -138,7 +139,7 @@ def _id_of(value: Any, kind: Any) -> str:
     return text
 
 
-def read_kinds(column: Any, place: Place, known: Mapping[str, object]) -> Coded:
+def read_kinds(column: Any, place: Place, known: Collection[str]) -> Coded:
     """Return the feedback kinds of the events.
 
     Raises:
@@ -156,6 +157,8 @@ def read_kinds(column: Any, place: Place, known: Mapping[str, object]) -> Coded:
         name = text.strip()
         if name not in known:
             what = f"is not in the feature spec (known: {', '.join(sorted(known))}); add it there, or leave the rows out"
+            if name == IMPRESSION.name:
+                what = "says that an item was seen, which the feature spec does not ask for; write there negatives: {source: impressions}"
             raise place.fault(int((codes_N == code).argmax()), text, what)
         distinct.append(name)
     return Coded(distinct, codes_N)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from services.common.events.feedback_kinds import IMPRESSION
 from services.common.ranker.declared.plan import Attributes
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.labels import value_fault
 from services.trainer.attribute_history import Versions
 from services.trainer.event_files.attributes import Fields, read_versions
 from services.trainer.event_files.catalogue import Catalogue
+from services.trainer.event_files.impressions import answered, without_answered
 from services.trainer.event_files.ordered import Run, RunWriter, Sorter, WorkFolder
-from services.trainer.event_files.parts import CATEGORIES, Part, ReadOptions, event_fields
+from services.trainer.event_files.parts import CATEGORIES, USUAL_ANSWER_WINDOW_MS, Part, ReadOptions, event_fields
 from services.trainer.event_files.places import EventFileError, Place
 from services.trainer.event_files.stored import (
     CONTEXT,
@@ -47,12 +49,18 @@ class _SetAside:
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """What all files hold. `how` says in a few words how the events were brought in order."""
+    """What all files hold.
+
+    Attributes:
+        how: in a few words, how the events were brought in order.
+        num_answered: impressions that are left out, since an act answers them.
+    """
 
     events: StoredEvents
     users: Versions
     items: Versions
     how: str
+    num_answered: int = 0
 
 
 class Gathering:
@@ -62,7 +70,7 @@ class Gathering:
         """options: what the files do not say. work: where events are that do not stay in memory."""
         self._spec, self._options, self._work = spec, options, work
         self._users, self._items = Codes(), Codes()
-        self._kinds = sorted(spec.kinds)
+        self._kinds = list(spec.kinds_of_rows)
         self._catalogue = Catalogue()
         self._faults: dict[str, _SetAside] = {}
         self._sides = [fields.side for fields in event_fields(spec, options)]
@@ -140,10 +148,33 @@ class Gathering:
         run = self._sorter.finish()
         users, items = (self._versions(side, run) for side in ("user", "item"))
         if len(run) > self._num_learned:
-            run = self._learned(run)
+            run = self._rewritten(run, (page.filter(page.column(_IS_LEARNED)) for page in run))
+        run, num_answered = self._outcomes(run, path)
         table = EventTable(run, self._users.texts, self._items.texts, self._kinds, self._work)
         how = "in the order of time, as they were" if num_runs == 1 else f"{num_runs} sorted runs merged"
-        return Gathered(StoredEvents(table), users, items, how if num_runs else "in memory")
+        return Gathered(StoredEvents(table), users, items, how if num_runs else "in memory", num_answered)
+
+    def _outcomes(self, run: Run, path: str) -> tuple[Run, int]:
+        """Return the rows without impressions that an act answers, and how many these are.
+
+        Raises:
+            EventFileError: nobody said whether acts have rows of their own, and they may have.
+        """
+        if not self._spec.reads_impressions:
+            return run, 0
+        code, window_ms = self._kinds.index(IMPRESSION.name), self._options.answer_window_ms
+        if window_ms == 0:
+            return run, 0
+        answered_N = answered(run, code, USUAL_ANSWER_WINDOW_MS if window_ms is None else window_ms)
+        if not len(answered_N):
+            return run, 0
+        if window_ms is None:
+            raise EventFileError(
+                f"{path}: {len(answered_N)} impressions are followed by an act of the same user and item within"
+                f" {USUAL_ANSWER_WINDOW_MS // 1000} s; if acts have rows of their own, say so: --answer-window-seconds"
+                f" {USUAL_ANSWER_WINDOW_MS // 1000}; if the row of an impression says what became of it: --answer-window-seconds 0"
+            )
+        return self._rewritten(run, without_answered(run, answered_N, code, window_ms)), len(answered_N)
 
     def _versions(self, side: str, run: Run) -> Versions:
         """Return the attributes of users or of items, from their file or from the events."""
@@ -162,9 +193,9 @@ class Gathering:
             for code, time_ms, packed in zip(*columns, strict=True):
                 yield ids[code], time_ms, unpacked_attributes(packed)
 
-    def _learned(self, run: Run) -> Run:
-        """Return the rows of a run that can be learned."""
-        tables = (pa.Table.from_batches([page.filter(page.column(_IS_LEARNED))]) for page in run)
+    def _rewritten(self, run: Run, kept: Iterable[Any]) -> Run:
+        """Return a run of what is kept of each page of another one, which is deleted."""
+        tables = (pa.Table.from_batches([page]) for page in kept)
         if run.path is None:
             pages = [batch for table in tables for batch in table.to_batches() if batch.num_rows]
             return Run(run.schema, np.cumsum([page.num_rows for page in pages]).tolist(), None, pages)

@@ -98,13 +98,20 @@ def read_history(
     users, items = gathered.users, gathered.items
     if any((one.side, one.field) == ("item", ITEM_CATEGORIES) for one in spec.plan.wanted):
         items = items.with_fixed(ITEM_CATEGORIES, categories)
+    num_answered = gathered.num_answered
     rows = rows[: cut_by_time(rows, options.until_fraction)]
     begin, end = (f"{datetime.fromtimestamp(row.time_ms / 1e3, UTC):%Y-%m-%d %H:%M}" for row in (rows[0], rows[-1]))
     files = "1 file" if num_files == 1 else f"{num_files} files"
     of_categories = f"; categories separated by {separated!r}" if separated else ""
     note = f"{path}: {files}, {gathering.num_rows} events from {begin} to {end} UTC; time: {', '.join(taken_for)}{of_categories}"
-    notes = (without_credentials(note), *_notes_of_attributes(options, users, items))
+    notes = (without_credentials(note), *_note_of_impressions(options, num_answered), *_notes_of_attributes(options, users, items))
     return History(rows, categories, gathering.set_aside(), notes, users, items)
+
+
+def _note_of_impressions(options: ReadOptions, num_answered: int) -> Iterator[str]:
+    if num_answered and options.answer_window_ms is not None:
+        window_s = options.answer_window_ms / 1e3
+        yield f"{num_answered} impressions are left out: an act of the same user and item answers each of them within {window_s:g} s"
 
 
 def _notes_of_attributes(options: ReadOptions, users: Versions, items: Versions) -> Iterator[str]:

@@ -24,6 +24,8 @@ VALUE, TITLE, CATEGORIES = "value", "title", "categories"
 ACT_COLUMNS = ("user_id", "item_id", "kind", "time")
 REQUIRED_COLUMNS = ("user_id", "item_id", "kind", VALUE, "time")
 COLUMNS = (*REQUIRED_COLUMNS, CATEGORIES)
+USUAL_ANSWER_WINDOW_MS = 660_000
+"""As long as the joiner takes feedback to a request by its defaults: its window, and the horizon of late feedback."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +37,8 @@ class ReadOptions:
         time_unit: of a column `time` of numbers, one of `times.UNIT_NAMES`; None: recognised.
         category_separator: between the names in a text of `categories`; None: recognised.
         names: what the files call the columns that are not named as here.
+        answer_window_ms: an act answers what the user saw of the item up to so long before it; 0: each row says itself what became of it;
+            None: the same, but rows that may mean the other are refused.
         users: file or folder of attributes of users; None: they stand in the events file.
         items: file or folder of attributes of items; None: they stand in the events file.
     """
@@ -43,6 +47,7 @@ class ReadOptions:
     time_unit: str | None = None
     category_separator: str | None = None
     names: Names = AS_HERE
+    answer_window_ms: int | None = None
     users: str | Path | None = None
     items: str | Path | None = None
 
@@ -125,7 +130,7 @@ def read_part(
         first_row=first_row,
         users=read_ids(columns["user_id"], at["user_id"]),
         items=read_ids(columns["item_id"], at["item_id"]),
-        kinds=read_kinds(columns["kind"], at["kind"], spec.kinds),
+        kinds=read_kinds(columns["kind"], at["kind"], spec.kinds_of_rows),
         values_N=read_values(columns[VALUE], at[VALUE]),
         times_N=times_N,
         taken_for=taken_for,

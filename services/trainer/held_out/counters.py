@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from services.common.ranker.feature_spec import FeatureSpec, TaskSpec
-from services.common.ranker.labels import labels_for
+from services.common.ranker.labels import labels_of_row
 from services.common.ranker.states import Interaction
 
 Float32Array = npt.NDArray[np.float32]
@@ -37,8 +37,8 @@ class _Tally:
 
 
 class _TaskCounters:
-    """Counts of one task. Of a task whose unanswered items are negatives, how often an item was shown follows from the number of events:
-    each shows its chosen item, and others in equal shares of the catalogue."""
+    """Counts of one task. Where negatives are drawn, how often an item was shown follows from the number of events: each shows its chosen
+    item, and others in equal shares of the catalogue."""
 
     def __init__(self, half_life_events: float) -> None:
         self.all, self.recent_all = _Tally(), _Tally()
@@ -81,9 +81,9 @@ class _TaskCounters:
         return _odds((positives + _PRIOR * prior) / (labels + _PRIOR)) - _odds(prior)
 
 
-def names_of(task: TaskSpec) -> tuple[str, ...]:
-    """Return the baselines of a task: where unanswered items are negatives, all users have the same rate."""
-    return NAMES if task.unanswered is None else (ITEMS, RECENT_ITEMS)
+def names_of(spec: FeatureSpec, task: TaskSpec) -> tuple[str, ...]:
+    """Return the baselines of a task: where negatives are drawn, all users have the same rate."""
+    return (ITEMS, RECENT_ITEMS) if spec.draws_negatives(task) else NAMES
 
 
 class Counters:
@@ -95,8 +95,8 @@ class Counters:
         self._tasks = {task.name: _TaskCounters(spec.counters.half_lives_events[-1]) for task in spec.tasks}
 
     def add(self, interaction: Interaction) -> None:
-        """Count one act, for the tasks that it says something about."""
-        for label in labels_for(self._spec, interaction.kind, interaction.value):
+        """Count one act or impression, for the tasks that it says something about."""
+        for label in labels_of_row(self._spec, interaction.kind, interaction.value):
             self._tasks[label.task].add(interaction, label.value)
 
     def scores(self, user_id: str, item_ids: Sequence[str], catalogue: int) -> dict[str, Float32Array]:
@@ -109,12 +109,13 @@ class Counters:
         found = {name: np.empty((len(item_ids), len(self._spec.tasks)), np.float32) for name in NAMES}
         for column, task in enumerate(self._spec.tasks):
             own = self._tasks[task.name]
-            others = len(item_ids) - 1 if task.unanswered is not None else 0
+            draws = self._spec.draws_negatives(task)
+            others = len(item_ids) - 1 if draws else 0
             rates = own.rates(item_ids, catalogue, others, recent=False)
             found[ITEMS][:, column] = rates
             found[RECENT_ITEMS][:, column] = own.rates(item_ids, catalogue, others, recent=True)
             # Where each act is a positive among items without one, all users have the same rate.
-            shift = own.user_odds(user_id) if task.unanswered is None else 0.0
+            shift = 0.0 if draws else own.user_odds(user_id)
             found[USERS_AND_ITEMS][:, column] = [1.0 / (1.0 + math.exp(-(_odds(rate) + shift))) for rate in rates]
         return found
 

@@ -14,11 +14,12 @@ _NOTES = """
 *live* learns each held-out event after it was scored, *frozen* stays what it was before the first of them and sees the same features.
 *items*, *recent_items* and *users_and_items* are counters: the rate of the item so far, of late (decayed), and of item and user together;
 they are up to date at once. Intervals are 95 %, by user; {coverage}. Where there is none, too few users were seen. What an event shows is
-the chosen item and up to 99 others of the catalogue that the user has not chosen yet, new items among them.
+the chosen item and up to 99 others of the catalogue that the user has not chosen yet, new items among them; of a log of impressions, the
+item that the row names.
 
-AUC and GAUC (the mean of the users' own AUCs) rank what has a label: all items shown where unanswered items are negatives, else what was
-answered. NDCG@10 is that of the chosen item among those shown, else of each user's answers as one list. Log-loss is natural; calibration is
-the sum of predictions over the number of positives, 1 is right.
+AUC and GAUC (the mean of the users' own AUCs) rank what has a label: all items shown where negatives are drawn, else what was answered, and
+seen without an answer where the spec reads impressions. NDCG@10 is that of the chosen item among those drawn, else of each user's rows as
+one list. Log-loss is natural; calibration is the sum of predictions over the number of positives, 1 is right.
 """
 
 

@@ -21,15 +21,14 @@ from services.common.ranker import exposure_block
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.states import Interaction
 from services.trainer.batch import (
-    NUM_OTHERS,
     BatchConfig,
     BatchLearner,
     FeatureStates,
     ReplayOrder,
     blocks,
-    draw_others,
     group_of,
     kept_negatives,
+    shown_beside,
 )
 from services.trainer.held_out.counters import Counters
 from services.trainer.held_out.scored import FROZEN, LIVE, Collector
@@ -110,7 +109,7 @@ def score_then_learn(
         is_scored = is_drawn(user_id, share)
         for interaction in block:
             rng = np.random.default_rng((config.seed, config.epochs, index))
-            others = draw_others(rng, item_ids, mine | {interaction.item_id}, NUM_OTHERS)
+            others = shown_beside(spec, rng, item_ids, mine | {interaction.item_id})
             request_id = f"base:{config.epochs}:{index}"
             kept = kept_negatives(spec, others, request_id)
             shown = [interaction.item_id, *others]
@@ -126,7 +125,9 @@ def score_then_learn(
             else:
                 learned = [interaction.item_id, *(others[row] for row in kept)]
                 encoded = exposure_block.encode(begun.states.features(user_id, learned, interaction), spec.schema_hash)
-            waiting.append(group_of(spec, interaction, others, kept, encoded, request_id=request_id))
+            group = group_of(spec, interaction, others, kept, encoded, request_id=request_id)
+            if group.samples:
+                waiting.append(group)
             index += 1
         if len(waiting) >= config.events_per_step:
             live.step(waiting)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from services.common.ranker.feature_spec import FeatureSpec, TaskSpec
-from services.common.ranker.labels import labels_for
+from services.common.ranker.labels import labels_of_row
 from services.common.ranker.states import Interaction
 from services.trainer.held_out.counters import names_of
 from services.trainer.held_out.estimates import ndcg_of_chosen
@@ -21,12 +21,12 @@ LIVE, FROZEN = "live", "frozen"
 """Learns the held-out events after it has scored them; stays what it was before the first of them, with the same features."""
 
 
-def contestants(task: TaskSpec) -> tuple[str, ...]:
+def contestants(spec: FeatureSpec, task: TaskSpec) -> tuple[str, ...]:
     """Return who is compared on a task."""
-    return (LIVE, FROZEN, *names_of(task))
+    return (LIVE, FROZEN, *names_of(spec, task))
 
 
-def live_alone(_: TaskSpec) -> tuple[str, ...]:
+def live_alone(_spec: FeatureSpec, _task: TaskSpec) -> tuple[str, ...]:
     """Return the live learner alone: others do not score."""
     return (LIVE,)
 
@@ -40,7 +40,7 @@ class TaskRows:
         labels_N: float64, 0 or 1.
         scores: by contestant float64 [N], probabilities.
         ndcg: by contestant float64 [events], of the chosen item among those shown with it, NaN where it has no positive label; None for a
-            task whose unanswered items say nothing.
+            task whose negatives are not drawn.
     """
 
     event_N: npt.NDArray[np.int64]
@@ -76,8 +76,8 @@ class ScoredEvents:
 class _TaskCollector:
     """The rows of one task so far; float32, since there may be millions."""
 
-    def __init__(self, task: TaskSpec, column: int, names: Sequence[str]) -> None:
-        self._task, self._column, self._names = task, column, names
+    def __init__(self, spec: FeatureSpec, task: TaskSpec, column: int, names: Sequence[str]) -> None:
+        self._draws, self._column, self._names = spec.draws_negatives(task), column, names
         self._events: list[int] = []
         self._labels: list[npt.NDArray[np.float32]] = []
         self._scores: list[Float32Array] = []
@@ -86,11 +86,11 @@ class _TaskCollector:
     def add(self, event: int, label: float | None, scores: Mapping[str, Float32Array]) -> None:
         """Take the scores of one event's items, float32 [items, tasks] by contestant, the chosen item first."""
         all_CN = np.stack([scores[name][:, self._column] for name in self._names])
-        if self._task.unanswered is not None:
+        if self._draws:
             is_chosen = label is not None and label > 0
             self._ndcg.append([ndcg_of_chosen(row_N, 0) if is_chosen else float("nan") for row_N in all_CN])
         first = 0 if label is not None else 1
-        last = all_CN.shape[1] if self._task.unanswered is not None else 1
+        last = all_CN.shape[1] if self._draws else 1
         if last <= first:
             return
         labels_N = np.zeros(last - first, np.float32)
@@ -108,7 +108,7 @@ class _TaskCollector:
             event_N=np.asarray(self._events, np.int64),
             labels_N=labels_N.astype(np.float64),
             scores={name: scores_N.astype(np.float64) for name, scores_N in zip(self._names, scores_CN, strict=True)},
-            ndcg=None if self._task.unanswered is None else dict(zip(self._names, ndcg_EC.T, strict=True)),
+            ndcg=dict(zip(self._names, ndcg_EC.T, strict=True)) if self._draws else None,
         )
 
 
@@ -120,19 +120,19 @@ class Collector:
         spec: FeatureSpec,
         known_users: set[str],
         known_items: set[str],
-        names: Callable[[TaskSpec], Sequence[str]] = contestants,
+        names: Callable[[FeatureSpec, TaskSpec], Sequence[str]] = contestants,
     ) -> None:
         """`known_*`: who and what has an event in the first part. names: who is compared on a task."""
         self._spec = spec
         self._known_users, self._known_items = known_users, known_items
         self._users: dict[str, int] = {}
         self._events: list[tuple[int, bool, bool, str]] = []
-        self._tasks = {task.name: _TaskCollector(task, column, names(task)) for column, task in enumerate(spec.tasks)}
+        self._tasks = {task.name: _TaskCollector(spec, task, column, names(spec, task)) for column, task in enumerate(spec.tasks)}
 
     def add(self, interaction: Interaction, scores: Mapping[str, Float32Array]) -> None:
         """Take one event. scores: by contestant float32 [items, tasks], of the items that it showed, the chosen one first."""
         user_id, item_id = interaction.user_id, interaction.item_id
-        labels = {label.task: label.value for label in labels_for(self._spec, interaction.kind, interaction.value)}
+        labels = {label.task: label.value for label in labels_of_row(self._spec, interaction.kind, interaction.value)}
         for name, task in self._tasks.items():
             task.add(len(self._events), labels.get(name), scores)
         user = self._users.setdefault(user_id, len(self._users))

@@ -70,4 +70,4 @@ def test_decayed_counts_go_on_beyond_what_a_float_holds() -> None:
 
 
 def test_where_unanswered_items_are_negatives_users_have_one_rate() -> None:
-    assert [names_of(task) for task in SPEC.tasks] == [NAMES[:2], NAMES]
+    assert [names_of(SPEC, task) for task in SPEC.tasks] == [NAMES[:2], NAMES]
