@@ -176,6 +176,7 @@ def _group(request: int, exposed_at_ms: int, items: list[int], meaning: Meaning)
         item_ids=[str(item) for item in items],
         revisions=[int(meaning is _ANSWERED)] * len(items),
         accepted_at_ms=[0] * len(items),
+        positions=[0] * len(items),
         meanings=[meaning] * len(items),
     )
 

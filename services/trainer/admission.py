@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from services.common.ranker.atomics import kernel
-from services.common.ranker.feature_spec import MAX_BLOOM_COUNT
+from services.common.ranker.spec_parts import MAX_BLOOM_COUNT
 from services.common.ranker.tables.index import MISSING, Int64s, SlotIndex, mix64
 
 Arrays = dict[str, NDArray[np.generic]]

@@ -73,7 +73,7 @@ class GroupColumns:
         request_id, exposed_at_ms: of the exposure.
         exposure_offset: in exposures.v1; NO_OFFSET when it is not known.
         features: of the block.
-        sample_ids, item_ids, revisions, accepted_at_ms: as in the message.
+        sample_ids, item_ids, revisions, accepted_at_ms, positions: as in the message.
         meanings: of the labels.
         is_redriven: an operator put it back into the log from the dead letters.
     """
@@ -86,6 +86,7 @@ class GroupColumns:
     item_ids: list[str]
     revisions: list[int]
     accepted_at_ms: list[int]
+    positions: list[int]
     meanings: list[Meaning]
     is_redriven: bool = False
 
@@ -106,6 +107,7 @@ class GroupColumns:
             item_ids=[self.item_ids[row] for row in rows],
             revisions=[self.revisions[row] for row in rows],
             accepted_at_ms=[self.accepted_at_ms[row] for row in rows],
+            positions=[self.positions[row] for row in rows],
             meanings=[self.meanings[row] for row in rows],
         )
 
@@ -139,6 +141,7 @@ def columns_of(spec: FeatureSpec, group: SampleGroup) -> GroupColumns:
         item_ids=item_ids,
         revisions=[sample.revision for sample in samples],
         accepted_at_ms=[sample.accepted_at_ms for sample in samples],
+        positions=[sample.position for sample in samples],
         meanings=_meanings_of(spec, samples),
     )
 

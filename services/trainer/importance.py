@@ -21,7 +21,7 @@ from services.common.ranker.declared.row_keys import KeyedRows, RowKeys
 from services.common.ranker.declared.values import stretches
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.features import Features
-from services.trainer.batch import NUM_OTHERS
+from services.trainer.event_samples import NUM_OTHERS
 from services.trainer.learner import Learner
 from services.trainer.passes import losses_of
 

@@ -141,7 +141,7 @@ def first_layers_back(
 @fast_kernel
 def losses(
     logits_BT: Float32s,
-    shift_T: Float32s,
+    shift_BT: Float32s,
     ones_BT: Float32s,
     zeros_BT: Float32s,
     unit: np.float32,
@@ -151,12 +151,12 @@ def losses(
 ) -> None:
     """Fill probabilities, the gradient of (sum of losses / unit) and the sums of losses by task.
 
-    The loss of a sample and task is ones * softplus(-z) + zeros * softplus(z), where z is the logit plus the task's shift.
+    The loss of a sample and task is ones * softplus(-z) + zeros * softplus(z), where z is the logit plus its shift.
     """
     losses_T[:] = 0.0
     for b in range(logits_BT.shape[0]):
         for t in range(logits_BT.shape[1]):
-            z = logits_BT[b, t] + shift_T[t]
+            z = logits_BT[b, t] + shift_BT[b, t]
             small = np.float32(math.exp(-abs(z)))
             rest = np.float32(math.log1p(small))
             of_one = _ONE / (_ONE + small) if z >= _ZERO else small / (_ONE + small)

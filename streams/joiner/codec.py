@@ -61,6 +61,7 @@ def write_group(group: SampleGroup) -> bytes:
         written.CopyFrom(_template(sample.labels, sample.keep_rate))
         written.sample_id = sample.sample_id
         written.item_id = exposure.item_ids[sample.row]
+        written.position = sample.row + 1
         if exposure.propensities:
             written.propensity = exposure.propensities[sample.row]
         if sample.feedback is not None:

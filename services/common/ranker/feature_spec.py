@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import BaseModel, Field, PrivateAttr, ValidationError, model_validator
 
 from services.common.events.feedback_kinds import IMPRESSION, ITEM_KINDS
 from services.common.platform.errors import ConfigurationError
@@ -25,15 +24,27 @@ from services.common.ranker.declared.entries import TableKeys
 from services.common.ranker.declared.entry_list import FeatureOne, feature_of
 from services.common.ranker.declared.graph import BadFeatures
 from services.common.ranker.declared.plan import Plan
-from services.common.ranker.half_lives import MAX_HALF_LIVES
 from services.common.ranker.learning_spec import LearningSpec
 from services.common.ranker.network_spec import DcnDinSpec, NetworkSpec
+from services.common.ranker.spec_parts import (
+    MAX_BLOOM_COUNT,
+    AdmissionSpec,
+    CounterSpec,
+    EvictionSpec,
+    HistorySpec,
+    KindSpec,
+    Name,
+    NegativesSpec,
+    PositionBiasSpec,
+    SpecPart,
+    Tables,
+    TableSpec,
+    TaskSpec,
+)
 
 # Raise it when a column or a network of the same name, or the exposure block's layout, changes its meaning: old artifacts are then refused.
 # A column that is added, removed, renamed or moved needs nothing: the names of all columns enter the hash.
 FEATURE_CODE_VERSION = 1
-# The most occurrences that a cell of the trainer's counting Bloom filter holds.
-MAX_BLOOM_COUNT = 255
 # What an exposure block counts in one byte.
 MAX_COLUMNS = 255
 # Numbers of pooled rows that a network takes of a side.
@@ -42,125 +53,9 @@ MAX_POOLED = 2_048
 MAX_FEATURES = 1_000
 
 Float32Array = npt.NDArray[np.float32]
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class AdmissionSpec(_Part):
-    """When an id gets a row of its own; until then it reads the default row, and its occurrences are counted.
-
-    The last two names are DeepRec's and TorchRec's. What they promise is measured in services/trainer/admission.py.
-    """
-
-    min_count: int = Field(default=1, ge=1)
-    """Occurrences (before de-duplication) from which on an id is admitted."""
-    max_waiting: int = Field(default=1 << 18, ge=1)
-    """Of exact counting (40 bytes an id): ids counted at once; when there are more, those seen longest ago go first."""
-    max_element_size: int | None = Field(default=None, ge=1)
-    """Count in a counting Bloom filter for this many ids instead (11 bytes an id at a probability of 1 %): it remembers an id for at
-    least so many ids met, and at most for twice as many."""
-    false_positive_probability: float = Field(default=0.01, gt=0, lt=1)
-    """Of the Bloom filter: largest share of ids that are admitted with fewer occurrences."""
-
-    @model_validator(mode="after")
-    def _bloom_counts_so_far(self) -> AdmissionSpec:
-        if self.max_element_size is not None and self.min_count > MAX_BLOOM_COUNT:
-            raise ValueError(f"a Bloom filter counts to {MAX_BLOOM_COUNT}: leave max_element_size out, or lower min_count {self.min_count}")
-        return self
-
-
-class EvictionSpec(_Part):
-    """When a row is dropped. Absent limits never drop."""
-
-    steps_to_live: int | None = Field(default=None, ge=1)
-    """Learner steps without a touch after which a row goes."""
-    l2_weight_threshold: float | None = Field(default=None, gt=0)
-    """A row whose L2 norm is below this goes."""
-    max_rows: int | None = Field(default=None, ge=1)
-    """Rows that the table may hold; those that occurred least of late go first, of equal ones the least recently touched."""
-
-
-class TableSpec(_Part):
-    """One embedding table."""
-
-    dim: int = Field(ge=4, le=256)
-    """Floats per row."""
-    admission: AdmissionSpec = AdmissionSpec()
-    eviction: EvictionSpec = EvictionSpec()
-
-
-class HistorySpec(_Part):
-    """The list of a user's latest items."""
-
-    length: int = Field(default=20, ge=1, le=100)
-    """Items kept, newest first."""
-
-
-class KindSpec(_Part):
-    """One kind of feedback."""
-
-    value_range: tuple[float, float] | None = None
-    """(lowest, highest) of the opinion that the value states; None: the act says nothing but that it happened."""
-
-    @model_validator(mode="after")
-    def _range_rises(self) -> KindSpec:
-        if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
-            raise ValueError("value_range must be [lowest, highest] with lowest < highest")
-        return self
-
-
-class CounterSpec(_Part):
-    """The online counters of items, users and the whole stream."""
-
-    half_lives_events: tuple[float, ...] = Field(default=(500.0, 5000.0), min_length=1, max_length=MAX_HALF_LIVES)
-    """Half-lives of the decayed counters, in events of the whole stream, shortest first."""
-    max_user_categories: int = Field(default=64, ge=1, le=1024)
-    """Categories remembered per user; the rarest go first."""
-
-    @model_validator(mode="after")
-    def _half_lives_rise(self) -> CounterSpec:
-        lives = self.half_lives_events
-        if any(not 0 < life < math.inf for life in lives) or list(lives) != sorted(set(lives)):
-            raise ValueError("half_lives_events must be positive and rising")
-        return self
-
-
-class LabelThreshold(_Part):
-    """Label 1 from this value up, else 0."""
-
-    at_least: float
-
-
-class TaskSpec(_Part):
-    """One head of the network and what labels it."""
-
-    name: Name
-    labels: dict[str, Literal[1] | LabelThreshold] = Field(min_length=1)
-    """By feedback kind; kinds that are absent say nothing about this task."""
-    unanswered: Literal[0] | None = None
-    """Label of an exposed item without feedback; None: it says nothing."""
-
-
-class NegativesSpec(_Part):
-    """How unanswered exposures become training samples."""
-
-    keep_rate: float = Field(default=0.16, gt=0, le=1)
-    """Probability with which an unanswered item is kept."""
-    source: Literal["exposures", "impressions"] = "exposures"
-    """Which unanswered items are negatives: all that were returned, or those alone that feedback of kind "impression" says were seen."""
-
-
-class Tables(_Part):
-    """The two embedding tables, by role."""
-
-    user: TableSpec
-    item: TableSpec
-
-
-class FeatureSpec(_Part):
+class FeatureSpec(SpecPart):
     """A whole feature spec. Build it with `FeatureSpec.load`."""
 
     format: Literal[1, 2]
@@ -172,6 +67,8 @@ class FeatureSpec(_Part):
     counters: CounterSpec = CounterSpec()
     tasks: tuple[TaskSpec, ...] = Field(min_length=1)
     negatives: NegativesSpec = NegativesSpec()
+    position_bias: PositionBiasSpec | None = None
+    """None: where an item stood in an answer is not looked at."""
     blend: dict[str, float] = Field(min_length=1)
     network: NetworkSpec = DcnDinSpec()
     learning: LearningSpec = LearningSpec()
@@ -295,6 +192,11 @@ class FeatureSpec(_Part):
         return self.negatives.source == "impressions"
 
     @property
+    def reads_positions(self) -> bool:
+        """Whether rows of files of events say where an item stood. Of items that are drawn nobody knows where they would have stood."""
+        return self.reads_impressions and self.position_bias is not None
+
+    @property
     def kinds_of_rows(self) -> tuple[str, ...]:
         """What the rows of files of events may be: acts, and impressions where they are read; sorted."""
         return tuple(sorted([*self.kinds, *([IMPRESSION.name] if self.reads_impressions else [])]))
@@ -346,7 +248,7 @@ class FeatureSpec(_Part):
     def schema_hash(self) -> str:
         """16 hex digits; equal iff rows, feature blocks and heads of two processes mean the same.
 
-        Admission, eviction, keep rate, blend and learning may change under the same hash: they do not alter what a stored number means.
+        Admission, eviction, negatives, position bias, blend and learning may change under the same hash: no stored number means another.
         """
         return hashlib.sha256(self.meaning.encode()).hexdigest()[:16]
 
@@ -354,7 +256,7 @@ class FeatureSpec(_Part):
     def meaning(self) -> str:
         """What `schema_hash` is a hash of: JSON of [FEATURE_CODE_VERSION, the spec without what may change, user inputs, item inputs]."""
         # Artifacts made before there was a choice of networks carry a hash without the key.
-        without = {"negatives", "blend", "learning"} | ({"network"} if self.network == DcnDinSpec() else set())
+        without = {"negatives", "position_bias", "blend", "learning"} | ({"network"} if self.network == DcnDinSpec() else set())
         meaning = self.model_dump(mode="json", exclude=without | {"features"})
         for table in meaning["tables"].values():
             del table["admission"], table["eviction"]

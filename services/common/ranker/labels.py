@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from services.common.events.feedback_kinds import IMPRESSION
 from services.common.platform.errors import InvalidInput
-from services.common.ranker.feature_spec import FeatureSpec, LabelThreshold
+from services.common.ranker.feature_spec import FeatureSpec
+from services.common.ranker.spec_parts import LabelThreshold
 
 
 class UnknownKind(InvalidInput):

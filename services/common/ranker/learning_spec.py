@@ -22,6 +22,7 @@ class LearningSpec(BaseModel):
     item_rate: Rate | None = None
     feature_rate: Rate | None = None
     bias_rate: Rate | None = None
+    position_rate: Rate | None = None
     dense_rate: Rate | None = None
     init_scale: Rate | None = None
     accumulator_init: Rate | None = None

@@ -46,6 +46,8 @@ class Interaction:
     time_ms: int
     context: Attributes = field(default_factory=lambda: NONE, hash=False)
     """Of the request that showed the item, where a recorded history says it; no reducer looks at it."""
+    position: int = 0
+    """Where the item stood in what was shown, 1: first, where a recorded history says it; 0: unknown."""
 
 
 class HistoryEntry(NamedTuple):

@@ -20,6 +20,7 @@ from services.trainer.event_files.places import Place
 
 NULL_WORDS = frozenset({"nan", "NaN", "NaT", "NA", "N/A", "<NA>", "None", "null", "NULL", r"\N", NULL_PARTITION})
 """How writers spell a missing value in text."""
+MAX_POSITION = 10_000
 _EXACT_BITS = {pa.float16(): 11, pa.float32(): 24, pa.float64(): 53}
 
 
@@ -188,6 +189,26 @@ def read_values(column: Any, place: Place) -> npt.NDArray[np.float64]:
     else:
         raise place.refusal(f"{kind} is no number; write a column of numbers")
     return np.asarray(column.to_numpy(zero_copy_only=False), np.float64)
+
+
+def read_positions(column: Any, place: Place, is_needed_N: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
+    """Return where items stood in what was shown, int32 [N], 1 for the first; 0 for what is missing where it is not needed.
+
+    Raises:
+        EventFileError: a cell is no whole number from 1 to MAX_POSITION, or is missing where it is needed.
+    """
+    values_N = read_values(column, place)
+    is_missing_N = np.isnan(values_N)
+    with np.errstate(invalid="ignore"):
+        is_wrong_N = ~is_missing_N & ~((values_N >= 1) & (values_N <= MAX_POSITION) & (values_N == np.floor(values_N)))
+    for wrong_N, what in (
+        (is_wrong_N, f"is no place in what was shown: the first item stands at 1, the last at {MAX_POSITION:,} at most"),
+        (is_missing_N & is_needed_N, "says nothing of where an item stood that was seen; name its place, or leave the row out"),
+    ):
+        if wrong_N.any():
+            row = int(wrong_N.argmax())
+            raise place.fault(row, None if is_missing_N[row] else f"{values_N[row]:g}", what)
+    return np.where(is_missing_N, 0, values_N).astype(np.int32)
 
 
 def _nulls_for_missing(strings: Any) -> Any:

@@ -24,6 +24,7 @@ from services.trainer.event_files.stored import (
     CONTEXT,
     EVENT_FIELDS,
     ITEM,
+    POSITION,
     TIME_MS,
     USER,
     Codes,
@@ -78,6 +79,8 @@ class Gathering:
         self._keeps_all = "user" in self._sides or "item" in self._sides
         fields = [pa.field(name, kind) for name, kind in EVENT_FIELDS]
         fields += [pa.field(_column(side), pa.string()) for side in self._sides]
+        if spec.reads_positions:
+            fields.append(pa.field(POSITION, pa.int32()))
         self._schema = pa.schema([*fields, pa.field(_IS_LEARNED, pa.bool_())])
         self._sorter = Sorter(work, self._schema, TIME_MS)
         self.num_rows = 0
@@ -96,6 +99,8 @@ class Gathering:
         values_N = np.where(np.isnan(part.values_N), 1.0, part.values_N)
         columns = [pa.array(column) for column in (users_N, items_N, kinds_N, values_N, part.times_N)]
         columns += [pa.array([packed_attributes(row) for row in part.attributes[side]], pa.string()) for side in self._sides]
+        if self._spec.reads_positions:
+            columns.append(pa.array(part.positions_N))
         batch = pa.RecordBatch.from_arrays([*columns, pa.array(is_learned_N)], schema=self._schema)
         self.num_rows += batch.num_rows
         num_learned = int(is_learned_N.sum())

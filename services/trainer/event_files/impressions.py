@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,16 +18,17 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from services.trainer.event_files.ordered import Run
-from services.trainer.event_files.stored import CONTEXT, ITEM, KIND, TIME_MS, USER
+from services.trainer.event_files.stored import CONTEXT, ITEM, KIND, POSITION, TIME_MS, USER
 
 
 @dataclass(slots=True)
 class _Seen:
-    """An impression: its row in the run, when it was, and its packed context."""
+    """An impression: its row in the run, when it was, its packed context, and where the item stood (0: unknown)."""
 
     row: int
     time_ms: int
     context: str | None
+    position: int
 
 
 class _Walk:
@@ -43,10 +44,11 @@ class _Walk:
         """Yield of the next page each act that answers an impression: its place in the page, and what it answers."""
         columns = [page.column(name).to_numpy().tolist() for name in (USER, ITEM, KIND, TIME_MS)]
         contexts = page.column(CONTEXT).to_pylist() if CONTEXT in page.schema.names else [None] * page.num_rows
-        for place, (user, item, kind, time_ms, context) in enumerate(zip(*columns, contexts, strict=True)):
+        positions = page.column(POSITION).to_pylist() if POSITION in page.schema.names else [0] * page.num_rows
+        for place, (user, item, kind, time_ms, context, position) in enumerate(zip(*columns, contexts, positions, strict=True)):
             self._forget(time_ms)
             if kind == self._impression:
-                seen = _Seen(self._row + place, time_ms, context)
+                seen = _Seen(self._row + place, time_ms, context, position)
                 self._seen[user, item] = seen
                 self._oldest.append(((user, item), seen))
             elif (user, item) in self._seen:
@@ -73,22 +75,34 @@ def answered(run: Run, impression: int, window_ms: int) -> npt.NDArray[np.int64]
 
 
 def without_answered(run: Run, answered_N: npt.NDArray[np.int64], impression: int, window_ms: int) -> Iterator[Any]:
-    """Yield the pages of a run without these rows; acts have, beside their own attributes of the request, those of what they answer."""
+    """Yield the pages of a run without these rows; acts have what they do not say themselves from the impression that they answer:
+    attributes of the request, and where the item stood."""
     walk, first = _Walk(impression, window_ms), 0
     for page in run:
         answers = list(walk.acts(page))
-        if CONTEXT in page.schema.names and answers:
-            contexts = page.column(CONTEXT).to_pylist()
-            for place, seen in answers:
-                contexts[place] = _joined(seen.context, contexts[place])
-            at = page.schema.get_field_index(CONTEXT)
-            columns = [*page.columns[:at], pa.array(contexts, pa.string()), *page.columns[at + 1 :]]
-            page = pa.RecordBatch.from_arrays(columns, schema=page.schema)
+        if answers:
+            page = _told(page, answers)
         here = answered_N[np.searchsorted(answered_N, first) : np.searchsorted(answered_N, first + page.num_rows)] - first
         first += page.num_rows
         kept_N = np.ones(page.num_rows, np.bool_)
         kept_N[here] = False
         yield page.filter(pa.array(kept_N))
+
+
+def _told(page: Any, answers: Sequence[tuple[int, _Seen]]) -> Any:
+    """Return a page whose acts know what the impressions knew that they answer."""
+    columns = {name: page.column(name) for name in page.schema.names}
+    if CONTEXT in columns:
+        contexts = columns[CONTEXT].to_pylist()
+        for place, seen in answers:
+            contexts[place] = _joined(seen.context, contexts[place])
+        columns[CONTEXT] = pa.array(contexts, pa.string())
+    if POSITION in columns:
+        positions = columns[POSITION].to_pylist()
+        for place, seen in answers:
+            positions[place] = positions[place] or seen.position
+        columns[POSITION] = pa.array(positions, pa.int32())
+    return pa.RecordBatch.from_arrays([*columns.values()], schema=page.schema)
 
 
 def _joined(of_impression: str | None, own: str | None) -> str | None:

@@ -11,19 +11,20 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from services.common.events.feedback_kinds import IMPRESSION
 from services.common.ranker.declared.plan import Attributes
 from services.common.ranker.feature_spec import FeatureSpec
 from services.trainer.event_files.attributes import Fields, fields_in_events, rows_of_events
-from services.trainer.event_files.columns import Coded, category_column, plain, read_ids, read_kinds, read_values
+from services.trainer.event_files.columns import Coded, category_column, plain, read_ids, read_kinds, read_positions, read_values
 from services.trainer.event_files.load import AS_HERE, Names
 from services.trainer.event_files.locate import FoundFile
 from services.trainer.event_files.places import EventFileError, Place
 from services.trainer.event_files.times import TimeFacts, read_times
 
-VALUE, TITLE, CATEGORIES = "value", "title", "categories"
+VALUE, TITLE, CATEGORIES, POSITION = "value", "title", "categories", "position"
 ACT_COLUMNS = ("user_id", "item_id", "kind", "time")
 REQUIRED_COLUMNS = ("user_id", "item_id", "kind", VALUE, "time")
-COLUMNS = (*REQUIRED_COLUMNS, CATEGORIES)
+COLUMNS = (*REQUIRED_COLUMNS, CATEGORIES, POSITION)
 USUAL_ANSWER_WINDOW_MS = 660_000
 """As long as the joiner takes feedback to a request by its defaults: its window, and the horizon of late feedback."""
 
@@ -54,7 +55,8 @@ class ReadOptions:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A batch of rows of one file. `categories` is the raw column, None where the file has none; `attributes` are by side."""
+    """A batch of rows of one file. `categories` is the raw column, None where the file has none; `attributes` are by side; `positions_N`
+    are 0 where nothing is known of them, or nothing asked."""
 
     file: object
     first_row: int
@@ -65,6 +67,7 @@ class Part:
     times_N: npt.NDArray[np.int64]
     taken_for: str
     categories: Any
+    positions_N: npt.NDArray[np.int32]
     attributes: Mapping[str, Sequence[Attributes]] = field(default_factory=dict)
 
 
@@ -83,6 +86,7 @@ def check_columns(found: FoundFile, names: Sequence[str], spec: FeatureSpec, cal
         called: what the file calls them.
     """
     required = REQUIRED_COLUMNS if any(kind.value_range is not None for kind in spec.kinds.values()) else ACT_COLUMNS
+    required = (*required, POSITION) if spec.reads_positions else required
     there = list(dict.fromkeys((*names, *map(called.meant, found.partitions))))
     missing = next((name for name in required if name not in there), None)
     if missing is None:
@@ -92,7 +96,11 @@ def check_columns(found: FoundFile, names: Sequence[str], spec: FeatureSpec, cal
         raise EventFileError(f"{found.path}: column {theirs!r} is missing, which --columns {missing}={theirs} names")
     wanted = f"{', '.join(required)}[, {TITLE}, {CATEGORIES}]"
     has = f"{found.path}: column {missing!r} is missing; wanted: {wanted}; of these it has {', '.join(there)}"
-    why = "; a kind of the spec has a value_range, so events have values" if missing == VALUE else ""
+    reasons = {
+        VALUE: "; a kind of the spec has a value_range, so events have values",
+        POSITION: "; the spec has a position_bias, so rows say where items stood (1: first)",
+    }
+    why = reasons.get(missing, "")
     raise EventFileError(f"{has}{why}; if it has another name there, say so: --columns {missing}=NAME")
 
 
@@ -124,16 +132,26 @@ def read_part(
     check_columns(found, list(columns), spec, options.names)
     columns.setdefault(VALUE, pa.nulls(num_rows))
     at = {name: Place(found.path, options.names.of(name), first_row) for name in columns}
+    kinds = read_kinds(columns["kind"], at["kind"], spec.kinds_of_rows)
     times_N, taken_for = read_times(plain(columns["time"]), at["time"], options.time_unit, facts)
     return Part(
         file=found.path,
         first_row=first_row,
         users=read_ids(columns["user_id"], at["user_id"]),
         items=read_ids(columns["item_id"], at["item_id"]),
-        kinds=read_kinds(columns["kind"], at["kind"], spec.kinds_of_rows),
+        kinds=kinds,
         values_N=read_values(columns[VALUE], at[VALUE]),
         times_N=times_N,
         taken_for=taken_for,
         categories=category_column(columns[CATEGORIES], at[CATEGORIES]) if CATEGORIES in columns else None,
+        positions_N=_positions(columns, at, kinds, spec),
         attributes=rows_of_events(found.path, columns, event_fields(spec, options), first_row),
     )
+
+
+def _positions(columns: Mapping[str, Any], at: Mapping[str, Place], kinds: Coded, spec: FeatureSpec) -> npt.NDArray[np.int32]:
+    """Return where items stood; an act that has a row of its own may leave that to the impression that it answers."""
+    if not spec.reads_positions:
+        return np.zeros(len(kinds.codes_N), np.int32)
+    is_seen_N = np.asarray([name == IMPRESSION.name for name in kinds.distinct], np.bool_)[kinds.codes_N]
+    return read_positions(columns[POSITION], at[POSITION], is_seen_N)

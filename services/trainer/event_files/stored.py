@@ -22,7 +22,7 @@ from services.trainer.event_files.ordered import Run, Sorter, WorkFolder
 CACHED_PAGES = 160
 """Of a run: as many as users who are active at once in an overlay, and some more."""
 CONTEXT = "context"
-USER, ITEM, KIND, VALUE, TIME_MS = "user", "item", "kind", "value", "time_ms"
+USER, ITEM, KIND, VALUE, TIME_MS, POSITION = "user", "item", "kind", "value", "time_ms", "position"
 EVENT_FIELDS = ((USER, pa.int32()), (ITEM, pa.int32()), (KIND, pa.int32()), (VALUE, pa.float64()), (TIME_MS, pa.int64()))
 _RANK = "rank"
 _MAPPING = "mapping"
@@ -131,6 +131,7 @@ class EventTable:
             float(columns[VALUE][at]),
             int(columns[TIME_MS][at]),
             unpacked_attributes(columns[CONTEXT][at]) if CONTEXT in columns else NONE,
+            int(columns[POSITION][at]) if POSITION in columns else 0,
         )
 
     def events(self, start: int, stop: int) -> Iterator[Interaction]:
@@ -138,8 +139,10 @@ class EventTable:
         for page in self.pages(start, stop):
             columns = [page.column(name).to_numpy().tolist() for name, _ in EVENT_FIELDS]
             contexts = page.column(CONTEXT).to_pylist() if CONTEXT in page.schema.names else [None] * page.num_rows
-            for user, item, kind, value, time_ms, context in zip(*columns, contexts, strict=True):
-                yield Interaction(self.users[user], self.items[item], self.kinds[kind], value, time_ms, unpacked_attributes(context))
+            positions = page.column(POSITION).to_pylist() if POSITION in page.schema.names else [0] * page.num_rows
+            for user, item, kind, value, time_ms, context, position in zip(*columns, contexts, positions, strict=True):
+                attributes = unpacked_attributes(context)
+                yield Interaction(self.users[user], self.items[item], self.kinds[kind], value, time_ms, attributes, position)
 
 
 class StoredEvents(Sequence[Interaction]):

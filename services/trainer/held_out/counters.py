@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from services.common.ranker.feature_spec import FeatureSpec, TaskSpec
+from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.labels import labels_of_row
+from services.common.ranker.spec_parts import TaskSpec
 from services.common.ranker.states import Interaction
 
 Float32Array = npt.NDArray[np.float32]

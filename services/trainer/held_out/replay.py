@@ -20,16 +20,8 @@ from services.common.platform.ids import sample_id
 from services.common.ranker import exposure_block
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.states import Interaction
-from services.trainer.batch import (
-    BatchConfig,
-    BatchLearner,
-    FeatureStates,
-    ReplayOrder,
-    blocks,
-    group_of,
-    kept_negatives,
-    shown_beside,
-)
+from services.trainer.batch import BatchConfig, BatchLearner, FeatureStates, ReplayOrder, blocks
+from services.trainer.event_samples import group_of, kept_negatives, shown_beside
 from services.trainer.held_out.counters import Counters
 from services.trainer.held_out.scored import FROZEN, LIVE, Collector
 
@@ -42,8 +34,8 @@ MAX_SCORED_EVENTS = 20_000
 class Scorer(Protocol):
     """The part of services.trainer.learner.Learner that scores."""
 
-    def score_block(self, block: bytes, item_ids: Sequence[str]) -> Float32Array:
-        """Return float32 [items, tasks]: probabilities."""
+    def score_block(self, block: bytes, item_ids: Sequence[str], positions: Sequence[int] | None = None) -> Float32Array:
+        """Return float32 [items, tasks]: probabilities of items at these positions."""
 
 
 class LiveLearner(BatchLearner, Scorer, Protocol):
@@ -115,9 +107,11 @@ def score_then_learn(
             shown = [interaction.item_id, *others]
             if is_scored:
                 encoded = exposure_block.encode(begun.states.features(user_id, shown, interaction), spec.schema_hash)
-                scores = {LIVE: live.score_block(encoded, shown)}
+                # Where drawn items would have stood nobody knows: all are compared as if they were shown first.
+                stood = [interaction.position] if spec.reads_impressions else None
+                scores = {LIVE: live.score_block(encoded, shown, stood)}
                 if frozen is not None:
-                    scores[FROZEN] = frozen.score_block(encoded, shown)
+                    scores[FROZEN] = frozen.score_block(encoded, shown, stood)
                 if begun.counters is not None:
                     scores |= begun.counters.scores(user_id, shown, len(item_ids))
                 collector.add(interaction, scores)

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from services.common.ranker.feature_spec import FeatureSpec, TaskSpec
+from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.labels import labels_of_row
+from services.common.ranker.spec_parts import TaskSpec
 from services.common.ranker.states import Interaction
 from services.trainer.held_out.counters import names_of
 from services.trainer.held_out.estimates import ndcg_of_chosen

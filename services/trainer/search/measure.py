@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from services.common.ranker.feature_spec import FeatureSpec, TaskSpec
+from services.common.ranker.feature_spec import FeatureSpec
+from services.common.ranker.spec_parts import TaskSpec
 from services.trainer.attribute_history import AttributeHistory
 from services.trainer.batch import BatchConfig, EpochStats, replay_order, train_epoch
 from services.trainer.held_out.replay import begun, score_then_learn
@@ -114,7 +115,7 @@ def measure(
     if with_others:
         frozen = Learner(spec, learner.config)
         frozen.load_state_arrays(learner.state_arrays())
-    names: Callable[[TaskSpec], Sequence[str]] = contestants if with_others else live_alone
+    names: Callable[[FeatureSpec, TaskSpec], Sequence[str]] = contestants if with_others else live_alone
     known_users, known_items = {one.user_id for one in parts.learned}, set(parts.first_items)
     collector = Collector(spec, known_users, known_items, names)
     left_off = begun(spec, parts.learned, states, is_counted=with_others)

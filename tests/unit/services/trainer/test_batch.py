@@ -7,7 +7,8 @@ from services.common.ranker import exposure_block
 from services.common.ranker.feature_records import BASE_PARTIAL, global_key, item_key, seen_key, user_key
 from services.common.ranker.recall_state import unpack_ids
 from services.common.ranker.states import GlobalState, Interaction, ItemState, UserState
-from services.trainer.batch import BatchConfig, FeatureStates, draw_others, replay, replay_order
+from services.trainer.batch import BatchConfig, FeatureStates, replay, replay_order
+from services.trainer.event_samples import draw_others
 from tests.learning import CATEGORIES, ITEMS, SPEC, interactions
 
 

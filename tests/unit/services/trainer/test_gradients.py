@@ -162,7 +162,7 @@ def test_losses_and_their_gradient_are_those_of_softplus_also_far_from_zero() ->
     ones_BT, zeros_BT = rng.normal(size=(2, 200, 2)).astype(np.float32)
     shift_T = np.array([1.5, 0.0], np.float32)
     scores_BT, of_logits_BT, losses_T = np.empty_like(logits_BT), np.empty_like(logits_BT), np.empty(2)
-    losses(logits_BT, shift_T, ones_BT, zeros_BT, np.float32(17.0), scores_BT, of_logits_BT, losses_T)
+    losses(logits_BT, np.tile(shift_T, (len(logits_BT), 1)), ones_BT, zeros_BT, np.float32(17.0), scores_BT, of_logits_BT, losses_T)
     leaf = torch.from_numpy(logits_BT).double().requires_grad_(True)
     z = leaf + torch.from_numpy(shift_T)
     loss_BT = torch.from_numpy(ones_BT) * -torch.nn.functional.logsigmoid(z) + torch.from_numpy(zeros_BT) * -torch.nn.functional.logsigmoid(

@@ -247,3 +247,42 @@ def test_another_spec_is_told_from_a_spec_of_impressions() -> None:
     assert SPEC.kinds_of_rows == ("buy", "click", "impression") and SPEC.reads_impressions
     with pytest.raises(ConfigurationError, match=r"negatives\.source"):
         FeatureSpec.parse(SHOWN | {"negatives": {"source": "clicks"}})
+
+
+PLACED = FeatureSpec.parse(SHOWN | {"position_bias": {"places": 5}})
+
+
+def test_rows_say_where_items_stood_and_an_act_has_it_from_what_it_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [row("impression", 0) | {"position": 3}, row("click", 1), row("click", 2, item="j"), row("impression", 3) | {"position": 10_000}]
+    for size in (None, 2):
+        if size is not None:
+            shrink(monkeypatch, rows=size, text_bytes=200)
+        history = read_history(written(tmp_path, rows), PLACED, ReadOptions(answer_window_ms=60_000))
+        assert [(one.kind, one.position) for one in history.interactions] == [("click", 3), ("click", 0), ("impression", 10_000)]
+        assert history.interactions[0] == next(iter(history.interactions))
+    assert {one.position for one in read(tmp_path, rows).interactions} == {0}, "a spec without a position_bias does not look"
+    groups, _ = groups_of(PLACED, list(history.interactions))
+    assert [group.samples[0].position for group in groups] == [3, 0, 10_000]
+
+
+@pytest.mark.parametrize(
+    ("cell", "says"),
+    [
+        (0, r"column 'position', row 2: '0' is no place in what was shown: the first item stands at 1, the last at 10,000 at most"),
+        (1.5, r"row 2: '1.5' is no place"),
+        (10_001, r"row 2: '10001' is no place"),
+        (None, r"row 2: an empty cell says nothing of where an item stood that was seen"),
+        ("first", r"row 2: 'first' is no number"),
+    ],
+)
+def test_a_place_that_is_none_is_refused_with_its_row(cell: object, says: str, tmp_path: Path) -> None:
+    rows = [row("impression", 0) | {"position": "1"}, row("impression", 1) | {"position": None if cell is None else str(cell)}]
+    with pytest.raises(EventFileError, match=says):
+        read_history(written(tmp_path, rows), PLACED)
+
+
+def test_places_are_asked_for_by_name(tmp_path: Path) -> None:
+    with pytest.raises(EventFileError, match=r"column 'position' is missing.*the spec has a position_bias.*--columns position=NAME"):
+        read_history(written(tmp_path, [row("impression", 0)]), PLACED)
+    drawn = FeatureSpec.parse(SHOWN | {"position_bias": {}, "negatives": {}})
+    assert len(read_history(written(tmp_path, [row("click", 0)]), drawn).interactions) == 1, "of drawn items nobody knows where they stood"

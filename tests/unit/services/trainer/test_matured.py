@@ -31,6 +31,7 @@ def said(request: str, at_ms: int, samples: Sequence[tuple[str, int, Mapping[str
         item_ids=[item_id for item_id, _, _ in samples],
         revisions=[revision for _, revision, _ in samples],
         accepted_at_ms=[0] * len(samples),
+        positions=[0] * len(samples),
         meanings=[Meaning((0.0,) * 2 * len(TASKS) + labels_T, True, first_T) for labels_T, first_T in zip(labels, first, strict=True)],
     )
 

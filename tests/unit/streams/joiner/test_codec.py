@@ -101,6 +101,7 @@ def test_a_group_is_written_with_one_feature_row_per_sample() -> None:
     first, second = group.samples
     assert (first.sample_id, first.item_id, first.revision, first.feedback_id, first.accepted_at_ms) == (11, "c", 0, "", 0)
     assert (first.keep_rate, first.retracts_negative, first.propensity) == (0.5, False, 1.0)
+    assert (first.position, second.position) == (3, 2), "the first item of an answer stands at 1"
     assert [(label.task, label.value) for label in first.labels] == [("interact", 0.0)]
     assert (second.sample_id, second.item_id, second.revision, second.feedback_id, second.accepted_at_ms) == (
         2**64 - 1,

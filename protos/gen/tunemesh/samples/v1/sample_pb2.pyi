@@ -37,7 +37,7 @@ class SampleGroup(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., user_id: _Optional[str] = ..., exposed_at_ms: _Optional[int] = ..., model_version: _Optional[str] = ..., variant: _Optional[str] = ..., schema_hash: _Optional[str] = ..., features_block: _Optional[bytes] = ..., samples: _Optional[_Iterable[_Union[Sample, _Mapping]]] = ..., exposure_offset: _Optional[int] = ...) -> None: ...
 
 class Sample(_message.Message):
-    __slots__ = ("sample_id", "item_id", "revision", "labels", "keep_rate", "retracts_negative", "feedback_id", "accepted_at_ms", "propensity", "replaces")
+    __slots__ = ("sample_id", "item_id", "revision", "labels", "keep_rate", "retracts_negative", "feedback_id", "accepted_at_ms", "propensity", "replaces", "position")
     SAMPLE_ID_FIELD_NUMBER: _ClassVar[int]
     ITEM_ID_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
@@ -48,6 +48,7 @@ class Sample(_message.Message):
     ACCEPTED_AT_MS_FIELD_NUMBER: _ClassVar[int]
     PROPENSITY_FIELD_NUMBER: _ClassVar[int]
     REPLACES_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
     sample_id: int
     item_id: str
     revision: int
@@ -58,7 +59,8 @@ class Sample(_message.Message):
     accepted_at_ms: int
     propensity: float
     replaces: _containers.RepeatedCompositeFieldContainer[TaskLabel]
-    def __init__(self, sample_id: _Optional[int] = ..., item_id: _Optional[str] = ..., revision: _Optional[int] = ..., labels: _Optional[_Iterable[_Union[TaskLabel, _Mapping]]] = ..., keep_rate: _Optional[float] = ..., retracts_negative: _Optional[bool] = ..., feedback_id: _Optional[str] = ..., accepted_at_ms: _Optional[int] = ..., propensity: _Optional[float] = ..., replaces: _Optional[_Iterable[_Union[TaskLabel, _Mapping]]] = ...) -> None: ...
+    position: int
+    def __init__(self, sample_id: _Optional[int] = ..., item_id: _Optional[str] = ..., revision: _Optional[int] = ..., labels: _Optional[_Iterable[_Union[TaskLabel, _Mapping]]] = ..., keep_rate: _Optional[float] = ..., retracts_negative: _Optional[bool] = ..., feedback_id: _Optional[str] = ..., accepted_at_ms: _Optional[int] = ..., propensity: _Optional[float] = ..., replaces: _Optional[_Iterable[_Union[TaskLabel, _Mapping]]] = ..., position: _Optional[int] = ...) -> None: ...
 
 class TaskLabel(_message.Message):
     __slots__ = ("task", "value")
