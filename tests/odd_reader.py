@@ -1,15 +1,22 @@
-"""A reading process whose files say what becomes of it: `python -m tests.odd_reader LIMITS`. No setting of the retriever leads here."""
+"""A reading process whose files say what becomes of it: `python -m tests.odd_reader LIMITS CHUNKS`. No setting leads here."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
+from collections.abc import Iterator
 
+from services.retriever.core.documents import Section
 from services.retriever.extract import extract
-from services.retriever.extraction import ExtractionLimits, serve
+from services.retriever.extraction import arguments, serve
 from services.retriever.outline import Extracted
+
+
+def failing() -> Iterator[Section]:
+    for number in range(5_000):
+        yield Section(heading="", paragraphs=(f"Paragraph {number}.",))
+    raise MemoryError
 
 
 def read(path: str, raw: bytes) -> Extracted:
@@ -29,6 +36,8 @@ def read(path: str, raw: bytes) -> Extracted:
             os.kill(os.getpid(), signal.SIGSEGV)
         case "fails.txt":
             raise LookupError("no such part")
+        case "fails_late.txt":
+            return "", failing()  # type: ignore[return-value] # sections that fail while they are cut
         case "prints.txt":
             print("a library says something")
             os.write(1, b"and so does its C")
@@ -36,4 +45,4 @@ def read(path: str, raw: bytes) -> Extracted:
 
 
 if __name__ == "__main__":
-    serve(ExtractionLimits(**json.loads(sys.argv[1])), read)
+    serve(*arguments(sys.argv), read)

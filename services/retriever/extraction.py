@@ -1,6 +1,7 @@
-"""The reading process: takes files, gives their text. `python -m services.retriever.extraction LIMITS`, started by `extraction_process`.
+"""The reading process: takes files, gives their passages. `python -m services.retriever.extraction LIMITS CHUNKS`.
 
-It reads what strangers wrote, with parsers of others: it has a limit of processor time for each file and one of memory, none of the
+It also cuts the text into passages and finds their index words, which takes longer than the reading. It reads what strangers wrote, with
+parsers of others: it has a limit of processor time for each file and one of memory, none of the
 retriever's secrets in its environment, and a lower priority than searches. It ends when its standard input does. Knows no folder and no
 index.
 """
@@ -17,13 +18,15 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 from services.common.platform.secrets import guard_output
+from services.retriever.core.documents import ChunkLimits, PassageText, texts_of
 from services.retriever.extract import extract
 from services.retriever.frames import Answer, packed_answer, read_question
 from services.retriever.office_package import PackageLimits
@@ -31,6 +34,8 @@ from services.retriever.outline import Extracted, Unreadable
 
 _NICENESS = 5
 # Of what is resident: a process that has read something large is replaced, since freed memory is seldom given back.
+# Of text and words in one answer: what the retriever takes in a millisecond or two.
+_ANSWER_CHARS = 128 * 1024
 _WORN_BYTES = 192 * 1024 * 1024
 
 
@@ -62,16 +67,13 @@ class ExtractionLimits:
         """Why a file is refused that takes too much memory."""
         return f"reading it takes more than {self.memory_bytes // 2**20} MiB of memory; split it, or raise {self.memory_setting}"
 
-    def to_json(self) -> str:
-        """Return what `main` takes."""
-        return json.dumps(asdict(self))
 
-
-def serve(limits: ExtractionLimits, read: Callable[[str, bytes], Extracted] = extract) -> None:
+def serve(limits: ExtractionLimits, chunks: ChunkLimits, read: Callable[[str, bytes], Extracted] = extract) -> None:
     """Answer questions until there are none.
 
     Args:
-        limits: the kernel ends the process, by SIGPROF, when one file takes more processor time.
+        limits: the kernel ends the process, by SIGPROF, when reading one file takes more processor time.
+        chunks: how long passages are.
         read: gives the text of a file; raises Unreadable.
     """
     asked, answers = _pipes()
@@ -86,30 +88,58 @@ def serve(limits: ExtractionLimits, read: Callable[[str, bytes], Extracted] = ex
     answers.write(packed_answer(Answer()))
     answers.flush()
     while (question := read_question(asked)) is not None:
-        # Enforced by the kernel, also while a parser in C runs.
-        signal.setitimer(signal.ITIMER_PROF, limits.cpu_ms / 1e3)
-        frame, is_last = _answer(read, *question, limits)
-        signal.setitimer(signal.ITIMER_PROF, 0)
+        replies = _answers(read, *question, limits, chunks)
         del question
-        answers.write(frame)
-        answers.flush()
-        if is_last:
+        for answer in replies:
+            answers.write(packed_answer(answer))
+            answers.flush()
+        if answer.is_last:
             return
 
 
-def _answer(read: Callable[[str, bytes], Extracted], path: str, raw: bytes, limits: ExtractionLimits) -> tuple[bytes, bool]:
+def _answers(
+    read: Callable[[str, bytes], Extracted], path: str, raw: bytes, limits: ExtractionLimits, chunks: ChunkLimits
+) -> Iterator[Answer]:
     try:
-        extracted = read(path, raw)
-        is_worn = _resident_bytes() > _WORN_BYTES
-        return packed_answer(Answer(extracted=extracted, is_last=is_worn)), is_worn
+        # Enforced by the kernel, also while a parser in C runs. Reading is what a file can make slow; cutting takes as long as there is
+        # text, so each part of it has the time anew.
+        with _limited_time(limits):
+            title, sections = read(path, raw)
+        del raw
+        texts = texts_of(path, title, sections, chunks)
+        while True:
+            with _limited_time(limits):
+                some = tuple(_some(texts))
+            if not some:
+                break
+            yield Answer(passages=some, more=True)
+        yield Answer(is_last=_resident_bytes() > _WORN_BYTES)
     except Unreadable as error:
-        return packed_answer(Answer(refused=str(error))), False
+        yield Answer(refused=str(error))
     except MemoryError:
-        return packed_answer(Answer(refused=limits.too_large, is_last=True)), True
+        yield Answer(refused=limits.too_large, is_last=True)
     except Exception as error:  # noqa: BLE001 # a parser of others failed in a way of its own: the traceback is logged, the file refused
         traceback.print_exc()
-        reason = f"its reader failed: {type(error).__name__}: {str(error)[:200]}"
-        return packed_answer(Answer(refused=reason, is_last=True)), True
+        yield Answer(refused=f"its reader failed: {type(error).__name__}: {str(error)[:200]}", is_last=True)
+
+
+@contextmanager
+def _limited_time(limits: ExtractionLimits) -> Iterator[None]:
+    signal.setitimer(signal.ITIMER_PROF, limits.cpu_ms / 1e3)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+def _some(texts: Iterator[PassageText]) -> Iterator[PassageText]:
+    """Yield the passages of one answer."""
+    num_chars = 0
+    for text in texts:
+        yield text
+        num_chars += len(text.text) + len(text.words)
+        if num_chars >= _ANSWER_CHARS:
+            return
 
 
 def _pipes() -> tuple[BinaryIO, BinaryIO]:
@@ -135,11 +165,16 @@ def _limit_memory(limit_bytes: int) -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Serve under the limits that the one argument states."""
+    """Serve under the limits that the arguments state."""
     guard_output(os.environ)
-    limits = ExtractionLimits(**json.loads(argv[1]))
+    limits, chunks = arguments(argv)
     packed = PackageLimits(max_bytes=limits.unpacked_bytes, setting=limits.unpacked_setting)
-    serve(limits, partial(extract, limits=packed))
+    serve(limits, chunks, partial(extract, limits=packed))
+
+
+def arguments(argv: list[str]) -> tuple[ExtractionLimits, ChunkLimits]:
+    """Return what the command line says."""
+    return ExtractionLimits(**json.loads(argv[1])), ChunkLimits(**json.loads(argv[2]))
 
 
 if __name__ == "__main__":

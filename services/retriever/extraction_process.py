@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -9,12 +10,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import BinaryIO
 
 from services.common.platform.errors import Unavailable
+from services.retriever.core.documents import ChunkLimits, PassageText
 from services.retriever.extraction import ExtractionLimits
 from services.retriever.frames import Answer, Broken, read_answer, write_question
-from services.retriever.outline import Extracted, Unreadable
+from services.retriever.outline import Unreadable
 
 # A process that dies for a reason of its own, or by another's hand, is asked once more: what killed it need not be the file.
 _ATTEMPTS = 2
@@ -30,9 +33,9 @@ class ExtractionUnavailable(Unavailable):
 class ExtractionProcess:
     """Starts the process with the first file, and again whenever it has ended. One thread reads; any may close."""
 
-    def __init__(self, limits: ExtractionLimits, command: Sequence[str] = _COMMAND) -> None:
-        """`command` starts a process that speaks `frames`; the limits are its last argument. Nothing is started yet."""
-        self._limits, self._command = limits, (*command, limits.to_json())
+    def __init__(self, limits: ExtractionLimits, chunks: ChunkLimits, command: Sequence[str] = _COMMAND) -> None:
+        """`command` starts a process that speaks `frames`; limits and chunks are its last arguments. Nothing is started yet."""
+        self._limits, self._command = limits, (*command, *(json.dumps(asdict(some)) for some in (limits, chunks)))
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._is_closed = False
@@ -43,8 +46,8 @@ class ExtractionProcess:
         process = self._process
         return process.pid if process is not None else None
 
-    def extract(self, path: str, raw: bytes) -> Extracted:
-        """Return the title and the sections of a file, as `extract.extract` does. Blocks: call it off the event loop.
+    def passages(self, path: str, raw: bytes) -> tuple[PassageText, ...]:
+        """Return what the passages of a file say; none when it has no text. Blocks: call it off the event loop.
 
         Raises:
             Unreadable: the file is refused; over a limit, the reason names the setting.
@@ -54,7 +57,7 @@ class ExtractionProcess:
         while len(ends) < _ATTEMPTS:
             process = self._running()
             try:
-                answer = _asked(process, path, raw)
+                passages, answer = _asked(process, path, raw)
             except (Broken, OSError, ValueError) as error:  # ValueError: `close` closed the pipe
                 end = self._ended(process)
                 if self._is_closed:
@@ -68,9 +71,9 @@ class ExtractionProcess:
                 continue
             if answer.is_last:
                 self._ended(process)
-            if answer.extracted is None:
-                raise Unreadable(answer.refused or "its reader said nothing")
-            return answer.extracted
+            if answer.refused:
+                raise Unreadable(answer.refused)
+            return passages
         raise Unreadable(f"whoever reads it dies of it: {', then '.join(ends)}; it is tried again once it changes, or at the next start")
 
     def close(self) -> None:
@@ -111,9 +114,15 @@ class ExtractionProcess:
         return _end(process)
 
 
-def _asked(process: subprocess.Popen[bytes], path: str, raw: bytes) -> Answer:
+def _asked(process: subprocess.Popen[bytes], path: str, raw: bytes) -> tuple[tuple[PassageText, ...], Answer]:
+    """Return the passages of all answers about a file, and the last answer."""
     write_question(_pipe(process.stdin), path, raw)
-    return read_answer(_pipe(process.stdout))
+    passages: list[PassageText] = []
+    while True:
+        answer = read_answer(_pipe(process.stdout))
+        passages.extend(answer.passages)
+        if not answer.more:
+            return tuple(passages), answer
 
 
 def _pipe(pipe: object) -> BinaryIO:

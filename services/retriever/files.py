@@ -5,17 +5,17 @@ from __future__ import annotations
 import logging
 import os
 import stat
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.retriever.core.documents import FILES, ChunkLimits, Document, hash_of
+from services.retriever.core.documents import FILES, ChunkLimits, CutDocument, PassageText, hash_of
 from services.retriever.extract import SUFFIXES
-from services.retriever.outline import Extracted, Unreadable
+from services.retriever.outline import Unreadable
 
 MAX_REFUSED_SHOWN = 100
 
-# A look's documents are in memory together, and so are their tokens.
+# A look's documents are in memory together, and so are their passages and tokens.
 _MAX_BATCH_BYTES = 16 * 1024 * 1024
 
 # Documents that people put into such a folder, which are not read, and what to save them as. Style sheets, pictures and the like are
@@ -56,7 +56,7 @@ class _Seen:
 class FileChanges:
     """What a look found."""
 
-    documents: tuple[Document, ...]
+    documents: tuple[CutDocument, ...]
     """New or changed."""
     gone: tuple[str, ...]
     """Ids of documents that were indexed and whose files are not there any more, or are refused now."""
@@ -68,7 +68,7 @@ class DocumentFolder:
     """Looks at one folder, again and again. One thread uses it; `refused` may be read from any."""
 
     def __init__(
-        self, folder: Path, limits: FileLimits, chunks: ChunkLimits, *, max_batch: int, extract: Callable[[str, bytes], Extracted]
+        self, folder: Path, limits: FileLimits, chunks: ChunkLimits, *, max_batch: int, read: Callable[[str, bytes], Sequence[PassageText]]
     ) -> None:
         """Take what decides which files are read.
 
@@ -77,9 +77,9 @@ class DocumentFolder:
             limits: of the files.
             chunks: a part of each document's hash.
             max_batch: a look reads at most so many files (or 16 MiB), so that what was read is searchable before all is.
-            extract: gives the text of a file by its path and bytes, or raises Unreadable.
+            read: gives the passages of a file by its path and bytes, or raises Unreadable.
         """
-        self._folder, self._limits, self._chunks, self._max_batch, self._extract = folder, limits, chunks, max_batch, extract
+        self._folder, self._limits, self._chunks, self._max_batch, self._passages = folder, limits, chunks, max_batch, read
         self._seen: dict[str, _Seen] = {}
         self._device: int | None = None  # of the folder when it last had files
         self._said = ""
@@ -106,7 +106,7 @@ class DocumentFolder:
             return FileChanges(documents=(), gone=(), more=False)
         found, refused, unlisted = self._walk()
         is_doubtful = self._is_doubtful(found.keys() | refused.keys(), indexed, unlisted)
-        documents: list[Document] = []
+        documents: list[CutDocument] = []
         num_read, num_bytes, more = 0, 0, False
         for name, seen in found.items():
             if self._seen.get(name) == seen:
@@ -192,7 +192,7 @@ class DocumentFolder:
                 if not name.startswith((".", _LOCK)) and path.suffix.lower() in SUFFIXES | _UNREAD_SUFFIXES.keys():
                     yield path
 
-    def _read(self, name: str, indexed_hash: str | None) -> Document | None:
+    def _read(self, name: str, indexed_hash: str | None) -> CutDocument | None:
         """Return the document; None when the index has it already."""
         try:
             with (self._folder / name).open("rb") as file:
@@ -204,10 +204,10 @@ class DocumentFolder:
         content_hash = hash_of(raw, self._chunks)
         if content_hash == indexed_hash:
             return None
-        title, sections = self._extract(name, raw)
-        if not sections:
+        texts = tuple(self._passages(name, raw))
+        if not texts:
             raise Unreadable("no text was found in it")
-        return Document(document_id=name, source=FILES, title=title, sections=sections, content_hash=content_hash)
+        return CutDocument(document_id=name, source=FILES, texts=texts, content_hash=content_hash)
 
     def _report(self, refused: dict[str, str]) -> None:
         for name, reason in refused.items():

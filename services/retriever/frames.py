@@ -1,9 +1,11 @@
 """What the retriever and its reading process say to each other over two pipes: frames of a known length, text as JSON, never code.
 
     question    path (UTF-8) and the bytes of a file
-    answer      JSON: {"title": …, "sections": [[heading, [paragraph, …]], …]} or {"refused": reason}; "last": the process ends after it
+    answer      JSON: {"passages": [[title, text, what is embedded or null, index words], …]}; "more": another one about the same file
+                follows. Or {"refused": reason}, also after some passages. "last": the process ends after it
 
-The process sends one answer before the first question, {}: it is ready.
+The process sends one answer before the first question, {}: it is ready. A large file has many answers, since whoever reads one holds the
+interpreter that searches need.
 """
 
 from __future__ import annotations
@@ -13,8 +15,7 @@ import struct
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from services.retriever.core.documents import Section
-from services.retriever.outline import Extracted
+from services.retriever.core.documents import PassageText
 
 MAX_ANSWER_BYTES = 256 * 1024 * 1024
 
@@ -28,9 +29,11 @@ class Broken(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """About one file. Neither text nor reason: the process is ready."""
+    """About one file, or a part of it. Neither passages nor reason: the process is ready, or there are no more."""
 
-    extracted: Extracted | None = None
+    passages: tuple[PassageText, ...] = ()
+    more: bool = False
+    """Whether another answer about the same file follows."""
     refused: str = ""
     is_last: bool = False
     """Whether the process ends after it."""
@@ -66,9 +69,10 @@ def packed_answer(answer: Answer) -> bytes:
     fields: dict[str, object] = {"last": True} if answer.is_last else {}
     if answer.refused:
         fields["refused"] = answer.refused
-    if answer.extracted is not None:
-        fields["title"] = answer.extracted[0]
-        fields["sections"] = [[section.heading, section.paragraphs] for section in answer.extracted[1]]
+    if answer.more:
+        fields["more"] = True
+    if answer.passages:
+        fields["passages"] = [_packed(passage) for passage in answer.passages]
     body = json.dumps(fields, ensure_ascii=False).encode("utf-8", "surrogatepass")
     return _ANSWER.pack(len(body)) + body
 
@@ -83,13 +87,26 @@ def read_answer(pipe: BinaryIO) -> Answer:
     body = _whole(pipe.read(size), size)
     try:
         fields = json.loads(body.decode("utf-8", "surrogatepass"))
-        extracted = None
-        if "title" in fields:
-            sections = tuple(Section(heading=heading, paragraphs=tuple(paragraphs)) for heading, paragraphs in fields["sections"])
-            extracted = fields["title"], sections
-        return Answer(extracted=extracted, refused=fields.get("refused", ""), is_last=fields.get("last", False))
+        passages = tuple(_unpacked(*packed) for packed in fields.get("passages", ()))
+        more, refused, is_last = fields.get("more", False), fields.get("refused", ""), fields.get("last", False)
+        return Answer(passages=passages, more=more, refused=refused, is_last=is_last)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise Broken(f"no answer: {error!r}") from error
+
+
+def _packed(passage: PassageText) -> list[str | None]:
+    # Most texts are embedded as they are shown.
+    usual = _embedded_as_shown(passage.title, passage.text)
+    return [passage.title, passage.text, None if passage.search_text == usual else passage.search_text, passage.words]
+
+
+def _unpacked(title: str, text: str, search_text: str | None, words: str) -> PassageText:
+    search_text = _embedded_as_shown(title, text) if search_text is None else search_text
+    return PassageText(title=title, text=text, search_text=search_text, words=words)
+
+
+def _embedded_as_shown(title: str, text: str) -> str:
+    return f"{title}\n{text}" if title else text
 
 
 def _whole(data: bytes, size: int) -> bytes:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from services.common.platform.errors import Unavailable
 from services.retriever.catalog import CatalogDocuments
-from services.retriever.core.documents import CATALOG, FILES, ChunkLimits, Document, IndexedPassage, passages_of
+from services.retriever.core.documents import CATALOG, FILES, ChunkLimits, CutDocument, Document, IndexedPassage, cut, passages_of
 from services.retriever.embedder import Embedder, LateEmbedder
 from services.retriever.files import DocumentFolder
 from services.retriever.lance_index import LanceIndex
@@ -143,10 +143,14 @@ class Indexer:
             raise
         self.catalog_offset = changes.next_offset
 
-    def _cut(self, documents: Sequence[Document]) -> list[IndexedPassage]:
-        return [passage for document in documents for passage in passages_of(document, self._chunks)]
+    def _cut(self, documents: Sequence[Document | CutDocument]) -> list[IndexedPassage]:
+        """Files come cut, by the process that read them; items of the catalogue are short."""
+        whole = (document if isinstance(document, CutDocument) else cut(document, self._chunks) for document in documents)
+        return [passage for document in whole for passage in passages_of(document)]
 
-    async def _apply(self, source: str, documents: Mapping[str, Document], gone: Sequence[str], loaded: Embedder | None) -> None:
+    async def _apply(
+        self, source: str, documents: Mapping[str, Document] | Mapping[str, CutDocument], gone: Sequence[str], loaded: Embedder | None
+    ) -> None:
         if not documents and not gone:
             return
         started = time.monotonic()

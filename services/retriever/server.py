@@ -52,7 +52,7 @@ class Retriever:
             )
         )
         self.index = LanceIndex(settings.index_dir)
-        self.extraction = _extraction_of(settings)
+        self.extraction = _extraction_of(settings, chunks)
         self.folder = _folder_of(settings, chunks, self.extraction)
         self._documents = meter.create_counter("retriever.documents", description="Documents by what was done to them in the index.")
         self.catalog = CatalogDocuments(chunks, lambda: _wake(loop, self.indexer))
@@ -124,7 +124,7 @@ def _wake(loop: asyncio.AbstractEventLoop, indexer: Indexer) -> None:
     loop.call_soon_threadsafe(indexer.wake)
 
 
-def _extraction_of(settings: RetrieverSettings) -> ExtractionProcess:
+def _extraction_of(settings: RetrieverSettings, chunks: ChunkLimits) -> ExtractionProcess:
     limits = ExtractionLimits(
         cpu_ms=settings.extraction_cpu_ms,
         cpu_setting=variable_of(settings, "extraction_cpu_ms"),
@@ -133,14 +133,14 @@ def _extraction_of(settings: RetrieverSettings) -> ExtractionProcess:
         unpacked_bytes=settings.extraction_unpacked_bytes,
         unpacked_setting=variable_of(settings, "extraction_unpacked_bytes"),
     )
-    return ExtractionProcess(limits)
+    return ExtractionProcess(limits, chunks)
 
 
 def _folder_of(settings: RetrieverSettings, chunks: ChunkLimits, extraction: ExtractionProcess) -> DocumentFolder | None:
     if settings.documents_dir is None:
         return None
     limits = FileLimits(max_files=settings.max_files, max_bytes=settings.max_file_bytes)
-    return DocumentFolder(settings.documents_dir, limits, chunks, max_batch=MAX_DOCUMENTS_A_COMMIT, extract=extraction.extract)
+    return DocumentFolder(settings.documents_dir, limits, chunks, max_batch=MAX_DOCUMENTS_A_COMMIT, read=extraction.passages)
 
 
 async def run(settings: RetrieverSettings) -> None:

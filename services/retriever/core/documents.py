@@ -48,26 +48,45 @@ class Document:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PassageText:
+    """What a passage says, and how it is found.
+
+    Attributes:
+        title: of the document and the headings above it.
+        text: as it is shown.
+        search_text: what is embedded.
+        words: what the search by words looks at.
+    """
+
+    title: str
+    text: str
+    search_text: str
+    words: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class IndexedPassage:
-    """A piece of a document, as it is found."""
+    """A piece of a document, as it is found. Title to words: see `PassageText`."""
 
     passage_id: str
     document_id: str
     source: str
     title: str
     text: str
+    search_text: str
+    words: str
     content_hash: str
     """Of its document."""
 
-    @property
-    def search_text(self) -> str:
-        """What is embedded."""
-        return searchable(f"{self.title}\n{self.text}" if self.title else self.text)
 
-    @property
-    def words(self) -> str:
-        """What the search by words looks at."""
-        return words_of_passage(self.document_id, self.title, self.text)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CutDocument:
+    """A document whose passages are there already. Attributes: see `Document`."""
+
+    document_id: str
+    source: str
+    texts: tuple[PassageText, ...]
+    content_hash: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,33 +104,48 @@ def hash_of(content: bytes, limits: ChunkLimits) -> str:
     return digest.hexdigest()
 
 
-def passages_of(document: Document, limits: ChunkLimits) -> list[IndexedPassage]:
+def cut(document: Document, limits: ChunkLimits) -> CutDocument:
+    """Return the document with its passages in place of its sections."""
+    texts = tuple(texts_of(document.document_id, document.title, document.sections, limits))
+    return CutDocument(document_id=document.document_id, source=document.source, texts=texts, content_hash=document.content_hash)
+
+
+def texts_of(document_id: str, title: str, sections: Iterable[Section], limits: ChunkLimits) -> Iterator[PassageText]:
+    """Yield what the passages of a document say, in order."""
+    seen: set[tuple[str, str]] = set()
+    for section in sections:
+        path = _joined(title, section.heading)
+        for text in _pack(section.paragraphs, limits):
+            # Boilerplate that a page repeats helps nobody twice.
+            if (path, text) not in seen:
+                seen.add((path, text))
+                yield passage_text(document_id, path, text)
+
+
+def passage_text(document_id: str, title: str, text: str) -> PassageText:
+    """Return a passage with what it is found by."""
+    search_text = searchable(f"{title}\n{text}" if title else text)
+    return PassageText(title=title, text=text, search_text=search_text, words=words_of_passage(document_id, title, text))
+
+
+def passages_of(document: CutDocument) -> list[IndexedPassage]:
     """Return the document's passages, in order.
 
     The first of a catalogue item has the document's id; all others are numbered from 1: "docs/returns.md#3".
     """
-    found: list[IndexedPassage] = []
-    seen: set[tuple[str, str]] = set()
-    for section in document.sections:
-        title = _joined(document.title, section.heading)
-        for text in _pack(section.paragraphs, limits):
-            # Boilerplate that a page repeats helps nobody twice.
-            if (title, text) in seen:
-                continue
-            seen.add((title, text))
-            number = len(found) + 1
-            single = document.source == CATALOG and number == 1
-            found.append(
-                IndexedPassage(
-                    passage_id=document.document_id if single else f"{document.document_id}#{number}",
-                    document_id=document.document_id,
-                    source=document.source,
-                    title=title,
-                    text=text,
-                    content_hash=document.content_hash,
-                )
-            )
-    return found
+    return [
+        IndexedPassage(
+            passage_id=document.document_id if document.source == CATALOG and number == 1 else f"{document.document_id}#{number}",
+            document_id=document.document_id,
+            source=document.source,
+            title=text.title,
+            text=text.text,
+            search_text=text.search_text,
+            words=text.words,
+            content_hash=document.content_hash,
+        )
+        for number, text in enumerate(document.texts, start=1)
+    ]
 
 
 def _joined(title: str, heading: str) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import AsyncIterator
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 
 from services.common.platform.errors import ConfigurationError, Unavailable
-from services.retriever.core.documents import IndexedPassage
+from services.retriever.core.documents import IndexedPassage, passage_text
 from services.retriever.lance_index import LanceIndex
 
 pytestmark = pytest.mark.integration
@@ -19,7 +20,11 @@ EMBEDDER = ("aaaa1111", 4)
 
 def passage(name: str, text: str, *, source: str = "files", content_hash: str = "h1", number: int = 1) -> IndexedPassage:
     return IndexedPassage(
-        passage_id=f"{name}#{number}", document_id=name, source=source, title=f"Title of {name}", text=text, content_hash=content_hash
+        passage_id=f"{name}#{number}",
+        document_id=name,
+        source=source,
+        content_hash=content_hash,
+        **asdict(passage_text(name, f"Title of {name}", text)),
     )
 
 

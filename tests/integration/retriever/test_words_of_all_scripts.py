@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from services.retriever.core.documents import IndexedPassage
+from services.retriever.core.documents import IndexedPassage, passage_text
 from services.retriever.lance_index import LanceIndex
 
 pytestmark = pytest.mark.integration
@@ -156,7 +157,11 @@ async def _asked(folder: Path) -> dict[str, list[str]]:
     await index.open(None)
     passages = [
         IndexedPassage(
-            passage_id=name, document_id=name, source="catalog" if ":" in name else "files", title=title, text=text, content_hash="h"
+            passage_id=name,
+            document_id=name,
+            source="catalog" if ":" in name else "files",
+            content_hash="h",
+            **asdict(passage_text(name, title, text)),
         )
         for name, (title, text) in PASSAGES.items()
     ]

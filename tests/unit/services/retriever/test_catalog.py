@@ -7,9 +7,13 @@ from tunemesh.catalog.v1 import catalog_item_pb2
 
 from services.common.events.catalog import CatalogItem
 from services.retriever.catalog import CatalogDocuments, document_of
-from services.retriever.core.documents import ChunkLimits, passages_of
+from services.retriever.core.documents import ChunkLimits, Document, IndexedPassage, cut, passages_of
 
 LIMITS = ChunkLimits(max_tokens=200, overlap_tokens=40)
+
+
+def cut_into(document: Document, limits: ChunkLimits) -> list[IndexedPassage]:
+    return passages_of(cut(document, limits))
 
 
 def record(offset: int, item_id: str, title: str | None = "Title", **fields) -> SimpleNamespace:
@@ -38,14 +42,14 @@ def test_an_item_is_a_passage_from_which_its_categories_and_attributes_can_be_an
     item = CatalogItem(
         item_id="172", title="Empire Strikes Back", categories=("Action", "Sci-Fi"), attributes={"empty": "", "release_year": "1980"}
     )
-    (passage,) = passages_of(document_of(item, LIMITS), LIMITS)
+    (passage,) = cut_into(document_of(item, LIMITS), LIMITS)
     assert (passage.passage_id, passage.source, passage.title) == ("catalog:172", "catalog", "Empire Strikes Back")
     assert passage.text == "Categories: Action, Sci-Fi. Release year: 1980."
 
 
 def test_attributes_of_every_kind_are_worded_and_a_vector_is_left_out():
     typed = {"bulky": False, "colours": ("red", "blue"), "embedding": (0.25, 0.5), "none": (), "price": 7.5, "year": 1995}
-    (passage,) = passages_of(document_of(CatalogItem(item_id="1", title="T", attributes=typed), LIMITS), LIMITS)
+    (passage,) = cut_into(document_of(CatalogItem(item_id="1", title="T", attributes=typed), LIMITS), LIMITS)
     assert passage.text == "Bulky: false. Colours: red, blue. Price: 7.5. Year: 1995."
     texts = {name: str(value) for name, value in {"price": 7.5, "year": 1995}.items()}
     of_before = document_of(CatalogItem(item_id="1", title="T", attributes=texts), LIMITS)
@@ -54,13 +58,13 @@ def test_attributes_of_every_kind_are_worded_and_a_vector_is_left_out():
 
 def test_a_long_attribute_is_text_of_its_own():
     item = CatalogItem(item_id="1", title="T", attributes={"plot": "First.\n\n" + "A long story. " * 100, "year": "1980"})
-    found = passages_of(document_of(item, LIMITS), LIMITS)
+    found = cut_into(document_of(item, LIMITS), LIMITS)
     assert len(found) > 1 and found[0].text.startswith("Year: 1980.") and found[1].passage_id == "catalog:1#2"
 
 
 def test_an_item_with_nothing_but_a_title_or_an_id_is_found_by_it():
-    assert passages_of(document_of(CatalogItem(item_id="1", title="Alien"), LIMITS), LIMITS)[0].text == "Alien."
-    assert passages_of(document_of(CatalogItem(item_id="sku-1"), LIMITS), LIMITS)[0].title == "sku-1"
+    assert cut_into(document_of(CatalogItem(item_id="1", title="Alien"), LIMITS), LIMITS)[0].text == "Alien."
+    assert cut_into(document_of(CatalogItem(item_id="sku-1"), LIMITS), LIMITS)[0].title == "sku-1"
 
 
 def test_the_hash_ignores_what_is_not_shown():

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from services.retriever.core.documents import ChunkLimits
+from services.retriever.core.documents import ChunkLimits, PassageText, texts_of
 from services.retriever.extract import extract
 from services.retriever.extraction import ExtractionLimits
 from services.retriever.extraction_process import ExtractionProcess, ExtractionUnavailable
@@ -22,6 +22,12 @@ from tests.limits import seconds
 
 ODD = (sys.executable, "-m", "tests.odd_reader")
 ORDINARY = b"# Fees\n\nTwo euros.\n\n| a | b |\n|---|---|\n| 1 | 2 |\n"
+CHUNKS = ChunkLimits(max_tokens=99, overlap_tokens=9)
+
+
+def passages(path: str, raw: bytes) -> tuple[PassageText, ...]:
+    """What the process is to say."""
+    return tuple(texts_of(path, *extract(path, raw), CHUNKS))
 
 
 def limits(*, cpu_ms: int = 600_000, memory_mib: int = 512) -> ExtractionLimits:
@@ -38,7 +44,7 @@ def limits(*, cpu_ms: int = 600_000, memory_mib: int = 512) -> ExtractionLimits:
 @pytest.fixture
 def odd() -> Iterator[ExtractionProcess]:
     """A reader that does what the names of files say."""
-    process = ExtractionProcess(limits(cpu_ms=300), ODD)
+    process = ExtractionProcess(limits(cpu_ms=300), CHUNKS, ODD)
     yield process
     process.close()
 
@@ -46,7 +52,7 @@ def odd() -> Iterator[ExtractionProcess]:
 @pytest.fixture
 def reader() -> Iterator[ExtractionProcess]:
     """The reader as it is, without a limit that a test could reach."""
-    process = ExtractionProcess(limits())
+    process = ExtractionProcess(limits(), CHUNKS)
     yield process
     process.close()
 
@@ -75,78 +81,78 @@ def test_the_process_says_what_the_function_says_and_reads_one_file_after_the_ot
         ("c_d.txt", b""),
         ("e.txt", b"a\n\nb"),
     ):
-        assert reader.extract(path, raw) == extract(path, raw)
+        assert reader.passages(path, raw) == passages(path, raw)
     pid = reader.pid
     with pytest.raises(Unreadable, match="NUL"):
-        reader.extract("x.txt", b"\x00")
-    assert reader.extract("a.md", ORDINARY) == extract("a.md", ORDINARY)
+        reader.passages("x.txt", b"\x00")
+    assert reader.passages("a.md", ORDINARY) == passages("a.md", ORDINARY)
     assert reader.pid == pid
 
 
 @pytest.mark.parametrize("path", ["loops.txt", "loops_in_c.txt"])
 def test_a_file_that_takes_too_much_processor_time_is_refused_by_limit_and_setting_and_the_next_is_read(odd, path):
     with pytest.raises(Unreadable, match=r"more than 0\.3 s of processor time; split it, or raise CPU_SETTING"):
-        odd.extract(path, b"")
-    assert odd.extract("a.md", ORDINARY) == extract("a.md", ORDINARY)
+        odd.passages(path, b"")
+    assert odd.passages("a.md", ORDINARY) == passages("a.md", ORDINARY)
 
 
 @pytest.mark.parametrize("path", ["takes_memory.txt", "grows.txt"])
 def test_a_file_that_takes_too_much_memory_is_refused_by_limit_and_setting_and_the_next_is_read(path):
-    process = ExtractionProcess(limits(memory_mib=128), ODD)
+    process = ExtractionProcess(limits(memory_mib=128), CHUNKS, ODD)
     try:
         with pytest.raises(Unreadable, match="more than 128 MiB of memory; split it, or raise MEMORY_SETTING"):
-            process.extract(path, b"")
-        assert process.extract("a.md", ORDINARY) == extract("a.md", ORDINARY)
+            process.passages(path, b"")
+        assert process.passages("a.md", ORDINARY) == passages("a.md", ORDINARY)
     finally:
         process.close()
 
 
 @pytest.mark.parametrize(("path", "piece"), [("a.html", b"<p>x"), ("a.md", b"x\n\n"), ("a.md", b"<p>x\n\ny\n\n"), ("a.csv", b"x\n")])
 def test_a_document_whose_tree_needs_too_much_memory_is_refused_so_whichever_parser_lacks_it(path, piece):
-    process = ExtractionProcess(limits(memory_mib=128))
+    process = ExtractionProcess(limits(memory_mib=128), CHUNKS)
     try:
         with pytest.raises(Unreadable, match="more than 128 MiB of memory; split it, or raise MEMORY_SETTING"):
-            process.extract(path, piece * (8 * 2**20 // len(piece)))
-        assert process.extract("a.md", ORDINARY) == extract("a.md", ORDINARY)
+            process.passages(path, piece * (8 * 2**20 // len(piece)))
+        assert process.passages("a.md", ORDINARY) == passages("a.md", ORDINARY)
     finally:
         process.close()
 
 
 def test_a_file_that_ends_its_reader_is_refused_with_how_and_the_next_is_read(odd):
     with pytest.raises(Unreadable, match="dies of it: by SIGSEGV, then by SIGSEGV"):
-        odd.extract("crashes.txt", b"")
+        odd.passages("crashes.txt", b"")
     with pytest.raises(Unreadable, match="its reader failed: LookupError: no such part"):
-        odd.extract("fails.txt", b"")
-    assert odd.extract("a.md", ORDINARY) == extract("a.md", ORDINARY)
+        odd.passages("fails.txt", b"")
+    assert odd.passages("a.md", ORDINARY) == passages("a.md", ORDINARY)
 
 
 def test_what_a_library_prints_is_no_answer(odd):
-    assert odd.extract("prints.txt", b"Hello.") == extract("prints.txt", b"Hello.")
+    assert odd.passages("prints.txt", b"Hello.") == passages("prints.txt", b"Hello.")
 
 
 def test_a_document_whose_reader_is_killed_from_outside_is_read_by_the_next_one(reader):
-    reader.extract("a.md", ORDINARY)
+    reader.passages("a.md", ORDINARY)
     pid = pid_of(reader)
     os.kill(pid, signal.SIGSTOP)
     wait_until(lambda: state_of(pid) == "T")
     found = []
-    thread = threading.Thread(target=lambda: found.append(reader.extract("b.txt", b"Hello.")))
+    thread = threading.Thread(target=lambda: found.append(reader.passages("b.txt", b"Hello.")))
     thread.start()
     os.kill(pid, signal.SIGKILL)
     thread.join(seconds(60))
-    assert found == [extract("b.txt", b"Hello.")] and reader.pid != pid
+    assert found == [passages("b.txt", b"Hello.")] and reader.pid != pid
 
 
 def test_a_reader_that_died_between_two_files_refuses_none(reader):
-    reader.extract("a.md", ORDINARY)
+    reader.passages("a.md", ORDINARY)
     os.kill(pid_of(reader), signal.SIGKILL)
-    assert reader.extract("b.txt", b"Hello.") == extract("b.txt", b"Hello.")
+    assert reader.passages("b.txt", b"Hello.") == passages("b.txt", b"Hello.")
 
 
 async def test_the_event_loop_goes_on_while_a_file_is_read_and_closing_ends_the_wait(reader):
-    await asyncio.to_thread(reader.extract, "a.md", ORDINARY)
+    await asyncio.to_thread(reader.passages, "a.md", ORDINARY)
     os.kill(pid_of(reader), signal.SIGSTOP)
-    reading = asyncio.create_task(asyncio.to_thread(reader.extract, "b.txt", b"Hello."))
+    reading = asyncio.create_task(asyncio.to_thread(reader.passages, "b.txt", b"Hello."))
     for _ in range(200):  # as long as a file may take: searches are answered
         await asyncio.sleep(0)
         await asyncio.sleep(0.001)
@@ -155,31 +161,20 @@ async def test_the_event_loop_goes_on_while_a_file_is_read_and_closing_ends_the_
     with pytest.raises(ExtractionUnavailable):
         await reading
     with pytest.raises(ExtractionUnavailable, match="closed"):
-        reader.extract("a.md", ORDINARY)
-
-
-def test_hardly_any_processor_time_of_the_retriever_goes_into_a_large_file(reader):
-    reader.extract("a.md", ORDINARY)
-    large = b"".join(b"Film %d goes back within seven days; every late day costs two euros.\n\n" % number for number in range(5_000))
-    times = []
-    for read in (extract, reader.extract):
-        began = time.process_time()
-        read("large.txt", large)
-        times.append(time.process_time() - began)
-    assert times[1] < times[0] / 3, times
+        reader.passages("a.md", ORDINARY)
 
 
 def test_a_reader_that_cannot_start_says_nothing_about_the_file():
     for command in (("/nowhere/python",), (sys.executable, "-c", "raise SystemExit(3)")):
-        process = ExtractionProcess(limits(), command)
+        process = ExtractionProcess(limits(), CHUNKS, command)
         with pytest.raises(ExtractionUnavailable, match="cannot be started"):
-            process.extract("a.md", ORDINARY)
+            process.passages("a.md", ORDINARY)
         process.close()
 
 
 def test_the_reader_has_none_of_the_environment_and_a_low_priority(reader, monkeypatch):
     monkeypatch.setenv("KAFKA_PASSWORD", "secret")
-    reader.extract("a.md", ORDINARY)
+    reader.passages("a.md", ORDINARY)
     variables = Path(f"/proc/{pid_of(reader)}/environ").read_bytes().split(b"\0")
     assert {line.partition(b"=")[0] for line in variables if line} <= {b"PYTHONPATH", b"LC_CTYPE"}
     assert os.getpriority(os.PRIO_PROCESS, pid_of(reader)) > os.getpriority(os.PRIO_PROCESS, 0)
@@ -190,13 +185,11 @@ def test_a_refused_file_stays_refused_until_it_changes_and_costs_its_time_once(t
 
     def read(path, raw):
         asked.append(path)
-        return odd.extract(path, raw)
+        return odd.passages(path, raw)
 
     (tmp_path / "loops.txt").write_text("Hello.")
     (tmp_path / "other.txt").write_text("Hello.")
-    folder = DocumentFolder(
-        tmp_path, FileLimits(max_files=9, max_bytes=99), ChunkLimits(max_tokens=99, overlap_tokens=9), max_batch=9, extract=read
-    )
+    folder = DocumentFolder(tmp_path, FileLimits(max_files=9, max_bytes=99), CHUNKS, max_batch=9, read=read)
     assert [document.document_id for document in folder.look({}).documents] == ["other.txt"]
     for _ in range(3):
         folder.look({})

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from services.retriever.core.documents import ChunkLimits
+from services.retriever.core.documents import ChunkLimits, texts_of
 from services.retriever.extract import extract
 from services.retriever.files import DocumentFolder, FileLimits
 
@@ -13,7 +13,13 @@ CHUNKS = ChunkLimits(max_tokens=200, overlap_tokens=40)
 
 
 def folder_at(path: Path, *, max_files: int = 100, max_bytes: int = 1000, max_batch: int = 100) -> DocumentFolder:
-    return DocumentFolder(path, FileLimits(max_files=max_files, max_bytes=max_bytes), CHUNKS, max_batch=max_batch, extract=extract)
+    return DocumentFolder(
+        path,
+        FileLimits(max_files=max_files, max_bytes=max_bytes),
+        CHUNKS,
+        max_batch=max_batch,
+        read=lambda name, raw: tuple(texts_of(name, *extract(name, raw), CHUNKS)),
+    )
 
 
 def write(path: Path, text: str = "Hello.", mtime_s: float | None = None) -> Path:
@@ -47,7 +53,7 @@ def test_a_file_is_read_once_and_again_when_it_changed(folder, tmp_path):
     assert ids(folder.look(indexed)) == []
     write(tmp_path / "a.txt", "Two.", mtime_s=2)
     (changed,) = folder.look(indexed).documents
-    assert changed.content_hash != document.content_hash and changed.sections[0].paragraphs == ("Two.",)
+    assert changed.content_hash != document.content_hash and [text.text for text in changed.texts] == ["Two."]
 
 
 def test_a_file_that_was_only_touched_or_that_the_index_has_already_is_not_indexed_again(tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from services.retriever.core.documents import FILES, ChunkLimits, Document, IndexedPassage, passages_of
+from services.retriever.core.documents import ChunkLimits, PassageText, texts_of
 from services.retriever.extract import extract
 from tests.office_facts import OfficeFile
 from tests.office_files import forty
@@ -13,9 +13,8 @@ LIMITS = ChunkLimits(max_tokens=200, overlap_tokens=40)
 BAR = 0.95
 
 
-def passages(file: OfficeFile) -> list[IndexedPassage]:
-    title, sections = extract(file.name, file.raw)
-    return passages_of(Document(document_id=file.name, source=FILES, title=title, sections=sections, content_hash="h"), LIMITS)
+def passages(file: OfficeFile) -> list[PassageText]:
+    return list(texts_of(file.name, *extract(file.name, file.raw), LIMITS))
 
 
 def test_nearly_all_facts_of_forty_office_files_are_in_one_passage_with_their_names():

@@ -13,13 +13,14 @@ from fpdf import FPDF
 from PIL import Image
 
 from services.retriever import office_package
-from services.retriever.core.documents import ChunkLimits
+from services.retriever.core.documents import ChunkLimits, texts_of
 from services.retriever.extract import extract
 from services.retriever.files import DocumentFolder, FileLimits
 from services.retriever.office_package import MAX_DEPTH, Package, PackageLimits
 from services.retriever.outline import Unreadable
 
 MIB = 2**20
+CHUNKS = ChunkLimits(max_tokens=99, overlap_tokens=9)
 COMPOUND = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(504)
 
 
@@ -192,7 +193,11 @@ def test_the_folder_says_which_office_files_are_refused_and_passes_over_locks_of
     for name, raw in files.items():
         (tmp_path / name).write_bytes(raw)
     folder = DocumentFolder(
-        tmp_path, FileLimits(max_files=99, max_bytes=MIB), ChunkLimits(max_tokens=99, overlap_tokens=9), max_batch=9, extract=extract
+        tmp_path,
+        FileLimits(max_files=99, max_bytes=MIB),
+        CHUNKS,
+        max_batch=9,
+        read=lambda name, raw: tuple(texts_of(name, *extract(name, raw), CHUNKS)),
     )
     assert [document.document_id for document in folder.look({}).documents] == ["good.docx"]
     assert folder.refused.keys() == {"scan.pdf", "old.doc", "empty.docx"}
