@@ -35,7 +35,7 @@ from services.retriever.outline import Extracted, Unreadable
 _NICENESS = 5
 # Of what is resident: a process that has read something large is replaced, since freed memory is seldom given back.
 # Of text and words in one answer: what the retriever takes in a millisecond or two.
-_ANSWER_CHARS = 128 * 1024
+_ANSWER_CHARS = 64 * 1024
 _WORN_BYTES = 192 * 1024 * 1024
 
 
