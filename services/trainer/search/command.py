@@ -74,14 +74,14 @@ def search(options: argparse.Namespace) -> None:
         _measure_start(study, given)
         if taken := study.take_up():
             _say(f"going on: {len(study.trials())} trials are done, {taken} were interrupted and begin anew")
-        is_late = _run_trials(options, study, given)
+        _run_trials(options, study, given)
         rows = trial_rows(study)
         if not any(row["value"] is not None for row in rows):
             raise NoTrial("\n".join(failures(rows)) or "the time was over; give a longer --timeout-seconds")
         report, spec = _finish(options, study, given, rows)
     finally:
         work.close()
-    report["ended"] = "the time is over" if is_late else f"all of --trials {options.trials} are done"
+    report["ended"] = f"all of --trials {options.trials} are done" if len(rows) >= options.trials else "the time is over"
     report["seconds"] = round(time.monotonic() - began, 1)
     write(options.out, report, spec)
     _say("\n".join(lines(report)))
@@ -145,20 +145,21 @@ def objective_of(options: argparse.Namespace, study: Study, start: FeatureSpec) 
     return Objective(options.metric, tasks, noted[MEASURES], noted[LOSSES])
 
 
-def _run_trials(options: argparse.Namespace, study: Study, given: Given) -> bool:
-    """Run the trials; return whether the time ended them."""
+def _run_trials(options: argparse.Namespace, study: Study, given: Given) -> None:
+    """Run the trials, until as many as wanted are done or the time is over."""
     objective = objective_of(options, study, given.space.start)
     deadline = None if options.timeout_seconds is None else time.monotonic() + options.timeout_seconds
-    if options.jobs == 1:
-        runner = Runner(study=study, parts=given.parts.trials, config=given.config, objective=objective, tell=_say)
-        return runner.run(Limits(trials=options.trials, deadline=deadline))
+    if options.jobs > 1:
 
-    def is_late() -> bool:
-        return deadline is not None and time.monotonic() >= deadline
+        def is_late() -> bool:
+            return deadline is not None and time.monotonic() >= deadline
 
-    # CLOCK_MONOTONIC is the same for all processes of a machine.
-    run_workers(study, work_on_trials, (options, deadline, os.getpid()), options.jobs, is_over=is_late, tell=_say)
-    return is_late()
+        # CLOCK_MONOTONIC is the same for all processes of a machine.
+        run_workers(study, work_on_trials, (options, deadline, os.getpid()), options.jobs, is_over=is_late, tell=_say)
+        study.take_up()
+    # Behind workers: what is left where all of them ended too early.
+    runner = Runner(study=study, parts=given.parts.trials, config=given.config, objective=objective, tell=_say)
+    runner.run(Limits(trials=options.trials, deadline=deadline))
 
 
 def work_on_trials(options: argparse.Namespace, deadline: float | None, parent: int, number: int) -> None:

@@ -19,6 +19,7 @@ from services.common.ranker.networks.registry import make_network
 from services.common.ranker.networks.scoring import score
 from services.trainer.batch import FeatureStates
 from services.trainer.learner import Learner, LearnerConfig
+from services.trainer.server import make_learner
 from tests.learning import CATEGORIES, ITEMS, SPEC, group_of, groups, sample
 
 pytestmark = pytest.mark.ml
@@ -265,3 +266,18 @@ def test_a_flood_of_new_ids_exceeds_max_rows_by_an_eighth_and_one_step_at_most()
         largest = max(largest, len(learner.tables["item"]))
     assert 80 < largest <= 94
     assert learner.steps < learner.config.evict_every_steps
+
+
+def test_rates_of_the_spec_are_those_of_the_live_learner_and_keep_its_bits_where_they_are_the_defaults() -> None:
+    rates = {"dense_rate": 0.004, "user_rate": 0.3, "init_scale": 0.02}
+    given = FeatureSpec.parse(SPEC.model_dump(mode="json") | {"learning": rates})
+    live = make_learner(given)
+    assert {name: getattr(live.config, name) for name in rates} == rates
+    assert live.config.item_rate == LearnerConfig().item_rate and make_learner(SPEC).config == LearnerConfig()
+    state = Learner(SPEC)
+    learn(state, groups(16))
+    live.load_state_arrays(state.state_arrays())
+    assert live.state_hash() == state.state_hash(), "weights mean the same at any rate"
+    learn(live, groups(32)[16:])
+    learn(state, groups(32)[16:])
+    assert live.state_hash() != state.state_hash()
