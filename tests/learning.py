@@ -43,6 +43,21 @@ KEYED: list[dict[str, Any]] = [
 ]
 
 
+# A sequence whose parts are of the item (none, one or several words; a table of its own or that of a feature above), and of the event.
+SEQUENCE: dict[str, Any] = {
+    "sequence_feature": {
+        "sequence_name": "latest",
+        "sequence_length": 6,
+        "features": [
+            {"id_feature": {"feature_name": "tags", "expression": "item:tags", "embedding_dim": 4, "pooling": "mean"}},
+            {"raw_feature": {"feature_name": "age", "expression": "sequence:age", "boundaries": [60, 3600], "embedding_dim": 4}},
+            {"id_feature": {"feature_name": "origin", "expression": "item:origin", "embedding_dim": 8, "embedding_name": "places"}},
+            {"id_feature": {"feature_name": "item", "expression": "sequence:item_id", "embedding_dim": 6}},
+        ],
+    }
+}
+
+
 def with_network(network: object) -> FeatureSpec:
     """Return the tests' spec with another network."""
     return FeatureSpec.parse(SPEC.model_dump(mode="json") | {"network": network})

@@ -109,12 +109,11 @@ class RandomFeatures:
         present = (name for name in fields if self.random.random() < 0.8)
         return {f"{side[0]}_{name}": self._absent() if self.random.random() < 0.1 else values[fields[name]]() for name in present}
 
-    def events(self) -> list[dict[str, Any]]:
-        """Return a user's latest events."""
-        return [
-            {"category": self.random.choice((*WORDS, None, [])), "age": self._number_value(), "value": self._number_value()}
-            for _ in range(self.random.randint(0, 6))
-        ]
+    def history(self, num_items: int) -> tuple[list[int], list[float], list[float]]:
+        """Return a user's latest events, newest first: of each which item it was of, its value, and seconds since then (NaN: not known)."""
+        events = range(self.random.randint(0, 9))
+        ages = [self.random.choice((math.nan, 0.0, 59.999, 60.0, self.random.uniform(0, 1e9))) for _ in events]
+        return [self.random.randrange(num_items) for _ in events], [self.random.choice((0.0, 0.5, 1.0)) for _ in events], ages
 
     def _number_value(self) -> Any:
         return self.random.choice((*NUMBERS, None, math.nan, math.inf, self.random.uniform(-9, 9), self.random.lognormvariate(0, 9)))
@@ -204,13 +203,19 @@ class RandomFeatures:
         return {"tokenize_feature": {**keys, **self._encoding(name)}}
 
     def _sequence(self, name: str) -> dict[str, Any]:
+        shared = {"embedding_name": "shared"} if self.random.random() < 0.3 else {}
+        pooling = self.random.choice(("sum", "mean"))
+        words = self.random.choice(({}, {"hash_bucket_size": 7}, {"vocab_list": ["a", "Rome", 5], "default_value": "a"}))
+        field = self.random.choice(("item:i_word", "item:i_list", "item:i_other"))
         parts = [
-            {"id_feature": {"feature_name": f"{name}_category", "expression": "sequence:category", "embedding_dim": 8}},
-            {"raw_feature": {"feature_name": f"{name}_age", "expression": "sequence:age", "normalizer": "method=log10"}},
-            {"raw_feature": {"feature_name": f"{name}_value", "expression": "sequence:value", "default_value": 1}},
+            {"id_feature": {"feature_name": "category", "expression": field, "embedding_dim": 8, "pooling": pooling, **words, **shared}},
+            {"id_feature": {"feature_name": "id", "expression": "sequence:item_id", "embedding_dim": 4, **words}},
+            {"raw_feature": {"feature_name": "number", "expression": "item:i_number", "embedding_dim": 4, "boundaries": [-1, 0.5]}},
+            {"raw_feature": {"feature_name": "age", "expression": "sequence:age", "embedding_dim": 8, "boundaries": [60, 3600]}},
+            {"raw_feature": {"feature_name": "value", "expression": "sequence:value", "embedding_dim": 4, "boundaries": [0.5]}},
         ]
-        kept = self.random.sample(parts, self.random.randint(1, 3))
-        return {"sequence_feature": {"feature_name": name, "sequence_length": self.random.choice((1, 3, 20)), "features": kept}}
+        kept = self.random.sample(parts, self.random.randint(1, len(parts)))
+        return {"sequence_feature": {"sequence_name": name, "sequence_length": self.random.choice((1, 3, 20)), "features": kept}}
 
     def _combiner(self) -> str:
         return self.random.choice(("sum", "mean", "min", "max"))

@@ -164,4 +164,4 @@ class Fixture:
 
 
 def query(user_id: str = "7", candidates: Sequence[str] = (), limit: int = 10, *, max_candidates: int = 500) -> Query:
-    return Query.checked(user_id, candidates, limit, deadline_s=100.0, max_candidates=max_candidates)
+    return Query.checked(user_id, candidates, limit, deadline_s=100.0, now_ms=1_700_000_000_000, max_candidates=max_candidates)

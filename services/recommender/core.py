@@ -21,8 +21,9 @@ from services.common.platform.errors import InvalidInput, Unavailable
 from services.common.platform.ids import canonical_id, canonical_ids, entity_key
 from services.common.ranker import exposure_block
 from services.common.ranker.declared.plan import Part
+from services.common.ranker.declared.sequences import Past
 from services.common.ranker.feature_spec import FeatureSpec
-from services.common.ranker.features import Declared, build_features
+from services.common.ranker.features import Declared, build_features, past_of
 from services.common.ranker.recall_state import Counted
 from services.common.ranker.states import GlobalState, UserState, merge_item_bytes
 from services.common.ranker.tallies import ItemMatrix
@@ -67,6 +68,8 @@ class Query:
     """Of this request alone."""
     profile: Attributes = field(default_factory=dict)
     """The user's, where the caller brings it; it stands in place of what profiles.v1 says. Empty: it does not."""
+    now_ms: int
+    """When it was asked, Unix milliseconds: sequences say how long ago events happened."""
 
     @classmethod
     def checked(
@@ -76,6 +79,7 @@ class Query:
         limit: int,
         *,
         deadline_s: float,
+        now_ms: int,
         max_candidates: int,
         context: Attributes = NO_ATTRIBUTES,
         profile: Attributes = NO_ATTRIBUTES,
@@ -97,7 +101,9 @@ class Query:
             raise InvalidQuery("candidates: an item is named twice")
         check("context", context, InvalidQuery)
         check("profile", profile, InvalidQuery)
-        return cls(user_id=user_id, candidates=candidates, limit=limit, deadline_s=deadline_s, context=context, profile=profile)
+        return cls(
+            user_id=user_id, candidates=candidates, limit=limit, deadline_s=deadline_s, context=context, profile=profile, now_ms=now_ms
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +273,7 @@ class Recommender:
             return Answer(items=NO_ITEMS, version=None, degraded=tuple(degraded), features_block=b"")
         categories = self._catalog.categories_of(item_ids)
         state = await self._online_state(query, item_ids, degraded)
-        declared = self._declared(query, state.profile, item_ids, degraded)
+        declared = self._declared(query, state, item_ids, degraded)
         features = build_features(self._spec, query.user_id, state.user, state.items, categories, state.total, declared)
         block = exposure_block.encode(features, self._spec.schema_hash)
         scored = await self._score(query, state.item_keys_N, block, degraded)
@@ -295,16 +301,23 @@ class Recommender:
             for name, what in self._spec.plan.faults(side, attributes).items() if attributes else ():
                 raise InvalidQuery(f"{called}.{name}: {what}")
 
-    def _declared(self, query: Query, profile: Attributes, item_ids: Sequence[str], degraded: list[str]) -> Declared | None:
+    def _declared(self, query: Query, state: OnlineState, item_ids: Sequence[str], degraded: list[str]) -> Declared | None:
         """Return the declared features' columns; None when the spec has none."""
-        plan = self._spec.plan
+        plan, profile = self._spec.plan, state.profile
         if not plan.features:
             return None
         unfit = plan.faults("user", profile) if not query.profile else {}
         if unfit:
             degraded.append(PROFILE_UNFIT)
             profile = {name: value for name, value in profile.items() if name not in unfit}
-        return Declared.of(plan, profile, query.context, self._catalog.part(item_ids))
+        past = self._past(query, state.user) if plan.sequences else None
+        return Declared.of(plan, profile, query.context, self._catalog.part(item_ids), past, item_ids)
+
+    def _past(self, query: Query, user: UserState | None) -> Past:
+        """Return the user's latest events, with what the catalogue says of their items now."""
+        history = [] if user is None else user.history[: self._spec.plan.longest_sequence]
+        items = self._catalog.part([entry.item_id for entry in history])
+        return past_of(history, query.now_ms, items, np.arange(len(history), dtype=np.int64))
 
     def _allows(self, item_id: str) -> bool:
         return self._rules.allows(item_id, self._catalog.categories(item_id))

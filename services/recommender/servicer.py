@@ -9,6 +9,7 @@ from typing import Any
 from tunemesh.recommender.v1 import recommender_service_pb2, recommender_service_pb2_grpc
 
 from services.common.events.wire.attributes import typed_values
+from services.common.platform.clock import wall_ms
 from services.common.platform.errors import InvalidInput
 from services.common.platform.grpc_parts import Failure, Parts
 from services.common.platform.telemetry import Telemetry
@@ -66,6 +67,7 @@ class RecommenderServicer(recommender_service_pb2_grpc.RecommenderServiceService
             request.candidates,
             request.limit,
             deadline_s=time.monotonic() + (_DEFAULT_TIMEOUT_S if remaining_s is None else remaining_s),
+            now_ms=wall_ms(),
             max_candidates=self._max_candidates,
             context=typed_values("context", request.context, InvalidQuery),
             profile=typed_values("profile", request.profile, InvalidQuery),

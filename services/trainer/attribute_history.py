@@ -14,8 +14,9 @@ from itertools import repeat
 import numpy as np
 
 from services.common.ranker.declared.plan import NONE, Attributes, Plan
-from services.common.ranker.features import Declared
-from services.common.ranker.states import Interaction
+from services.common.ranker.declared.values import Int64Array
+from services.common.ranker.features import Declared, past_of
+from services.common.ranker.states import HistoryEntry, Interaction
 
 _MAX_LOOKED_AT = 20_000
 ALWAYS_MS = -1
@@ -88,12 +89,22 @@ class AttributeHistory:
         self._plan, self._users, self._items = plan, users, items
         self._of_items = plan.items(items.rows)
 
-    def declared(self, interaction: Interaction, item_ids: Sequence[str]) -> Declared:
-        """Return the columns and keys of a request of the interaction's user and context, at its time. Raises WrongValue."""
+    def declared(self, interaction: Interaction, item_ids: Sequence[str], history: Sequence[HistoryEntry] = ()) -> Declared:
+        """Return the columns and keys of a request of the interaction's user and context, at its time. Raises WrongValue.
+
+        Args:
+            interaction: whose time the request has.
+            item_ids: the candidates.
+            history: the user's events that were known then, newest first. Their items have the attributes that were known then, too.
+        """
         time_ms = interaction.time_ms
         events = self._plan.events([self._users.rows[self._users.row(interaction.user_id, time_ms)]], [interaction.context])
-        rows_N = np.fromiter((self._items.row(item_id, time_ms) for item_id in item_ids), dtype=np.int64, count=len(item_ids))
-        return Declared.of_rows(self._plan, events, self._of_items, rows_N)
+        kept = history[: self._plan.longest_sequence]
+        past = past_of(kept, time_ms, self._of_items, self._rows([entry.item_id for entry in kept], time_ms))
+        return Declared.of_rows(self._plan, events, self._of_items, self._rows(item_ids, time_ms), past, item_ids)
+
+    def _rows(self, item_ids: Sequence[str], time_ms: int) -> Int64Array:
+        return np.fromiter((self._items.row(item_id, time_ms) for item_id in item_ids), dtype=np.int64, count=len(item_ids))
 
 
 def known_shares(plan: Plan, interactions: Sequence[Interaction], users: Versions, items: Versions) -> dict[str, float]:

@@ -23,7 +23,7 @@ from services.common.events.feedback_kinds import IMPRESSION
 from services.common.ranker import exposure_block, feature_records
 from services.common.ranker.feature_records import BASE_PARTIAL
 from services.common.ranker.feature_spec import FeatureSpec
-from services.common.ranker.features import Features, build_features
+from services.common.ranker.features import Declared, Features, build_features
 from services.common.ranker.overlay import overlay, take_turns
 from services.common.ranker.recall_state import (
     CO_OCCURRENCE_DEPTH,
@@ -117,15 +117,23 @@ class FeatureStates:
             shown: whose time and context the request has, for declared features; None: of these no attribute is known.
         """
         packed_N = [self._item_bytes.get(item_id) for item_id in item_ids]
+        user = self._users.get(user_id)
         return build_features(
             self._spec,
             user_id,
-            self._users.get(user_id),
+            user,
             merge_item_bytes(self._spec, [packed_N], [self._global]),
             [self._categories.get(item_id, ()) for item_id in item_ids],
             self._global,
-            self._attributes.declared(shown, item_ids) if self._attributes is not None and shown is not None else None,
+            self._declared(shown, item_ids, user),
         )
+
+    def _declared(self, shown: Interaction | None, item_ids: Sequence[str], user: UserState | None) -> Declared | None:
+        if self._attributes is not None and shown is not None:
+            return self._attributes.declared(shown, item_ids, [] if user is None else user.history)
+        if self._spec.plan.sequences:
+            raise ValueError(f"the sequence {self._spec.plan.sequences[0].name!r} needs attributes, and the time of the request")
+        return None
 
     def records(self) -> Iterator[tuple[str, bytes]]:
         """Return all states as (Redis key, packed value), with the keys of services.common.ranker.feature_records."""

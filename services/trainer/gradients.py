@@ -84,7 +84,8 @@ class Gradients(Protocol):
 
 def gradients_of(network: RankerNetwork) -> Gradients:
     """Return the fastest way there is for this network."""
-    return WrittenOut(network) if type(network) is DcnDin and _has_written_layers(network) else Autograd(network)
+    is_written = type(network) is DcnDin and _has_written_layers(network) and not network.has_sequences
+    return WrittenOut(network) if isinstance(network, DcnDin) and is_written else Autograd(network)
 
 
 def _has_written_layers(network: DcnDin) -> bool:
@@ -148,8 +149,9 @@ class Autograd(_Flat):
             users_UD[torch.from_numpy(step.user_at_G)] * torch.from_numpy(step.shown_G).unsqueeze(1),
             items_UD[torch.from_numpy(step.item_at_B)],
             items_UD[torch.from_numpy(step.history_at_GL)] * mask_GL1,
-            *pooled,
         )
+        if pooled:
+            rows = rows.with_sides(pooled)
         self._logits_BT = self._network(step.inputs, rows)
         result: Float32Array = self._logits_BT.detach().numpy()
         return result
@@ -157,10 +159,13 @@ class Autograd(_Flat):
     def backward(self, of_logits_BT: Float32Array) -> RowGradients:
         """Go back through the graph of the last `forward`."""
         parameters = list(self._network.parameters())
-        found = torch.autograd.grad(self._logits_BT, [*parameters, *self._leaves], torch.from_numpy(of_logits_BT))
+        # A network of one's own need not look at everything that the spec declares.
+        found = torch.autograd.grad(
+            self._logits_BT, [*parameters, *self._leaves], torch.from_numpy(of_logits_BT), allow_unused=True, materialize_grads=True
+        )
         self.gradient_P[:] = torch.cat([gradient.reshape(-1) for gradient in found[: len(parameters)]]).numpy()
         users_UD, items_UD, *pooled = (gradient.numpy() for gradient in found[len(parameters) :])
-        return RowGradients(users_UD, items_UD, Pooled(*pooled) if pooled else None)
+        return RowGradients(users_UD, items_UD, Pooled.of_sides(pooled) if pooled else None)
 
 
 class _Space:

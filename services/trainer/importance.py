@@ -41,7 +41,8 @@ class Unit:
         is_declared: which of the two it is.
         is_of_user: whether an exposure has it once, or once an item.
         columns: places in Features.user_U or Features.items_NF.
-        keyed: place among the keyed features of its side; None: it makes columns.
+        keyed: place among the keyed features of its side; None: it makes none.
+        sequence: place among the sequences; None: it is none. A sequence is exchanged whole, with the candidates left as they are.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Unit:
     is_of_user: bool
     columns: tuple[int, ...] = ()
     keyed: int | None = None
+    sequence: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,10 +73,14 @@ class Worth:
 
 def units_of(spec: FeatureSpec) -> list[Unit]:
     """Return the built-in columns, each by itself, and the declared features, each with all that it makes."""
-    plan, found = spec.plan, []
+    plan, found = spec.plan, list[Unit]()
+    sequences = [one.name for one in plan.sequences]
     for is_of_user, names in ((True, columns.user_names()), (False, columns.item_names(spec.counters.half_lives_events))):
         found += [Unit(name=name, is_declared=False, is_of_user=is_of_user, columns=(at,)) for at, name in enumerate(names)]
     for name in (feature_of(one).feature_name for one in spec.features):
+        if name in sequences:
+            found.append(Unit(name=name, is_declared=True, is_of_user=True, sequence=sequences.index(name)))
+            continue
         scope, table, made = plan.made_by(name)
         is_of_user = scope is Scope.EVENT
         of_side = spec.user_columns if is_of_user else spec.item_columns
@@ -98,17 +104,22 @@ class Exposures:
         self._user_GU = np.stack([one.user_U for one in self._features])
         self._items_AF = np.concatenate([one.items_NF for one in self._features])
         keys = [one.keys for one in self._features if one.keys is not None]
-        self._keys = KeyedRows(RowKeys.joined([one.user for one in keys]), RowKeys.joined([one.items for one in keys])) if keys else None
+        self._keys = KeyedRows.joined(keys) if keys else None
 
     def exchanged(self, unit: Unit, rng: np.random.Generator) -> Iterator[SampleGroup]:
         """Yield the groups with the values of one unit exchanged."""
         order = rng.permutation(len(self._user_GU) if unit.is_of_user else len(self._items_AF))
         user_GU, items_AF, keys = self._user_GU, self._items_AF, self._keys
         places = list(unit.columns)
-        if unit.keyed is not None:
+        if unit.sequence is not None:
+            assert keys is not None
+            whole = keys.sequences[unit.sequence]
+            others = replace(whole.taken(order, np.arange(0)), candidates=whole.candidates)
+            keys = replace(keys, sequences=tuple(others if at == unit.sequence else one for at, one in enumerate(keys.sequences)))
+        elif unit.keyed is not None:
             assert keys is not None
             side = _with_exchanged(keys.user if unit.is_of_user else keys.items, unit.keyed, order)
-            keys = KeyedRows(side, keys.items) if unit.is_of_user else KeyedRows(keys.user, side)
+            keys = replace(keys, user=side) if unit.is_of_user else replace(keys, items=side)
         elif unit.is_of_user:
             user_GU = user_GU.copy()
             user_GU[:, places] = self._user_GU[order][:, places]
@@ -117,12 +128,19 @@ class Exposures:
             items_AF[:, places] = self._items_AF[order][:, places]
         for at, (group, own) in enumerate(zip(self.groups, self._features, strict=True)):
             rows = np.arange(self._ends_G[at] - len(own), self._ends_G[at])
-            of_group = None if keys is None else KeyedRows(keys.user.take(np.asarray([at])), keys.items.take(rows))
+            of_group = None if keys is None else keys.taken(np.asarray([at]), rows)
             yield _with_features(group, replace(own, user_U=user_GU[at], items_NF=items_AF[rows], keys=of_group))
 
     def bytes_of(self, unit: Unit) -> float:
         """Return how many bytes of an exposure of 100 items the unit takes."""
         times = 1 if unit.is_of_user else NUM_OTHERS + 1
+        if unit.sequence is not None:
+            assert self._keys is not None
+            whole = self._keys.sequences[unit.sequence]
+            # At most: a key that comes up again takes its place alone.
+            events = len(whole.events.keys_S) / len(self.groups)
+            candidates = len(whole.candidates.keys_S) / max(len(whole.candidates), 1) * (NUM_OTHERS + 1)
+            return float((_KEY_BYTES + _COUNT_BYTES) * (events + candidates))
         if unit.keyed is None:
             return float(_NUMBER_BYTES * len(unit.columns) * times)
         assert self._keys is not None

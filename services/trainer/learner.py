@@ -73,6 +73,8 @@ class LearnerConfig:
     """Adam rate of the network."""
     init_scale: float = 0.01
     """New rows are uniform in plus or minus this."""
+    sequence_init_scale: float = 0.2
+    """The same of tables that sequences read: events and candidates meet in products, and two small rows move neither."""
     accumulator_init: float = 0.01
     """Adagrad's sum of squares starts here: larger makes a row's first steps smaller."""
     user_dropout: float = 0.0
@@ -149,6 +151,7 @@ class Learner:
         self._spec = spec
         self.config = config or LearnerConfig()
         self.network = make_network(spec, self.config.seed)
+        self._of_sequences = {part.table for one in spec.plan.sequences for part in one.parts}
         self.tables = {name: self._make_table(name, table) for name, table in spec.all_tables.items()}
         self.steps = 0
         self._gradients = gradients_of(self.network)
@@ -248,8 +251,8 @@ class Learner:
         """
         new_tables: tuple[str, ...] = ()
         if SCHEMA_ARRAY in arrays and not np.array_equal(arrays[SCHEMA_ARRAY], described(self._spec)):
-            axes = self.network.input_axes()
-            weights = {name: Weight(value.shape, axes[name]) for name, value in self.dense_state().items()}
+            axes, begun = self.network.input_axes(), make_network(self._spec, self.config.seed).state()
+            weights = {name: Weight(value.shape, axes[name], value) for name, value in begun.items()}
             arrays, change = migrated(arrays, self._spec, weights)
             new_tables = change.new_tables
             _log.warning("going on from weights that were learned under another feature spec: %s", change)
@@ -300,7 +303,7 @@ class Learner:
                 l2_weight_threshold=spec.eviction.l2_weight_threshold,
                 max_rows=spec.eviction.max_rows,
             ),
-            init_scale=self.config.init_scale,
+            init_scale=self.config.sequence_init_scale if name in self._of_sequences else self.config.init_scale,
             accumulator_init=self.config.accumulator_init,
             seed=self.config.seed,
         )
@@ -327,7 +330,7 @@ class Learner:
         )
 
     def _pool(self, inputs: RankerInputs) -> Pool | None:
-        return None if inputs.keys is None else Pool(self._spec.plan.user_keyed, self._spec.plan.item_keyed, inputs.keys)
+        return None if inputs.keys is None else Pool(self._spec.plan, inputs.keys)
 
     def _leaves(self, batch: _Batch) -> tuple[_Leaf, _Leaf, _Keyed | None, StepInputs]:
         """Return the unique rows of all tables, and the inputs with their places in them. Creates rows of admitted ids."""

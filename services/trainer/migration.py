@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from services.common.platform.errors import ConfigurationError, CorruptArtifact
 from services.common.ranker.feature_spec import FeatureSpec
-from services.common.ranker.networks.names import Axes, Columns, Names, columns_of
+from services.common.ranker.networks.names import SEQUENCE_PREFIX, Axes, Columns, Names, columns_of
 from services.common.ranker.spec_description import SCHEMA_ARRAY, Description, described
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -27,6 +27,7 @@ _MOMENTS = ("dense_opt/first_moment", "dense_opt/second_moment")
 # Parts of the spec that change which columns there are, or how much history there is, but not what a stored number means. Declared features
 # may come and go as well; one that changes is refused.
 _FREE = ("counters", "format", "history", "kinds")
+_OF_SEQUENCES = "sequence_pools."
 _WHAT_TO_DO = "restore that feature spec, or set TUNEMESH_ARTIFACTS_URL to a new folder and train a base under the new one"
 
 
@@ -35,6 +36,8 @@ class Weight(NamedTuple):
 
     shape: tuple[int, ...]
     input_axes: Axes | None
+    initial: npt.NDArray[np.float32] | None = None
+    """Of a weight that only comes with a declared sequence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +76,25 @@ def migrated(arrays: Mapping[str, npt.NDArray[Any]], spec: FeatureSpec, weights:
         _refuse_unnamed(weights)
     result = dict(arrays)
     try:
-        sizes = [arrays[f"dense/{name}"].size for name in weights]
-        parts = {moment: np.split(arrays[moment], np.cumsum(sizes)[:-1]) for moment in _MOMENTS}
+        old = _old_weights(arrays, before, weights)
+        sizes = [arrays[f"dense/{name}"].size for name in old]
+        parts = {moment: dict(zip(old, np.split(arrays[moment], np.cumsum(sizes)[:-1]), strict=True)) for moment in _MOMENTS}
+        for name in old:
+            if name not in weights:
+                del result[f"dense/{name}"]
         for name, weight in weights.items():
-            result[f"dense/{name}"] = moved.of(arrays[f"dense/{name}"], weight, name)
+            if name not in old and weight.initial is not None:
+                result[f"dense/{name}"] = weight.initial
+            else:
+                result[f"dense/{name}"] = moved.of(arrays[f"dense/{name}"], weight, name)
         for moment in _MOMENTS:
-            pairs = zip(parts[moment], weights.items(), strict=True)
-            old = (moved.of(part.reshape(arrays[f"dense/{name}"].shape), weight, name) for part, (name, weight) in pairs)
-            result[moment] = np.concatenate([part.ravel() for part in old])
+            found = [
+                moved.of(parts[moment][name].reshape(arrays[f"dense/{name}"].shape), weight, name)
+                if name in old
+                else np.zeros(weight.shape, np.float32)
+                for name, weight in weights.items()
+            ]
+            result[moment] = np.concatenate([part.ravel() for part in found])
     except (KeyError, ValueError, IndexError) as error:
         raise CorruptArtifact(f"learner: the dense weights are not of the feature spec that the state carries: {error}") from error
     result[SCHEMA_ARRAY] = described(spec)
@@ -94,6 +108,17 @@ def migrated(arrays: Mapping[str, npt.NDArray[Any]], spec: FeatureSpec, weights:
         tuple(name for name, dim in new_tables.items() if old_tables.get(name) != dim),
         tuple(name for name in old_tables if old_tables[name] != new_tables.get(name)),
     )
+
+
+def _old_weights(arrays: Mapping[str, npt.NDArray[Any]], before: Description, weights: Mapping[str, Weight]) -> list[str]:
+    """Return the names of a state's weights in the order in which its moments hold them: those of sequences last, as the spec had these."""
+    old = [name for name in weights if not name.startswith(_OF_SEQUENCES)]
+    for sequence in before.sequences:
+        begin = f"{_OF_SEQUENCES}{SEQUENCE_PREFIX}{sequence}."
+        kept = [name for name in weights if name.startswith(begin)]
+        # Of one that is dropped the order does not matter: nothing of it stays.
+        old += kept or [name.removeprefix("dense/") for name in arrays if name.startswith(f"dense/{begin}")]
+    return old
 
 
 class _Moved(NamedTuple):

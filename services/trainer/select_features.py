@@ -130,7 +130,7 @@ def _row(worth: Worth) -> dict[str, Any]:
         "low": worth.low,
         "high": worth.high,
         "columns": len(unit.columns),
-        "rows_of_a_table": unit.keyed is not None,
+        "rows_of_a_table": unit.keyed is not None or unit.sequence is not None,
         "bytes_an_exposure": worth.bytes_an_exposure,
     }
 

@@ -13,7 +13,8 @@ import yaml
 from services.common.platform.errors import ConfigurationError
 from services.common.ranker.declared.plan import Plan
 from services.common.ranker.feature_spec import FeatureSpec
-from services.common.ranker.features import Declared
+from services.common.ranker.features import Declared, past_of
+from services.common.ranker.states import HistoryEntry
 from tests.fuzzing import Damage
 
 _SHIPPED = yaml.safe_load(Path("model_repo/ranker/feature_spec.yaml").read_text(encoding="utf-8"))
@@ -35,9 +36,12 @@ _FEATURES: list[dict[str, Any]] = [
     {"tokenize_feature": {"feature_name": "title", "expression": "item:title", "num_buckets": 9, "max_length": 5}},
     {
         "sequence_feature": {
-            "feature_name": "latest",
-            "stub_type": False,
-            "features": [{"raw_feature": {"feature_name": "age", "expression": "sequence:age"}}],
+            "sequence_name": "latest",
+            "sequence_length": 5,
+            "features": [
+                {"raw_feature": {"feature_name": "age", "expression": "sequence:age", "boundaries": [60, 3600], "embedding_dim": 4}},
+                {"id_feature": {"feature_name": "tag", "expression": "item:tags", "embedding_dim": 8}},
+            ],
         }
     },
 ]
@@ -52,9 +56,9 @@ def fuzz_specs(count: int, *, seed: int) -> Counter[str]:
     """Read `count` damaged specs; each is refused in one line that names the file, or its plan runs."""
     damage, outcomes = Damage(seed), Counter[str]()
     for _ in range(count):
-        # A part of the list may read features that it lacks; all but the sequence is a sound one.
+        # A part of the list may read features that it lacks; the whole is a sound one.
         some = damage.random.sample(_FEATURES, damage.random.randint(1, 4))
-        features = damage.of_json(_FEATURES[:-1] if damage.random.random() < 0.8 else some)
+        features = damage.of_json(_FEATURES if damage.random.random() < 0.8 else some)
         try:
             spec = FeatureSpec.parse(copy.deepcopy(_SHIPPED) | {"format": 2, "features": features}, source="team.yaml")
         except ConfigurationError as error:
@@ -70,7 +74,7 @@ def fuzz_specs(count: int, *, seed: int) -> Counter[str]:
 def fuzz_attributes(count: int, *, seed: int) -> Counter[str]:
     """Hand `count` damaged rows to a plan: what has another type is named, and without that every number is finite."""
     damage, outcomes = Damage(seed), Counter[str]()
-    plan = FeatureSpec.parse(_SHIPPED | {"format": 2, "features": _FEATURES[:-1]}).plan
+    plan = FeatureSpec.parse(_SHIPPED | {"format": 2, "features": _FEATURES}).plan
     for _ in range(count):
         rows = damage.of_json(_ROWS)
         rows = {side: row if isinstance(row := rows.get(side), dict) else {} for side in _ROWS} if isinstance(rows, dict) else {**_ROWS}
@@ -82,6 +86,8 @@ def fuzz_attributes(count: int, *, seed: int) -> Counter[str]:
 
 def _run(plan: Plan, rows: dict[str, dict[str, Any]]) -> None:
     fit = {side: {name: value for name, value in row.items() if name not in plan.faults(side, row)} for side, row in rows.items()}
-    made = Declared.of(plan, fit["user"], fit["context"], plan.items([fit["item"], {}]))
+    items = plan.items([fit["item"], {}])
+    past = past_of([HistoryEntry("b", 0.5, 1_000), HistoryEntry("gone", 1.0)], 62_000, items, np.asarray([1, 0]))
+    made = Declared.of(plan, fit["user"], fit["context"], items, past, ["a", "b"])
     assert np.isfinite(made.user_U).all() and np.isfinite(made.items_NF).all()
     assert made.user_U.shape == (len(plan.user_columns),) and made.items_NF.shape == (2, len(plan.item_columns))

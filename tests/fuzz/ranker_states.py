@@ -11,7 +11,7 @@ import numpy as np
 from services.common.platform.errors import CorruptArtifact
 from services.common.ranker import exposure_block
 from services.common.ranker.feature_spec import FeatureSpec
-from services.common.ranker.features import Declared, Features
+from services.common.ranker.features import Declared, Features, past_of
 from services.common.ranker.recall_state import (
     MAX_NEIGHBOURS,
     Neighbours,
@@ -21,7 +21,7 @@ from services.common.ranker.recall_state import (
     unpack_decayed,
     unpack_popular,
 )
-from services.common.ranker.states import GlobalState, Interaction, ItemState, UserState
+from services.common.ranker.states import GlobalState, HistoryEntry, Interaction, ItemState, UserState
 from tests import old_states
 from tests.fuzzing import Damage
 
@@ -31,18 +31,27 @@ _KEYED = [
     {"id_feature": {"feature_name": "tags", "expression": "item:tags", "embedding_dim": 4}},
 ]
 KEYED_SPEC = FeatureSpec.parse(SPEC.model_dump(mode="json") | {"format": 2, "features": _KEYED})
+_PARTS = [
+    {"id_feature": {"feature_name": "tags", "expression": "item:tags", "embedding_dim": 4}},
+    {"raw_feature": {"feature_name": "age", "expression": "sequence:age", "boundaries": [60], "embedding_dim": 4}},
+]
+_SEQUENCE = {"sequence_feature": {"sequence_name": "latest", "features": _PARTS}}
+SEQUENCE_SPEC = FeatureSpec.parse(SPEC.model_dump(mode="json") | {"format": 2, "features": [*_KEYED, _SEQUENCE]})
 OTHER_SPEC = FeatureSpec.parse(SPEC.model_dump(mode="json") | {"counters": {"half_lives_events": [50, 500, 70_000]}})
 
 
 def _sound() -> Mapping[str, tuple[Sequence[bytes], Callable[[bytes], object]]]:
     """By name: sound inputs, and the reader."""
-    user, item, everyone, near = UserState(), ItemState(), GlobalState(partitions=3), Neighbours(MAX_NEIGHBOURS)
+    user, timed, item, everyone, near = UserState(), UserState(), ItemState(), GlobalState(partitions=3), Neighbours(MAX_NEIGHBOURS)
     for offset in range(40):
         act = Interaction("ü", f"item {offset % 7}", "rating", 1.0 + offset % 5, offset)
         everyone.apply(SPEC, act, ("Drama", "Käse", f"c{offset}"), offset)
         user.apply(SPEC, act, ("Drama", "Käse", f"c{offset}"), offset)
+        timed.apply(SEQUENCE_SPEC, act, ("Drama",), offset)
         item.apply(SPEC, act, everyone.clock, offset)
         near.add(f"ñ{offset}")
+    assert timed.history[0].time_ms == 39
+    sequences = [exposure_block.encode(_with_sequences(num_items), SEQUENCE_SPEC.schema_hash) for num_items in (0, 1, 5)]
     blocks = [exposure_block.encode(_features(num_items), SPEC.schema_hash) for num_items in (0, 1, 5)]
     keyed = [exposure_block.encode(_with_keys(num_items), KEYED_SPEC.schema_hash) for num_items in (0, 1, 5)]
     return {
@@ -65,6 +74,10 @@ def _sound() -> Mapping[str, tuple[Sequence[bytes], Callable[[bytes], object]]]:
         "blocks with keys": ([b"".join(keyed), keyed[2] * 2], lambda raw: exposure_block.decode_all(raw, KEYED_SPEC)),
         "selection with keys": (keyed, lambda raw: exposure_block.select(raw, [0]) if exposure_block.num_items(raw) else None),
         "selection": (blocks, lambda raw: exposure_block.select(raw, [0]) if exposure_block.num_items(raw) else None),
+        "user with times": ([timed.to_bytes()], lambda raw: UserState.from_bytes(SEQUENCE_SPEC, raw)),
+        "block with sequences": (sequences, lambda raw: exposure_block.decode(raw, SEQUENCE_SPEC)),
+        "blocks with sequences": ([b"".join(sequences), sequences[2] * 2], lambda raw: exposure_block.decode_all(raw, SEQUENCE_SPEC)),
+        "selection with sequences": (sequences, lambda raw: exposure_block.select(raw, [0]) if exposure_block.num_items(raw) else None),
         "schema": (blocks, exposure_block.schema_hash),
     }
 
@@ -83,6 +96,17 @@ def _features(num_items: int) -> Features:
 def _with_keys(num_items: int) -> Features:
     items = KEYED_SPEC.plan.items([{"tags": [f"t{item}"] * (item % 3)} for item in range(num_items)])
     return replace(_features(num_items), keys=Declared.of(KEYED_SPEC.plan, {"city": "Rome"}, {}, items).keys)
+
+
+def _with_sequences(num_items: int) -> Features:
+    plan = SEQUENCE_SPEC.plan
+    items = plan.items([{}, *({"tags": [f"t{item}"] * (item % 3)} for item in range(num_items))])
+    history = [HistoryEntry(f"i{at}", 0.5, 1_000 * at) for at in range(num_items)]
+    rows_N = np.arange(1, num_items + 1)
+    past = past_of(history, 61_000, items, rows_N)
+    events = plan.events([{"city": "Rome"}], [{}])
+    declared = Declared.of_rows(plan, events, items, rows_N, past, [f"i{at}" for at in range(num_items)])
+    return replace(_features(num_items), keys=declared.keys)
 
 
 READERS = _sound()

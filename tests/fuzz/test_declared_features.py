@@ -13,8 +13,9 @@ pytestmark = pytest.mark.deep
 def test_batch_request_and_stream_give_the_same_bits_over_1200_random_specs() -> None:
     compared = [compare_ways(seed) for seed in range(1_000, 2_200)]
     # Not over nothing: most lists make numbers, and many make keys.
-    assert sum(numbers > 0 for numbers, _ in compared) > 800
-    assert sum(keys > 0 for _, keys in compared) > 500
+    assert sum(numbers > 0 for numbers, _, _ in compared) > 800
+    assert sum(keys > 0 for _, keys, _ in compared) > 500
+    assert sum(of_sequences > 20 for _, _, of_sequences in compared) > 150
 
 
 def test_a_damaged_list_of_features_is_refused_in_one_line_or_its_plan_runs() -> None:

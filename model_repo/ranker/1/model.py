@@ -43,7 +43,7 @@ from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.features import Features, build_features
 from services.common.ranker.networks.registry import make_network
 from services.common.ranker.networks.scoring import ByTorch, Precision, faster_precision, has_bf16, scoring_of
-from services.common.ranker.pooling import Pool, Pooled
+from services.common.ranker.pooling import Pool
 from services.common.ranker.states import GlobalState, merge_item_bytes
 from services.common.ranker.tables.dense import DenseView
 from services.common.ranker.tables.reader import ModelReader, ModelView, TableNotReady
@@ -112,7 +112,7 @@ class Scorer:
         for at, (user_D, features, history_L) in enumerate(zip(users_GD, groups, histories, strict=True)):
             end = item + len(features)
             items_ND, history_LD = rows_RD[item:end], rows_RD[entry : entry + len(history_L)]
-            own = None if pooled is None else Pooled(pooled.user_GV[at : at + 1], pooled.items_BV[item:end])
+            own = None if pool is None or pooled is None else pool.of_request(pooled, at, slice(item, end))
             scores.append(self._scoring.score(features, user_D, items_ND, history_LD, own))
             item, entry = end, entry + len(history_L)
         return Scored(list(map(len, groups)), scores[0] if len(scores) == 1 else np.concatenate(scores), view)
@@ -138,8 +138,8 @@ class Scorer:
 
     def _pool(self, groups: Sequence[Features]) -> Pool | None:
         """Return what the declared features of all groups read; None when the spec has none that make rows of tables."""
-        keys, plan = [features.keys for features in groups if features.keys is not None], self._spec.plan
-        return Pool(plan.user_keyed, plan.item_keyed, KeyedRows.joined(keys)) if keys else None
+        keys = [features.keys for features in groups if features.keys is not None]
+        return Pool(self._spec.plan, KeyedRows.joined(keys)) if keys else None
 
     def _read(self, ids: Mapping[str, Int64Array]) -> ModelView:
         """Return rows by table, and load the dense weights that were current all the while they were read."""

@@ -3,26 +3,30 @@
 Layout (little endian): version u8, schema hash 8 bytes, items u16, history u8, user features u8, item features u8, user key i64,
 history keys i64 each, then float16: history values, user features, item rows. Item ids stand beside the block, in the same order.
 Under a spec whose declared features make rows of tables the version is 2 and a section follows: keyed features of the user's side u8 and of
-the item's u8, keys u32, how many keys the user has of each feature u16, and each item, then the keys i64 in the same order. Other specs
-have blocks of version 1, as ever. Knows nothing about what a feature means.
+the item's u8, keys u32, how many keys the user has of each feature u16, and each item, then the keys i64 in the same order. Under a spec
+with sequences the version is 3, and behind that section follows the one of `sequence_section.py`. Other specs have blocks of version 1, as
+ever. Knows nothing about what a feature means.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from services.common.platform.errors import CorruptArtifact, InvalidInput
-from services.common.ranker.declared.row_keys import KeyedRows, RowKeys
+from services.common.ranker import sequence_section
+from services.common.ranker.declared.row_keys import KeyedRows, RowKeys, SequenceKeys
 from services.common.ranker.feature_spec import MAX_COLUMNS, FeatureSpec
 from services.common.ranker.features import Features
 
 VERSION = 1
 VERSION_WITH_KEYS = 2
+VERSION_WITH_SEQUENCES = 3
 _HEAD = struct.Struct("<B8sHBBBq")
 _KEYS_HEAD = struct.Struct("<BBI")
 _MAX_ITEMS = _MAX_COUNT = 0xFFFF
@@ -79,17 +83,19 @@ def _head_at(blocks: bytes, start: int) -> tuple[_Head, int]:
     if len(blocks) - start < _HEAD.size:
         raise CorruptArtifact(f"exposure block: {len(blocks) - start} bytes are too few")
     head = _Head(*_HEAD.unpack_from(blocks, start))
-    if head.version not in (VERSION, VERSION_WITH_KEYS):
-        raise CorruptArtifact(f"exposure block: version {head.version}, this code reads {VERSION} and {VERSION_WITH_KEYS}")
+    if head.version not in (VERSION, VERSION_WITH_KEYS, VERSION_WITH_SEQUENCES):
+        raise CorruptArtifact(f"exposure block: version {head.version}, this code reads {VERSION} to {VERSION_WITH_SEQUENCES}")
     end = start + head.columns_end
-    if head.version == VERSION_WITH_KEYS:
+    if head.version > VERSION:
         if len(blocks) < end + _KEYS_HEAD.size:
             raise CorruptArtifact(f"exposure block: {len(blocks) - start} bytes, and its keys begin at {end - start}")
         end += _keys_head(blocks, start, head).bytes(head.num_items)
     if end > len(blocks):
         raise CorruptArtifact(f"exposure block: {len(blocks) - start} bytes, its head says {end - start}")
-    if head.version == VERSION_WITH_KEYS:
+    if head.version > VERSION:
         _check_counts(blocks, start, head)
+    if head.version == VERSION_WITH_SEQUENCES:
+        end = sequence_section.end_of(blocks, end)
     return head, end
 
 
@@ -105,7 +111,7 @@ def encode(features: Features, schema_hash: str) -> bytes:
             f"exposure block: {len(features)} items (at most {_MAX_ITEMS}), {num_history} of history, {num_user} user and {num_item} item "
             f"columns (at most {MAX_COLUMNS} each)"
         )
-    version = VERSION if features.keys is None else VERSION_WITH_KEYS
+    version = VERSION if features.keys is None else VERSION_WITH_SEQUENCES if features.keys.sequences else VERSION_WITH_KEYS
     head = _HEAD.pack(version, bytes.fromhex(schema_hash), len(features), num_history, num_user, num_item, features.user_key)
     return b"".join(
         [
@@ -115,6 +121,7 @@ def encode(features: Features, schema_hash: str) -> bytes:
             features.user_U.astype("<f2", copy=False).tobytes(),
             features.items_NF.astype("<f2", copy=False).tobytes(),
             b"" if features.keys is None else _encoded_keys(features.keys),
+            b"" if version < VERSION_WITH_SEQUENCES or features.keys is None else sequence_section.encode(features.keys.sequences),
         ]
     )
 
@@ -178,16 +185,32 @@ def _decoded(blocks: bytes, start: int, head: _Head, spec: FeatureSpec) -> Featu
 
 
 def _decoded_keys(blocks: bytes, start: int, head: _Head, spec: FeatureSpec) -> KeyedRows | None:
-    wanted = len(spec.plan.user_keyed), len(spec.plan.item_keyed)
-    if head.version == VERSION and not any(wanted):
+    plan = spec.plan
+    wanted = len(plan.user_keyed), len(plan.item_keyed)
+    needed = VERSION_WITH_SEQUENCES if plan.sequences else VERSION_WITH_KEYS if any(wanted) else VERSION
+    if head.version == needed == VERSION:
         return None
-    there = tuple(_keys_head(blocks, start, head)[:2]) if head.version == VERSION_WITH_KEYS else (0, 0)
-    if there != wanted or not any(there):
+    there = tuple(_keys_head(blocks, start, head)[:2]) if head.version > VERSION else (0, 0)
+    if there != wanted:
         raise CorruptArtifact(f"exposure block: keys of {there} features of user and item, the feature spec has {wanted}")
+    if head.version != needed:
+        raise CorruptArtifact(f"exposure block: version {head.version}, under this feature spec it is {needed}")
     counts, keys_S = _keys_of(blocks, start, head)
     counts_1K, counts_NK = counts[: wanted[0]].reshape(1, wanted[0]), counts[wanted[0] :].reshape(head.num_items, wanted[1])
     num_user = int(counts_1K.sum())
-    return KeyedRows(RowKeys(counts_1K, keys_S[:num_user]), RowKeys(counts_NK, keys_S[num_user:]))
+    return KeyedRows(RowKeys(counts_1K, keys_S[:num_user]), RowKeys(counts_NK, keys_S[num_user:]), _sequences(blocks, start, head, spec))
+
+
+def _sequences(blocks: bytes, start: int, head: _Head, spec: FeatureSpec) -> tuple[SequenceKeys, ...]:
+    if head.version < VERSION_WITH_SEQUENCES:
+        return ()
+    at = start + head.columns_end + _keys_head(blocks, start, head).bytes(head.num_items)
+    found = sequence_section.decode(blocks, at, head.num_items)
+    there = [(one.events.counts_NK.shape[1], one.candidates.counts_NK.shape[1]) for one in found]
+    wanted = [(len(one.parts), len(one.queries)) for one in spec.plan.sequences]
+    if there != wanted or any(int(one.lengths_G[0]) > known.length for one, known in zip(found, spec.plan.sequences, strict=True)):
+        raise CorruptArtifact(f"exposure block: sequences of {there} parts of events and candidates, the feature spec has {wanted}")
+    return found
 
 
 def _keys_head(blocks: bytes, start: int, head: _Head) -> _KeysHead:
@@ -240,7 +263,14 @@ def select(block: bytes, rows: Sequence[int]) -> bytes:
     starts = [head.items_start + row * head.row_bytes for row in rows]
     parts = [_HEAD.pack(*fields), block[_HEAD.size : head.items_start]]
     parts += [block[start : start + head.row_bytes] for start in starts]
-    return b"".join(parts if head.version == VERSION else [*parts, _selected_keys(block, head, rows)])
+    if head.version > VERSION:
+        parts.append(_selected_keys(block, head, rows))
+    if head.version == VERSION_WITH_SEQUENCES:
+        at = head.columns_end + _keys_head(block, 0, head).bytes(head.num_items)
+        wanted = np.asarray(rows, dtype=np.int64)
+        of_rows = [replace(one, candidates=one.candidates.take(wanted)) for one in sequence_section.decode(block, at, head.num_items)]
+        parts.append(sequence_section.encode(of_rows))
+    return b"".join(parts)
 
 
 def _selected_keys(block: bytes, head: _Head, rows: Sequence[int]) -> bytes:

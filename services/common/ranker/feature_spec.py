@@ -20,6 +20,7 @@ from pydantic import BaseModel, Field, PrivateAttr, ValidationError, model_valid
 from services.common.events.feedback_kinds import IMPRESSION, ITEM_KINDS
 from services.common.platform.errors import ConfigurationError
 from services.common.ranker import columns
+from services.common.ranker.declared import bounds
 from services.common.ranker.declared.entries import TableKeys
 from services.common.ranker.declared.entry_list import FeatureOne, feature_of
 from services.common.ranker.declared.graph import BadFeatures
@@ -27,7 +28,6 @@ from services.common.ranker.declared.plan import Plan
 from services.common.ranker.learning_spec import LearningSpec
 from services.common.ranker.network_spec import DcnDinSpec, NetworkSpec
 from services.common.ranker.spec_parts import (
-    MAX_BLOOM_COUNT,
     AdmissionSpec,
     CounterSpec,
     EvictionSpec,
@@ -47,8 +47,6 @@ from services.common.ranker.spec_parts import (
 FEATURE_CODE_VERSION = 1
 # What an exposure block counts in one byte.
 MAX_COLUMNS = 255
-# Numbers of pooled rows that a network takes of a side.
-MAX_POOLED = 2_048
 # Of the list `features`.
 MAX_FEATURES = 1_000
 
@@ -136,34 +134,14 @@ class FeatureSpec(SpecPart):
             raise ValueError("features: these are of format 2; write format: 2")
         try:
             plan = self.plan
+            bounds.check(plan, history_length=self.history.length)
         except BadFeatures as error:
             raise ValueError(str(error)) from error
-        if plan.sequences:
-            raise ValueError(f"features: {plan.sequences[0]!r} is a sequence, and no network takes one so far; leave it out")
-        self._check_tables()
         for side, built_in in (("user", columns.user_names()), ("item", columns.item_names(self.counters.half_lives_events))):
             taken = sorted(set(built_in) & set(plan.user_columns if side == "user" else plan.item_columns))
             if taken:
                 raise ValueError(
                     f"features: the {side} column {taken[0]!r} is there already, of the counters; give the feature another name"
-                )
-
-    def _check_tables(self) -> None:
-        """Refuse tables of features that are there already, or that no block and no network can hold."""
-        taken = sorted({"user", "item"} & set(self.plan.tables))
-        if taken:
-            raise ValueError(f"features: the table {taken[0]!r} holds the {taken[0]}s' own rows; give the feature another embedding_name")
-        for name, keys in self.plan.tables.items():
-            if keys.max_element_size is not None and (keys.filter_freq or 1) > MAX_BLOOM_COUNT:
-                raise ValueError(
-                    f"features: table {name!r}: a Bloom filter counts to {MAX_BLOOM_COUNT}: lower filter_freq {keys.filter_freq}"
-                )
-        for side, keyed in (("user", self.plan.user_keyed), ("item", self.plan.item_keyed)):
-            if len(keyed) > MAX_COLUMNS:
-                raise ValueError(f"features: {len(keyed)} {side} features with embedding_dim; an exposure block holds {MAX_COLUMNS} a side")
-            if (width := sum(one.dim for one in keyed)) > MAX_POOLED:
-                raise ValueError(
-                    f"features: embedding_dim of all {side} features is {width} together; at most {MAX_POOLED} go into a network"
                 )
 
     @property
@@ -232,8 +210,9 @@ class FeatureSpec(SpecPart):
 
     @cached_property
     def item_inputs(self) -> tuple[str, ...]:
-        """The same of an item's."""
-        return (*self.item_columns, *(name for one in self.plan.item_keyed for name in one.columns))
+        """The same of an item's, and what the network makes of each sequence before a candidate."""
+        of_sequences = (name for one in self.plan.sequences for name in one.columns)
+        return (*self.item_columns, *(name for one in self.plan.item_keyed for name in one.columns), *of_sequences)
 
     @cached_property
     def plan(self) -> Plan:
@@ -299,8 +278,10 @@ def _meaning_of(one: BaseModel) -> dict[str, Any]:
     """
     dumped = one.model_dump(mode="json", exclude_defaults=True)
     for feature in dumped.values():
-        for key in TableKeys._fields[1:]:
-            feature.pop(key, None)
+        parts = (part for entry in feature.get("features", ()) for part in entry.values())
+        for keys in (feature, *parts):
+            for key in TableKeys._fields[1:]:
+                keys.pop(key, None)
     return dumped
 
 

@@ -6,6 +6,7 @@ Shapes: N items, L history length, U user columns, F item columns.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -17,8 +18,9 @@ from services.common.platform.ids import entity_key
 from services.common.ranker.columns import ITEM_COLUMNS, USER_COLUMNS, ItemView, UserView
 from services.common.ranker.declared.plan import NONE, Attributes, Part, Plan
 from services.common.ranker.declared.row_keys import KeyedRows
+from services.common.ranker.declared.sequences import Past
 from services.common.ranker.feature_spec import FeatureSpec
-from services.common.ranker.states import GlobalState, UserState
+from services.common.ranker.states import NO_TIME, GlobalState, HistoryEntry, UserState
 from services.common.ranker.tallies import ItemMatrix
 
 Float16Array = npt.NDArray[np.float16]
@@ -60,7 +62,9 @@ class Declared(NamedTuple):
     """`Plan.keyed`."""
 
     @classmethod
-    def of(cls, plan: Plan, profile: Attributes, context: Attributes, items: Part) -> Declared:
+    def of(
+        cls, plan: Plan, profile: Attributes, context: Attributes, items: Part, past: Past | None = None, item_ids: Sequence[str] = ()
+    ) -> Declared:
         """Compute them.
 
         Args:
@@ -68,23 +72,56 @@ class Declared(NamedTuple):
             profile: attributes of the user.
             context: attributes of the request.
             items: what the plan computed of each of the N items alone: `Plan.items`, or `ItemParts.part`.
+            past: the user's latest events, `past_of`; only a plan without sequences needs none.
+            item_ids: of the N items, likewise.
         Raises:
             WrongValue: an attribute is not of the type that the features read; names it.
+            ValueError: the plan has sequences, and `past` or `item_ids` is missing.
         """
-        return cls.of_rows(plan, plan.events([profile], [context]), items, np.arange(items.count, dtype=np.int64))
+        return cls.of_rows(plan, plan.events([profile], [context]), items, np.arange(items.count, dtype=np.int64), past, item_ids)
 
     @classmethod
-    def of_rows(cls, plan: Plan, events: Part, items: Part, rows_N: Int64Array) -> Declared:
-        """Compute them of one event and of these rows of `items`."""
+    def of_rows(
+        cls, plan: Plan, events: Part, items: Part, rows_N: Int64Array, past: Past | None = None, item_ids: Sequence[str] = ()
+    ) -> Declared:
+        """Compute them of one event and of these rows of `items`. Errors: see `of`."""
         made = plan.run(events, items, np.zeros_like(rows_N), rows_N)
-        return cls(made.user_GU[0], made.items_BF, plan.keyed(made))
+        if not plan.sequences:
+            return cls(made.user_GU[0], made.items_BF, plan.keyed(made))
+        if past is None or len(item_ids) != len(rows_N):
+            raise ValueError(
+                f"the sequence {plan.sequences[0].name!r} needs the user's latest events and the ids of all {len(rows_N)} items"
+            )
+        return cls(made.user_GU[0], made.items_BF, plan.keyed(made, plan.sequence_keys(past, item_ids, items, rows_N)))
 
     @classmethod
     def nothing(cls, plan: Plan, num_items: int) -> Declared:
-        """Return the columns of a request of which no attribute is known."""
+        """Return the columns of a request of which nothing is known: no attribute, no id, no earlier event."""
         if not plan.features:
             return cls(np.empty(0, dtype=np.float16), np.empty((num_items, 0), dtype=np.float16))
-        return cls.of(plan, NONE, NONE, plan.items([NONE] * num_items))
+        items = plan.items([NONE] * num_items)
+        return cls.of(plan, NONE, NONE, items, Past.nothing(items.keys), [""] * num_items)
+
+
+def past_of(history: Sequence[HistoryEntry], now_ms: int, items: Part, rows_L: Int64Array) -> Past:
+    """Return a user's latest events as the sequences of a request read them.
+
+    Args:
+        history: of the user's state, newest first, L events.
+        now_ms: when the request is made, Unix milliseconds.
+        items: of the items of the events, perhaps among others.
+        rows_L: which of them the item of each event is.
+    """
+    # A clock that is behind does not make an event of the future.
+    ages = [math.nan if entry.time_ms == NO_TIME else max(0, now_ms - entry.time_ms) / 1e3 for entry in history]
+    return Past(
+        offsets=np.asarray([0, len(history)], dtype=np.int64),
+        item_ids=[entry.item_id for entry in history],
+        values_P=np.asarray([entry.value for entry in history], dtype=np.float64),
+        ages_P=np.asarray(ages, dtype=np.float64),
+        item_keys=items.keys,
+        rows_P=rows_L,
+    )
 
 
 def build_features(

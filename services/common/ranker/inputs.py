@@ -33,6 +33,8 @@ class RankerInputs:
     group_B: Int64Array
     keys: KeyedRows | None = None
     """Of the declared features that make rows of tables: a row a user, and a row a sample; None when the spec has none."""
+    sequence_lengths: tuple[Int64Array, ...] = ()
+    """By sequence of the spec int64 [G]: how many events a user has of it."""
 
 
 def assemble(spec: FeatureSpec, groups: Sequence[tuple[Features, Int64Array]]) -> RankerInputs:
@@ -54,6 +56,7 @@ def assemble(spec: FeatureSpec, groups: Sequence[tuple[Features, Int64Array]]) -
     history_values_GL[filled_GL] = np.concatenate([features.history_values_L[:length] for features, _ in groups])
     sizes = [len(keys_N) for _, keys_N in groups]
     keyed = [features.keys for features, _ in groups if features.keys is not None]
+    keys = KeyedRows.joined(keyed) if keyed else None
     return RankerInputs(
         user_keys_G=np.asarray([features.user_key for features, _ in groups], dtype=np.int64),
         history_keys_GL=history_keys_GL,
@@ -63,5 +66,6 @@ def assemble(spec: FeatureSpec, groups: Sequence[tuple[Features, Int64Array]]) -
         item_keys_B=np.concatenate([keys_N for _, keys_N in groups]),
         items_BF=np.concatenate([features.items_NF for features, _ in groups]).astype(np.float32),
         group_B=np.repeat(np.arange(num_groups), sizes),
-        keys=KeyedRows.joined(keyed) if keyed else None,
+        keys=keys,
+        sequence_lengths=() if keys is None else tuple(one.lengths_G for one in keys.sequences),
     )

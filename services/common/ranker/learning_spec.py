@@ -25,6 +25,7 @@ class LearningSpec(BaseModel):
     position_rate: Rate | None = None
     dense_rate: Rate | None = None
     init_scale: Rate | None = None
+    sequence_init_scale: Rate | None = None
     accumulator_init: Rate | None = None
 
     def given(self) -> dict[str, float]:

@@ -16,7 +16,7 @@ from services.common.events.topics import CATALOG, EXPOSURES, FEEDBACK, PROFILES
 from services.common.platform.errors import CorruptArtifact, InvalidInput
 from services.common.ranker import columns
 from services.common.ranker.declared.entries import Entry
-from services.common.ranker.declared.entry_list import FeatureOne, feature_of
+from services.common.ranker.declared.entry_list import FeatureOne, SequenceFeature, feature_of
 from services.common.ranker.declared.graph import split
 from services.common.ranker.declared.plan import Plan, Scope
 from services.common.ranker.feature_spec import FeatureSpec
@@ -152,6 +152,8 @@ def _declared(entries: Sequence[Entry], plan: Plan) -> list[Lineage]:
 
 
 def _made_by(entry: Entry, plan: Plan) -> tuple[str, ...]:
+    if isinstance(entry, SequenceFeature):
+        return tuple(dict.fromkeys(f"table {part.table}" for part in entry.parts))
     scope, table, names = plan.made_by(entry.feature_name)
     if table is not None:
         return (f"table {table}",)

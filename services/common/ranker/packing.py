@@ -11,6 +11,7 @@ from services.common.ranker.tallies import Tally
 
 U16 = struct.Struct("<H")
 F64 = struct.Struct("<d")
+I64 = struct.Struct("<q")
 _TALLY = struct.Struct("<ddd")
 _LONGEST_TEXT = 0xFFFF
 
@@ -88,6 +89,11 @@ class Cursor:
     def tallies(self) -> dict[str, Tally]:
         """Return what `pack_tallies` packed."""
         return {name: Tally._make(values) for name, values in self.texts_with(_TALLY)}
+
+    @property
+    def is_at_end(self) -> bool:
+        """Whether nothing follows."""
+        return self._at == len(self._data)
 
     def end(self) -> None:
         """Say that nothing may follow."""

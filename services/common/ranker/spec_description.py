@@ -52,8 +52,16 @@ class Description:
     def feature_tables(self) -> dict[str, int]:
         """Floats of a row by table, of the tables of declared features."""
         entries = [next(iter(one.values())) for one in self.parts.get("features", [])]
-        keyed = [one for one in entries if "embedding_dim" in one and not one.get("stub_type", False)]
-        return {one.get("embedding_name", one["feature_name"]): one["embedding_dim"] for one in keyed}
+        keyed = {one["feature_name"]: one for one in entries if "embedding_dim" in one and not one.get("stub_type", False)}
+        for sequence in (one for one in entries if "features" in one):
+            parts = [next(iter(one.values())) for one in sequence["features"]]
+            keyed |= {f"{sequence['feature_name']}__{part['feature_name']}": part for part in parts}
+        return {one.get("embedding_name", name): one["embedding_dim"] for name, one in keyed.items()}
+
+    @property
+    def sequences(self) -> tuple[str, ...]:
+        """Names of the declared sequences, in the order of the spec."""
+        return tuple(one["sequence_feature"]["feature_name"] for one in self.parts.get("features", []) if "sequence_feature" in one)
 
     def differences(self, spec: FeatureSpec, *, free: Container[str]) -> list[str]:
         """Return what gives stored numbers another meaning under `spec`, in words.

@@ -25,10 +25,11 @@ from services.common.platform.errors import CorruptArtifact
 from services.common.ranker.declared.plan import NONE, Attributes
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.half_lives import MAX_HALF_LIVES, under_other_half_lives
-from services.common.ranker.packing import F64, U16, Cursor, check_packable, pack_tallies, pack_text
+from services.common.ranker.packing import F64, I64, U16, Cursor, check_packable, pack_tallies, pack_text
 from services.common.ranker.tallies import EMPTY_TALLY, NEUTRAL_VALUE, Float64Array, ItemMatrix, Tally
 
 NO_OFFSET = -1
+NO_TIME = -1
 
 # Categories that GlobalState counts: it is written with every batch of acts and read with every request. When there are so many and a
 # quarter more, the rarest go, down to this number.
@@ -55,6 +56,8 @@ class HistoryEntry(NamedTuple):
 
     item_id: str
     value: float
+    time_ms: int = NO_TIME
+    """When it was, Unix milliseconds; NO_TIME under a spec that does not ask how long ago an event happened."""
 
 
 _USER_HEAD = struct.Struct("<qdddd")
@@ -86,7 +89,8 @@ class UserState:
         self.tally = self.tally.plus(value)
         if value is not None:
             self.value_sq_sum += value * value
-        self.history.insert(0, HistoryEntry(interaction.item_id, NEUTRAL_VALUE if value is None else value))
+        time_ms = max(NO_TIME, interaction.time_ms) if spec.plan.reads_ages else NO_TIME
+        self.history.insert(0, HistoryEntry(interaction.item_id, NEUTRAL_VALUE if value is None else value, time_ms))
         del self.history[spec.history.length :]
         for category in item_categories:
             self.categories[category] = self.categories.get(category, EMPTY_TALLY).plus(value)
@@ -100,6 +104,9 @@ class UserState:
         for entry in self.history:
             parts += (pack_text(entry.item_id), F64.pack(entry.value))
         parts.append(pack_tallies(self.categories))
+        # States of a spec that asks for no times are the bytes that they always were.
+        if any(entry.time_ms != NO_TIME for entry in self.history):
+            parts += (I64.pack(entry.time_ms) for entry in self.history)
         return b"".join(parts)
 
     @classmethod
@@ -113,6 +120,8 @@ class UserState:
         offset, count, rated, value_sum, value_sq_sum = cursor.take(_USER_HEAD)
         history = [HistoryEntry(item_id, value) for item_id, (value,) in cursor.texts_with(F64)]
         categories = cursor.tallies()
+        if not cursor.is_at_end:
+            history = [entry._replace(time_ms=int(cursor.take(I64)[0])) for entry in history]
         cursor.end()
         return cls(int(offset), Tally(count, rated, value_sum), value_sq_sum, history[: spec.history.length], categories)
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from services.common.ranker.declared.entries import NumbersEntry, WordsEntry
+from services.common.ranker.declared.entries import Encoded, NumbersEntry, WordsEntry
 from services.common.ranker.declared.hashing import bucket_of, row_key
-from services.common.ranker.declared.values import Float64Array, Int64Array, Numbers, Words, stretches
+from services.common.ranker.declared.values import Column, Float64Array, Int64Array, Numbers, Words, stretches
 
 Float16Array = npt.NDArray[np.float16]
 
@@ -120,6 +120,14 @@ def word_keys(feature: WordsEntry, words: Words) -> Keys:
     codes_S = np.insert(words.codes_S, words.offsets[:-1][counts_N == 0], len(words.vocabulary))
     offsets = np.concatenate((np.zeros(1, dtype=np.int64), np.cumsum(np.maximum(counts_N, 1))))
     return Keys(table, feature.pooling, known[codes_S], offsets)
+
+
+def keys_of(feature: Encoded, column: Column) -> Keys:
+    """Return the keys of a feature with a table, whatever its kind."""
+    if isinstance(feature, NumbersEntry) and isinstance(column, Numbers):
+        return number_keys(feature, column)
+    assert isinstance(feature, WordsEntry) and isinstance(column, Words)
+    return word_keys(feature, column)
 
 
 def _keys_of(feature: WordsEntry, table: str, vocabulary: Sequence[str]) -> list[int]:

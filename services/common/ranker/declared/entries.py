@@ -75,6 +75,8 @@ class Entry(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     KIND: ClassVar[str]
+    OTHER_KEYS: ClassVar[tuple[str, ...]] = ()
+    """Other names of keys, as they stand in the file."""
 
     feature_name: FeatureName
     """Of the feature and its columns; what `feature:` references call it."""
@@ -84,9 +86,10 @@ class Entry(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _no_other_keys(cls, raw: Any) -> Any:
-        unknown = sorted(str(key) for key in raw if key not in cls.model_fields) if isinstance(raw, dict) else []
+        known = (*cls.OTHER_KEYS, *cls.model_fields)
+        unknown = sorted(str(key) for key in raw if key not in known) if isinstance(raw, dict) else []
         if unknown:
-            text = f"unknown key {unknown[0]!r:.100}; {cls.KIND} has {', '.join(cls.model_fields)}"
+            text = f"unknown key {unknown[0]!r:.100}; {cls.KIND} has {', '.join(known)}"
             raise PydanticCustomError("feature_key", "{text}", {"text": text})
         return raw
 

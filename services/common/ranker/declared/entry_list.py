@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from services.common.ranker.declared.entries import (
     ComboFeature,
+    Encoded,
     Entry,
     ExprFeature,
+    FeatureName,
     IdFeature,
     LookupFeature,
     MatchFeature,
@@ -20,7 +22,9 @@ from services.common.ranker.declared.entries import (
     TokenizeFeature,
 )
 
-MAX_SEQUENCE = 200
+# The history of a user has 100 items at most (feature_spec.HistorySpec).
+MAX_SEQUENCE = 100
+MAX_PARTS = 16
 
 
 class _One(BaseModel):
@@ -97,19 +101,79 @@ SequencePart = Annotated[
 ]
 
 
+EVENT_FIELDS: Mapping[str, str] = {
+    "item_id": "words: the id of its item",
+    "age": "a number: seconds since it happened",
+    "value": "a number: its value on the scale 0 to 1 of its kind, 0.5 for acts without one",
+}
+"""What a `sequence:` reference of a part may name."""
+
+
 class SequenceFeature(Entry):
-    """The user's latest events, newest first, with features of each."""
+    """The user's latest events, newest first, each as the rows of its parts side by side."""
 
     KIND = "sequence_feature"
+    OTHER_KEYS = ("sequence_name",)
+    feature_name: FeatureName = Field(validation_alias=AliasChoices("sequence_name", "feature_name"))
+    """`sequence_name` in the file."""
     sequence_length: int = Field(default=20, ge=1, le=MAX_SEQUENCE)
     """Events kept, the newest."""
-    features: tuple[SequencePart, ...] = Field(min_length=1, max_length=32)
-    """id_feature and raw_feature entries that read `sequence:` fields."""
+    features: tuple[SequencePart, ...] = Field(min_length=1, max_length=MAX_PARTS)
+    """id_feature and raw_feature entries, with embedding_dim, that read fields of the event's item or of the event."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_name(cls, raw: Any) -> Any:
+        if isinstance(raw, dict) and "sequence_name" in raw and "feature_name" in raw:
+            raise PydanticCustomError(
+                "feature_key", "{text}", {"text": "sequence_name and feature_name are two names of one key; give one"}
+            )
+        return raw
+
+    @model_validator(mode="after")
+    def _parts_are_rows(self) -> SequenceFeature:
+        if self.stub_type:
+            raise ValueError("stub_type: no other feature reads a sequence; leave it out")
+        names = [part.feature_name for part in self.parts]
+        for name, part in zip(names, self.parts, strict=True):
+            if names.count(name) > 1:
+                raise ValueError(f"features: {name!r} is there twice")
+            if part.stub_type:
+                raise ValueError(f"features: {name!r}: stub_type: no other feature reads a part of a sequence; leave it out")
+            if part.table is None:
+                raise ValueError(
+                    f"features: {name!r} has no embedding_dim: an event is the rows of its parts; a number needs boundaries too"
+                )
+            side, _, field = part.references()[0].partition(":")
+            if side not in ("item", "sequence", "feature") or (side == "sequence" and field not in EVENT_FIELDS):
+                raise ValueError(
+                    f"features: {name!r}: {part.references()[0]!r} is nothing of an event: allowed are item:FIELD, feature:NAME of a "
+                    f"feature of the item, {', '.join(f'sequence:{field} ({what})' for field, what in EVENT_FIELDS.items())}"
+                )
+            if isinstance(part, IdFeature) and side == "sequence" and field != "item_id":
+                raise ValueError(f"features: {name!r}: sequence:{field} is a number; make it a raw_feature with boundaries")
+            if not isinstance(part, IdFeature) and field == "item_id" and side == "sequence":
+                raise ValueError(f"features: {name!r}: sequence:item_id is words; make it an id_feature")
+        return self
 
     @property
-    def parts(self) -> tuple[Entry, ...]:
-        """The features of each event."""
-        return tuple(feature_of(part) for part in self.features)
+    def parts(self) -> tuple[Encoded, ...]:
+        """The features of each event; each says which table its rows are of."""
+        parts = (_encoded_of(part) for part in self.features)
+        return tuple(
+            part if part.table is None else part.model_copy(update={"embedding_name": part.embedding_name or self.name_of(part)})
+            for part in parts
+        )
+
+    @property
+    def item_parts(self) -> tuple[Encoded, ...]:
+        """Those parts that are computed of an item, under the names that they have outside of the sequence."""
+        of_item = (part for part in self.parts if not part.references()[0].startswith("sequence:"))
+        return tuple(part.model_copy(update={"feature_name": self.name_of(part)}) for part in of_item)
+
+    def name_of(self, part: Encoded) -> str:
+        """Return the name of a part outside of the sequence; its table is called so, unless it says `embedding_name`."""
+        return f"{self.feature_name}__{part.feature_name}"
 
     def references(self) -> tuple[str, ...]:
         """Return what its parts read."""
@@ -146,4 +210,10 @@ def feature_of(one: BaseModel) -> Entry:
     """Return the feature of an entry of the list."""
     feature = getattr(one, _kind_of(one))
     assert isinstance(feature, Entry)
+    return feature
+
+
+def _encoded_of(part: BaseModel) -> Encoded:
+    feature = feature_of(part)
+    assert isinstance(feature, Encoded)
     return feature

@@ -25,24 +25,33 @@ class BadFeatures(ValueError):
     """Entries do not fit together; names the entry and the key."""
 
 
-def ordered(features: Sequence[Entry], labels: Container[str], *, of_sequence: bool = False) -> list[Entry]:
-    """Return the entries, each behind those that it reads.
+def ordered(features: Sequence[Entry], labels: Container[str]) -> list[Entry]:
+    """Return the entries, each behind those that it reads; in place of a sequence those of its parts that are computed of an item.
 
     Args:
         features: in the order of the file.
         labels: names of tasks and of feedback kinds, which no feature may read.
-        of_sequence: they are the parts of a sequence_feature.
     Raises:
         BadFeatures: two have one name, a reference is unknown or of a wrong kind, a feature reads a label, or they go round in a circle.
     """
     by_name: dict[str, Entry] = {}
+    places = dict[str, str]()
     for at, feature in enumerate(features):
+        called = "sequence_name" if isinstance(feature, SequenceFeature) else "feature_name"
         if feature.feature_name in by_name:
-            raise BadFeatures(f"features.{at}.{feature.KIND}.feature_name: {feature.feature_name!r} is there twice")
+            raise BadFeatures(f"features.{at}.{feature.KIND}.{called}: {feature.feature_name!r} is there twice")
         by_name[feature.feature_name] = feature
-    for at, feature in enumerate(features):
-        _check_references(f"features.{at}.{feature.KIND} ({feature.feature_name})", feature, by_name, labels, of_sequence)
-    needs = {feature.feature_name: _needed(feature) for feature in features}
+        places[feature.feature_name] = f"features.{at}.{feature.KIND} ({feature.feature_name})"
+    for feature in features:
+        for part in feature.item_parts if isinstance(feature, SequenceFeature) else ():
+            if part.feature_name in by_name:
+                raise BadFeatures(f"{places[feature.feature_name]}: a part is called {part.feature_name!r}, and so is another feature")
+            by_name[part.feature_name] = part
+            places[part.feature_name] = places[feature.feature_name]
+    computed = {name: one for name, one in by_name.items() if not isinstance(one, SequenceFeature)}
+    for name, feature in computed.items():
+        _check_references(places[name], feature, by_name, labels)
+    needs = {name: _needed(feature) for name, feature in computed.items()}
     try:
         order = list(TopologicalSorter(needs).static_order())
     except CycleError as error:
@@ -81,16 +90,11 @@ def split(reference: str) -> tuple[str, str]:
     return side, field
 
 
-def _check_references(where: str, feature: Entry, by_name: Mapping[str, Entry], labels: Container[str], of_sequence: bool) -> None:
+def _check_references(where: str, feature: Entry, by_name: Mapping[str, Entry], labels: Container[str]) -> None:
     for reference in feature.references():
         side, field = split(reference)
-        if (of_sequence or isinstance(feature, SequenceFeature)) != (side == "sequence"):
-            wanted = (
-                "a part of a sequence_feature reads sequence: fields"
-                if side != "sequence"
-                else "only parts of a sequence_feature read these"
-            )
-            raise BadFeatures(f"{where}: {reference!r}: {wanted}")
+        if side == "sequence":
+            raise BadFeatures(f"{where}: {reference!r}: only parts of a sequence_feature read these")
         if side in ("user", "item", "context") and (field in LABEL_FIELDS or field in labels):
             raise BadFeatures(
                 f"{where}: {reference!r} is a label: what people did is not known when items are ranked; "

@@ -71,7 +71,7 @@ class ItemParts:
         slots_N = np.fromiter(map(self._slot_of.get, item_ids, repeat(0)), dtype=np.int64, count=len(item_ids))
         columns = {name: kept.take(slots_N) for name, kept in self._columns.items()}
         keys = {name: kept.take(slots_N) for name, kept in self._keys.items()}
-        return Part(len(item_ids), columns, self._numbers[slots_N], keys, {})
+        return Part(len(item_ids), columns, self._numbers[slots_N], keys)
 
     def _free_slot(self) -> int:
         if len(self._left) > _REST:

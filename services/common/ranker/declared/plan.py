@@ -19,19 +19,19 @@ import numpy as np
 from services.common.ranker.declared.encodings import (
     Float16Array,
     Keys,
+    keys_of,
     number_columns,
-    number_keys,
     number_names,
     word_columns,
-    word_keys,
     word_names,
 )
 from services.common.ranker.declared.entries import Encoded, Entry, NumbersEntry, RawFeature, TableKeys, WordsEntry
 from services.common.ranker.declared.entry_list import SequenceFeature
-from services.common.ranker.declared.graph import ordered, split, tables_of
+from services.common.ranker.declared.graph import BadFeatures, ordered, split, tables_of
 from services.common.ranker.declared.inputs import WrongValue, numbers_of, words_of
 from services.common.ranker.declared.operators import Cast, Operator, as_words, cast_of, operator_of
-from services.common.ranker.declared.row_keys import KeyedFeature, KeyedRows, RowKeys
+from services.common.ranker.declared.row_keys import KeyedFeature, KeyedRows, RowKeys, SequenceKeys
+from services.common.ranker.declared.sequences import Past, SequencePlan
 from services.common.ranker.declared.values import Column, Int64Array, Numbers, Words
 
 Attributes = Mapping[str, Any]
@@ -79,16 +79,6 @@ class _Output:
 
 
 @dataclass(frozen=True, slots=True)
-class SequenceOutput:
-    """The latest events of each of G users, one after another, newest first."""
-
-    offsets: Int64Array
-    """int64 [G + 1]."""
-    numbers_SD: Float16Array
-    keys: Mapping[str, Keys]
-
-
-@dataclass(frozen=True, slots=True)
 class Part:
     """What was computed of events, or of items; whoever keeps it computes it once for any number of pairs."""
 
@@ -97,7 +87,6 @@ class Part:
     numbers: Float16Array
     """float16 [count, columns of the outputs of this scope]."""
     keys: Mapping[str, Keys]
-    sequences: Mapping[str, SequenceOutput]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,20 +99,17 @@ class Outputs:
     """By feature, of G rows."""
     pair_keys: Mapping[str, Keys]
     """By feature, of B rows."""
-    sequences: Mapping[str, SequenceOutput]
-    """By feature, of G rows."""
 
 
 class Plan:
     """A compiled list of features. Holds no data."""
 
-    def __init__(self, features: Sequence[Entry], labels: Container[str] = (), *, of_sequence: bool = False) -> None:
+    def __init__(self, features: Sequence[Entry], labels: Container[str] = ()) -> None:
         """Compile.
 
         Args:
             features: entries in the order of the file.
             labels: names of tasks and kinds of feedback: no feature may read a field of such a name.
-            of_sequence: they are the parts of a sequence_feature.
         Raises:
             BadFeatures: the entries do not fit together.
         """
@@ -133,19 +119,29 @@ class Plan:
         self._scopes: dict[str, Scope] = {}
         self._wanted: dict[str, Wanted] = {}
         self._steps: dict[str, _Step] = {}
-        for feature in ordered(features, labels, of_sequence=of_sequence):
-            if not isinstance(feature, SequenceFeature):
-                self._add(feature)
-        self._sequences = {
-            one.feature_name: (one, Plan(one.parts, (), of_sequence=True)) for one in features if isinstance(one, SequenceFeature)
-        }
+        for feature in ordered(features, labels):
+            self._add(feature)
+        sequences = [one for one in features if isinstance(one, SequenceFeature)]
+        self._sequences = [SequencePlan(one) for one in sequences]
+        self.sequences = tuple(one.inputs for one in self._sequences)
+        """The sequences, in the order of the spec."""
+        self.reads_ages = any("sequence:age" in one.references() for one in sequences)
+        """Whether a sequence reads how long ago events happened."""
+        of_sequences = [part for one in sequences for part in one.item_parts]
+        for part in of_sequences:
+            if self._scopes[part.feature_name] is not Scope.ITEM:
+                raise BadFeatures(
+                    f"features: {part.feature_name}: {part.references()[0]!r} is not about the item alone; an event has no other"
+                )
         plain = [one for one in features if isinstance(one, Encoded) and not one.stub_type]
-        self._outputs = [_Output(one, self._scopes[one.feature_name], _names(one)) for one in plain]
+        outputs = [_Output(one, self._scopes[one.feature_name], _names(one)) for one in plain]
+        # What only sequences read comes last: of an item like others, but no input of its own.
+        self._outputs = [*outputs, *(_Output(one, Scope.ITEM, ()) for one in of_sequences)]
         self.user_columns = self._columns_of(Scope.EVENT)
         """Names of the columns of Outputs.user_GU."""
         self.item_columns = tuple(name for output in self._outputs if output.scope is not Scope.EVENT for name in output.columns)
         """Names of the columns of Outputs.items_BF, in the order of the spec."""
-        keyed = [(output.scope is Scope.EVENT, _keyed(output.feature)) for output in self._outputs if output.feature.table is not None]
+        keyed = [(output.scope is Scope.EVENT, _keyed(output.feature)) for output in outputs if output.feature.table is not None]
         self.user_keyed = tuple(one for is_of_event, one in keyed if is_of_event)
         """The features of events that make keys, in the order of the spec."""
         self.item_keyed = tuple(one for is_of_event, one in keyed if not is_of_event)
@@ -168,9 +164,9 @@ class Plan:
         return tuple(one.feature.feature_name for one in self._outputs if one.scope is Scope.ITEM and one.feature.table is not None)
 
     @property
-    def sequences(self) -> tuple[str, ...]:
-        """Names of the features that are sequences."""
-        return tuple(self._sequences)
+    def longest_sequence(self) -> int:
+        """Events of a user that its sequences read; 0 without sequences."""
+        return max((one.length for one in self.sequences), default=0)
 
     def made_by(self, name: str) -> tuple[Scope, str | None, tuple[str, ...]]:
         """Return what a feature is about, the table of its rows, and the names of its columns; a stub and a sequence make none."""
@@ -190,20 +186,16 @@ class Plan:
                     found[one.field] = str(error).removeprefix(f"{side}:{one.field}: ")
         return found
 
-    def events(self, users: Sequence[Attributes], contexts: Sequence[Attributes], sequences: Sequence[Sequence[Attributes]] = ()) -> Part:
+    def events(self, users: Sequence[Attributes], contexts: Sequence[Attributes]) -> Part:
         """Compute what depends on no item.
 
         Args:
             users: profiles of the users of G events.
             contexts: of the same events.
-            sequences: of the same events, the user's latest events, newest first; empty when no feature reads them.
         Raises:
             WrongValue: a value is not of the type that the features read; names the field.
         """
-        made = self._inputs({"user": users, "context": contexts})
-        part = self._part(Scope.EVENT, made, len(users))
-        histories = {name: _sequence(one, plan, sequences or [()] * len(users)) for name, (one, plan) in self._sequences.items()}
-        return Part(part.count, part.columns, part.numbers, part.keys, histories)
+        return self._part(Scope.EVENT, self._inputs({"user": users, "context": contexts}), len(users))
 
     def items(self, items: Sequence[Attributes]) -> Part:
         """Compute what depends on the item alone, for M items. Raises WrongValue."""
@@ -224,15 +216,27 @@ class Plan:
         """Return everything of B pairs; arguments as of `numbers`."""
         paired = self._pairs(events, items, event_B, item_B)
         pair_keys = {**{name: one.take(item_B) for name, one in items.keys.items()}, **paired.keys}
-        return Outputs(events.numbers, self._numbers(paired, items, item_B), events.keys, pair_keys, events.sequences)
+        return Outputs(events.numbers, self._numbers(paired, items, item_B), events.keys, pair_keys)
 
-    def keyed(self, outputs: Outputs) -> KeyedRows | None:
-        """Return the keys of all pairs side by side; None when no feature makes any."""
-        if not self.user_keyed and not self.item_keyed:
+    def sequence_keys(self, past: Past, item_ids: Sequence[str], items: Part, item_B: Int64Array) -> tuple[SequenceKeys, ...]:
+        """Return the keys of all sequences, of G requests and B candidates.
+
+        Args:
+            past: of the users of the G requests.
+            item_ids: of the B candidates.
+            items: of M items.
+            item_B: int64 [B], of each candidate which of the items.
+        """
+        return tuple(one.keys(past, item_ids, items.keys, item_B) for one in self._sequences)
+
+    def keyed(self, outputs: Outputs, sequences: tuple[SequenceKeys, ...] = ()) -> KeyedRows | None:
+        """Return the keys of all pairs side by side, beside what `sequence_keys` returned; None when no feature makes any."""
+        if not self.user_keyed and not self.item_keyed and not self.sequences:
             return None
         return KeyedRows(
             RowKeys.of([outputs.event_keys[one.name] for one in self.user_keyed], len(outputs.user_GU)),
             RowKeys.of([outputs.pair_keys[one.name] for one in self.item_keyed], len(outputs.items_BF)),
+            sequences,
         )
 
     def _numbers(self, paired: Part, items: Part, item_B: Int64Array) -> Float16Array:
@@ -268,9 +272,9 @@ class Plan:
             if output.feature.table is None:
                 numbers.append(_numbers_of(output.feature, made[output.feature.feature_name]))
             else:
-                keys[output.feature.feature_name] = _keys_of(output.feature, made[output.feature.feature_name])
+                keys[output.feature.feature_name] = keys_of(output.feature, made[output.feature.feature_name])
         side_by_side = np.concatenate(numbers, axis=1) if numbers else np.empty((count, 0), dtype=np.float16)
-        return Part(count, made, side_by_side, keys, {})
+        return Part(count, made, side_by_side, keys)
 
     def _inputs(self, rows_of: Mapping[str, Sequence[Attributes]]) -> dict[str, Column]:
         return {name: wanted.column(rows_of[wanted.side]) for name, wanted in self._wanted.items() if wanted.side in rows_of}
@@ -332,18 +336,3 @@ def _numbers_of(feature: Encoded, column: Column) -> Float16Array:
         return number_columns(feature, column)
     assert isinstance(feature, WordsEntry) and isinstance(column, Words)
     return word_columns(feature, column)
-
-
-def _keys_of(feature: Encoded, column: Column) -> Keys:
-    if isinstance(feature, NumbersEntry) and isinstance(column, Numbers):
-        return number_keys(feature, column)
-    assert isinstance(feature, WordsEntry) and isinstance(column, Words)
-    return word_keys(feature, column)
-
-
-def _sequence(feature: SequenceFeature, plan: Plan, sequences: Sequence[Sequence[Attributes]]) -> SequenceOutput:
-    kept = [list(events)[: feature.sequence_length] for events in sequences]
-    offsets = np.cumsum([0, *map(len, kept)], dtype=np.int64)
-    flat = [event for events in kept for event in events]
-    part = plan._part(Scope.EVENT, plan._inputs({"sequence": flat}), len(flat))
-    return SequenceOutput(offsets, part.numbers, part.keys)

@@ -6,7 +6,7 @@ Shapes: N rows, K features, S keys of all rows and features.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -73,17 +73,55 @@ class RowKeys:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class SequenceKeys:
+    """The keys of one sequence_feature of requests."""
+
+    lengths_G: Int64Array
+    """Events of the user of each request."""
+    events: RowKeys
+    """A row an event, newest first, a request's behind the other's; of all parts."""
+    candidates: RowKeys
+    """A row a candidate; of those parts that a candidate has as well."""
+
+    @classmethod
+    def joined(cls, parts: Sequence[SequenceKeys]) -> SequenceKeys:
+        """Put requests one behind the other; at least one."""
+        lengths_G = np.concatenate([part.lengths_G for part in parts])
+        return cls(lengths_G, RowKeys.joined([part.events for part in parts]), RowKeys.joined([part.candidates for part in parts]))
+
+    def taken(self, requests: Int64Array, candidates: Int64Array) -> SequenceKeys:
+        """Return the events of these requests, and these candidates."""
+        lengths = self.lengths_G[requests]
+        events, _ = stretches((np.cumsum(self.lengths_G) - self.lengths_G)[requests], lengths)
+        return SequenceKeys(lengths, self.events.take(events), self.candidates.take(candidates))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class KeyedRows:
     """The keys of requests: of `Plan.user_keyed` a row a request, of `Plan.item_keyed` a row a candidate, in the order of the requests."""
 
     user: RowKeys
     items: RowKeys
+    sequences: tuple[SequenceKeys, ...] = ()
+    """Of `Plan.sequences`."""
 
     @classmethod
     def joined(cls, parts: Sequence[KeyedRows]) -> KeyedRows:
         """Put requests one behind the other; at least one."""
-        return cls(RowKeys.joined([part.user for part in parts]), RowKeys.joined([part.items for part in parts]))
+        sequences = zip(*(part.sequences for part in parts), strict=True)
+        return cls(
+            RowKeys.joined([part.user for part in parts]),
+            RowKeys.joined([part.items for part in parts]),
+            tuple(SequenceKeys.joined(each) for each in sequences),
+        )
 
     def only(self, rows: Int64Array) -> KeyedRows:
         """Return one request with these candidates only."""
-        return KeyedRows(self.user, self.items.take(rows))
+        return KeyedRows(
+            self.user, self.items.take(rows), tuple(replace(one, candidates=one.candidates.take(rows)) for one in self.sequences)
+        )
+
+    def taken(self, requests: Int64Array, candidates: Int64Array) -> KeyedRows:
+        """Return these requests and these candidates."""
+        sequences = tuple(one.taken(requests, candidates) for one in self.sequences)
+        return KeyedRows(self.user.take(requests), self.items.take(candidates), sequences)

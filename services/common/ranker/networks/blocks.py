@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from services.common.ranker.networks.dense import Dense
-from services.common.ranker.networks.interface import Samples, of_samples
+from services.common.ranker.networks.groups import attention_weights, dot_products, weighted_sums
+from services.common.ranker.networks.interface import Samples
 from services.common.ranker.networks.names import Axes, Names, item_columns, nothing, numbers, together, user_columns
 
 # Parts of `wide` that are as wide as a row's content: user, item, pooled history, and four products.
@@ -39,11 +40,8 @@ def attend(query: nn.Linear, key: nn.Linear, null_score: Tensor, samples: Sample
     """
     group_B = samples.group_B
     history_GLV = torch.cat([samples.history_GLC, samples.centred_GL.unsqueeze(2)], dim=2)
-    scores_BL = _dot_products(query(samples.item_BC), key(history_GLV), group_B) / query.out_features**0.5
-    scores_BL = scores_BL.masked_fill(of_samples(samples.mask_GL == 0, group_B), float("-inf"))
-    null_B1 = null_score.expand(len(scores_BL), 1)
-    weights_BL = torch.softmax(torch.cat([scores_BL, null_B1], dim=1), dim=1)[:, :-1]
-    return pooled(weights_BL, samples)
+    scores_BL = dot_products(query(samples.item_BC), key(history_GLV), group_B) / query.out_features**0.5
+    return pooled(attention_weights(scores_BL, samples.mask_GL > 0, null_score, group_B), samples)
 
 
 class Attention(nn.Module):
@@ -67,7 +65,7 @@ class Attention(nn.Module):
 def pooled(weights_BL: Tensor, samples: Samples) -> Attended:
     """Sum the history up by weights; those of padding must be 0."""
     history_GLV = torch.cat([samples.history_GLC, samples.centred_GL.unsqueeze(2)], dim=2)
-    sums_BV = _weighted_sums(weights_BL, history_GLV, samples.group_B)
+    sums_BV = weighted_sums(weights_BL, history_GLV, samples.group_B)
     return Attended(sums_BV[:, :-1], sums_BV[:, -1:], weights_BL.sum(dim=1, keepdim=True))
 
 
@@ -118,17 +116,3 @@ class CrossTower(nn.Module):
         for layer in self.hidden:
             deep = functional.relu(layer(deep))
         return self.out(torch.cat([crossed_BX, deep], dim=1)).squeeze(1)
-
-
-def _dot_products(query_BA: Tensor, keys_GLA: Tensor, group_B: Tensor) -> Tensor:
-    """Return [B, L]: every sample's query with the keys of its group."""
-    if len(keys_GLA) == 1:
-        return query_BA @ keys_GLA[0].t()
-    return torch.einsum("ba,bla->bl", query_BA, keys_GLA[group_B])
-
-
-def _weighted_sums(weights_BL: Tensor, values_GLV: Tensor, group_B: Tensor) -> Tensor:
-    """Return [B, V]: the sums of the values of a sample's group by the sample's weights."""
-    if len(values_GLV) == 1:
-        return weights_BL @ values_GLV[0]
-    return torch.einsum("bl,blv->bv", weights_BL, values_GLV[group_B])

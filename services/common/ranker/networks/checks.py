@@ -5,6 +5,8 @@ Run over a network of one's own whenever it is made (some milliseconds), and ove
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -52,10 +54,17 @@ def made_up(spec: FeatureSpec, sizes: tuple[int, ...] = _GROUPS, *, history: int
     )
     history_GLD = torch.from_numpy(numbers(num_groups, length, dim) * mask_GL[..., None])
     rows = Rows(torch.from_numpy(numbers(num_groups, dim)), torch.from_numpy(numbers(sum(sizes), dim)), history_GLD)
-    pooled_V = [sum(one.dim for one in keyed) for keyed in (spec.plan.user_keyed, spec.plan.item_keyed)]
-    if not any(pooled_V):
+    plan = spec.plan
+    pooled_V = [sum(one.dim for one in keyed) for keyed in (plan.user_keyed, plan.item_keyed)]
+    if not any(pooled_V) and not plan.sequences:
         return inputs, rows
-    return inputs, rows.with_pooled(Pooled(numbers(num_groups, pooled_V[0]), numbers(sum(sizes), pooled_V[1])))
+    lengths = [np.full(num_groups, one.length if history is None else min(history, one.length), np.int64) for one in plan.sequences]
+    of_sequences = [
+        (numbers(int(lengths_G.sum()), one.width), numbers(sum(sizes), one.query_width))
+        for one, lengths_G in zip(plan.sequences, lengths, strict=True)
+    ]
+    pooled = Pooled(numbers(num_groups, pooled_V[0]), numbers(sum(sizes), pooled_V[1]), tuple(of_sequences))
+    return replace(inputs, sequence_lengths=tuple(lengths)), rows.with_pooled(pooled)
 
 
 def group_alone(inputs: RankerInputs, rows: Rows, group: int) -> tuple[RankerInputs, Rows]:
@@ -70,11 +79,16 @@ def group_alone(inputs: RankerInputs, rows: Rows, group: int) -> tuple[RankerInp
         item_keys_B=inputs.item_keys_B[of_group_B],
         items_BF=inputs.items_BF[of_group_B],
         group_B=np.zeros(int(of_group_B.sum()), np.int64),
+        sequence_lengths=tuple(lengths_G[here] for lengths_G in inputs.sequence_lengths),
     )
     samples_B = torch.from_numpy(of_group_B)
     pooled = (
         None if rows.user_pooled_GV is None else rows.user_pooled_GV[here],
         None if rows.item_pooled_BV is None else rows.item_pooled_BV[samples_B],
+        tuple(
+            (events[torch.from_numpy(np.repeat(np.arange(len(lengths_G)), lengths_G) == group)], samples[samples_B])
+            for (events, samples), lengths_G in zip(rows.sequences, inputs.sequence_lengths, strict=True)
+        ),
     )
     return alone, Rows(rows.user_GD[here], rows.item_BD[samples_B], rows.history_GLD[here], *pooled)
 

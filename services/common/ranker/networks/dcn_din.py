@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from services.common.ranker.declared.sequences import SequenceInputs
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.network_spec import DcnDinSpec
 from services.common.ranker.networks.blocks import CrossTower, attend, wide, wide_names
 from services.common.ranker.networks.dense import Dense
 from services.common.ranker.networks.interface import RankerNetwork, Samples, sizes_of
 from services.common.ranker.networks.names import Axes, columns_of, nothing
+from services.common.ranker.networks.sequences import SequencePool, attention_or_mean
 
 
 class DcnDin(RankerNetwork):
@@ -31,6 +33,10 @@ class DcnDin(RankerNetwork):
         self.towers = nn.ModuleList(
             CrossTower(width, sizes.hidden, cross_layers=sizes.cross_layers, takes=names) for _ in range(self.num_tasks)
         )
+
+    @override
+    def pool_of(self, spec: FeatureSpec, sequence: SequenceInputs) -> SequencePool:
+        return attention_or_mean(sequence, sizes_of(spec, DcnDinSpec).attention_dim)
 
     @override
     def deep(self, samples: Samples) -> Tensor:

@@ -10,12 +10,15 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from services.common.ranker.declared.sequences import SequenceInputs
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.network_spec import DinSpec
 from services.common.ranker.networks.blocks import pooled
 from services.common.ranker.networks.dense import Dense, Head, Mlp
-from services.common.ranker.networks.interface import RankerNetwork, Samples, of_samples, sizes_of
+from services.common.ranker.networks.groups import of_samples
+from services.common.ranker.networks.interface import RankerNetwork, Samples, sizes_of
 from services.common.ranker.networks.names import columns_of, item_columns, numbers, together, user_columns
+from services.common.ranker.networks.sequences import Mean, SequencePool, UnitPool
 
 
 class Din(RankerNetwork):
@@ -29,6 +32,10 @@ class Din(RankerNetwork):
         names = together(numbers("content", 3 * self.num_content), numbers("history", 2), user_columns, item_columns)
         width = len(names(columns_of(spec)))
         self.towers = nn.ModuleList(Head(width, sizes.hidden, takes=names) for _ in range(self.num_tasks))
+
+    @override
+    def pool_of(self, spec: FeatureSpec, sequence: SequenceInputs) -> SequencePool:
+        return UnitPool(sequence, sizes_of(spec, DinSpec).unit_hidden) if sequence.queries else Mean(sequence)
 
     @override
     def deep(self, samples: Samples) -> Tensor:

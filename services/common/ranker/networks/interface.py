@@ -10,7 +10,7 @@ C = D - T content dimensions (the first T of every row are that task's bias).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,10 +20,13 @@ import torch
 from torch import Tensor, nn
 
 from services.common.platform.errors import CorruptArtifact
+from services.common.ranker.declared.sequences import SequenceInputs
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.inputs import RankerInputs
 from services.common.ranker.network_spec import Spec
-from services.common.ranker.networks.names import Axes, nothing
+from services.common.ranker.networks.groups import of_samples
+from services.common.ranker.networks.names import SEQUENCE_PREFIX, Axes, nothing
+from services.common.ranker.networks.sequences import Events, Mean, SequencePool
 from services.common.ranker.pooling import Pooled
 
 Float32Array = npt.NDArray[np.float32]
@@ -35,6 +38,7 @@ class Rows(NamedTuple):
     Attributes:
         user_GD, item_BD, history_GLD: one row each.
         user_pooled_GV, item_pooled_BV: of the declared features that make rows of tables, pooled; None when the spec has none.
+        sequences: by sequence the events, float32 [P, W], and what the samples have to compare with them, float32 [B, Q].
     """
 
     user_GD: Tensor
@@ -42,13 +46,19 @@ class Rows(NamedTuple):
     history_GLD: Tensor
     user_pooled_GV: Tensor | None = None
     item_pooled_BV: Tensor | None = None
+    sequences: tuple[tuple[Tensor, Tensor], ...] = ()
 
     def with_pooled(self, pooled: Pooled | None) -> Rows:
         """Return the rows with pooled ones beside them."""
         if pooled is None:
             return self
-        user_GV, items_BV = map(torch.from_numpy, pooled.sides)
-        return self._replace(user_pooled_GV=user_GV, item_pooled_BV=items_BV)
+        return self.with_sides(list(map(torch.from_numpy, pooled.sides)))
+
+    def with_sides(self, sides: Sequence[Tensor]) -> Rows:
+        """Return the rows with those beside them that stand in `Pooled.sides`."""
+        user_GV, items_BV, *of_sequences = sides
+        sequences = tuple(zip(of_sequences[::2], of_sequences[1::2], strict=True))
+        return self._replace(user_pooled_GV=user_GV, item_pooled_BV=items_BV, sequences=sequences)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +93,7 @@ class RankerNetwork(nn.Module):
         num_tasks: heads; so many leading dimensions of a row are biases.
         num_content: the other dimensions of a row.
         dot_scale: float32 [T], the weight of the dot product in every task's logit.
+        has_sequences: whether the feature spec declares any; `sequence_pools` are there then.
     """
 
     def __init__(self, spec: FeatureSpec, seed: int = 0) -> None:
@@ -90,11 +101,19 @@ class RankerNetwork(nn.Module):
         self.num_tasks, self.num_content = len(spec.tasks), spec.num_content_dims
         self.build(spec)
         self.dot_scale = nn.Parameter(torch.ones(self.num_tasks))
+        self.has_sequences = bool(spec.plan.sequences)
+        if self.has_sequences:
+            # Behind all other weights, and by name: migration counts on both.
+            self.sequence_pools = nn.ModuleDict({f"{SEQUENCE_PREFIX}{one.name}": self.pool_of(spec, one) for one in spec.plan.sequences})
         initialise(self, seed)
 
     def build(self, spec: FeatureSpec) -> None:
         """Make the layers; their weights are set afterwards, by `initialise`."""
         raise NotImplementedError
+
+    def pool_of(self, spec: FeatureSpec, sequence: SequenceInputs) -> SequencePool:  # noqa: ARG002 - for those that override it
+        """Return what pools a declared sequence before a candidate; here the mean of its events. Networks with attention override it."""
+        return Mean(sequence)
 
     def deep(self, samples: Samples) -> Tensor:
         """Return the network's own part of the logits, float32 [B, T]."""
@@ -124,12 +143,19 @@ class RankerNetwork(nn.Module):
             mean_BC=mean_BC,
             liked_BC=liked_BC,
             user_BU=of_samples(_beside(inputs.user_GU, rows.user_pooled_GV), group_B),
-            items_BF=_beside(inputs.items_BF, rows.item_pooled_BV),
+            items_BF=torch.cat([_beside(inputs.items_BF, rows.item_pooled_BV), *self._of_sequences(inputs, rows, group_B)], dim=1),
             history_GLC=history_GLC,
             centred_GL=centred_GL,
             mask_GL=mask_GL,
             group_B=group_B,
         )
+
+    def _of_sequences(self, inputs: RankerInputs, rows: Rows, group_B: Tensor) -> list[Tensor]:
+        """Return by sequence float32 [B, W + Q]."""
+        if not rows.sequences:
+            return []
+        seen = zip(self.sequence_pools.values(), rows.sequences, inputs.sequence_lengths, strict=True)
+        return [pool(Events.of(events, torch.from_numpy(lengths_G), samples, group_B)) for pool, (events, samples), lengths_G in seen]
 
     def input_axes(self) -> dict[str, Axes | None]:
         """Return by weight, in the order of `state`, which inputs lie along its axes; None where the network does not say.
@@ -182,14 +208,6 @@ def sizes_of(spec: FeatureSpec, kind: type[Spec]) -> Spec:
 def _beside(columns: Float32Array, pooled: Tensor | None) -> Tensor:
     numbers = torch.from_numpy(columns)
     return numbers if pooled is None else torch.cat([numbers, pooled], dim=1)
-
-
-def of_samples(part_G: Tensor, group_B: Tensor) -> Tensor:
-    """Return [B, ...]: of every sample the entry of its group.
-
-    A request is one group: its user and history are the same for all samples and need not be copied to each.
-    """
-    return part_G.expand(len(group_B), *part_G.shape[1:]) if len(part_G) == 1 else part_G[group_B]
 
 
 def initialise(network: nn.Module, seed: int) -> None:

@@ -6,12 +6,14 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from services.common.ranker.declared.sequences import SequenceInputs
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.network_spec import MmoeSpec
 from services.common.ranker.networks.blocks import Attention, wide, wide_names
 from services.common.ranker.networks.dense import Dense, Head, Mlp
 from services.common.ranker.networks.interface import RankerNetwork, Samples, sizes_of
 from services.common.ranker.networks.names import columns_of
+from services.common.ranker.networks.sequences import SequencePool, attention_or_mean
 
 
 class Mmoe(RankerNetwork):
@@ -25,6 +27,10 @@ class Mmoe(RankerNetwork):
         self.experts = nn.ModuleList(Mlp(width, sizes.hidden, takes=names) for _ in range(sizes.experts))
         self.gates = nn.ModuleList(Dense(width, sizes.experts, takes=names) for _ in range(self.num_tasks))
         self.towers = nn.ModuleList(Head(sizes.hidden[-1], sizes.tower) for _ in range(self.num_tasks))
+
+    @override
+    def pool_of(self, spec: FeatureSpec, sequence: SequenceInputs) -> SequencePool:
+        return attention_or_mean(sequence, sizes_of(spec, MmoeSpec).attention_dim)
 
     @override
     def deep(self, samples: Samples) -> Tensor:

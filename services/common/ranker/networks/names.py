@@ -10,6 +10,9 @@ from typing import NamedTuple
 
 from services.common.ranker.feature_spec import FeatureSpec
 
+SEQUENCE_PREFIX = "of_"
+"""Before a sequence's name in its weights' names, `sequence_pools.of_NAME.`: a module may not be called as a method of its container."""
+
 
 class Columns(NamedTuple):
     """FeatureSpec.user_inputs and item_inputs: the columns of features, and the pooled rows of keyed ones."""

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from services.common.ranker.declared.sequences import SequenceInputs
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.network_spec import PleSpec
 from services.common.ranker.networks.blocks import Attention, wide, wide_names
 from services.common.ranker.networks.dense import Dense, Head, Mlp
 from services.common.ranker.networks.interface import RankerNetwork, Samples, sizes_of
 from services.common.ranker.networks.names import Names, columns_of, nothing
+from services.common.ranker.networks.sequences import SequencePool, attention_or_mean
 
 
 class Level(nn.Module):
@@ -53,6 +55,10 @@ class Ple(RankerNetwork):
             width, takes = (sizes.hidden[-1], nothing) if at else (len(names(columns_of(spec))), names)
             self.levels.append(Level(width, sizes, self.num_tasks, is_last=at == sizes.levels - 1, takes=takes))
         self.towers = nn.ModuleList(Head(sizes.hidden[-1], sizes.tower) for _ in range(self.num_tasks))
+
+    @override
+    def pool_of(self, spec: FeatureSpec, sequence: SequenceInputs) -> SequencePool:
+        return attention_or_mean(sequence, sizes_of(spec, PleSpec).attention_dim)
 
     @override
     def deep(self, samples: Samples) -> Tensor:

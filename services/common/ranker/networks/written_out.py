@@ -33,8 +33,8 @@ _LEAST_ITEMS = 128
 
 
 def is_written_out(network: object) -> bool:
-    """Say whether this network can be scored here: `DcnDin` itself with the number of layers that the feature spec has by default."""
-    if type(network) is not DcnDin:
+    """Say whether this network can be scored here: `DcnDin` itself with the layers that it has by default, and without sequences."""
+    if type(network) is not DcnDin or network.has_sequences:
         return False
     wanted = (_WRITTEN_CROSS_LAYERS, _WRITTEN_HIDDEN_LAYERS)
     return all((len(tower.cross), len(tower.hidden)) == wanted for tower in network.towers)

@@ -15,7 +15,7 @@ from services.common.ranker.declared.hashing import row_key
 from services.common.ranker.declared.plan import Plan
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.features import Declared
-from services.common.ranker.states import Interaction
+from services.common.ranker.states import Interaction, UserState
 from services.recommender.core import InvalidQuery, Query
 from services.recommender.item_attributes import ItemAttributes
 from services.trainer.attribute_history import ALWAYS_MS, AttributeHistory, Versions
@@ -111,6 +111,53 @@ async def test_keys_of_user_items_and_both_are_scored_and_logged_for_the_items_t
     war = row_key("category", "word", "War")
     assert shown.keys.user.keys_S.view(np.uint64).tolist() == [row_key("city", "word", "Rome")]
     assert shown.keys.items.keys_S.view(np.uint64)[[0, 4]].tolist() == [war, war]
+
+
+async def test_a_sequence_is_scored_and_logged_as_the_batch_has_it_with_what_is_known_of_the_items_now() -> None:
+    parts = [
+        {"id_feature": {"feature_name": "category", "expression": "item:categories", "embedding_dim": 8}},
+        {"id_feature": {"feature_name": "item", "expression": "sequence:item_id", "embedding_dim": 4}},
+        {"raw_feature": {"feature_name": "age", "expression": "sequence:age", "boundaries": [60, 3600], "embedding_dim": 4}},
+        {"raw_feature": {"feature_name": "value", "expression": "sequence:value", "boundaries": [0.25, 0.75], "embedding_dim": 4}},
+    ]
+    sequence = {"sequence_feature": {"sequence_name": "latest", "sequence_length": 3, "features": parts}}
+    spec = FeatureSpec.parse(TEAM.model_dump(mode="json", exclude_defaults=True) | {"features": [sequence]})
+    made = Fixture(spec=spec, ranker=FakeRanker(spec=spec))
+    made.catalog.plan, made.catalog.attributes = spec.plan, ITEMS
+    user, now_ms = made.features.users.setdefault("7", UserState()), asked().now_ms
+    acts = [("1", 1.0, 9_000_000), ("900", 5.0, 3_600_000), ("unknown", 3.0, 60_000), ("5", 1.0, 59_999)]
+    for at, (item_id, stars, ago_ms) in enumerate(acts):
+        user.apply(spec, Interaction("7", item_id, "rating", stars, now_ms - ago_ms), (), at)
+    answer = await made.core().recommend(asked())
+    items = Versions([(item_id, ALWAYS_MS, attributes) for item_id, attributes in ITEMS.items()])
+    history = AttributeHistory(spec.plan, Versions(), items)
+    for block, item_ids in ((made.ranker.blocks[0], ["5", "900", "30"]), (answer.features_block, [item.item_id for item in answer.items])):
+        found = exposure_block.decode(block, spec).keys
+        batch = history.declared(Interaction("7", "5", "rating", 4.0, now_ms), item_ids, user.history).keys
+        assert found is not None and batch is not None
+        (one,), (two,) = found.sequences, batch.sequences
+        assert one.lengths_G.tolist() == two.lengths_G.tolist() == [3]
+        for left, right in ((one.events, two.events), (one.candidates, two.candidates)):
+            assert (left.counts_NK.tolist(), left.keys_S.tolist()) == (right.counts_NK.tolist(), right.keys_S.tolist())
+    (shown,) = exposure_block.decode(made.ranker.blocks[0], spec).keys.sequences
+    keys = []
+    for item_id, words, age, value in (("5", ("War", "Love"), "0", "0"), ("unknown", (), "1", "1"), ("900", ("War",), "2", "2")):
+        keys += [row_key("latest__category", "word", word) for word in words] or [row_key("latest__category", "absent")]
+        keys += [row_key("latest__item", "word", item_id), row_key("latest__age", "bucket", age), row_key("latest__value", "bucket", value)]
+    assert shown.events.keys_S.view(np.uint64).tolist() == keys
+
+
+async def test_a_user_of_whom_nothing_is_known_and_a_redis_that_is_down_have_an_empty_sequence() -> None:
+    part = {"id_feature": {"feature_name": "category", "expression": "item:categories", "embedding_dim": 8}}
+    sequence = {"sequence_feature": {"sequence_name": "latest", "features": [part]}}
+    spec = FeatureSpec.parse(TEAM.model_dump(mode="json", exclude_defaults=True) | {"features": [sequence]})
+    for is_down in (False, True):
+        made = Fixture(spec=spec, ranker=FakeRanker(spec=spec))
+        made.catalog.plan, made.catalog.attributes, made.features.is_down = spec.plan, ITEMS, is_down
+        answer = await made.core().recommend(asked())
+        (shown,) = exposure_block.decode(made.ranker.blocks[0], spec).keys.sequences
+        assert shown.lengths_G.tolist() == [0] and shown.candidates.counts_NK.tolist() == [[2], [1], [1]]
+        assert answer.degraded == (("features_unavailable",) if is_down else ())
 
 
 @pytest.mark.parametrize(

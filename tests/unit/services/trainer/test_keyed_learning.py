@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from services.common.ranker.networks.interface import Rows
 from services.common.ranker.networks.registry import make_network
 from services.trainer.group_columns import columns_of
 from services.trainer.learner import Learner
-from tests.learning import KEYED, groups, with_features
+from tests.learning import KEYED, SEQUENCE, groups, with_features
 
 pytestmark = pytest.mark.ml
 
@@ -57,9 +58,19 @@ def pooled_by_torch(spec: FeatureSpec, rows: RowKeys, keyed, weights: dict[str, 
     return torch.cat(parts, dim=1)
 
 
-@pytest.mark.parametrize("network", ["dcn_din", "deepfm", "mmoe"])
-def test_a_step_moves_rows_as_embedding_bags_under_autograd_and_adagrad_do(network: str) -> None:
-    spec = with_features([{kind: {**keys, "filter_freq": 1} for kind, keys in one.items()} for one in KEYED], network=network)
+def at_once(features: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{kind: {**keys, "filter_freq": 1} for kind, keys in one.items()} for one in features]
+
+
+@pytest.mark.parametrize(
+    ("network", "sequences"),
+    [("dcn_din", []), ("deepfm", []), ("mmoe", []), ("dcn_din", [SEQUENCE]), ("din", [SEQUENCE]), ("deepfm", [SEQUENCE])],
+)
+def test_a_step_moves_rows_as_embedding_bags_under_autograd_and_adagrad_do(network: str, sequences: list[dict[str, Any]]) -> None:
+    sequences = [
+        {"sequence_feature": one["sequence_feature"] | {"features": at_once(one["sequence_feature"]["features"])}} for one in sequences
+    ]
+    spec = with_features([*at_once(KEYED), *sequences], network=network)
     learner, batch = taught(spec, 40), groups(48, spec=spec)[40:]
     made = learner._batch([columns_of(spec, group) for group in batch])
     inputs, rate, unit = made.inputs, learner.config.feature_rate, learner.config.loss_unit
@@ -68,7 +79,8 @@ def test_a_step_moves_rows_as_embedding_bags_under_autograd_and_adagrad_do(netwo
     probe = Learner(spec)
     probe.load_state_arrays(learner.state_arrays())
     pool = probe._pool(inputs)
-    assert pool is not None and sorted(pool.ids) == sorted(tables) == ["both", "hour", "places", "tags"]
+    of_sequence = ["latest__age", "latest__item", "latest__tags"] if sequences else []
+    assert pool is not None and sorted(pool.ids) == sorted(tables) == sorted(["both", "hour", "places", "tags", *of_sequence])
     for name in tables:
         ids[name] = sorted(set(pool.ids[name].tolist()))
         # Rows that the step creates are drawn before it learns: a probe's are the same.
@@ -78,6 +90,11 @@ def test_a_step_moves_rows_as_embedding_bags_under_autograd_and_adagrad_do(netwo
         before[name] = probe.tables[name].accumulators[slots][:, 0]
     user_GV = pooled_by_torch(spec, inputs.keys.user, spec.plan.user_keyed, weights, ids)
     item_BV = pooled_by_torch(spec, inputs.keys.items, spec.plan.item_keyed, weights, ids)
+    of_sequences = tuple(
+        (pooled_by_torch(spec, keys.events, one.parts, weights, ids), pooled_by_torch(spec, keys.candidates, one.queries, weights, ids))
+        for one, keys in zip(spec.plan.sequences, inputs.keys.sequences, strict=True)
+    )
+    assert not sequences or min(inputs.sequence_lengths[0]) < max(inputs.sequence_lengths[0]) == 6
     dense = make_network(spec)
     dense.load(learner.dense_state())
     rows = learner._stored_rows(inputs)
@@ -88,7 +105,7 @@ def test_a_step_moves_rows_as_embedding_bags_under_autograd_and_adagrad_do(netwo
     items = probe.tables["item"]
     history = items.lookup(inputs.history_keys_GL.ravel()).reshape(rows.history_GLD.shape) * inputs.history_mask_GL[..., None]
     plain = (probe.tables["user"].lookup(inputs.user_keys_G), items.lookup(inputs.item_keys_B), history.astype(np.float32))
-    z = dense(inputs, Rows(*map(torch.from_numpy, plain), user_GV, item_BV)) + torch.from_numpy(learner._shift_T)
+    z = dense(inputs, Rows(*map(torch.from_numpy, plain), user_GV, item_BV, of_sequences)) + torch.from_numpy(learner._shift_T)
     ones, zeros = torch.from_numpy(made.ones_BT), torch.from_numpy(made.zeros_BT)
     loss = (ones * torch.nn.functional.softplus(-z) + zeros * torch.nn.functional.softplus(z)).sum() / unit
     found = dict(zip(tables, torch.autograd.grad(loss, [weights[name] for name in tables]), strict=True))

@@ -8,7 +8,7 @@ from services.common.platform.ids import entity_key
 from services.common.ranker.feature_records import pack_records, unpack_records
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.features import build_features
-from services.common.ranker.states import GlobalState, Interaction, ItemState, UserState, merge_globals, merge_item_bytes
+from services.common.ranker.states import GlobalState, HistoryEntry, Interaction, ItemState, UserState, merge_globals, merge_item_bytes
 
 SPEC = FeatureSpec.load("model_repo/ranker/feature_spec.yaml")
 
@@ -74,7 +74,7 @@ def test_history_is_newest_first_and_bounded() -> None:
     for number in range(SPEC.history.length + 5):
         user.apply(SPEC, rating("u", str(number), 5), (), number)
     assert len(user.history) == SPEC.history.length
-    assert user.history[0] == (str(SPEC.history.length + 4), 1.0)
+    assert user.history[0] == HistoryEntry(str(SPEC.history.length + 4), 1.0)
 
 
 def test_merged_partials_equal_one_partition_that_saw_everything_when_nothing_decays() -> None:

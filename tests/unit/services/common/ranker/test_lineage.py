@@ -34,6 +34,20 @@ def test_a_declared_feature_has_its_columns_and_all_fields_behind_those_that_it_
     assert all(made.startswith("item.") for made in found["city_tag"].makes)
 
 
+def test_a_sequence_makes_rows_of_its_tables_from_the_events_and_what_their_items_are_described_by() -> None:
+    parts = [
+        {"raw_feature": {"feature_name": "age", "expression": "sequence:age", "boundaries": [60], "embedding_dim": 4}},
+        {"id_feature": {"feature_name": "cost", "expression": "feature:price", "embedding_dim": 4, "embedding_name": "prices"}},
+    ]
+    spec = spec_with(format=2, features=[FEATURES[1], {"sequence_feature": {"sequence_name": "latest", "features": parts}}])
+    (found,) = (one for one in lineages(spec) if one.name == "latest")
+    assert (found.kind, found.makes, found.reads) == ("sequence_feature", ("table latest__age", "table prices"), ("price",))
+    assert [(one.reference, one.topic) for one in found.sources] == [("item:price", "catalog.v1"), ("sequence:age", "feedback.v1")]
+    again = Description.of(described(spec))
+    assert lineages_of_artifact(again) == lineages(spec)
+    assert again.feature_tables == {"latest__age": 4, "prices": 4} and again.sequences == ("latest",)
+
+
 def test_every_column_of_the_network_has_one_feature_and_one_source_at_least() -> None:
     made = [name for one in lineages(SPEC) for name in one.makes]
     columns = {f"user.{name}" for name in SPEC.user_columns} | {f"item.{name}" for name in SPEC.item_columns}

@@ -29,6 +29,14 @@ def raw_of(name: str = "price", **keys: Any) -> dict[str, Any]:
     return {"raw_feature": {"feature_name": name, "expression": "item:price", **keys}}
 
 
+def part(name: str, expression: str = "item:tags", **keys: Any) -> dict[str, Any]:
+    return {"id_feature": {"feature_name": name, "expression": expression, "embedding_dim": 8, **keys}}
+
+
+def sequence_of(*parts: dict[str, Any], **keys: Any) -> dict[str, Any]:
+    return {"sequence_feature": {"sequence_name": "s", "features": list(parts), **keys}}
+
+
 def expr_of(name: str, *variables: str, expression: str = "a") -> dict[str, Any]:
     return {"expr_feature": {"feature_name": name, "expression": expression, "variables": list(variables)}}
 
@@ -97,8 +105,54 @@ def test_specs_without_such_features_have_the_hashes_that_they_had() -> None:
         ([id_of(vocab_list=None)], "without embedding_dim every value is a column: give vocab_list, num_buckets or hash_bucket_size"),
         ([id_of(filter_freq=3)], "filter_freq is about an embedding table: give embedding_dim too, or leave filter_freq out"),
         (
-            [{"sequence_feature": {"feature_name": "s", "features": [raw_of(expression="sequence:price")]}}],
-            "features: 's' is a sequence, and no network takes one so far; leave it out",
+            [sequence_of(raw_of(expression="sequence:age"))],
+            "key features.0.sequence_feature: .*'price' has no embedding_dim: an event is the rows",
+        ),
+        (
+            [sequence_of(part("x", "sequence:price"))],
+            "'x': 'sequence:price' is nothing of an event: allowed are item:FIELD, feature:NAME of a feature of the item, sequence:item_id",
+        ),
+        ([sequence_of(part("x", "user:city"))], "'x': 'user:city' is nothing of an event"),
+        ([sequence_of(part("x", "sequence:age"))], "'x': sequence:age is a number; make it a raw_feature with boundaries"),
+        (
+            [sequence_of(raw_of(expression="sequence:item_id", boundaries=[1], embedding_dim=4))],
+            "'price': sequence:item_id is words; make it an id_feature",
+        ),
+        ([sequence_of(part("x", "item:like"))], r"features.0.sequence_feature \(s\): 'item:like' is a label"),
+        ([sequence_of(part("x", "feature:none"))], r"features.0.sequence_feature \(s\): 'feature:none': there is no such feature"),
+        (
+            [id_of(), sequence_of(part("x", "feature:city"))],
+            "features: s__x: 'feature:city' is not about the item alone; an event has no other",
+        ),
+        ([sequence_of(part("x"), part("x"))], "'x' is there twice"),
+        ([sequence_of(part("x", stub_type=True))], "'x': stub_type: no other feature reads a part of a sequence"),
+        ([sequence_of(part("x"), stub_type=True)], "stub_type: no other feature reads a sequence"),
+        ([sequence_of(part("x"), feature_name="t")], "sequence_name and feature_name are two names of one key; give one"),
+        ([sequence_of(part("x"), sequence_name="S")], "key features.0.sequence_feature.sequence_name: .*pattern.*there: 'S'"),
+        ([{"sequence_feature": {"features": [part("x")]}}], "key features.0.sequence_feature.sequence_name: Field required"),
+        ([sequence_of(part("x"), sequence_pk="user:clicks")], "unknown key 'sequence_pk'; sequence_feature has sequence_name, "),
+        ([sequence_of(part("x"), sequence_length=1_000)], "key features.0.sequence_feature.sequence_length: .*100.*there: 1000"),
+        ([sequence_of(part("x"), sequence_length=101)], "key features.0.sequence_feature.sequence_length: .*100.*there: 101"),
+        (
+            [sequence_of(part("x"), sequence_length=21)],
+            "features: 's' has sequence_length 21, and history.length is 20: a user's state holds no more events; lower the one or raise",
+        ),
+        ([sequence_of()], "key features.0.sequence_feature.features: "),
+        ([sequence_of(*(part(f"x{at}") for at in range(17)))], "key features.0.sequence_feature.features: .*at most 16"),
+        ([sequence_of(part("x"), sequence_name=f"s{at}") for at in range(9)], "features: 9 sequences; at most 8 are allowed"),
+        (
+            [sequence_of(*(part(f"x{at}", embedding_dim=256) for at in range(5)))],
+            "embedding_dim of all item features is 2560 together; at most 2048 go into a network .a part of a sequence counts twice",
+        ),
+        (
+            [sequence_of(part("x", embedding_name="t")), id_of(embedding_dim=4, embedding_name="t")],
+            "city says embedding_dim 4 and x 8, but both share the table 't'",
+        ),
+        ([sequence_of(part("x")), id_of("s__x", embedding_dim=8)], "a part is called 's__x', and so is another feature"),
+        ([sequence_of(part("x")), sequence_of(part("x"))], "features.1.sequence_feature.sequence_name: 's' is there twice"),
+        (
+            [sequence_of(part("x")), raw_of(expression="feature:s")],
+            r"features.1.raw_feature \(price\): 'feature:s': a sequence cannot be read by another feature",
         ),
         (
             [id_of(embedding_dim=8, embedding_name="user")],
@@ -157,10 +211,6 @@ def test_specs_without_such_features_have_the_hashes_that_they_had() -> None:
             "key features.0.match_feature: .*pkey and skey: one of them names a field",
         ),
         (
-            [{"sequence_feature": {"feature_name": "s", "features": [raw_of()]}}],
-            r"features.0.sequence_feature \(s\): 'item:price': a part of a sequence_feature reads sequence: fields",
-        ),
-        (
             [{"sequence_feature": {"feature_name": "s", "features": [id_of(vocab_lst=[1])]}}],
             "key features.0.sequence_feature.features.0.id_feature: unknown key 'vocab_lst'",
         ),
@@ -208,6 +258,17 @@ def test_a_spec_that_is_dumped_and_read_again_is_the_same() -> None:
     again = FeatureSpec.parse(spec.model_dump(mode="json"))
     assert again.schema_hash == spec.schema_hash
     assert again.item_columns == spec.item_columns
+
+
+def test_a_sequence_is_dumped_and_read_again_and_its_tables_limits_are_not_in_the_hash() -> None:
+    spec = spec_of(sequence_of(part("x", filter_freq=2, max_rows=9), sequence_length=7))
+    again = FeatureSpec.parse(spec.model_dump(mode="json"))
+    assert again.schema_hash == spec.schema_hash == spec_of(sequence_of(part("x"), sequence_length=7)).schema_hash
+    assert again.item_inputs == spec.item_inputs and spec.item_inputs[-1] == "s[7]*"
+    assert (spec.user_columns, spec.item_columns) == (spec_of().user_columns, spec_of().item_columns)
+    assert spec.all_tables["s__x"].admission.min_count == 2 and spec.all_tables["s__x"].eviction.max_rows == 9
+    for other in (sequence_of(part("x"), sequence_length=8), sequence_of(part("x", pooling="mean"), sequence_length=7)):
+        assert spec_of(other).schema_hash != spec.schema_hash
 
 
 def test_features_may_come_and_go_but_not_change() -> None:

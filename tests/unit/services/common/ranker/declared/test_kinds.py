@@ -13,6 +13,8 @@ from services.common.ranker.declared.entry_list import FeatureOne, feature_of
 from services.common.ranker.declared.hashing import bucket_of, row_key
 from services.common.ranker.declared.inputs import WrongValue
 from services.common.ranker.declared.plan import Outputs, Plan
+from services.common.ranker.features import past_of
+from services.common.ranker.states import HistoryEntry
 
 LARGEST = 65504.0
 ADAPTER: TypeAdapter[Any] = TypeAdapter(FeatureOne)
@@ -213,18 +215,47 @@ def test_a_bucket_is_a_word_for_features_that_read_words() -> None:
     assert found.items_BF.tolist() == [[0, 1, 0, 9, 0]]
 
 
-def test_a_sequence_holds_the_newest_events_and_features_of_each() -> None:
+def test_a_sequence_holds_the_newest_events_and_each_part_of_them_and_of_candidates_what_can_be_compared() -> None:
     parts = [
-        {"id_feature": {"feature_name": "category", "expression": "sequence:category", "embedding_dim": 8}},
-        {"raw_feature": {"feature_name": "age", "expression": "sequence:age"}},
+        {"id_feature": {"feature_name": "category", "expression": "item:tags", "embedding_dim": 8}},
+        {"raw_feature": {"feature_name": "age", "expression": "sequence:age", "boundaries": [60], "embedding_dim": 4}},
+        {"id_feature": {"feature_name": "item", "expression": "sequence:item_id", "embedding_dim": 4, "embedding_name": "ids"}},
+        {"id_feature": {"feature_name": "size", "expression": "feature:big", "embedding_dim": 4}},
     ]
-    plan = plan_of({"sequence_feature": {"feature_name": "latest", "sequence_length": 2, "features": parts}})
-    events = [{"category": "a", "age": 1}, {"category": ["b", "c"]}, {"category": "d"}]
-    found = plan.events([{}, {}], [{}, {}], [events, []]).sequences["latest"]
-    assert found.offsets.tolist() == [0, 2, 2]
-    assert found.numbers_SD.tolist() == [[1, 0], [0, 1]]
-    assert found.keys["category"].keys_S.tolist() == [row_key("category", "word", word) for word in "abc"]
-    assert found.keys["category"].offsets.tolist() == [0, 1, 3]
+    big = {"raw_feature": {"feature_name": "big", "expression": "item:size", "boundaries": [10], "stub_type": True}}
+    plan = plan_of(big, {"sequence_feature": {"sequence_name": "latest", "sequence_length": 2, "features": parts}})
+    items = plan.items([{}, {"tags": ["a", "b"], "size": 30}, {"tags": "c", "size": 3}, {"tags": "d"}])
+    history = [HistoryEntry("x", 1.0, 940_001), HistoryEntry("y", 0.5, 940_000), HistoryEntry("z", 0.0, 1)]
+    past = past_of(history, 1_000_000, items, np.asarray([1, 2, 3]))
+    (found,) = plan.sequence_keys(past, ["y", "new"], items, np.asarray([2, 0]))
+    words = {table: lambda *words, table=table: [row_key(table, "word", word) for word in words] for table in ("latest__category", "ids")}
+    age, size = ((lambda word, table=f"latest__{name}": row_key(table, *word)) for name in ("age", "size"))
+    assert found.lengths_G.tolist() == [2]
+    assert found.events.counts_NK.tolist() == [[2, 1, 1, 1], [1, 1, 1, 1]]
+    assert found.events.keys_S.view(np.uint64).tolist() == [
+        *(*words["latest__category"]("a", "b"), age(("bucket", "0")), *words["ids"]("x"), size(("word", "1"))),
+        *(*words["latest__category"]("c"), age(("bucket", "1")), *words["ids"]("y"), size(("word", "0"))),
+    ]
+    assert found.candidates.counts_NK.tolist() == [[1, 1, 1], [1, 1, 1]]
+    assert found.candidates.keys_S.view(np.uint64).tolist() == [
+        *(*words["latest__category"]("c"), *words["ids"]("y"), size(("word", "0"))),
+        *(row_key("latest__category", "absent"), *words["ids"]("new"), size(("absent",))),
+    ]
+    (sequence,) = plan.sequences
+    assert (sequence.width, sequence.query_width) == (20, 16)
+    assert sequence.query_places == (*range(8), *range(12, 20))
+    assert sequence.columns[:2] == ("latest[0]", "latest[1]") and sequence.columns[20:29][-1] == "latest[12]*"
+
+
+def test_an_event_of_which_the_time_is_not_known_has_no_age_and_a_clock_that_is_behind_makes_none_of_the_future() -> None:
+    age = {"raw_feature": {"feature_name": "age", "expression": "sequence:age", "boundaries": [60], "embedding_dim": 4}}
+    plan = plan_of({"sequence_feature": {"sequence_name": "latest", "features": [age]}})
+    items = plan.items([{}])
+    past = past_of([HistoryEntry("x", 1.0, 9_000), HistoryEntry("y", 0.5)], 1_000, items, np.zeros(2, np.int64))
+    (found,) = plan.sequence_keys(past, ["y"], items, np.zeros(1, np.int64))
+    assert past.ages_P[0] == 0 and np.isnan(past.ages_P[1])
+    assert found.events.keys_S.view(np.uint64).tolist() == [row_key("latest__age", "bucket", "0"), row_key("latest__age", "absent")]
+    assert plan.reads_ages and not plan_of().reads_ages
 
 
 @pytest.mark.parametrize(

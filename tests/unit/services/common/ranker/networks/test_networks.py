@@ -17,8 +17,9 @@ from services.common.ranker.networks.checks import fault_of, group_alone, made_u
 from services.common.ranker.networks.interface import RankerNetwork, Rows
 from services.common.ranker.networks.registry import NETWORKS, make_network
 from services.common.ranker.networks.scoring import score
+from services.common.ranker.networks.sequences import AttentionPool, Events, Mean, UnitPool
 from services.trainer.learner import Learner, LearnerConfig
-from tests.learning import KEYED, groups, with_features, with_network
+from tests.learning import KEYED, SEQUENCE, groups, with_features, with_network
 
 pytestmark = pytest.mark.ml
 
@@ -42,8 +43,48 @@ def test_the_spec_declares_the_networks_of_the_registry() -> None:
 
 @every_network
 def test_it_keeps_to_all_that_is_asked_of_a_network(name: str) -> None:
-    assert fault_of(NETWORKS[name], SPECS[name]) == fault_of(NETWORKS[name], with_features(KEYED, network=name)) == ""
+    for spec in (SPECS[name], with_features(KEYED, network=name), with_features([*KEYED, SEQUENCE], network=name)):
+        assert fault_of(NETWORKS[name], spec) == ""
+    assert [weight for weight, axes in make_network(spec).input_axes().items() if axes is None] == []
     assert [weight for weight, axes in network(name).input_axes().items() if axes is None] == []
+
+
+def test_those_with_attention_weigh_events_by_the_candidate_and_the_others_alike() -> None:
+    pools = {name: type(make_network(with_features([SEQUENCE], network=name)).sequence_pools["of_latest"]) for name in NETWORK_NAMES}
+    assert {name: pool for name, pool in pools.items() if pool is not Mean} == {
+        "dcn_din": AttentionPool,
+        "din": UnitPool,
+        "mmoe": AttentionPool,
+        "ple": AttentionPool,
+    }
+    age = {"raw_feature": {"feature_name": "age", "expression": "sequence:age", "boundaries": [60], "embedding_dim": 4}}
+    nothing_to_compare = with_features([{"sequence_feature": {"sequence_name": "latest", "features": [age]}}])
+    assert isinstance(make_network(nothing_to_compare).sequence_pools["of_latest"], Mean)
+
+
+@pytest.mark.parametrize(
+    "kind", [Mean, lambda one: AttentionPool(one, 8), lambda one: UnitPool(one, [8])], ids=["mean", "attention", "unit"]
+)
+def test_a_pool_is_its_definition_event_by_event_and_padding_does_not_matter(kind) -> None:
+    (sequence,) = with_features([SEQUENCE]).plan.sequences
+    torch.manual_seed(0)
+    pool, lengths, group_B = kind(sequence), [3, 0, 6], torch.tensor([0, 0, 1, 2, 2])
+    events, candidates = torch.randn(9, sequence.width), torch.randn(5, sequence.query_width)
+    with torch.no_grad():
+        found = pool(Events.of(events, torch.tensor(lengths), candidates, group_B))
+    places, begins = list(sequence.query_places), [0, 3, 3]
+    for sample, group in enumerate(group_B.tolist()):
+        own = events[begins[group] : begins[group] + lengths[group]]
+        if isinstance(pool, Mean):
+            weights = torch.full((len(own),), 1 / max(len(own), 1))
+        elif isinstance(pool, AttentionPool):
+            scores = (own @ pool.key.weight.T) @ (pool.query.weight @ candidates[sample]) / 8**0.5
+            weights = torch.softmax(torch.cat([scores, pool.null_score]), dim=0)[:-1]
+        else:
+            query = candidates[sample].expand(len(own), -1)
+            weights = pool.weight(torch.relu(pool.unit.layers[0](torch.cat([own, query, own[:, places] * query], dim=1)))).squeeze(1)
+        expected = (weights.unsqueeze(1) * own).sum(dim=0)
+        torch.testing.assert_close(found[sample], torch.cat([expected, expected[places] * candidates[sample]]), atol=1e-5, rtol=1e-4)
 
 
 @every_network
@@ -92,12 +133,15 @@ def test_weights_are_a_function_of_the_seed_and_go_there_and_back(name: str) -> 
 
 @every_network
 def test_the_gradient_reaches_every_weight_and_every_row(name: str) -> None:
-    spec = with_features(KEYED, network=name)
+    spec = with_features([*KEYED, SEQUENCE], network=name)
     inputs, rows = made_up(spec, (40, 40, 40))
-    leaves = Rows(*(part.requires_grad_(True) for part in rows if part is not None))
+    leaves = [
+        part.requires_grad_(True) for part in (*rows[:3], rows.user_pooled_GV, rows.item_pooled_BV, *rows.sequences[0]) if part is not None
+    ]
     own = make_network(spec)
-    gradients = torch.autograd.grad(own(inputs, leaves).square().sum(), [*own.parameters(), *leaves])
-    names = [*(weight for weight, _ in own.named_parameters()), *Rows._fields]
+    logits_BT = own(inputs, Rows(*leaves[:3]).with_sides(leaves[3:]))
+    gradients = torch.autograd.grad(logits_BT.square().sum(), [*own.parameters(), *leaves])
+    names = [*(weight for weight, _ in own.named_parameters()), *Rows._fields[:-1], "events", "candidates"]
     assert [weight for weight, gradient in zip(names, gradients, strict=True) if not gradient.abs().sum() > 0] == []
 
 
