@@ -80,7 +80,7 @@ def by_modules(network: RankerNetwork, spec: FeatureSpec, features: Features, us
 def in_double(network: RankerNetwork, spec: FeatureSpec, features: Features, *rows: np.ndarray) -> np.ndarray:
     """Score in float64."""
     inputs = assemble(spec, [(features, np.zeros(len(rows[1]), np.int64))])
-    numbers = {name: value for name in fields_of(inputs) if (value := getattr(inputs, name)) is not None}
+    numbers = {name: value for name in fields_of(inputs) if isinstance(value := getattr(inputs, name), np.ndarray)}
     wide = {name: value.astype(np.float64) for name, value in numbers.items() if value.dtype == np.float32}
     user_D, items_ND, history_LD = (torch.from_numpy(part).double() for part in rows)
     padded_LD = torch.zeros(spec.history.length, items_ND.shape[1], dtype=torch.float64)
