@@ -94,6 +94,12 @@ def _line_of(pieces: list[Piece]) -> Line:
     return Line(pieces=tuple(pieces), box=box, text=text_of(words), is_bold=all(word.is_bold for word in words))
 
 
+def turned_line(words: Sequence[Word]) -> Line:
+    """Return words that are turned, as a label beside a drawing is, as one line without a place or a size."""
+    nowhere = Box(0.0, 0.0, 0.0, 0.0)
+    return Line(pieces=(Piece(tuple(words), nowhere),), box=nowhere, text=text_of(words), is_bold=False)
+
+
 def _around(boxes: Sequence[Box]) -> Box:
     return Box(
         min([box.left for box in boxes]),

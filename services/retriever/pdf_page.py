@@ -1,11 +1,13 @@
 """A page of a PDF, as PDFium sees it: its words with their boxes, in the order in which they were written, and the lines drawn on it.
 
-Coordinates are points (1/72 inch) of the page as it is shown: x to the right, y upwards.
+Coordinates are points (1/72 inch) of the page as most of its words are read: x to the right, y upwards.
 """
 
 from __future__ import annotations
 
 import ctypes
+import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -50,7 +52,7 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """What stands between blanks. `is_upright`: written from left to right or right to left, as lines of text are."""
+    """What stands between blanks. `is_upright`: as most words of its page are."""
 
     text: str
     box: Box
@@ -69,42 +71,66 @@ class Page:
 
 
 def read_page(page: pdfium.PdfPage) -> Page:
-    """Return the page's words and lines.
+    """Return the page's words and lines, turned so that most words are upright, whatever way the page is shown.
 
     Raises:
         pdfium.PdfiumError: it is damaged.
     """
-    width, height = page.get_size()  # as shown
-    turn = _turned(page.get_rotation(), width, height)
+    width, height = page.get_size()
+    if page.get_rotation() in (90, 270):  # the size is as shown
+        width, height = height, width
+    found = _found_on(page)
+    quarters = Counter(word.quarter for word in found).most_common(1)
+    quarter = quarters[0][0] if quarters else 0
+    shown = (360 - 90 * quarter) % 360
+    if shown != page.get_rotation():
+        page.set_rotation(shown)  # PDFium puts lines into their order as the page is shown
+        found = _found_on(page)
+    turn = _turned(quarter, width, height)
+    words = [Word(word.text, turn(word.box), word.is_bold, word.quarter == quarter) for word in found]
+    rules, has_picture = _drawn(page, turn)
+    return Page(words=words, rules=rules, height=width if quarter % 2 else height, has_picture=has_picture)
+
+
+def _found_on(page: pdfium.PdfPage) -> list[_Found]:
     text = page.get_textpage()
     try:
-        words = list(_words_of(text.raw, turn))
+        return list(_words_of(text.raw))
     finally:
         text.close()
-    segments, has_picture = _drawn(page, turn)
-    return Page(words=words, rules=segments, height=height, has_picture=has_picture)
 
 
-_Turn = Callable[[float, float, float, float], Box]
+_Turn = Callable[[Box], Box]
 
 
-def _turned(rotation: int, width: float, height: float) -> _Turn:
-    """Return what makes a box of the page as written a box of the page as shown; `width` and `height` are those that are shown."""
+def _turned(quarter: int, width: float, height: float) -> _Turn:
+    """Return what turns a box with a page of this size by so many quarters, against the clock."""
 
-    def turn(left: float, bottom: float, right: float, top: float) -> Box:
-        match rotation:
-            case 90:
-                left, bottom, right, top = bottom, height - right, top, height - left
-            case 180:
-                left, bottom, right, top = width - right, height - top, width - left, height - bottom
-            case 270:
-                left, bottom, right, top = width - top, left, width - bottom, right
-        return Box(left, bottom, right, top)
+    def turn(box: Box) -> Box:
+        match quarter:
+            case 1:
+                return Box(height - box.top, box.left, height - box.bottom, box.right)
+            case 2:
+                return Box(width - box.right, height - box.top, width - box.left, height - box.bottom)
+            case 3:
+                return Box(box.bottom, width - box.right, box.top, width - box.left)
+            case _:
+                return box
 
     return turn
 
 
-def _words_of(text: ctypes.c_void_p, turn: _Turn) -> Iterator[Word]:
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A word in the page's own coordinates. `quarter`: how many quarters it is turned with the clock."""
+
+    text: str
+    box: Box
+    is_bold: bool
+    quarter: int
+
+
+def _words_of(text: ctypes.c_void_p) -> Iterator[_Found]:
     letters: list[str] = []
     first = 0
     for number in range(c.FPDFText_CountChars(text)):
@@ -112,30 +138,30 @@ def _words_of(text: ctypes.c_void_p, turn: _Turn) -> Iterator[Word]:
         letter = chr(code) if 0 < code < 0x110000 and not 0xD800 <= code < 0xE000 else "\ufffd"
         if letter.isspace():
             if letters:
-                yield _word(text, letters, first, number - 1, turn)
+                yield _word(text, letters, first, number - 1)
                 letters = []
             continue
         if not letters:
             first = number
         letters.append(letter)
         if letter == BROKEN_WORD:  # the rest of the word follows at once, on the next line
-            yield _word(text, letters, first, number, turn)
+            yield _word(text, letters, first, number)
             letters = []
     if letters:
-        yield _word(text, letters, first, first + len(letters) - 1, turn)
+        yield _word(text, letters, first, first + len(letters) - 1)
 
 
-def _word(text: ctypes.c_void_p, letters: list[str], first: int, last: int, turn: _Turn) -> Word:
-    begin, end = _letter(text, first, turn), _letter(text, last, turn)
+def _word(text: ctypes.c_void_p, letters: list[str], first: int, last: int) -> _Found:
+    begin, end = _letter(text, first), _letter(text, last)
     box = Box(min(begin.left, end.left), min(begin.bottom, end.bottom), max(begin.right, end.right), max(begin.top, end.top))
-    is_upright = last == first or box.height < 2 * max(begin.height, 1.0) or box.width > box.height
-    return Word("".join(letters), box, _is_bold(text, first), is_upright)
+    quarter = round(c.FPDFText_GetCharAngle(text, first) / (math.pi / 2)) % 4
+    return _Found("".join(letters), box, _is_bold(text, first), quarter)
 
 
-def _letter(text: ctypes.c_void_p, number: int, turn: _Turn) -> Box:
+def _letter(text: ctypes.c_void_p, number: int) -> Box:
     rect = c.FS_RECTF()
     c.FPDFText_GetLooseCharBox(text, number, rect)
-    return turn(rect.left, min(rect.bottom, rect.top), rect.right, max(rect.bottom, rect.top))
+    return Box(min(rect.left, rect.right), min(rect.bottom, rect.top), max(rect.left, rect.right), max(rect.bottom, rect.top))
 
 
 def _is_bold(text: ctypes.c_void_p, number: int) -> bool:
@@ -184,4 +210,4 @@ def _straight(drawn: pdfium.PdfObject, turn: _Turn) -> Iterator[Box]:
 def _lines(outline: list[tuple[float, float]], turn: _Turn) -> Iterator[Box]:
     for (x0, y0), (x1, y1) in pairwise(outline):
         if abs(x0 - x1) <= _MAX_SLANT_PT or abs(y0 - y1) <= _MAX_SLANT_PT:
-            yield turn(min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1))
+            yield turn(Box(min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from services.retriever.core.text import joined_lines
-from services.retriever.pdf_page import Box, Word
+from services.retriever.pdf_page import BROKEN_WORD, Box, Word
 from services.retriever.tables import Cell
 
 # Two rules nearer than that are one: the two edges of a thin rectangle.
 _SAME_PT = 3.0
+_BROKEN = re.compile(f"{BROKEN_WORD} (?=(.))")
 _MAX_PLACES = 20_000
 """Of one table; more crossings of lines are a drawing."""
 
@@ -81,8 +83,9 @@ def cells_of(grid: Grid, words: Sequence[Word]) -> list[list[Cell]]:
 
 
 def text_of(words: Iterable[Word]) -> str:
-    """Return words as one line."""
-    return joined_lines(" ".join(word.text for word in words)).strip()
+    """Return words as one line; a word that was broken inside is whole again."""
+    text = joined_lines(" ".join(word.text for word in words)).strip()
+    return _BROKEN.sub(lambda found: "" if found[1].islower() else "-", text) if BROKEN_WORD in text else text
 
 
 def _is_parted(grid: Grid, row: int, column: int) -> bool:

@@ -17,7 +17,7 @@ from pypdfium2 import raw as c
 from services.retriever.core.text import joined_lines
 from services.retriever.office_package import PackageLimits
 from services.retriever.outline import Extracted, Outline, Unreadable
-from services.retriever.pdf_layout import Block, Line, Table, arranged, lines_of
+from services.retriever.pdf_layout import Block, Line, Table, arranged, lines_of, turned_line
 from services.retriever.pdf_page import BROKEN_WORD, Page, Word, read_page
 from services.retriever.pdf_tables import cells_of, grids_of
 from services.retriever.tables import num_name_rows, rows_of_cells
@@ -37,6 +37,7 @@ _MAX_LEADING = 0.75
 _MORE_LEADING = 0.3
 """Above the usual gap between two lines, in heights of a line: what parts paragraphs."""
 _SAME_SIZE = 0.08
+_MIN_TEXT_SHARE = 0.2
 _SHORT_SHARE = 0.2
 _MAX_STRANGE_SHARE = 0.3
 _SENTENCE_ENDS = (".", "!", "?", ":", "。", "！", "？", "”", '"')
@@ -87,7 +88,10 @@ def read_pdf(raw: bytes, _: PackageLimits) -> Extracted:
     finally:
         document.close()
     _check(pages)
-    return _outlined([_blocks_of(page, dropped) for page, dropped in zip(pages, _repeated(pages), strict=True)], said)
+    words = Counter[float]()
+    for word in (word for page in pages for word in page.words):
+        words[round(word.box.height, 1)] += len(word.text)
+    return _outlined([_blocks_of(page, dropped) for page, dropped in zip(pages, _repeated(pages), strict=True)], words, said)
 
 
 def _page(document: pdfium.PdfDocument, number: int) -> Page:
@@ -130,7 +134,10 @@ _Edges = set[tuple[str, int] | None]
 
 def _repeated(pages: Sequence[Page]) -> list[_Edges]:
     """Return for each page what stands at its edges and on an earlier page too."""
-    edges = [{edge for line in lines_of(page.words) if (edge := _edge_of(page, line)) is not None} for page in pages]
+    edges = [
+        {edge for line in lines_of([word for word in page.words if word.is_upright]) if (edge := _edge_of(page, line)) is not None}
+        for page in pages
+    ]
     counts = Counter(edge for some in edges for edge in some)
     seen: _Edges = set()
     repeated: list[_Edges] = []
@@ -142,11 +149,13 @@ def _repeated(pages: Sequence[Page]) -> list[_Edges]:
 
 
 def _blocks_of(page: Page, dropped: _Edges) -> list[Block]:
-    """Return the lines and tables of a page, in the order in which they were written; what is written upwards or downwards comes last."""
+    """Return the lines and tables of a page, in the order in which they were written; what is turned against them comes last."""
     grids = [grid for grid in grids_of(page.rules) if any(grid.box.holds(word.box) for word in page.words)]
     inside: dict[int, list[Word]] = {}
     runs: list[list[Word] | int] = [[]]
-    for word in sorted(page.words, key=lambda word: not word.is_upright):
+    for word in page.words:
+        if not word.is_upright:
+            continue
         number = next((number for number, grid in enumerate(grids) if grid.box.holds(word.box)), None)
         if number is None:
             if isinstance(runs[-1], int):
@@ -162,17 +171,15 @@ def _blocks_of(page: Page, dropped: _Edges) -> list[Block]:
             blocks.append(Table(cells_of(grids[run], inside[run]), grids[run].xs))
         else:
             blocks.extend(arranged([line for line in lines_of(run) if _edge_of(page, line) not in dropped]))
-    return blocks
+    turned = [word for word in page.words if not word.is_upright]
+    return [*blocks, turned_line(turned)] if turned else blocks
 
 
-def _outlined(pages: list[list[Block]], said: str) -> Extracted:
+def _outlined(pages: list[list[Block]], words: Counter[float], said: str) -> Extracted:
     leading = _leading(pages)
     texts = [list(_paragraphs(blocks, leading)) for blocks in pages]
     _join_pages(texts)
-    sizes = Counter[float]()
-    for text in (text for page in texts for text in page if isinstance(text, _Text)):
-        sizes[text.size] += len(text.text)
-    body = sizes.most_common(1)[0][0] if sizes else 0.0
+    body = _body_size([text for page in texts for text in page if isinstance(text, _Text)], words)
     larger = sorted({text.size for page in texts for text in page if isinstance(text, _Text) and _is_large(text, body)}, reverse=True)
     outline, title = Outline(""), ""
     for number, page in enumerate(texts, start=1):
@@ -190,8 +197,17 @@ def _outlined(pages: list[list[Block]], said: str) -> Extracted:
     return title or said, outline.result()[1]
 
 
+def _body_size(texts: Iterable[_Text], words: Counter[float]) -> float:
+    """Return the size of most letters: of those outside of tables, unless there is hardly any text but tables."""
+    sizes = Counter[float]()
+    for text in texts:
+        sizes[text.size] += len(text.text)
+    counted = sizes if sizes.total() >= _MIN_TEXT_SHARE * words.total() else words
+    return counted.most_common(1)[0][0] if counted else 0.0
+
+
 def _is_large(text: _Text, body: float) -> bool:
-    return text.size >= _HEADING_SIZE * body and len(text.lines) <= _MAX_HEADING_LINES and 1 < len(text.text) <= _MAX_HEADING_CHARS
+    return text.size >= _HEADING_SIZE * body > 0 and len(text.lines) <= _MAX_HEADING_LINES and 1 < len(text.text) <= _MAX_HEADING_CHARS
 
 
 def _level_of(text: _Text, body: float, larger: list[float]) -> int | None:
@@ -276,12 +292,13 @@ def _has_same_columns(last: Table, first: Table) -> bool:
 
 
 def _joined(lines: Sequence[str]) -> str:
-    """Return lines as one: a word that was broken at the end of one is whole again."""
+    """Return lines as one: a word that was broken at the end of one is whole again, and a compound has no blank inside."""
     parts: list[str] = []
     for line, following in zip(lines, [*lines[1:], ""], strict=True):
-        is_broken = line.endswith(BROKEN_WORD) or (line[-1:] == "-" and line[-2:-1].isalpha() and following[:1].islower())
-        parts.append(line[:-1] if is_broken and following else line)
-        if following and not is_broken:
+        if following and line[-1:] in ("-", BROKEN_WORD) and line[-2:-1].isalnum():
+            parts.append(line[:-1] if line[-2].isalpha() and following[0].islower() else f"{line[:-1]}-")
+        else:
+            parts.append(line)
             # No blank between two Chinese characters.
-            parts.append(joined_lines(f"{line[-1:]}\n{following[:1]}")[1:-1])
-    return "".join(parts).replace(BROKEN_WORD, "")
+            parts.append(joined_lines(f"{line[-1:]}\n{following[:1]}")[1:-1] if following else "")
+    return "".join(parts).replace(BROKEN_WORD, "-")

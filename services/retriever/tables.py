@@ -81,7 +81,7 @@ def rows_of_cells(rows: Sequence[Sequence[Cell]]) -> list[str]:
     if num_names:
         return list(named_rows([names, *body], has_names=True))
     if _first_column_names(grid):
-        return [f"{row[0][:_MAX_NAME_CHARS]}: {'; '.join(filter(None, row[1:]))}" for row in body if any(row)]
+        return [f"{row[0][:_MAX_NAME_CHARS].rstrip(':： ')}: {'; '.join(filter(None, row[1:]))}" for row in body if any(row)]
     return list(named_rows(body, has_names=False))
 
 
@@ -151,9 +151,11 @@ def _is_of_names(row: list[_Place | None], *, below: bool) -> bool:
 
 
 def _first_column_names(grid: _Grid) -> bool:
-    """Say whether the names stand on the left, "Phone | 123": bold there, and not in what is beside them in the first row."""
+    """Say whether the names stand on the left, "Phone | 123": they end with a colon, or they are bold and nothing beside them is."""
     if any(len(row) < 2 for row in grid):
         return False
+    if all(row[0] is not None and row[0].cell.text.endswith((":", "：")) for row in grid):
+        return True
     return all(row[0] is not None and row[0].cell.is_bold and row[0].cell.text for row in grid) and not any(
         place.cell.is_bold for row in grid for place in row[1:] if place is not None and place.cell.text
     )

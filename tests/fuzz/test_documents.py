@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.fuzz.documents import fuzz_documents
+from tests.fuzz.documents import fuzz_documents, fuzz_office_files
 
 pytestmark = pytest.mark.deep
 
@@ -11,3 +11,8 @@ pytestmark = pytest.mark.deep
 def test_a_damaged_document_is_read_or_refused(seed: int) -> None:
     outcomes = fuzz_documents(25_000, seed=500 + seed)
     assert outcomes["refused"] > 1_000 and outcomes["read"] > 1_000, outcomes
+
+
+def test_a_damaged_office_file_is_read_or_refused() -> None:
+    outcomes = fuzz_office_files(1_500, seed=600)
+    assert outcomes["refused"] > 100 and outcomes["read"] > 100, outcomes

@@ -7,7 +7,7 @@ import pytest
 from services.retriever.core.documents import Section
 from services.retriever.extract import extract
 from services.retriever.outline import Unreadable
-from tests.fuzz.documents import fuzz_documents
+from tests.fuzz.documents import fuzz_documents, fuzz_office_files
 from tests.limits import seconds
 
 
@@ -194,3 +194,8 @@ def test_damaged_documents_are_read_or_refused():
     """A seeded sample of tests/fuzz/test_documents.py."""
     outcomes = fuzz_documents(800, seed=1)
     assert outcomes["read"] > 100 and outcomes["refused"] > 100, outcomes
+
+
+def test_a_damaged_office_file_is_read_or_refused():
+    outcomes = fuzz_office_files(300, seed=1)
+    assert outcomes["refused"] > 30 and outcomes["read"] > 30, outcomes

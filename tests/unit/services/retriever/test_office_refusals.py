@@ -203,3 +203,10 @@ def test_the_folder_says_which_office_files_are_refused_and_passes_over_locks_of
     assert folder.refused.keys() == {"scan.pdf", "old.doc", "empty.docx"}
     assert folder.refused["old.doc"] == ".doc is not read: save it as .docx"
     assert folder.refused["empty.docx"] == "no text was found in it"
+
+
+def test_the_strict_form_and_files_with_macros_are_read():
+    strict = body("Two euros.").replace(b"urn:w", b"http://purl.oclc.org/ooxml/wordprocessingml/main")
+    assert "Two euros." in str(extract("a.docx", replaced(a_docx(), "word/document.xml", strict)))
+    assert "Two euros." in str(extract("a.docm", a_docx()))
+    assert "Town: Aalen; Fee: 2" in str(extract("A.XLSM", an_xlsx()))

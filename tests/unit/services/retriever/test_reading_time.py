@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import time
 from collections.abc import Callable
 from html.parser import HTMLParser
 
+import docx
+import openpyxl
 import pytest
+from fpdf import FPDF
 from markdown_it import MarkdownIt
 
 from services.retriever.extract import extract
@@ -67,4 +72,40 @@ def test_a_document_is_read_in_less_time_than_python_takes_to_parse_it(path, tex
 )
 def test_the_time_grows_with_the_size_and_not_faster(path, piece):
     small, large_one = (large(piece, size).encode() for size in (_MIB // 8, _MIB))
+    assert cpu_s(lambda: extract(path, large_one)) < 3 * 8 * cpu_s(lambda: extract(path, small))
+
+
+def a_docx(num_paragraphs: int) -> bytes:
+    document = docx.Document()
+    for number in range(num_paragraphs):
+        document.element.body.append(copy.deepcopy(document.add_paragraph(f"Film {number} goes back within a week.")._p))
+    return saved(document.save)
+
+
+def an_xlsx(num_rows: int) -> bytes:
+    book = openpyxl.Workbook()
+    for number in range(num_rows):
+        book.active.append([f"film {number}", number / 7, "seven days"])
+    return saved(book.save)
+
+
+def a_pdf(num_pages: int) -> bytes:
+    pdf = FPDF()
+    pdf.set_font("helvetica", size=10)
+    for number in range(num_pages):
+        pdf.add_page()
+        pdf.multi_cell(0, 5, f"Film {number} goes back within a week. " * 40)
+    return bytes(pdf.output())
+
+
+def saved(save: Callable[[io.BytesIO], object]) -> bytes:
+    buffer = io.BytesIO()
+    save(buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(("path", "make", "size"), [("x.docx", a_docx, 200), ("x.xlsx", an_xlsx, 500), ("x.pdf", a_pdf, 5)])
+def test_the_time_of_an_office_file_grows_with_its_size_and_not_faster(path, make, size):
+    small, large_one = make(size), make(8 * size)
+    extract(path, small)
     assert cpu_s(lambda: extract(path, large_one)) < 3 * 8 * cpu_s(lambda: extract(path, small))
