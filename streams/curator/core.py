@@ -138,7 +138,7 @@ class CuratorPartition:
         self._counts["retired_early"] += self._answers.flush(self.intake.subjects.next_offset)
         self._answers.expire(min(generations_ms, feedback_ms) - self._config.window_ms)
         wait_ms = self._config.wait_ms
-        orphans = self.intake.give_up_on_waiting(generations_ms - wait_ms, f"no answer of its request came within {wait_ms} ms")
+        orphans = self.intake.give_up_on_waiting(generations_ms, wait_ms, f"no answer of its request came within {wait_ms} ms")
         feedback_floor = self.intake.waiting.first_offset(default=self.intake.feedback.next_offset)
         return orphans, Cut(self.intake.subjects.next_offset, feedback_floor)
 

@@ -199,7 +199,7 @@ class JoinerPartition:
         emissions = [*self._close_due()]
         self._retire_due()
         window_ms = self._config.window_ms
-        emissions += self.intake.give_up_on_waiting(exposures_ms - window_ms, f"no exposure of its request within {window_ms} ms")
+        emissions += self.intake.give_up_on_waiting(exposures_ms, window_ms, f"no exposure of its request within {window_ms} ms")
         # Feedback holds the watermark until the exposures of its time have been read. What waits on is an orphan, or its exposure is
         # late; the others are not held up for a whole window by one wrong request id.
         oldest_unread_ms = self.intake.waiting.oldest_ms(after_ms=exposures_ms, default=feedback_ms + 1)

@@ -52,6 +52,7 @@ class Intake:
         self._partition_of = partition_of
         self.allowance_ms = allowance_ms
         self._max_pending_bytes = max_pending_bytes
+        self._now_ms = 0
 
     @property
     def pending_bytes(self) -> int:
@@ -87,6 +88,8 @@ class Intake:
             ends: where the two logs end, asked for at or after `now_ms`; None when the broker did not say.
         """
         self.subjects.end, self.feedback.end = ends
+        self.waiting.meet(now_ms)
+        self._now_ms = now_ms
         return self.subjects.watermark_ms(now_ms, self.allowance_ms), self.feedback.watermark_ms(now_ms, self.allowance_ms)
 
     def on_unusable_subject(self, record: Record, reason: str, detail: str) -> list[DeadLetter]:
@@ -97,9 +100,18 @@ class Intake:
         """Take in feedback that the join must not see."""
         return self.set_feedback_aside(record, reason, detail) if self.feedback.advance(record.offset) else []
 
-    def give_up_on_waiting(self, accepted_until_ms: int, detail: str) -> list[DeadLetter]:
-        """Set the feedback aside that was accepted up to a time and still waits."""
-        overdue = self.waiting.take_accepted_until(accepted_until_ms)
+    def give_up_on_waiting(self, subjects_ms: int, wait_ms: int, detail: str) -> list[DeadLetter]:
+        """Set the feedback aside that has waited for so long: subjects of its time were read, and it has been here all that time.
+
+        When a broker is back, feedback that a producer held meanwhile may be written before the subjects that the router held: by its time
+        alone it would be given up at once.
+
+        Args:
+            subjects_ms: up to when subjects have been read, of `watermarks_ms`.
+            wait_ms: how long.
+            detail: for people.
+        """
+        overdue = self.waiting.take_overdue(accepted_until_ms=subjects_ms - wait_ms, met_until_ms=self._now_ms - wait_ms)
         return [letter for feedback, record in overdue for letter in self._orphan(feedback, record, detail)]
 
     def give_up_on_first(self, detail: str) -> list[DeadLetter]:

@@ -31,6 +31,8 @@ RATE = 20.0
 OPTIONS = ("--recommend", f"{RATE:g}", "--feedback-grpc", "4", "--feedback-kafka", "4", "--candidates", "50", "--streams", "2")
 SETTLE_S = 3.0
 _ACCOUNT_LIMIT_S = 120.0
+# Feedback waits so long for the exposure of its answer, which a router that was killed or had no broker writes when it can.
+_JOIN_WINDOW_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,9 @@ class Result:
 def run(folder: Path, victims: Sequence[str], *, services: tuple[str, ...] = ()) -> Result:
     """Start a mesh and the load in `folder`, kill the victims one after the other, and return what is left once all is settled."""
     durable = "KAFKA_HOME" in os.environ
+    env = {"TUNEMESH_JOINER_WINDOW_MS": str(round(1_000 * seconds(_JOIN_WINDOW_S)))}
     with (
-        bare_mesh(folder, services=services, durable_broker=durable, limit_s=seconds(300)) as mesh,
+        bare_mesh(folder, services=services, durable_broker=durable, env=env, limit_s=seconds(300)) as mesh,
         Load(folder / "calls", mesh, *OPTIONS) as load,
     ):
         has_llm = "llm" in mesh.services()

@@ -154,10 +154,24 @@ def test_feedback_waits_for_its_exposure_in_order_of_offsets() -> None:
 def test_feedback_without_an_exposure_becomes_an_orphan_after_the_window() -> None:
     bench = Bench()
     bench.answer(at=1_000)
+    bench.tick(at=1_000)
     assert bench.tick(at=1_000 + WINDOW + ALLOWANCE - 1).emissions == []
     letter = only(bench.tick(at=1_000 + WINDOW + ALLOWANCE).emissions)
     assert isinstance(letter, DeadLetter)
     assert (letter.reason, letter.feedback_id, letter.record.value) == (dead_letter_reasons.ORPHAN, "f0", b"raw feedback")
+
+
+def test_feedback_that_comes_long_after_it_was_accepted_waits_as_long_as_any_other() -> None:
+    """After an outage, feedback that a producer held is in the log before the exposures that the router held."""
+    bench = Bench()
+    bench.tick(at=0)
+    bench.answer(at=1_000)
+    read_at = 20 * WINDOW
+    assert bench.tick(at=read_at).emissions == [] == bench.tick(at=read_at + WINDOW - 1).emissions
+    assert len(bench.expose(at=500)) == 1
+    bench.answer(request_id="unknown", at=1_000)
+    assert bench.tick(at=2 * read_at).emissions == []
+    assert isinstance(bench.tick(at=2 * read_at + WINDOW).emissions[-1], DeadLetter)
 
 
 def test_feedback_is_no_orphan_while_exposures_are_still_to_be_read() -> None:

@@ -103,7 +103,8 @@ def run_once(world: World, random_: random.Random, now_ms: int, steps: int | Non
             emissions, cut = joiner.on_tick(now_ms, (world.end(world.exposures, now_ms), world.end(world.feedback, now_ms)))
             outbox += [*emissions, cut]
             over = T0 + 20_000 + WINDOW + HORIZON + 10 * ALLOWANCE + WINDOW + HORIZON
-            if steps is None and now_ms > over and at_exposure == len(world.exposures) and at_feedback == len(world.feedback):
+            is_read = at_exposure == len(world.exposures) and at_feedback == len(world.feedback)
+            if steps is None and now_ms > over and is_read and not joiner.intake.waiting:
                 steps = done
         # Writing is in order, and may lag; a commit follows its tick, sometimes.
         for _ in range(random_.randrange(len(outbox) + 1) if steps != done else len(outbox)):
@@ -208,6 +209,33 @@ def test_an_undisturbed_run_is_the_plain_join(seed) -> None:
 @pytest.mark.parametrize("seed", range(1_000, 1_120))
 def test_crashes_at_any_point_change_no_sample_and_lose_no_feedback(seed) -> None:
     check(run(seed, crashes=seed % 5 + 1))
+
+
+@pytest.mark.parametrize("seed", range(4_000, 4_060))
+def test_an_outage_of_the_broker_makes_no_orphan_of_what_comes_behind_it(seed) -> None:
+    """Nothing is appended for four seconds; then come the feedback that producers held, and the exposures that the router held."""
+    random_ = random.Random(seed)
+    world = a_world(random_)
+    begin, end = T0 + 5_000, T0 + 9_000
+    last = end + WINDOW - 500  # the router has written what it held, and goes on
+    world.feedback = sorted(
+        ((end + random_.randrange(400) if begin <= at < end else at, act) for at, act in world.feedback), key=lambda pair: pair[0]
+    )
+    held = sum(begin <= at < end for at, _ in world.exposures)
+    places = iter(sorted(random_.randrange(end, last) for _ in range(held)))
+    world.exposures = [(next(places) if begin <= at < end else max(at, last) if at >= end else at, one) for at, one in world.exposures]
+    now_ms = T0
+    for _ in range(seed % 3):
+        now_ms = run_once(world, random_, now_ms, random_.randrange(1, 120)) + 200
+    run_once(world, random_, now_ms, None)
+    exposed = {one.request_id: one.exposed_at_ms for _, one in world.exposures}
+    # Of a request that was retired by the time, nobody knows any more that there was one; what was there before the outage waits in it.
+    retired = {act.feedback_id for at, act in world.feedback if at >= exposed.get(act.request_id, at) + WINDOW + HORIZON}
+    retired |= {act.feedback_id for at, act in world.feedback if at < begin}
+    letters = {item.feedback_id: item.reason for _, item in world.written if isinstance(item, DeadLetter)}
+    orphans = {name for name, reason in letters.items() if reason == dead_letter_reasons.ORPHAN}
+    alone = {act.feedback_id for _, act in world.feedback if act.request_id not in exposed}
+    assert alone <= orphans <= alone | retired
 
 
 @pytest.mark.parametrize("seed", range(3_000, 3_040))

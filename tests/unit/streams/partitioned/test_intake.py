@@ -39,7 +39,10 @@ def test_waiting_feedback_is_found_by_its_age() -> None:
         waiting.add(*a_feedback(number, accepted_at_ms=accepted_at_ms))
     assert waiting.oldest_ms(after_ms=0, default=0) == 1_000
     assert waiting.oldest_ms(after_ms=1_000, default=0) == 2_000
-    assert ids(waiting.take_accepted_until(2_000)) == ["f0", "f1"]
+    assert waiting.take_overdue(accepted_until_ms=2_000, met_until_ms=9_000) == [], "nobody has looked at the clock since"
+    waiting.meet(5_000)
+    assert waiting.take_overdue(accepted_until_ms=2_000, met_until_ms=4_999) == []
+    assert ids(waiting.take_overdue(accepted_until_ms=2_000, met_until_ms=5_000)) == ["f0", "f1"]
     assert ids(waiting.take_of("r1")) == ["f2"]
     assert waiting.oldest_ms(after_ms=0, default=7) == 7
 
@@ -90,7 +93,11 @@ def test_feedback_that_waited_too_long_is_an_orphan_unless_it_was_done_before_a_
     intake.feedback_done = 1
     for number in range(2):
         intake.waiting.add(*a_feedback(number))
-    letters = intake.give_up_on_waiting(1_000, "nothing came")
+    for now_ms in (3_000, 3_999):
+        intake.watermarks_ms(now_ms, (0, 0))
+    assert intake.give_up_on_waiting(9_000, 1_000, "nothing came") == []
+    intake.watermarks_ms(4_000, (0, 0))
+    letters = intake.give_up_on_waiting(9_000, 1_000, "nothing came")
     assert letters == [DeadLetter(a_feedback(1)[1], reasons.ORPHAN, "nothing came", "f1")]
     assert intake.counts == {reasons.ORPHAN: 1, "known_before_restart": 1}
 
