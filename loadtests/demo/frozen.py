@@ -27,6 +27,7 @@ from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.inputs import assemble
 from services.common.ranker.networks.interface import Rows
 from services.common.ranker.networks.registry import make_network
+from services.common.ranker.pooling import Pool
 
 _BATCH = 16
 
@@ -56,6 +57,9 @@ class FrozenRanker:
         rows = Rows(
             self._rows("user", inputs.user_keys_G), self._rows("item", inputs.item_keys_B), self._rows("item", inputs.history_keys_GL)
         )
+        if inputs.keys is not None:
+            pool = Pool(self._spec.plan, inputs.keys)
+            rows = rows.with_pooled(pool.pooled({table: self._rows(table, ids).numpy() for table, ids in pool.ids.items()}))
         with torch.inference_mode():
             scores: Float32Array = torch.sigmoid(self._network(inputs, rows)).numpy()
         return np.split(scores, np.cumsum([len(exposure.item_ids) for exposure in exposures])[:-1])
@@ -63,6 +67,8 @@ class FrozenRanker:
     def _rows(self, table: str, keys: Int64Array) -> torch.Tensor:
         """Return the rows of `keys`; unknown ids read zeros, as in the live tables."""
         ids, rows = self._tables[table]
+        if not len(ids):
+            return torch.zeros((*keys.shape, rows.shape[1]))
         at = np.minimum(np.searchsorted(ids, keys), len(ids) - 1)
         found = ids[at] == keys
         return torch.from_numpy(np.where(found[..., None], rows[at], np.float32(0.0)))
