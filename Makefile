@@ -71,7 +71,7 @@ select-features: setup ## say what each feature of a spec is worth: make select-
 
 search: setup ## search a better spec (network, sizes, rates) on your events: make search DATA=… [SPEC=spec.yaml] [OUT=build/search] [SEARCH_ARGS="--trials 30"]
 	@[ -n "$(DATA)" ] || { echo "usage: make search DATA=FILE|FOLDER|PATTERN|URL [SPEC=feature_spec.yaml] [OUT=build/search]" >&2; exit 2; }
-	@$(ML)/bin/python -m services.trainer.search --data "$(DATA)" --spec "$(or $(SPEC),$(TUNEMESH_FEATURE_SPEC),model_repo/ranker/feature_spec.yaml)" --out "$(or $(OUT),build/search)" $(SEARCH_ARGS)
+	@$(ML)/bin/python -m services.trainer.search.main --data "$(DATA)" --spec "$(or $(SPEC),$(TUNEMESH_FEATURE_SPEC),model_repo/ranker/feature_spec.yaml)" --out "$(or $(OUT),build/search)" $(SEARCH_ARGS)
 
 test: setup ## run all tests but the deep ones (minutes); TEST_ARGS="tests/unit/mesh -k plan" runs these only
 	@$(LIGHT)/bin/python -m tests.run $(TEST_ARGS)

@@ -27,7 +27,7 @@ SPACE = (
 
 def started(folder: Path, log: Path, out: str, *options: str) -> subprocess.Popen:
     files = ["--data", folder / "events.parquet", "--spec", "model_repo/ranker/feature_spec.yaml", "--space", folder / "space.yaml"]
-    command = [sys.executable, "-m", "services.trainer.search", *map(str, files), "--out", str(folder / out), "--scored-events", "60"]
+    command = [sys.executable, "-m", "services.trainer.search.main", *map(str, files), "--out", str(folder / out), "--scored-events", "60"]
     with log.open("a") as output:
         return subprocess.Popen([*command, *options], cwd=REPOSITORY_ROOT, stdout=output, stderr=output)
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from services.trainer.search.__main__ import main
+from services.trainer.search.main import main
 from tests.learning import SPEC
 
 pytestmark = [pytest.mark.integration, pytest.mark.ml, pytest.mark.deep]

@@ -9,7 +9,7 @@ import pytest
 
 from services.mesh.runner import embedded
 from services.trainer import train
-from services.trainer.search.__main__ import main as search
+from services.trainer.search.main import main as search
 from tests.learning import interactions
 
 pytestmark = [pytest.mark.integration, pytest.mark.ml]

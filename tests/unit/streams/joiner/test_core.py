@@ -170,8 +170,8 @@ def test_feedback_that_comes_long_after_it_was_accepted_waits_as_long_as_any_oth
     assert bench.tick(at=read_at).emissions == [] == bench.tick(at=read_at + WINDOW - 1).emissions
     assert len(bench.expose(at=500)) == 1
     bench.answer(request_id="unknown", at=1_000)
-    assert bench.tick(at=2 * read_at).emissions == []
-    assert isinstance(bench.tick(at=2 * read_at + WINDOW).emissions[-1], DeadLetter)
+    assert not any(isinstance(emission, DeadLetter) for emission in bench.tick(at=2 * read_at).emissions)
+    assert isinstance(only(bench.tick(at=2 * read_at + WINDOW).emissions), DeadLetter)
 
 
 def test_feedback_is_no_orphan_while_exposures_are_still_to_be_read() -> None:

@@ -12,7 +12,7 @@ import yaml
 
 from services.common.ranker.feature_spec import FeatureSpec
 from services.trainer.learner import Learner
-from services.trainer.search.__main__ import main
+from services.trainer.search.main import main
 from tests.learning import interactions
 from tests.small_batches import shrink
 

@@ -1,4 +1,4 @@
-"""Searches a better feature spec: `python -m services.trainer.search --data … --spec FILE --out FOLDER` (`make search DATA=…`).
+"""Searches a better feature spec: `python -m services.trainer.search.main --data … --spec FILE --out FOLDER` (`make search DATA=…`).
 
 Trials are specs with other values at some keys (`--space FILE`, else a default space). They learn the first part of the events and are
 compared on the part behind it; those that fall behind end early. The winner alone is measured on the last part, beside the spec that the
@@ -30,7 +30,7 @@ _EXIT_BAD_CONFIGURATION = 2
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m services.trainer.search", description="Search a better feature spec.")
+    parser = argparse.ArgumentParser(prog="python -m services.trainer.search.main", description="Search a better feature spec.")
     add_file_options(parser)
     parser.add_argument("--out", required=True, help="folder of this machine for the trials, the report and best_spec.yaml")
     parser.add_argument(
