@@ -109,7 +109,7 @@ async def test_the_films_and_the_files_are_indexed_followed_and_there_again_afte
         new = CatalogItem(item_id="9999", title="The Zyzzyva Affair (2026)", categories=["Thriller"])
         await asyncio.to_thread(send, fresh_broker.bootstrap, new, deleted=("1",))
         waited_s = await client.until(lambda status: status.catalog_offset == len(films) + 2 and status.passages_by_source["files"] == 3)
-        assert waited_s < 20
+        assert waited_s < seconds(20)
         assert (await client.ids("zyzzyva"))[0] == "catalog:9999" and "catalog:1" not in await client.ids("Toy Story (1995)")
         assert "zlotys" in (await client.search("late fee", source="files")).passages[0].text
         (docs / "hours.html").unlink()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import time
 import unicodedata
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.retriever.core.text import clean, num_tokens, paragraphs_of, pieces_of, searchable, sentences_of
+from tests.processor_time import growth
 
 
 @pytest.mark.parametrize(
@@ -106,24 +107,19 @@ def test_a_vowel_or_tone_mark_keeps_its_consonant():
     assert not any(unicodedata.category(piece[0]).startswith("M") for piece in pieces)
 
 
-def growth(part: str) -> float:
+def growth_of(part: str) -> float:
     """How many times longer a text takes that is four times as long: about 4 where time grows with length, 16 with its square."""
 
-    def cost_s(length: int) -> float:
-        text, costs = part * (length // len(part)), []
-        for _ in range(5):
-            began = time.thread_time()
-            for _, sentence in sentences_of(clean(text)):
-                list(pieces_of(sentence, 20))
-            costs.append(time.thread_time() - began)
-        return min(costs)
+    def work(length: int) -> Callable[[], object]:
+        text = part * (length // len(part))
+        return lambda: [list(pieces_of(sentence, 20)) for _, sentence in sentences_of(clean(text))]
 
-    return cost_s(80_000) / cost_s(20_000)
+    return growth(work(20_000), work(80_000))
 
 
 @pytest.mark.parametrize("part", ["One. ", ".", '..."', "\n", " \n", "九。", "九", "！", "，", "เก้า ", "เ้", "a" * 50, "।", "… "])
 def test_a_long_text_takes_no_long_time(part):
-    assert growth(part) < 9
+    assert growth_of(part) < 9
 
 
 def test_tokens_are_estimated_near_to_wordpiece():

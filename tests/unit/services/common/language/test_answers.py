@@ -1,10 +1,11 @@
 """When an answer is right: tables of answers in nine scripts, each with the wordings that are accepted."""
 
-import time
+from collections.abc import Callable
 
 import pytest
 
 from services.common.language.answers import is_right
+from tests.processor_time import growth
 
 # answer, one group of accepted wordings parted by "|", whether it is right
 LATIN = [
@@ -215,20 +216,16 @@ def test_what_is_rejected_must_not_be_stated_but_may_be_denied(answer, right):
     assert is_right(answer, [["1995"]], ["1983"]) is right
 
 
-def growth(part: str) -> float:
-    """How many times longer an answer takes that is four times as long: about 4 where time grows with length, 16 with its square."""
+def growth_of(part: str) -> float:
+    """How many times longer a text takes that is four times as long: about 4 where time grows with length, 16 with its square."""
 
-    def cost_s(length: int) -> float:
-        text, costs = part * (length // len(part)), []
-        for _ in range(5):
-            began = time.thread_time()
-            is_right(text, [["nine days", "九天"]], ["seven"], question=text[:200])
-            costs.append(time.thread_time() - began)
-        return min(costs)
+    def work(length: int) -> Callable[[], object]:
+        text = part * (length // len(part))
+        return lambda: is_right(text, [["nine days", "九天"]], ["seven"], question=text[:200])
 
-    return cost_s(8_000) / cost_s(2_000)
+    return growth(work(2_000), work(8_000))
 
 
 @pytest.mark.parametrize("part", ["not ", "nine ", "九", "不", "ไม่", "a.", "1,", "-", "안 ", "nine days. ", "not nine, "])
 def test_a_long_answer_takes_no_long_time(part):
-    assert growth(part) < 9
+    assert growth_of(part) < 9
