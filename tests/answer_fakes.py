@@ -79,14 +79,15 @@ class FakeLlm(Behaviour, llm_service_pb2_grpc.LlmServiceServicer):
         self.num_streamed = 0
         self.goes_on = asyncio.Event()  # cleared: every stream stands still after its first word
         self.goes_on.set()
-        self.cancelled = asyncio.Event()
+        self.cut_short = asyncio.Event()  # set once a stream ended before its last word
 
     async def Generate(self, request, context):
+        """Writes by itself, as services do: a generator whose call ends while gRPC writes hears of it whenever it is collected."""
         await self.enter(request, context)
         if request.adapter and request.adapter not in self.adapters:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"{request.adapter} is not loaded")
         break_after = self.breaks.pop(0) if self.breaks else None
-        yield llm_service_pb2.GenerateResponse(model_version=request.adapter or BASE)
+        await context.write(llm_service_pb2.GenerateResponse(model_version=request.adapter or BASE))
         try:
             for number, word in enumerate(self.words):
                 if number == break_after:
@@ -95,12 +96,12 @@ class FakeLlm(Behaviour, llm_service_pb2_grpc.LlmServiceServicer):
                     await self.goes_on.wait()
                 await asyncio.sleep(self.word_delay_s)
                 self.num_streamed += 1
-                yield llm_service_pb2.GenerateResponse(text=word)
-        except asyncio.CancelledError:
-            self.cancelled.set()
+                await context.write(llm_service_pb2.GenerateResponse(text=word))
+        except BaseException:
+            self.cut_short.set()
             raise
         usage = chat_pb2.TokenUsage(prompt_tokens=11, completion_tokens=len(self.words))
-        yield llm_service_pb2.GenerateResponse(finish_reason="stop", usage=usage)
+        await context.write(llm_service_pb2.GenerateResponse(finish_reason="stop", usage=usage))
 
 
 class AnswerServers:

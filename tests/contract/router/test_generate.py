@@ -297,7 +297,7 @@ async def test_a_caller_that_goes_away_stops_the_model_and_the_answer_is_logged_
     for _ in range(3):
         await call.read()
     call.cancel()
-    await asyncio.wait_for(world.servers.llm.cancelled.wait(), seconds(30))
+    await asyncio.wait_for(world.servers.llm.cut_short.wait(), seconds(30))
     async with asyncio.timeout(seconds(30)):
         while not world.log.generations:
             await asyncio.sleep(0.01)
@@ -320,13 +320,16 @@ async def test_a_call_cancelled_while_text_flows_leaves_no_complaint_in_the_log(
     assert [record.getMessage() for record in said if record.exc_info or "Failed to detach context" in record.getMessage()] == []
 
 
-async def test_the_callers_deadline_bounds_the_model(world):
-    world.servers.llm.word_delay_s = 0.1
-    world.servers.llm.words = ["word "] * 2_000
-    code, _, texts = await world.failure(timeout=seconds(3))
+@pytest.mark.parametrize(
+    ("word_delay_s", "num_words", "timeout_s"), [(0.1, 2_000, 3), (0.0, 200_000, 1)], ids=["slow text", "text without a pause"]
+)
+async def test_the_callers_deadline_bounds_the_model(world, word_delay_s, num_words, timeout_s):
+    world.servers.llm.word_delay_s = word_delay_s
+    world.servers.llm.words = ["word "] * num_words
+    code, _, texts = await world.failure(timeout=seconds(timeout_s))
     assert code is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert 1 <= len(texts) < 2_000
-    await asyncio.wait_for(world.servers.llm.cancelled.wait(), seconds(30))
+    assert 1 <= len(texts) < num_words
+    await asyncio.wait_for(world.servers.llm.cut_short.wait(), seconds(30))
 
 
 @pytest.mark.parametrize(
