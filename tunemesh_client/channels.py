@@ -10,11 +10,12 @@ from typing import Any
 import grpc
 import grpc.aio
 
-# gRPC's own pause between attempts to connect grows to two minutes: a server that came back would stay unseen for that long.
+# gRPC's own pause between attempts to connect grows to two minutes: a server that came back would stay unseen for that long. What it calls
+# the least backoff is no pause but the time that an attempt gets, handshakes included: TLS over a long way needs more than a pause.
 _RECONNECT: dict[str, Any] = {
     "grpc.initial_reconnect_backoff_ms": 100,
-    "grpc.min_reconnect_backoff_ms": 100,
     "grpc.max_reconnect_backoff_ms": 1_000,
+    "grpc.min_reconnect_backoff_ms": 5_000,
 }
 _LOCAL_SCHEMES = ("unix:", "unix-abstract:")
 _NAMED_SCHEMES = ("dns:", "ipv4:", "ipv6:")

@@ -20,7 +20,7 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 0.5
 _KEPT_ANSWERS = 200
 _ONCE = RetryPolicy(retries=0)
 # A killed server must be found again quickly, and a load that goes on keeps each pause short.
-_TRANSPORT = Transport(plaintext=True, options={"grpc.min_reconnect_backoff_ms": 500, "grpc.max_reconnect_backoff_ms": 500})
+_TRANSPORT = Transport(plaintext=True, options={"grpc.max_reconnect_backoff_ms": 500})
 
 
 def open_client(router: str, collector: str, *, stream_timeout_s: float) -> Client:

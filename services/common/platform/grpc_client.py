@@ -18,11 +18,13 @@ _ERROR_OF: dict[grpc.StatusCode, type[ServiceError]] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
 }
 
-# gRPC's own pause between attempts to connect grows to two minutes: a server that came back would stay unseen for that long.
+# gRPC's own pause between attempts to connect grows to two minutes: a server that came back would stay unseen for that long. What it calls
+# the least backoff is no pause but the time that an attempt gets, handshakes included: a busy server, or one far away, needs more than a
+# pause. tunemesh_client/channels.py has the same, for callers.
 RECONNECT_OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.min_reconnect_backoff_ms", 5_000),
 )
 
 

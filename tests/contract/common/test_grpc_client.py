@@ -14,6 +14,7 @@ from services.common.platform.grpc_client import open_blocking_channel, open_cha
 from services.common.platform.grpc_server import STATUS_OF, GrpcServer, Servicer
 from services.common.platform.settings import BaseServiceSettings
 from tests.limits import seconds
+from tests.slow_network import slow_to_connect
 
 MIB = 1024 * 1024
 
@@ -60,6 +61,11 @@ async def test_a_thread_that_waits_calls_the_same_server(target) -> None:
             return router_service_pb2_grpc.RouterServiceStub(channel).Recommend(request, timeout=seconds(30)).request_id
 
     assert await asyncio.to_thread(call) == "alice"
+
+
+async def test_a_connection_that_takes_long_to_be_made_is_waited_for(target) -> None:
+    async with slow_to_connect(int(target.rpartition(":")[2]), 1.5) as port:
+        assert await sent_and_received(f"127.0.0.1:{port}", 1) == 1
 
 
 @pytest.mark.parametrize(("kind", "status"), STATUS_OF.items())

@@ -18,6 +18,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from tests.client_fakes import UNAVAILABLE, WAYS, Hang, Refusal, ScriptedMesh, start_mesh
 from tests.limits import seconds
+from tests.slow_network import slow_to_connect
 from tunemesh_client import (
     AsyncClient,
     Cancelled,
@@ -85,6 +86,13 @@ async def test_a_refused_call_is_repeated_with_its_key_until_it_is_answered(mesh
     assert len(mesh.seen) == 3 and len(keys) == 1 and len(keys.pop()) == 36
     assert [(type(error), error.details, error.attempts) for error, _ in told] == [(Unavailable, "not now", 1), (Overloaded, "full", 2)]
     assert all(0.0005 <= pause_s <= 0.002 for _, pause_s in told)
+
+
+async def test_a_connection_that_takes_long_to_be_made_is_waited_for(port, make):
+    async with slow_to_connect(port, 1.5) as slow_port:
+        client = make(address=f"127.0.0.1:{slow_port}", retry=RetryPolicy(retries=0), deadline_s=seconds(30))
+        assert (await client.recommend("u", ["a"])).request_id == "r1"
+        await client.close()
 
 
 async def test_a_caller_can_continue_a_failed_call_with_its_key(mesh, make):
