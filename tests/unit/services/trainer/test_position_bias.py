@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from tunemesh.samples.v1.sample_pb2 import SampleGroup
@@ -69,21 +71,40 @@ def test_what_is_shown_last_though_it_is_better_is_found_to_be_better() -> None:
         worse_half, better_half = (np.mean([np.mean(scores[f"i{item}"]) for item in half]) for half in (range(5), range(5, 10)))
         better[name] = better_half / worse_half
     # At the first place the better half is clicked on in .43 of its impressions, the worse one in .21.
-    assert better["blind"] < 1.1 and better["aware"] > 1.3
+    assert better["blind"] < 1.0 and better["aware"] > 1.2
     values_P = aware._position_bias.values_PT[:, 0]
-    assert values_P[0] == 0.0 and (np.diff(values_P) < 0).all() and values_P[-1] < -1.0
+    assert values_P[0] == 0.0 and np.abs(values_P - TRUE_BIAS).max() < 0.9 and values_P[-1] < -1.5
     # Where items stood, predictions and clicks agree.
     predicted = np.concatenate(aware.score(seen[-1_500:]))[:, 0]
     clicked = np.asarray([group.samples[0].revision for group in seen[-1_500:]])
     assert predicted.sum() == pytest.approx(clicked.sum(), rel=0.2)
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_places_that_are_answered_alike_get_no_numbers_though_answers_are_rare(seed: int) -> None:
+    """A network that begins at one half is far off for long, at all places alike: one click in 200, equally often at each of three."""
+    rng = np.random.default_rng(seed)
+    acts = [
+        Interaction(
+            f"u{rng.integers(400)}", f"i{rng.integers(NUM_ITEMS)}", "click" if rng.random() < 0.005 else "impression", 1.0, number * 1000
+        )
+        for number in range(8_000)
+    ]
+    acts = [replace(one, position=1 + number % 3) for number, one in enumerate(acts)]
+    learner, seen = learned(FeatureSpec.parse(SHOWN | {"position_bias": {"places": 3}}), acts)
+    # With the whole gradient: -1.6 and -1.7 (seed 0), and the first place was said to be clicked on three times as often as it was.
+    assert np.abs(learner._position_bias.values_PT[:, 0]).max() < 0.5
+    predicted = np.concatenate(learner.score(seen[-3_000:]))[:, 0]
+    at_first = np.asarray([group.samples[0].position == 1 for group in seen[-3_000:]])
+    assert predicted[at_first].mean() == pytest.approx(predicted[~at_first].mean(), rel=0.5)
+
+
 def test_each_number_moves_by_adagrad_and_the_first_place_and_unknown_ones_do_not() -> None:
     bias = PositionBias(3, 2, rate=0.5, accumulator_init=0.25)
     of_logits = np.asarray([[1.0, 0.0], [2.0, 1.0], [-3.0, 4.0], [5.0, 5.0], [1.0, 2.0]], np.float32)
     square = bias.learn([1, 2, 9, 0, 2], of_logits)
-    # Rows: the second place twice; the third takes what stands further behind.
-    gradient = np.asarray([[3.0, 3.0], [-3.0, 4.0]])
+    # Rows: the second place twice; the third takes what stands further behind. Less the mean of all with a label: 1.2 and 3.
+    gradient = np.asarray([[0.6, -3.0], [-4.2, 1.0]])
     np.testing.assert_allclose(bias.values_PT[1:], -0.5 * gradient / np.sqrt(0.25 + gradient**2), rtol=1e-6)
     assert (bias.values_PT[0] == 0).all() and square == pytest.approx((gradient**2).sum())
     np.testing.assert_array_equal(bias.of([0, 1, 3, 4]), bias.values_PT[[0, 0, 2, 2]])
