@@ -22,9 +22,8 @@ from services.common.platform.stores import opened_store
 from services.common.ranker.feature_spec import FeatureSpec
 from services.trainer.batch import BatchConfig
 from services.trainer.event_files.history import read_history, remarks
+from services.trainer.event_files.options import add_file_options, read_options
 from services.trainer.event_files.ordered import WorkFolder
-from services.trainer.event_files.parts import ReadOptions
-from services.trainer.event_files.times import UNIT_NAMES
 from services.trainer.held_out.replay import is_drawn
 from services.trainer.importance import Exposures, Worth, losses_by_group, units_of, worth_of
 from services.trainer.learner import LearnerConfig
@@ -36,13 +35,8 @@ _EXIT_BAD_CONFIGURATION = 2
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m services.trainer.select_features", description="Say what each feature is worth.")
-    parser.add_argument("--data", required=True, help="events, as of services.trainer.train")
-    parser.add_argument("--spec", required=True, help="feature spec (YAML)")
+    add_file_options(parser)
     parser.add_argument("--out", required=True, help="path or fsspec URL of the JSON file to write")
-    parser.add_argument("--users", help="file or folder of attributes of users")
-    parser.add_argument("--items", help="the same of items")
-    parser.add_argument("--time-unit", choices=UNIT_NAMES, help="of a column `time` of numbers; recognised when absent")
-    parser.add_argument("--category-separator", help="between names in a text of `categories`; recognised when absent")
     parser.add_argument("--held-out", type=float, default=0.2, help="the last part of the events, which is not learned")
     parser.add_argument("--scored-events", type=int, default=2_000, help="of more held-out events, about so many are scored")
     parser.add_argument("--permutations", type=int, default=5, help="how often the values of each feature are exchanged")
@@ -81,8 +75,7 @@ def measure(spec: FeatureSpec, options: argparse.Namespace, work: WorkFolder) ->
     Raises:
         ConfigurationError: the events cannot be read, or too few are held out.
     """
-    read = ReadOptions(time_unit=options.time_unit, category_separator=options.category_separator, users=options.users, items=options.items)
-    history = read_history(options.data, spec, read, work=work, say=lambda line: print(line, flush=True))
+    history = read_history(options.data, spec, read_options(options), work=work, say=lambda line: print(line, flush=True))
     print("\n".join(remarks(history)), flush=True)
     first_part, last_part = parts_of(history, options.held_out)
     if not last_part:

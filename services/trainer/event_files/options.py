@@ -1,4 +1,4 @@
-"""The options that say where the files of events are and how they are read; `make train` and `make catalog` have the same."""
+"""The options that say where the files of events are and how they are read, for all commands that read them."""
 
 from __future__ import annotations
 

@@ -37,16 +37,17 @@ def planted(folder: Path) -> list[str]:
         item = rng.choice([item for item, own in group.items() if own == want])
         rows.append(
             {
-                "user_id": f"u{rng.integers(60)}", "item_id": str(item), "kind": "click", "value": 1.0, "time": 1_700_000_000 + 60 * second,
+                "who": f"u{rng.integers(60)}", "what": str(item), "kind": "click", "value": 1.0, "time": 1_700_000_000 + 60 * second,
                 "want": want, "noise": float(rng.normal(0, 0.3)),
             }
         )  # fmt: skip
     pq.write_table(pa.Table.from_pylist(rows), folder / "events.parquet")
-    pq.write_table(pa.table({"item_id": list(group), "group": list(group.values())}), folder / "items.parquet")
+    pq.write_table(pa.table({"what": list(group), "group": list(group.values())}), folder / "items.parquet")
     spec = SPEC.model_dump(mode="json") | {"format": 2, "features": FEATURES}
     (folder / "spec.yaml").write_text(yaml.safe_dump(spec))
     files = {"--data": "events.parquet", "--items": "items.parquet", "--spec": "spec.yaml", "--out": "made/features.json"}
-    return [text for option, name in files.items() for text in (option, str(folder / name))]
+    options = [text for option, name in files.items() for text in (option, str(folder / name))]
+    return [*options, "--columns", "user_id=who,item_id=what"]
 
 
 def test_a_planted_feature_ranks_first_and_planted_noise_is_worth_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
