@@ -63,11 +63,7 @@ class Indexer:
         self._wake.set()
 
     async def run(self) -> None:
-        """Index for ever. What fails is tried again: searches see the last whole version meanwhile.
-
-        Raises:
-            ConfigurationError: the index folder cannot be used.
-        """
+        """Index for ever, in a folder that is taken. What fails is tried again: searches see the last whole version meanwhile."""
         loaded = await self._embedder.look()
         while not await self._tried("opening", self._open(loaded)):
             await asyncio.sleep(_RETRY_S)

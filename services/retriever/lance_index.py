@@ -96,7 +96,7 @@ class LanceIndex:
     """The one writer. All methods belong to one task; `snapshot` may be read by any."""
 
     def __init__(self, folder: Path) -> None:
-        """Nothing is opened before `open`."""
+        """Nothing is opened before `take`."""
         self._folder = folder
         self._lock: IO[str] | None = None
         self._db: Any = None
@@ -106,16 +106,31 @@ class LanceIndex:
         self._num_rows_changed = 0
         self.snapshot: Snapshot | None = None
 
+    def take(self) -> None:
+        """Take the folder for this process alone, until `close`. Quick: what is wrong with it is said before anything else starts.
+
+        Raises:
+            ConfigurationError: the folder cannot be written, or another process has the index.
+        """
+        path = self._folder / "writer.lock"
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._lock = path.open("w", encoding="utf-8")
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self.close()
+            raise ConfigurationError(f"another retriever writes the index in {self._folder}: give each a folder of its own") from error
+        except OSError as error:
+            raise ConfigurationError(f"the index folder {self._folder} cannot be written: {error.strerror}") from error
+
     async def open(self, embedder: tuple[str, int] | None) -> None:
-        """Open what is there, or create an empty index.
+        """Open what is there, or create an empty index. The folder is taken.
 
         Args:
             embedder: version and number of dimensions of the one that is loaded; None: a new index will have no vectors.
         Raises:
-            ConfigurationError: the folder cannot be written, or another process has the index.
             Unavailable: Lance failed.
         """
-        self._take_lock()
         # Imported here, in a thread: it takes seconds, which neither the port nor who set a wrong value should wait for.
         lancedb = await asyncio.to_thread(importlib.import_module, "lancedb")
         with _lance("opening the index"):
@@ -219,18 +234,6 @@ class LanceIndex:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
-
-    def _take_lock(self) -> None:
-        path = self._folder / "writer.lock"
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._lock = path.open("w", encoding="utf-8")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self.close()
-            raise ConfigurationError(f"another retriever writes the index in {self._folder}: give each a folder of its own") from error
-        except OSError as error:
-            raise ConfigurationError(f"the index folder {self._folder} cannot be written: {error.strerror}") from error
 
     async def _opened(self, name: str) -> Any:
         """Return the table; None, and nothing left of it, when it is damaged: all of it can be made again from the sources."""

@@ -87,6 +87,7 @@ class Retriever:
         Raises:
             ConfigurationError: the index folder cannot be used.
         """
+        self.index.take()
         self.follower.start()
         indexing = asyncio.create_task(self.indexer.run())
         serving = asyncio.create_task(self._serve_when_indexed(server))

@@ -27,6 +27,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from services.common.platform.errors import ConfigurationError
 from services.common.platform.kafka_compression import Compression
 from services.common.platform.secrets import HIDDEN, Redactor, guard_output, holds_password, secrets_in, without_credentials
+from services.common.platform.stderr_log import end_logging
 
 EXIT_BAD_CONFIGURATION = 2
 
@@ -305,7 +306,8 @@ def _refuse_unknown_variables(cls: type[BaseSettings], environ: Mapping[str, str
 
 
 def exit_with_configuration_error(error: ConfigurationError) -> None:
-    """Print the one line and exit with code 2, which tells a supervisor that a restart will not help."""
+    """Print the one line, after which the log is silent, and exit with code 2, which tells a supervisor that a restart will not help."""
+    end_logging()
     print(f"configuration error: {process_redactor()(str(error))}", file=sys.stderr)
     raise SystemExit(EXIT_BAD_CONFIGURATION) from None
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from contextlib import nullcontext
+from typing import TextIO
 
 from typing_extensions import override
 
@@ -55,10 +57,39 @@ class _RedactedFormatter(logging.Formatter):
         return shortened(self._redact(super().format(record)), _MAX_RECORD_CHARS)
 
 
+class _StderrLog(logging.StreamHandler[TextIO]):
+    """Writes lines until it is ended; what threads log after that, no matter how far they have come with it, is dropped."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._ended = False
+
+    def end(self) -> None:
+        """Write no further line; one that is being written is finished first."""
+        with self.lock or nullcontext():
+            self._ended = True
+
+    @override
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the line. Logging calls it with the handler's lock held."""
+        if not self._ended:
+            super().emit(record)
+
+
+def end_logging() -> None:
+    """Let the log of this process write nothing more, so that what is printed next is the last that it says.
+
+    A supervisor shows the last line of a process that ended; threads that still wait for a broker would otherwise write after it.
+    """
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, _StderrLog):
+            handler.end()
+
+
 def configure_logging(service_name: str, redact: Redactor, level: int = logging.INFO) -> None:
     """Log to stderr, one line a record: time (UTC), level, service, logger, message; `redact` takes secrets out."""
     formatter = _RedactedFormatter(service_name, redact)
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _StderrLog(sys.stderr)
     handler.setFormatter(formatter)
     handler.addFilter(Damper())
     logging.basicConfig(level=level, handlers=[handler])

@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 from collections.abc import AsyncIterator
 from dataclasses import asdict
+from unittest.mock import AsyncMock
 
+import lancedb
 import numpy as np
 import pytest
 
@@ -44,6 +46,7 @@ async def names(found) -> list[str]:
 @pytest.fixture
 async def index(tmp_path) -> AsyncIterator[LanceIndex]:
     index = LanceIndex(tmp_path / "index")
+    index.take()
     await index.open(EMBEDDER)
     yield index
     index.close()
@@ -114,6 +117,7 @@ async def test_after_a_restart_the_same_version_is_there(index, tmp_path):
     version = index.snapshot.version
     index.close()
     again = LanceIndex(tmp_path / "index")
+    again.take()
     await again.open(EMBEDDER)
     assert again.snapshot.version == version and again.snapshot.num_passages == 3
     again.close()
@@ -130,6 +134,7 @@ async def test_many_commits_are_kept_in_order_and_found_all_along(index):
 
 async def test_an_index_without_vectors_answers_by_words_and_is_copied_once_there_is_an_embedder(tmp_path):
     index = LanceIndex(tmp_path / "index")
+    index.take()
     await index.open(None)
     await index.put([passage("a.md", "Late fees"), passage("b.md", "Opening hours")], None, ["a.md", "b.md"])
     words_only = await index.publish()
@@ -152,6 +157,7 @@ async def test_an_index_without_vectors_answers_by_words_and_is_copied_once_ther
 
 async def test_a_copy_that_was_not_finished_is_dropped_and_the_older_index_answers(tmp_path):
     index = LanceIndex(tmp_path / "index")
+    index.take()
     await index.open(None)
     await index.put([passage("a.md", "Late fees")], None, ["a.md"])
     await index.publish()
@@ -163,6 +169,7 @@ async def test_a_copy_that_was_not_finished_is_dropped_and_the_older_index_answe
         await index.copy_for(EMBEDDER, die)
     index.close()
     again = LanceIndex(tmp_path / "index")
+    again.take()
     await again.open(EMBEDDER)
     assert again.embedder_version == "" and again.snapshot.num_passages == 1
     assert [path.name for path in (tmp_path / "index").glob("*.lance")] == ["passages2_none.lance"]
@@ -176,6 +183,7 @@ async def test_a_damaged_table_is_made_anew(index, tmp_path):
     for manifest in (table / "_versions").iterdir():
         manifest.write_bytes(b"damaged")
     again = LanceIndex(tmp_path / "index")
+    again.take()
     await again.open(EMBEDDER)
     assert again.snapshot is None and await again.hashes() == {}
     await fill(again)
@@ -183,11 +191,25 @@ async def test_a_damaged_table_is_made_anew(index, tmp_path):
     again.close()
 
 
+async def test_opening_is_tried_again_by_the_process_that_has_the_folder(tmp_path, monkeypatch):
+    index, connect = LanceIndex(tmp_path / "index"), lancedb.connect_async
+    index.take()
+    monkeypatch.setattr(lancedb, "connect_async", AsyncMock(side_effect=OSError("the disk is full")))
+    with pytest.raises(Unavailable, match="the disk is full"):
+        await index.open(EMBEDDER)
+    monkeypatch.setattr(lancedb, "connect_async", connect)
+    await index.open(EMBEDDER)
+    await fill(index)
+    assert index.snapshot.num_passages == 3
+    index.close()
+
+
 async def test_a_table_of_another_format_is_dropped(index, tmp_path):
     await fill(index)
     index.close()
     shutil.move(tmp_path / "index" / "passages2_aaaa1111.lance", tmp_path / "index" / "passages1_aaaa1111.lance")
     again = LanceIndex(tmp_path / "index")
+    again.take()
     await again.open(EMBEDDER)
     assert again.snapshot is None
     assert [path.name for path in (tmp_path / "index").glob("*.lance")] == ["passages2_aaaa1111.lance"]
@@ -196,10 +218,10 @@ async def test_a_table_of_another_format_is_dropped(index, tmp_path):
 
 async def test_two_processes_never_write_one_index(index, tmp_path):
     with pytest.raises(ConfigurationError, match="another retriever"):
-        await LanceIndex(tmp_path / "index").open(EMBEDDER)
+        LanceIndex(tmp_path / "index").take()
 
 
 async def test_a_folder_that_cannot_be_written_is_a_configuration_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigurationError, match="cannot be written"):
-        await LanceIndex(tmp_path / "file" / "index").open(None)
+        LanceIndex(tmp_path / "file" / "index").take()

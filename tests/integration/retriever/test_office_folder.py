@@ -66,6 +66,7 @@ async def test_planted_facts_of_office_files_are_found_and_files_without_text_sa
         on_indexed=lambda _: None,
     )
     try:
+        index.take()
         await index.open(None)
         await indexer.round()
         assert index.snapshot is not None

@@ -154,6 +154,7 @@ WITHOUT_WORDS = ["???", "。", "!!", "·", "  ", "…"]
 
 async def _asked(folder: Path) -> dict[str, list[str]]:
     index = LanceIndex(folder)
+    index.take()
     await index.open(None)
     passages = [
         IndexedPassage(
