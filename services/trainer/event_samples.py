@@ -54,12 +54,12 @@ def group_of(
         exposed_at_ms=interaction.time_ms,
         schema_hash=spec.schema_hash,
         features_block=block,
-        samples=[*_sample_of(spec, interaction, request_id), *negatives],
+        samples=[*sample_of(spec, interaction, request_id), *negatives],
     )
 
 
-def _sample_of(spec: FeatureSpec, interaction: Interaction, request_id: str) -> list[Sample]:
-    """Return the sample of an act; of an impression the negative, if it is kept."""
+def sample_of(spec: FeatureSpec, interaction: Interaction, request_id: str) -> list[Sample]:
+    """Return the sample of an act; of an impression the negative, if it is kept: one sample or none."""
     is_seen_only = interaction.kind == IMPRESSION.name
     revision = 0 if is_seen_only else 1
     identity = sample_id(request_id, interaction.item_id, revision)

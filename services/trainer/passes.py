@@ -17,9 +17,11 @@ import numpy.typing as npt
 from tunemesh.samples.v1.sample_pb2 import SampleGroup
 
 from services.common.ranker.feature_spec import FeatureSpec
+from services.common.ranker.networks.output_bias import begin_at
 from services.common.ranker.states import Interaction
 from services.trainer.attribute_history import AttributeHistory
 from services.trainer.batch import BatchConfig, EpochStats, FeatureStates, ReplayOrder, replay, replay_order, train_epoch
+from services.trainer.label_odds import log_odds
 from services.trainer.learner import Learner, LearnerConfig
 from services.trainer.progress import Progress
 from services.trainer.training_checkpoint import Standing, TrainingCheckpoints
@@ -122,6 +124,7 @@ class Passes:
     def _take_up(self) -> None:
         found = self._checkpoints.read() if self._checkpoints is not None else None
         if found is None:
+            self._begin()
             return
         self._standing, arrays, best = found
         self._learner.load_state_arrays(arrays)
@@ -129,6 +132,12 @@ class Passes:
         num_events = 0 if self._standing.stats is None else self._standing.stats.num_events
         self._checkpoint_due = num_events + self._passes.checkpoint_events
         self._say(f"going on from a checkpoint: pass {self._standing.epoch + 1}/{self._config.epochs}, {num_events:,} events of it learned")
+
+    def _begin(self) -> None:
+        task = self._task
+        odds_T = log_odds(task.spec, task.events, len(task.item_ids))
+        for name in begin_at(self._learner.network, task.spec, odds_T):
+            self._say(f"task {name} begins at a probability of one half: its network has no bias of its output")
 
     def _is_done(self) -> bool:
         if self._standing.stats is not None:

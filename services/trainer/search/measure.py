@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 
 from services.common.ranker.feature_spec import FeatureSpec
+from services.common.ranker.networks.output_bias import begin_at
 from services.common.ranker.spec_parts import TaskSpec
 from services.trainer.attribute_history import AttributeHistory
 from services.trainer.batch import BatchConfig, EpochStats, replay_order, train_epoch
 from services.trainer.held_out.replay import begun, score_then_learn
 from services.trainer.held_out.report import ALL, METRICS, compare
 from services.trainer.held_out.scored import LIVE, Collector, ScoredEvents, contestants, live_alone
+from services.trainer.label_odds import log_odds
 from services.trainer.learner import Learner, LearnerConfig
 from services.trainer.search.parts import Trialled
 
@@ -101,6 +103,7 @@ def measure(
     """
     began, placed = clock(), replay_order(parts.learned, config.batch)
     learner = Learner(spec, LearnerConfig.of(spec, seed=config.seed))
+    begin_at(learner.network, spec, log_odds(spec, parts.learned, len(parts.first_items)))
     attributes = AttributeHistory(spec.plan, parts.users, parts.items) if spec.features else None
     portions = _Portions(spec, len(placed), on_portion)
 
