@@ -18,7 +18,7 @@ from services.trainer.event_samples import NUM_OTHERS, sample_of
 from services.trainer.targets import weights
 
 MAX_EVENTS = 50_000
-"""Of more events, at most so many are counted, from all over the file. Of labels of which one in 500 is 1, the odds are then within a tenth."""
+"""Of more events, at most so many are counted, from all over the file: where one label in 500 is 1, the odds are within a tenth or so."""
 
 # Half a sample of each kind, so that a label that never comes is rare and not impossible.
 _PRIOR = 0.5
