@@ -146,7 +146,8 @@ def spec_of(world: World, network: object = "dcn_din", *, max_rows: int = 100_00
 
 def _zipf(rng: np.random.Generator, size: int, count: int) -> Ints:
     """Return ranks of [0, size), drawn in proportion to 1 / (rank + 1), nearly."""
-    return np.minimum(np.exp(rng.random(count) * np.log(size + 1.0)).astype(np.int64) - 1, size - 1)
+    ranks: Ints = np.exp(rng.random(count) * np.log(size + 1.0)).astype(np.int64) - 1
+    return np.minimum(ranks, size - 1)
 
 
 def _balanced(size: int) -> Ints:

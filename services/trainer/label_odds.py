@@ -50,7 +50,7 @@ def _counted(num_events: int) -> list[int]:
     stretch = max(1, -(-num_events // MAX_EVENTS))
     starts = np.arange(0, num_events, stretch)
     places = starts + np.random.default_rng(0).integers(stretch, size=len(starts))
-    return np.minimum(places, num_events - 1).tolist()
+    return [int(place) for place in np.minimum(places, num_events - 1)]
 
 
 def _weights_of_others(spec: FeatureSpec, num_items: int) -> npt.NDArray[np.float32]:
