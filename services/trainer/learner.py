@@ -80,7 +80,7 @@ class LearnerConfig:
     user_dropout: float = 0.0
     """Share of groups that learn without their user's row, so that the network can do without one. Meant for base training."""
     loss_unit: float = 17.0
-    """Losses are summed over a batch and divided by this: the samples of one event, 1 positive and 16 negatives."""
+    """Losses are summed over a batch and divided by this: the samples of one event, 1 positive and 16 negatives. Of impressions, 1."""
     evict_every_steps: int = 1000
     """Eviction rules are applied this often, and to a table that has an eighth more rows than its max_rows at once."""
     prequential_samples: int = 5000
@@ -90,9 +90,9 @@ class LearnerConfig:
 
     @classmethod
     def of(cls, spec: FeatureSpec, *, seed: int = 0) -> LearnerConfig:
-        """Return that of a spec: its key `learning`, and the defaults where it says nothing."""
+        """Return that of a spec: its key `learning`, the defaults where it says nothing, and the samples that an event makes."""
         rates: dict[str, Any] = spec.learning.given()
-        return cls(**rates, seed=seed)
+        return cls(**rates | ({"loss_unit": 1.0} if spec.reads_impressions else {}), seed=seed)
 
 
 class StepStats(NamedTuple):

@@ -79,7 +79,7 @@ UNITS: tuple[Unit, ...] = (
         200,
     ),
     Unit("planted searches", "ml", ("tests/integration/trainer/test_search_finds.py",), 60),
-    Unit("planted interactions", "ml", ("tests/integration/trainer/test_wide_networks.py",), 150),
+    Unit("planted interactions", "ml", ("tests/integration/trainer/test_wide_networks.py",), 50),
     Unit("calibration of labels", "ml", ("tests/integration/trainer/test_calibration.py",), 50),
     Unit("memory of reading", "ml", ("tests/integration/trainer/test_reading_memory.py",), 90),
     Unit("kills under client producers", "light", ("tests/integration/tunemesh_client/test_event_producer.py",), 60),

@@ -18,6 +18,7 @@ from services.common.ranker.networks.interface import Rows
 from services.common.ranker.networks.registry import make_network
 from services.common.ranker.networks.scoring import score
 from services.trainer.batch import FeatureStates
+from services.trainer.event_samples import NUM_OTHERS
 from services.trainer.learner import Learner, LearnerConfig
 from services.trainer.server import make_learner
 from tests.learning import CATEGORIES, ITEMS, SPEC, group_of, groups, sample
@@ -266,6 +267,12 @@ def test_a_flood_of_new_ids_exceeds_max_rows_by_an_eighth_and_one_step_at_most()
         largest = max(largest, len(learner.tables["item"]))
     assert 80 < largest <= 94
     assert learner.steps < learner.config.evict_every_steps
+
+
+def test_an_event_weighs_the_same_whether_its_negatives_are_drawn_or_are_events_themselves() -> None:
+    seen = FeatureSpec.parse(SPEC.model_dump(mode="json") | {"negatives": {"source": "impressions", "keep_rate": 1.0}})
+    of_event = 1 + round(NUM_OTHERS * SPEC.negatives.keep_rate)
+    assert (LearnerConfig.of(SPEC).loss_unit, LearnerConfig.of(seen, seed=3)) == (of_event, LearnerConfig(loss_unit=1.0, seed=3))
 
 
 def test_rates_of_the_spec_are_those_of_the_live_learner_and_keep_its_bits_where_they_are_the_defaults() -> None:
