@@ -11,7 +11,6 @@ import functools
 import importlib.util
 import os
 import re
-import signal
 import socket
 import time
 import uuid
@@ -26,7 +25,7 @@ from services.common.platform.errors import ConfigurationError
 from services.mesh.runner import embedded
 from services.mesh.runner.environments import REPOSITORY_ROOT, Environments
 from services.mesh.runner.topics import create_topics
-from tests import limits, speed
+from tests import limits, speed, standstill
 from tests.run import servers
 
 ENVIRONMENTS = Environments.of_repository()
@@ -69,14 +68,14 @@ class Broker:
         """
         paused = list(clients)
         for pid in paused:
-            os.kill(pid, signal.SIGSTOP)
+            standstill.suspend(pid)
         try:
             self.kill()
             self.start()
             create_topics(self.bootstrap, partitions)
         finally:
             for pid in paused:
-                os.kill(pid, signal.SIGCONT)
+                standstill.resume(pid)
 
     def kill(self) -> None:
         """kill -9."""
@@ -84,14 +83,14 @@ class Broker:
         self._server.kill()
 
     def suspend(self) -> None:
-        """Let it hang (SIGSTOP): connections stay open and nothing is answered. `resume` or `kill` ends that."""
+        """Let it hang: connections stay open and nothing is answered. `resume` or `kill` ends that."""
         assert self._server is not None
-        os.kill(self._server.pid, signal.SIGSTOP)
+        standstill.suspend(self._server.pid)
 
     def resume(self) -> None:
         """Let it go on after `suspend`."""
         assert self._server is not None
-        os.kill(self._server.pid, signal.SIGCONT)
+        standstill.resume(self._server.pid)
 
     def stop(self) -> None:
         """End it for good, at once: nobody reads its data again."""

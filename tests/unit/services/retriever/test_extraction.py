@@ -5,8 +5,7 @@ import os
 import signal
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from services.retriever.files import DocumentFolder, FileLimits
 from services.retriever.outline import Unreadable
 from services.retriever.settings import RetrieverSettings
 from tests.limits import seconds
+from tests.standstill import suspend
 
 ODD = (sys.executable, "-m", "tests.odd_reader")
 ORDINARY = b"# Fees\n\nTwo euros.\n\n| a | b |\n|---|---|\n| 1 | 2 |\n"
@@ -60,17 +60,6 @@ def reader() -> Iterator[ExtractionProcess]:
 def pid_of(process: ExtractionProcess) -> int:
     assert process.pid is not None
     return process.pid
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + seconds(60)
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def state_of(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(") ")[2][0]
 
 
 def test_the_process_says_what_the_function_says_and_reads_one_file_after_the_other(reader):
@@ -133,8 +122,7 @@ def test_what_a_library_prints_is_no_answer(odd):
 def test_a_document_whose_reader_is_killed_from_outside_is_read_by_the_next_one(reader):
     reader.passages("a.md", ORDINARY)
     pid = pid_of(reader)
-    os.kill(pid, signal.SIGSTOP)
-    wait_until(lambda: state_of(pid) == "T")
+    suspend(pid)
     found = []
     thread = threading.Thread(target=lambda: found.append(reader.passages("b.txt", b"Hello.")))
     thread.start()
@@ -151,7 +139,7 @@ def test_a_reader_that_died_between_two_files_refuses_none(reader):
 
 async def test_the_event_loop_goes_on_while_a_file_is_read_and_closing_ends_the_wait(reader):
     await asyncio.to_thread(reader.passages, "a.md", ORDINARY)
-    os.kill(pid_of(reader), signal.SIGSTOP)
+    suspend(pid_of(reader))
     reading = asyncio.create_task(asyncio.to_thread(reader.passages, "b.txt", b"Hello."))
     for _ in range(200):  # as long as a file may take: searches are answered
         await asyncio.sleep(0)
