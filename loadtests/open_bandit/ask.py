@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from loadtests.asked import TASK, Mesh
 from loadtests.open_bandit.logs import USER_FEATURES
 from services.trainer.held_out.estimates import calibration
-from tunemesh_client import Feedback, Recommendation
-
-TASK = "interact"
-
-
-class Mesh(Protocol):
-    """What is needed of `tunemesh_client.Client`."""
-
-    def recommend(self, user_id: Any, candidates: Any = ..., limit: int = ..., *, context: Any = ...) -> Recommendation:
-        """Rank."""
-        ...
-
-    def feedback(self, feedback: Feedback) -> object:
-        """Report."""
-        ...
+from tunemesh_client import Feedback
 
 
 @dataclass(frozen=True, slots=True)

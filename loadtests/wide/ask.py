@@ -3,31 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from loadtests.asked import TASK, Mesh
 from loadtests.metrics import auc
 from loadtests.wide.world import CONTEXT_CATEGORIES, CONTEXT_NUMBERS
-from tunemesh_client import Feedback, Recommendation
-
-TASK = "interact"
+from tunemesh_client import Feedback
 
 Floats = npt.NDArray[np.float64]
-
-
-class Mesh(Protocol):
-    """What is needed of `tunemesh_client.Client`."""
-
-    def recommend(self, user_id: Any, candidates: Any = ..., limit: int = ..., *, context: Any = ...) -> Recommendation:
-        """Rank."""
-        ...
-
-    def feedback(self, feedback: Feedback) -> object:
-        """Report."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,4 +77,4 @@ def test_rare_clicks_are_predicted_as_rare_after_few_of_them():
     trained = Passes(task, config, LearnerConfig(), say=lambda _: None).run()
     later = list(replay(spec, replay_order(acts[4_000:], config), items, trained.states, replace(config), 1, first=4_000))
     said = float(np.mean([scores[0, 0] for scores in trained.learner.score(later)]))
-    assert said * 200 == pytest.approx(1.0, abs=0.5), "from one half it says twice as many"
+    assert said * 200 == pytest.approx(1.0, abs=0.5), "from one half, at this unit of the loss, 11.9 times as many"
