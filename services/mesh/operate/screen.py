@@ -60,6 +60,16 @@ def print_version(document: Mapping[str, Any]) -> None:
     _console().print(Group(_fields(head), _titled("made from", _rows(document["sources"])), _titled("features", features)))
 
 
+def print_documents(document: Mapping[str, Any]) -> None:
+    """Print the document of `documents`: what is searched, then files and what is wrong with them."""
+    passages = ", ".join(f"{count:,} of {source}" for source, count in document["passages"].items()) or "none"
+    parts: list[RenderableType] = [_fields({"passages": passages, "index version": document["index_version"]})]
+    for title, key in (("refused", "refused"), ("indexed in part", "incomplete")):
+        rows = [{"file": name, "why": reason} for name, reason in document[key].items()]
+        parts.append(_titled(title, _rows(rows)) if rows else Text(f"no file is {title}"))
+    _console().print(Group(*parts))
+
+
 def _range(versions: Sequence[str]) -> str:
     if len(versions) < 2:
         return versions[0] if versions else "none kept"
@@ -89,9 +99,13 @@ def print_recommendation(report: Mapping[str, Any]) -> None:
             brought = {name: str(value)[:_MAX_TEXT] for name, value in list(report[side].items())[:_MAX_ITEMS]}
             parts.append(_titled(f"{side} of the request", _fields(brought)))
     if report["user_features"]:
-        parts.append(_titled("user features", _fields({name: _number(value) for name, value in report["user_features"].items()})))
+        of_user = {name: _number(value) for name, value in report["user_features"].items()}
+        parts.append(_titled("user features", _fields(of_user | {name: _words(words) for name, words in report["user_rows"].items()})))
         newest = [f"{entry['item_key']} ({_number(entry['value'])})" for entry in report["history"]]
         parts.append(Text(f"history, newest first: {', '.join(newest) or 'empty'}"))
+        for name, events in report["sequences"].items():
+            newest = [{part: _words(words) for part, words in event.items()} for event in events[:_MAX_ITEMS]]
+            parts.append(_titled(f"{name}, newest first", _rows(newest) if newest else Text("no event")))
         parts.append(_titled("item features", _features(shown)))
     _console().print(Group(*parts, *_followed(report)))
 
@@ -152,6 +166,8 @@ def _features(items: Sequence[Mapping[str, Any]]) -> Table:
         table.add_column(escape(item["item_id"]), justify="right")
     for name in few[0]["features"] if few else ():
         table.add_row(name, *(_number(item["features"][name]) for item in few))
+    for name in few[0]["rows"] if few else ():
+        table.add_row(name, *(escape(_words(item["rows"][name])) for item in few))
     return table
 
 
@@ -182,6 +198,11 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return _number(value)
     return "" if value is None else str(value)
+
+
+def _words(words: Sequence[str]) -> str:
+    """Rows of a table in a cell."""
+    return _short(", ".join(words))
 
 
 def _number(value: float | None) -> str:

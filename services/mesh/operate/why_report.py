@@ -2,7 +2,8 @@
 
 Keys of both kinds: kind, request_id, user_id, at, variant, experiment, model_version, degraded_reason, logged_at (topic, partition,
 offset), feedback, dead_letters. Of a recommendation also: context and profile (what the request brought), items (rank, item_id, score,
-channel, propensity, features, samples), user_features, history. Of an answer also: task, question, answer, messages, prompt_version,
+channel, propensity, features, rows, samples), user_features, user_rows, history, sequences; rows are those of tables, by feature, as
+`services.common.ranker.declared.row_names` calls them. Of an answer also: task, question, answer, messages, prompt_version,
 passage_ids, times and examples.
 """
 
@@ -23,6 +24,7 @@ from services.common.events.generation import Generation
 from services.common.events.topics import EXPOSURES, GENERATIONS
 from services.common.platform.errors import CorruptArtifact
 from services.common.ranker import exposure_block
+from services.common.ranker.declared.row_names import RowNames, row_names
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.features import Features
 from services.mesh.operate.times import iso
@@ -65,6 +67,7 @@ def recommendation(
     """Return the document of a recommendation."""
     exposure = placed.message
     features, why_not = _features(exposure, spec)
+    rows = _rows(exposure, features, spec)
     return {
         "kind": "recommendation",
         **_common(placed.message, "exposed_at_ms", EXPOSURES.name, placed.partition, placed.offset),
@@ -74,8 +77,10 @@ def recommendation(
         "schema_hash": exposure.schema_hash,
         "features_missing": why_not,
         "user_features": _named(spec.user_columns, features.user_U) if features is not None else {},
+        "user_rows": rows.user,
         "history": _history(features) if features is not None else [],
-        "items": _items(exposure, features, spec, _samples_by_item(samples, learned)),
+        "sequences": {name: list(events) for name, events in rows.sequences.items()},
+        "items": _items(exposure, features, rows, spec, _samples_by_item(samples, learned)),
         "learned_up_to": learned.version if learned is not None else "",
         "feedback": [_feedback(each.message) for each in feedback],
         "dead_letters": [_letter(letter) for letter in letters],
@@ -135,6 +140,14 @@ def _features(exposure: Exposure, spec: FeatureSpec) -> tuple[Features | None, s
     return features, ""
 
 
+def _rows(exposure: Exposure, features: Features | None, spec: FeatureSpec) -> RowNames:
+    """Return which rows of tables the declared features read."""
+    if features is None or features.keys is None:
+        return RowNames({}, [{} for _ in exposure.item_ids], {})
+    brought = {"profile": exposure.profile, "context": exposure.context}
+    return row_names(spec.plan, features.keys, item_ids=exposure.item_ids, **brought)
+
+
 def _named(names: Sequence[str], values: Any) -> dict[str, float]:
     return {name: round(float(value), _DIGITS) for name, value in zip(names, values, strict=True)}
 
@@ -148,7 +161,7 @@ def _history(features: Features) -> list[dict[str, Any]]:
 
 
 def _items(
-    exposure: Exposure, features: Features | None, spec: FeatureSpec, samples: dict[str, list[dict[str, Any]]]
+    exposure: Exposure, features: Features | None, rows: RowNames, spec: FeatureSpec, samples: dict[str, list[dict[str, Any]]]
 ) -> list[dict[str, Any]]:
     names = spec.item_columns
     items = []
@@ -161,6 +174,7 @@ def _items(
                 "channel": exposure.reasons[row] if row < len(exposure.reasons) else "",
                 "propensity": exposure.propensities[row] if row < len(exposure.propensities) else 1.0,
                 "features": _named(names, features.items_NF[row]) if features is not None else {},
+                "rows": rows.items[row],
                 "samples": samples.get(item_id, []),
             }
         )

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from tunemesh.samples.v1.sample_pb2 import Sample, SampleGroup, SampleRecord, TaskLabel
@@ -8,7 +10,8 @@ from services.common.events.feedback import Feedback
 from services.common.events.generation import Generation
 from services.common.ranker import exposure_block
 from services.common.ranker.feature_spec import FeatureSpec
-from services.common.ranker.features import Features
+from services.common.ranker.features import Declared, Features, past_of
+from services.common.ranker.states import HistoryEntry
 from services.mesh.operate.screen import print_recommendation
 from services.mesh.operate.why_report import Learned, Placed, generation, recommendation
 from services.mesh.runner.environments import REPOSITORY_ROOT
@@ -93,6 +96,41 @@ def test_without_readable_features_the_report_says_why_and_goes_on(changes, why:
 def test_an_exposure_of_an_older_router_has_neither_scores_nor_channels() -> None:
     item = explain(exposure(scores=(), reasons=()))["items"][0]
     assert (item["score"], item["channel"], item["propensity"]) == (None, "", 1.0)
+
+
+FEATURES = [
+    {"id_feature": {"feature_name": "city", "expression": "context:city", "embedding_dim": 4}},
+    {"id_feature": {"feature_name": "shelf", "expression": "item:shelf", "num_buckets": 5, "embedding_dim": 4}},
+    {
+        "sequence_feature": {
+            "sequence_name": "latest",
+            "features": [{"id_feature": {"feature_name": "item", "expression": "sequence:item_id", "embedding_dim": 4}}],
+        }
+    },
+]
+
+
+def test_rows_of_tables_are_shown_by_the_words_behind_them(capsys: pytest.CaptureFixture[str]) -> None:
+    spec = FeatureSpec.parse(SPEC.model_dump(mode="json") | {"format": 2, "features": FEATURES})
+    items, context = spec.plan.items([{"shelf": 3}, {}]), {"city": "[red]Oslo"}
+    past = past_of([HistoryEntry("6", 0.5, 0)], 1, items, np.array([1]))
+    declared = Declared.of(spec.plan, {}, context, items, past, ["5", "6"])
+    built_in = exposure_block.decode(block(2), SPEC)
+    whole = exposure_block.encode(replace(built_in, keys=declared.keys), spec.schema_hash)
+    shown = exposure(features_block=whole, schema_hash=spec.schema_hash, context=context)
+    report = recommendation(Placed(shown, 1, 33), [], [], [], spec, None)
+    assert report["features_missing"] == ""
+    assert report["user_rows"] == {"city": ["[red]Oslo"]}
+    assert [item["rows"] for item in report["items"]] == [{"shelf": ["3"]}, {"shelf": ["(absent)"]}]
+    assert report["sequences"] == {"latest": [{"item": ["6"]}]}
+    print_recommendation(report | {"incomplete": []})
+    printed = capsys.readouterr().out
+    assert "latest, newest first" in printed and "[red]Oslo" in printed and "(absent)" in printed
+
+
+def test_of_a_spec_without_tables_no_rows_are_shown() -> None:
+    report = explain(exposure())
+    assert (report["user_rows"], report["sequences"], [item["rows"] for item in report["items"]]) == ({}, {}, [{}, {}])
 
 
 def test_samples_stand_beside_their_item_once_and_say_whether_they_are_learned() -> None:
