@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from services.retriever.core.documents import Section
 from services.retriever.extract import extract
 from services.retriever.extraction import arguments, serve
-from services.retriever.outline import Extracted
+from services.retriever.outline import Extracted, Say
 
 
 def failing() -> Iterator[Section]:
@@ -19,7 +19,7 @@ def failing() -> Iterator[Section]:
     raise MemoryError
 
 
-def read(path: str, raw: bytes) -> Extracted:
+def read(path: str, raw: bytes, *, say: Say) -> Extracted:
     match path:
         case "loops.txt":
             while True:
@@ -41,7 +41,7 @@ def read(path: str, raw: bytes) -> Extracted:
         case "prints.txt":
             print("a library says something")
             os.write(1, b"and so does its C")
-    return extract(path, raw)
+    return extract(path, raw, say=say)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from services.mesh.runner.state import MeshState, ServiceState
 from services.mesh.runner.topics import create_topics, mesh_topic_configs, mesh_topic_partitions
 
 _FOLLOW_POLL_S = 0.2
+_RETRIEVER_PORT = "TUNEMESH_RETRIEVER_PORT"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -99,6 +100,13 @@ def _status(arguments: argparse.Namespace) -> int:
         ports = " ".join(str(port) for port in one.ports.values())
         message = f"  {one.message}" if one.message else ""
         print(f"  {name:<20} {one.state:<12} {one.pid if is_running else '-':>8} {one.restarts:>8} {memory:>9}  {ports}{message}")
+    retriever = state.services.get("retriever")
+    if retriever is not None and retriever.state == "healthy" and _RETRIEVER_PORT in retriever.ports:
+        # Imported on use: without a retriever no gRPC stubs are needed.
+        from services.mesh.operate.documents import status_lines
+
+        for line in status_lines(f"127.0.0.1:{retriever.ports[_RETRIEVER_PORT]}"):
+            print(line)
     return 0 if state.phase == "up" and all(_is_well(one) for one in state.services.values()) else 1
 
 

@@ -12,7 +12,7 @@ from xml.etree.ElementTree import Element
 
 from services.retriever.core.text import joined_lines
 from services.retriever.office_package import Package, PackageLimits, child, is_on, local, value_of
-from services.retriever.outline import Extracted, Outline
+from services.retriever.outline import Extracted, Outline, Say, unheard
 from services.retriever.tables import Cell, rows_of_cells
 
 _TITLE_LEVEL = 0
@@ -46,7 +46,7 @@ class _Paragraph:
     num_plain: int = 0
 
 
-def read_docx(raw: bytes, limits: PackageLimits) -> Extracted:
+def read_docx(raw: bytes, limits: PackageLimits, _: Say = unheard) -> Extracted:
     """Return the title (a paragraph of the style Title, or the first heading) and the sections.
 
     Raises:

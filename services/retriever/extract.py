@@ -14,22 +14,23 @@ from services.retriever.html_text import read_html
 from services.retriever.kinds import PDF, SHEETS, SLIDES, SUFFIXES_OF, WORD, check_kind
 from services.retriever.markdown_text import read_markdown
 from services.retriever.office_package import PackageLimits
-from services.retriever.outline import TITLE_CHARS, Extracted, Unreadable
+from services.retriever.outline import TITLE_CHARS, Extracted, Say, Unreadable, unheard
 from services.retriever.pdf_text import read_pdf
 from services.retriever.pptx_text import read_pptx
 from services.retriever.xlsx_text import read_xlsx
 
 _LIMITS = PackageLimits()
-_Reader = Callable[[bytes, PackageLimits], Extracted]
+_Reader = Callable[[bytes, PackageLimits, Say], Extracted]
 
 
-def extract(path: str, raw: bytes, limits: PackageLimits = _LIMITS) -> Extracted:
+def extract(path: str, raw: bytes, limits: PackageLimits = _LIMITS, *, say: Say = unheard) -> Extracted:
     """Return the title and the sections of a file.
 
     Args:
         path: decides the format by its suffix, and the title where the content has none.
         raw: the whole file.
         limits: of files that are packed.
+        say: is told what of the file its text lacks.
     Raises:
         Unreadable: of no known format, or of another than its name says; damaged, encrypted, without text, or over a limit.
     """
@@ -38,7 +39,7 @@ def extract(path: str, raw: bytes, limits: PackageLimits = _LIMITS) -> Extracted
     if reader is None:
         raise Unreadable(f"{file.suffix or 'no suffix'} is none of {', '.join(sorted(_READERS))}")
     check_kind(file.suffix.lower(), raw)
-    title, sections = reader(raw, limits)
+    title, sections = reader(raw, limits, say)
     return title[:TITLE_CHARS] or file.stem.replace("_", " ").replace("-", " "), sections
 
 
@@ -48,7 +49,7 @@ def _text(text: str) -> Extracted:
 
 
 def _of_text(read: Callable[[str], Extracted]) -> _Reader:
-    def reader(raw: bytes, _: PackageLimits) -> Extracted:
+    def reader(raw: bytes, _: PackageLimits, __: Say) -> Extracted:
         try:
             text = decoded(raw)
         except UnicodeDecodeError as error:
@@ -74,3 +75,5 @@ _READERS: dict[str, _Reader] = {
 }
 SUFFIXES = frozenset(_READERS)
 """Of the files that are read; all others are passed over."""
+PARTLY_READ = frozenset(suffix for kind in _OFFICE_READERS for suffix in SUFFIXES_OF[kind])
+"""Of those whose text may lack a part: their readers say which."""

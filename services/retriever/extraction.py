@@ -18,19 +18,19 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from services.common.platform.secrets import guard_output
 from services.retriever.core.documents import ChunkLimits, PassageText, texts_of
 from services.retriever.extract import extract
 from services.retriever.frames import Answer, packed_answer, read_question
 from services.retriever.office_package import PackageLimits
-from services.retriever.outline import Extracted, Unreadable
+from services.retriever.outline import Extracted, Say, Unreadable
 
 _NICENESS = 5
 # Of what is resident: a process that has read something large is replaced, since freed memory is seldom given back.
@@ -68,13 +68,19 @@ class ExtractionLimits:
         return f"reading it takes more than {self.memory_bytes // 2**20} MiB of memory; split it, or raise {self.memory_setting}"
 
 
-def serve(limits: ExtractionLimits, chunks: ChunkLimits, read: Callable[[str, bytes], Extracted] = extract) -> None:
+class Read(Protocol):
+    """Gives the text of a file; `say` is told what the text lacks. Raises Unreadable."""
+
+    def __call__(self, path: str, raw: bytes, *, say: Say) -> Extracted: ...  # noqa: D102
+
+
+def serve(limits: ExtractionLimits, chunks: ChunkLimits, read: Read = extract) -> None:
     """Answer questions until there are none.
 
     Args:
         limits: the kernel ends the process, by SIGPROF, when reading one file takes more processor time.
         chunks: how long passages are.
-        read: gives the text of a file; raises Unreadable.
+        read: reads a file.
     """
     asked, answers = _pipes()
     os.nice(_NICENESS)
@@ -97,14 +103,13 @@ def serve(limits: ExtractionLimits, chunks: ChunkLimits, read: Callable[[str, by
             return
 
 
-def _answers(
-    read: Callable[[str, bytes], Extracted], path: str, raw: bytes, limits: ExtractionLimits, chunks: ChunkLimits
-) -> Iterator[Answer]:
+def _answers(read: Read, path: str, raw: bytes, limits: ExtractionLimits, chunks: ChunkLimits) -> Iterator[Answer]:
+    left_out: list[str] = []
     try:
         # Enforced by the kernel, also while a parser in C runs. Reading is what a file can make slow; cutting takes as long as there is
         # text, so each part of it has the time anew.
         with _limited_time(limits):
-            title, sections = read(path, raw)
+            title, sections = read(path, raw, say=left_out.append)
         del raw
         texts = texts_of(path, title, sections, chunks)
         while True:
@@ -113,7 +118,7 @@ def _answers(
             if not some:
                 break
             yield Answer(passages=some, more=True)
-        yield Answer(is_last=_resident_bytes() > _WORN_BYTES)
+        yield Answer(left_out=tuple(left_out), is_last=_resident_bytes() > _WORN_BYTES)
     except Unreadable as error:
         yield Answer(refused=str(error))
     except MemoryError:

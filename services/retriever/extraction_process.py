@@ -14,7 +14,7 @@ from dataclasses import asdict
 from typing import BinaryIO
 
 from services.common.platform.errors import Unavailable
-from services.retriever.core.documents import ChunkLimits, PassageText
+from services.retriever.core.documents import ChunkLimits, FileText, PassageText
 from services.retriever.extraction import ExtractionLimits
 from services.retriever.frames import Answer, Broken, read_answer, write_question
 from services.retriever.outline import Unreadable
@@ -46,7 +46,7 @@ class ExtractionProcess:
         process = self._process
         return process.pid if process is not None else None
 
-    def passages(self, path: str, raw: bytes) -> tuple[PassageText, ...]:
+    def read(self, path: str, raw: bytes) -> FileText:
         """Return what the passages of a file say; none when it has no text. Blocks: call it off the event loop.
 
         Raises:
@@ -73,7 +73,7 @@ class ExtractionProcess:
                 self._ended(process)
             if answer.refused:
                 raise Unreadable(answer.refused)
-            return passages
+            return FileText(passages, answer.left_out)
         raise Unreadable(f"whoever reads it dies of it: {', then '.join(ends)}; it is tried again once it changes, or at the next start")
 
     def close(self) -> None:

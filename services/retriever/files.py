@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import stat
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.retriever.core.documents import FILES, ChunkLimits, CutDocument, PassageText, hash_of
-from services.retriever.extract import SUFFIXES
+from services.retriever.core.documents import FILES, ChunkLimits, CutDocument, FileText, hash_of
+from services.retriever.extract import PARTLY_READ, SUFFIXES
+from services.retriever.left_out import LeftOut
 from services.retriever.outline import Unreadable
 
-MAX_REFUSED_SHOWN = 100
+MAX_FILES_SHOWN = 100
 
 # A look's documents are in memory together, and so are their passages and tokens.
 _MAX_BATCH_BYTES = 16 * 1024 * 1024
@@ -65,10 +66,17 @@ class FileChanges:
 
 
 class DocumentFolder:
-    """Looks at one folder, again and again. One thread uses it; `refused` may be read from any."""
+    """Looks at one folder, again and again. One thread uses it; `refused` and `incomplete` may be read from any."""
 
     def __init__(
-        self, folder: Path, limits: FileLimits, chunks: ChunkLimits, *, max_batch: int, read: Callable[[str, bytes], Sequence[PassageText]]
+        self,
+        folder: Path,
+        limits: FileLimits,
+        chunks: ChunkLimits,
+        *,
+        max_batch: int,
+        read: Callable[[str, bytes], FileText],
+        left_out: LeftOut,
     ) -> None:
         """Take what decides which files are read.
 
@@ -77,14 +85,18 @@ class DocumentFolder:
             limits: of the files.
             chunks: a part of each document's hash.
             max_batch: a look reads at most so many files (or 16 MiB), so that what was read is searchable before all is.
-            read: gives the passages of a file by its path and bytes, or raises Unreadable.
+            read: gives what there is to read of a file by its path and bytes, or raises Unreadable.
+            left_out: what it lacks, of files that are indexed already too.
         """
-        self._folder, self._limits, self._chunks, self._max_batch, self._passages = folder, limits, chunks, max_batch, read
+        self._folder, self._limits, self._chunks, self._max_batch, self._file_text = folder, limits, chunks, max_batch, read
         self._seen: dict[str, _Seen] = {}
         self._device: int | None = None  # of the folder when it last had files
         self._said = ""
+        self._left_out = left_out
         self.refused: dict[str, str] = {}
         """Path -> reason."""
+        self.incomplete: dict[str, str] = {}
+        """Path of a file that is indexed -> what its passages lack."""
 
     def forget(self) -> None:
         """Read every file again with the next looks: what the last one found was not indexed."""
@@ -106,26 +118,33 @@ class DocumentFolder:
             return FileChanges(documents=(), gone=(), more=False)
         found, refused, unlisted = self._walk()
         is_doubtful = self._is_doubtful(found.keys() | refused.keys(), indexed, unlisted)
+        incomplete: dict[str, str] = {}
         documents: list[CutDocument] = []
         num_read, num_bytes, more = 0, 0, False
         for name, seen in found.items():
             if self._seen.get(name) == seen:
                 if name in self.refused:
                     refused[name] = self.refused[name]
+                if name in self.incomplete:
+                    incomplete[name] = self.incomplete[name]
                 continue
             if num_read >= self._max_batch or num_bytes >= _MAX_BATCH_BYTES:
                 more = True
                 continue
             num_read, num_bytes = num_read + 1, num_bytes + seen.size_bytes
             try:
-                document = self._read(name, indexed.get(name))
+                document, left_out = self._read(name, indexed.get(name))
+                if left_out:
+                    incomplete[name] = "; ".join(left_out)
             except Unreadable as error:
                 refused[name] = str(error)
                 document = None
             self._seen[name] = seen
             if document is not None:
                 documents.append(document)
-        self._report(refused)
+        self._report(refused, incomplete)
+        if not is_doubtful:
+            self._left_out.save(found.keys())
         for name in self._seen.keys() - found.keys():
             del self._seen[name]
         gone = () if is_doubtful else tuple(name for name in indexed if name not in found or name in refused)
@@ -192,8 +211,8 @@ class DocumentFolder:
                 if not name.startswith((".", _LOCK)) and path.suffix.lower() in SUFFIXES | _UNREAD_SUFFIXES.keys():
                     yield path
 
-    def _read(self, name: str, indexed_hash: str | None) -> CutDocument | None:
-        """Return the document; None when the index has it already."""
+    def _read(self, name: str, indexed_hash: str | None) -> tuple[CutDocument | None, tuple[str, ...]]:
+        """Return the document, None when the index has it already, and what it lacks."""
         try:
             with (self._folder / name).open("rb") as file:
                 raw = file.read(self._limits.max_bytes + 1)
@@ -202,15 +221,22 @@ class DocumentFolder:
         if len(raw) > self._limits.max_bytes:
             raise Unreadable(f"it grew over {self._limits.max_bytes} bytes")
         content_hash = hash_of(raw, self._chunks)
-        if content_hash == indexed_hash:
-            return None
-        texts = tuple(self._passages(name, raw))
+        is_whole = Path(name).suffix.lower() not in PARTLY_READ
+        known = () if is_whole else self._left_out.of(name, content_hash)
+        if content_hash == indexed_hash and known is not None:
+            return None, known
+        texts, left_out = self._file_text(name, raw)
         if not texts:
             raise Unreadable("no text was found in it")
-        return CutDocument(document_id=name, source=FILES, texts=texts, content_hash=content_hash)
+        if not is_whole:
+            self._left_out.note(name, content_hash, left_out)
+        if content_hash == indexed_hash:
+            return None, left_out  # who indexed it did not say what it lacks
+        return CutDocument(document_id=name, source=FILES, texts=texts, content_hash=content_hash), left_out
 
-    def _report(self, refused: dict[str, str]) -> None:
-        for name, reason in refused.items():
-            if self.refused.get(name) != reason:
-                _log.warning("file %s is refused: %s", name, reason)
-        self.refused = refused
+    def _report(self, refused: dict[str, str], incomplete: dict[str, str]) -> None:
+        for said, known, new in (("refused", self.refused, refused), ("indexed in part", self.incomplete, incomplete)):
+            for name, reason in new.items():
+                if known.get(name) != reason:
+                    _log.warning("file %s is %s: %s", name, said, reason)
+        self.refused, self.incomplete = refused, incomplete

@@ -2,7 +2,8 @@
 
     question    path (UTF-8) and the bytes of a file
     answer      JSON: {"passages": [[title, text, what is embedded or null, index words], …]}; "more": another one about the same file
-                follows. Or {"refused": reason}, also after some passages. "last": the process ends after it
+                follows; "left_out", in the last of these: what the passages lack. Or {"refused": reason}, also after some passages.
+                "last": the process ends after it
 
 The process sends one answer before the first question, {}: it is ready. A large file has many answers, since whoever reads one holds the
 interpreter that searches need.
@@ -34,6 +35,8 @@ class Answer:
     passages: tuple[PassageText, ...] = ()
     more: bool = False
     """Whether another answer about the same file follows."""
+    left_out: tuple[str, ...] = ()
+    """What of the file its passages lack; said with the last of them."""
     refused: str = ""
     is_last: bool = False
     """Whether the process ends after it."""
@@ -71,6 +74,8 @@ def packed_answer(answer: Answer) -> bytes:
         fields["refused"] = answer.refused
     if answer.more:
         fields["more"] = True
+    if answer.left_out:
+        fields["left_out"] = answer.left_out
     if answer.passages:
         fields["passages"] = [_packed(passage) for passage in answer.passages]
     body = json.dumps(fields, ensure_ascii=False).encode("utf-8", "surrogatepass")
@@ -89,7 +94,8 @@ def read_answer(pipe: BinaryIO) -> Answer:
         fields = json.loads(body.decode("utf-8", "surrogatepass"))
         passages = tuple(_unpacked(*packed) for packed in fields.get("passages", ()))
         more, refused, is_last = fields.get("more", False), fields.get("refused", ""), fields.get("last", False)
-        return Answer(passages=passages, more=more, refused=refused, is_last=is_last)
+        left_out = tuple(str(one) for one in fields.get("left_out", ()))
+        return Answer(passages=passages, more=more, left_out=left_out, refused=refused, is_last=is_last)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise Broken(f"no answer: {error!r}") from error
 

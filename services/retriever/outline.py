@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from services.retriever.core.documents import Section
 from services.retriever.core.text import clean, clean_code
 
 Extracted = tuple[str, tuple[Section, ...]]
 """Title (may be empty) and sections."""
 
+Say = Callable[[str], None]
+"""Is told, in half a sentence, what of a file its text lacks; whoever put the file there would miss it."""
+
 TITLE_CHARS = 200
+_MAX_STRETCHES = 10
 MAX_TEXT_CHARS = 16 * 1024 * 1024
 """Of one document. A small file can hold more: what is packed, or rows that repeat the names of their columns."""
 
 
 class Unreadable(Exception):
     """A file whose text cannot be taken; the message says why. It is refused until it changes."""
+
+
+def unheard(_: str) -> None:
+    """Nobody asks what is left out."""
+
+
+def numbers_of(numbers: Sequence[int]) -> str:
+    """Return rising numbers as text: "3, 7 to 9", and of many the first ones."""
+    stretches: list[list[int]] = []
+    for number in numbers:
+        if stretches and stretches[-1][-1] == number - 1:
+            stretches[-1].append(number)
+        else:
+            stretches.append([number])
+    shown = [str(one[0]) if len(one) == 1 else f"{one[0]} to {one[-1]}" for one in stretches[:_MAX_STRETCHES]]
+    more = sum(map(len, stretches[_MAX_STRETCHES:]))
+    return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
 class Outline:

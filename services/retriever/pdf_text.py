@@ -16,7 +16,7 @@ from pypdfium2 import raw as c
 
 from services.retriever.core.text import joined_lines
 from services.retriever.office_package import PackageLimits
-from services.retriever.outline import Extracted, Outline, Unreadable
+from services.retriever.outline import Extracted, Outline, Say, Unreadable, numbers_of, unheard
 from services.retriever.pdf_layout import Block, Line, Table, arranged, lines_of, turned_line
 from services.retriever.pdf_page import BROKEN_WORD, Page, Word, read_page
 from services.retriever.pdf_tables import cells_of, grids_of
@@ -70,8 +70,8 @@ class _Text:
         return sizes.most_common(1)[0][0]
 
 
-def read_pdf(raw: bytes, _: PackageLimits) -> Extracted:
-    """Return the title (its first heading, or what the file says) and the sections.
+def read_pdf(raw: bytes, _: PackageLimits, say: Say = unheard) -> Extracted:
+    """Return the title (its first heading, or what the file says) and the sections; `say` is told of pages that are pictures.
 
     Raises:
         Unreadable: damaged, encrypted, a scan, of fonts that do not say their letters, or too much text.
@@ -88,6 +88,7 @@ def read_pdf(raw: bytes, _: PackageLimits) -> Extracted:
     finally:
         document.close()
     _check(pages)
+    _say_scanned(pages, say)
     words = Counter[float]()
     for word in (word for page in pages for word in page.words):
         words[round(word.box.height, 1)] += len(word.text)
@@ -119,6 +120,13 @@ def _check(pages: Sequence[Page]) -> None:
     strange = sum(letter == "\ufffd" or "\ue000" <= letter <= "\uf8ff" or (letter < " " and letter != BROKEN_WORD) for letter in letters)
     if strange > _MAX_STRANGE_SHARE * len(letters):
         raise Unreadable("its fonts do not say which letters they draw: save it anew from the program that wrote it, or use OCR")
+
+
+def _say_scanned(pages: Sequence[Page], say: Say) -> None:
+    scanned = [number for number, page in enumerate(pages, start=1) if page.has_picture and not page.words]
+    if scanned:
+        what = f"page {scanned[0]} is a picture" if len(scanned) == 1 else f"pages {numbers_of(scanned)} are pictures"
+        say(f"{what} without text: run it through a program for text recognition (OCR), e.g. ocrmypdf")
 
 
 def _edge_of(page: Page, line: Line) -> tuple[str, int] | None:

@@ -1,7 +1,7 @@
 """PowerPoint presentations (.pptx) -> sections: one a slide, "slide 3: Late fees", with its tables, diagrams and the speaker's notes.
 
-Hidden slides are left out: they are not shown either. Text is taken in the order of the slide's shapes, which is the order in which
-programs read it aloud.
+Hidden slides are left out, and said: they are not shown either. Text is taken in the order of the slide's shapes, which is the order in
+which programs read it aloud.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from xml.etree.ElementTree import Element
 
 from services.retriever.core.text import joined_lines
 from services.retriever.office_package import Package, PackageLimits, child, local, relation_of, value_of
-from services.retriever.outline import Extracted, Outline, Unreadable
+from services.retriever.outline import Extracted, Outline, Say, Unreadable, numbers_of, unheard
 from services.retriever.tables import Cell, rows_of_cells
 
 _SLIDE_LEVEL = 1
@@ -21,8 +21,8 @@ _TITLES = ("title", "ctrTitle")
 _BREAKS = {"br": "\n"}
 
 
-def read_pptx(raw: bytes, limits: PackageLimits) -> Extracted:
-    """Return the title (of the first slide that has one) and the sections.
+def read_pptx(raw: bytes, limits: PackageLimits, say: Say = unheard) -> Extracted:
+    """Return the title (of the first slide that has one) and the sections; `say` is told of hidden slides.
 
     Raises:
         Unreadable: damaged, encrypted, over a limit, too much text, or all slides are hidden.
@@ -32,21 +32,25 @@ def read_pptx(raw: bytes, limits: PackageLimits) -> Extracted:
     relations = package.relations(main)
     slides = [relations.get(relation_of(element)) for element in package.children(main, "sldIdLst")]
     outline = Outline("")
-    title, num_hidden = "", 0
+    title = ""
+    hidden: list[int] = []
     for number, slide in enumerate(slides, start=1):
         if slide is None:
             raise Unreadable(f"it is damaged: slide {number} is missing; open it in the program that wrote it and save it anew")
         root = package.tree(slide.part)
         if root.get("show", "1") in ("0", "false"):
-            num_hidden += 1
+            hidden.append(number)
             continue
         shapes = list(_shapes_of(root))
         name = next((text for shape in shapes if _placeholder(shape) in _TITLES and (text := _one_line(shape))), "")
         title = title or name
         outline.heading(_SLIDE_LEVEL, f"slide {number}: {name}" if name else f"slide {number}")
         _slide(package, slide.part, shapes, outline)
-    if slides and num_hidden == len(slides):
-        raise Unreadable(f"all of its {num_hidden} slides are hidden: show those that are to be found")
+    if slides and len(hidden) == len(slides):
+        raise Unreadable(f"all of its {len(hidden)} slides are hidden: show those that are to be found")
+    if hidden:
+        which = f"slide {hidden[0]} is" if len(hidden) == 1 else f"slides {numbers_of(hidden)} are"
+        say(f"{which} hidden: show what is to be found")
     # The outline would call the whole after its first slide.
     return title, outline.result()[1]
 

@@ -23,6 +23,7 @@ from services.retriever.extraction_process import ExtractionProcess
 from services.retriever.files import DocumentFolder, FileLimits
 from services.retriever.indexer import MAX_DOCUMENTS_A_COMMIT, Indexed, Indexer
 from services.retriever.lance_index import LanceIndex
+from services.retriever.left_out import FILE_NAME, LeftOut
 from services.retriever.servicer import RetrieverServicer
 from services.retriever.settings import RetrieverSettings
 
@@ -76,6 +77,7 @@ class Retriever:
                 snapshot=lambda: self.index.snapshot,
                 catalog_offset=lambda: self.indexer.catalog_offset,
                 refused=lambda: self.folder.refused if self.folder is not None else {},
+                incomplete=lambda: self.folder.incomplete if self.folder is not None else {},
                 max_concurrent=settings.max_concurrent_searches,
             ),
             register=retriever_service_pb2_grpc.add_RetrieverServiceServicer_to_server,
@@ -141,7 +143,8 @@ def _folder_of(settings: RetrieverSettings, chunks: ChunkLimits, extraction: Ext
     if settings.documents_dir is None:
         return None
     limits = FileLimits(max_files=settings.max_files, max_bytes=settings.max_file_bytes)
-    return DocumentFolder(settings.documents_dir, limits, chunks, max_batch=MAX_DOCUMENTS_A_COMMIT, read=extraction.passages)
+    left_out = LeftOut(settings.index_dir / FILE_NAME)
+    return DocumentFolder(settings.documents_dir, limits, chunks, max_batch=MAX_DOCUMENTS_A_COMMIT, read=extraction.read, left_out=left_out)
 
 
 async def run(settings: RetrieverSettings) -> None:

@@ -14,7 +14,7 @@ from tunemesh.retriever.v1 import retriever_service_pb2_grpc
 from services.common.platform.errors import Overloaded
 from services.retriever.core.search import NoIndex, Searcher
 from services.retriever.embedder import Vectors
-from services.retriever.files import MAX_REFUSED_SHOWN
+from services.retriever.files import MAX_FILES_SHOWN
 from services.retriever.lance_index import Snapshot
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -31,10 +31,12 @@ class RetrieverServicer(retriever_service_pb2_grpc.RetrieverServiceServicer):
         snapshot: Callable[[], Snapshot | None],
         catalog_offset: Callable[[], int | None],
         refused: Callable[[], dict[str, str]],
+        incomplete: Callable[[], dict[str, str]],
         max_concurrent: int,
     ) -> None:
         """`meter` gets the counter `retriever.searches` by degraded reason; the callables say what GetIndexStatus answers."""
-        self._searcher, self._snapshot, self._catalog_offset, self._refused = searcher, snapshot, catalog_offset, refused
+        self._searcher, self._snapshot, self._catalog_offset = searcher, snapshot, catalog_offset
+        self._refused, self._incomplete = refused, incomplete
         self._max_concurrent, self._num_running = max_concurrent, 0
         self._searches = meter.create_counter("retriever.searches", description="Searches by what they could not look at.")
 
@@ -59,11 +61,15 @@ class RetrieverServicer(retriever_service_pb2_grpc.RetrieverServiceServicer):
         snapshot = self._snapshot()
         if snapshot is None:
             raise NoIndex("nothing has been indexed yet; retry later")
-        refused = sorted(self._refused().items())[:MAX_REFUSED_SHOWN]
         return pb.GetIndexStatusResponse(
             index_version=snapshot.version,
             num_passages=snapshot.num_passages,
             passages_by_source=snapshot.num_by_source,
             catalog_offset=self._catalog_offset() or 0,
-            refused_files=dict(refused),
+            refused_files=_first(self._refused()),
+            incomplete_files=_first(self._incomplete()),
         )
+
+
+def _first(by_file: dict[str, str]) -> dict[str, str]:
+    return dict(sorted(by_file.items())[:MAX_FILES_SHOWN])

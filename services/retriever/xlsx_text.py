@@ -1,7 +1,7 @@
 """Excel workbooks (.xlsx) -> sections: one a sheet, each row a line whose cells have their columns' names, as the cells show them.
 
 A sheet may hold several tables, parted by empty rows or columns, each below lines that say what it is. Formulas are read by the values that
-were saved with them. Hidden sheets, rows and columns are left out.
+were saved with them. Hidden sheets, rows and columns are left out; sheets are said.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from xml.etree.ElementTree import Element
 from services.retriever.core.text import joined_lines
 from services.retriever.number_format import GENERAL, format_of, shown
 from services.retriever.office_package import Package, PackageLimits, child, local, relation_of
-from services.retriever.outline import MAX_TEXT_CHARS, Extracted, Outline, Unreadable
+from services.retriever.outline import MAX_TEXT_CHARS, Extracted, Outline, Say, Unreadable, unheard
 from services.retriever.tables import Cell, rows_of_cells
 
 _SHEET_LEVEL = 1
@@ -23,6 +23,8 @@ _MAX_CELLS = 2_000_000
 _REFERENCE = re.compile(r"\$?([A-Z]{1,3})\$?(\d{1,7})")
 _MAX_COLUMN = 16_384
 _MAX_MERGED_ROWS = 1_000
+_MAX_NAMES = 10
+_MAX_NAME_CHARS = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +46,8 @@ class _Sheet:
     """Formulas whose values were not saved."""
 
 
-def read_xlsx(raw: bytes, limits: PackageLimits) -> Extracted:
-    """Return no title (the file's name is one) and the sections.
+def read_xlsx(raw: bytes, limits: PackageLimits, say: Say = unheard) -> Extracted:
+    """Return no title (the file's name is one) and the sections; `say` is told of hidden sheets and of formulas without values.
 
     Raises:
         Unreadable: damaged, encrypted, over a limit, too much text, all sheets are hidden, or no formula has its value.
@@ -58,14 +60,15 @@ def read_xlsx(raw: bytes, limits: PackageLimits) -> Extracted:
     formats = _formats_of(package, parts.get("styles", ""), from_1904=from_1904)
     strings = _strings_of(package, parts.get("sharedStrings", ""))
     outline = Outline("")
-    num_without_value = num_hidden = num_sheets = 0
+    num_without_value = num_sheets = 0
+    hidden: list[str] = []
     for element in package.children(main, "sheets"):
         sheet = relations.get(relation_of(element))
         if sheet is None or sheet.kind != "worksheet":
             continue  # a sheet that is a chart of another's cells
         num_sheets += 1
         if element.get("state", "visible") != "visible":
-            num_hidden += 1
+            hidden.append(element.get("name", ""))
             continue
         cells = _sheet_of(package, sheet.part, strings, formats)
         num_without_value += cells.num_without_value
@@ -73,10 +76,16 @@ def read_xlsx(raw: bytes, limits: PackageLimits) -> Extracted:
         for block in _blocks_of(cells):
             _table(block, outline)
     sections = outline.result()[1]
-    if not sections and num_hidden == num_sheets > 0:
-        raise Unreadable(f"all of its {num_hidden} sheets are hidden: show those that are to be found")
+    if not sections and len(hidden) == num_sheets > 0:
+        raise Unreadable(f"all of its {len(hidden)} sheets are hidden: show those that are to be found")
     if not sections and num_without_value:
         raise Unreadable(f"its {num_without_value} formulas have no saved values: open it in Excel or LibreOffice and save it")
+    if hidden:
+        names = ", ".join(joined_lines(name)[:_MAX_NAME_CHARS] for name in hidden[:_MAX_NAMES])
+        which = f"sheet {names} is" if len(hidden) == 1 else f"sheets {names}{', …' if len(hidden) > _MAX_NAMES else ''} are"
+        say(f"{which} hidden: show what is to be found")
+    if num_without_value:
+        say(f"{num_without_value} formulas have no saved values: open it in Excel or LibreOffice and save it")
     return "", sections
 
 

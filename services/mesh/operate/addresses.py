@@ -11,7 +11,7 @@ from services.mesh.runner.run_folder import RunFolder
 
 LOOPBACK = "127.0.0.1"
 
-Part = Literal["kafka", "router", "trainer", "tuner", "llm_admin", "prompt_assembler"]
+Part = Literal["kafka", "router", "trainer", "tuner", "llm_admin", "prompt_assembler", "retriever"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,7 @@ _PORTS: dict[Part, _Port] = {
     "tuner": _Port("TUNEMESH_TUNER_PORT", 50062, "tuner_target"),
     "llm_admin": _Port("TUNEMESH_LLM_ADMIN_PORT", 50059, "llm_admin_target", is_published=False),
     "prompt_assembler": _Port("TUNEMESH_PROMPT_ASSEMBLER_PORT", 50061, "prompt_assembler_target"),
+    "retriever": _Port("TUNEMESH_RETRIEVER_PORT", 50060, "retriever_target"),
 }
 
 

@@ -6,6 +6,7 @@
     tunemesh retrain --from TIME|EPOCH.SEQ        back to a checkpoint; later samples are learned again
     tunemesh pause|resume learning
     tunemesh dlq list [TOPIC] | redrive TOPIC
+    tunemesh documents                            which files are searched, refused, or indexed in part, and why
     tunemesh lineage [NAME]                       from which topics and columns features come, and which versions have them
 
 Exit codes: 0 done; 1 not done, with one line on stderr; 2 wrong arguments or configuration.
@@ -56,6 +57,9 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     redrive.add_argument("--again", action="store_true", help="also those that were put back before and failed again")
     _limits(redrive, _MAX_REDRIVEN)
     _set(redrive, "redrive")
+
+    documents = commands.add_parser("documents", parents=parents, help="show which files are searched, refused, or indexed in part")
+    _set(documents, "documents")
 
     lineage = commands.add_parser("lineage", parents=parents, help="show where features come from and which versions have them")
     lineage.add_argument(

@@ -16,7 +16,7 @@ from services.common.platform.errors import InvalidInput, ServiceError
 from services.common.platform.settings import EXIT_BAD_CONFIGURATION, load_settings
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.lineage import find, lineages
-from services.mesh.operate import aliases, ranker, screen
+from services.mesh.operate import aliases, documents, ranker, screen
 from services.mesh.operate.addresses import Addresses, Part
 from services.mesh.operate.letter_book import counted
 from services.mesh.operate.lineage import RANKER, document_of_features, document_of_version, kept_versions, version_of
@@ -281,6 +281,15 @@ def _lineage(operator: Operator, arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _documents(operator: Operator, arguments: argparse.Namespace) -> int:
+    found = documents.document(operator.client("retriever"), timeout_ms=operator.settings.rpc_timeout_ms)
+    if arguments.json:
+        screen.print_json(found)
+    else:
+        screen.print_documents(found)
+    return 0
+
+
 def _topic(name: str) -> Topic:
     """Return the source topic of a name that is its own or that of its dead-letter topic."""
     for topic in ALL:
@@ -303,5 +312,6 @@ _COMMANDS: Mapping[str, Command] = {
     "set_paused": _set_paused,
     "list_letters": _list_letters,
     "redrive": _redrive,
+    "documents": _documents,
     "lineage": _lineage,
 }

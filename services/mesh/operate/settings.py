@@ -30,6 +30,8 @@ class OperateSettings(FeatureSpecSettings, KafkaWriterSettings):
     """gRPC target of the llm's private port."""
     prompt_assembler_target: str = ""
     """gRPC target of the prompt assembler."""
+    retriever_target: str = ""
+    """gRPC target of the retriever."""
     rpc_timeout_ms: int = Field(10_000, ge=100)
     """A call without an answer for so long has failed."""
     restore_timeout_ms: int = Field(300_000, ge=1_000)

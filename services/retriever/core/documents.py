@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from services.retriever.core.index_words import words_of_passage
 from services.retriever.core.text import num_tokens, pieces_of, searchable, sentences_of
@@ -62,6 +63,14 @@ class PassageText:
     text: str
     search_text: str
     words: str
+
+
+class FileText(NamedTuple):
+    """What was read of a file."""
+
+    passages: tuple[PassageText, ...]
+    left_out: tuple[str, ...] = ()
+    """What of the file they lack, each in half a sentence."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -56,6 +56,7 @@ class Parts:
     def __init__(self) -> None:
         self.snapshot: FakeSnapshot | None = FakeSnapshot()
         self.refused = {f"file{number:03}.txt": "too large" for number in range(150)}
+        self.incomplete = {f"file{number:03}.pdf": "page 3 is a picture" for number in range(150)}
 
 
 @pytest.fixture
@@ -73,6 +74,7 @@ async def stub(parts) -> AsyncIterator[retriever_service_pb2_grpc.RetrieverServi
         snapshot=lambda: parts.snapshot,
         catalog_offset=lambda: 9,
         refused=lambda: parts.refused,
+        incomplete=lambda: parts.incomplete,
         max_concurrent=2,
     )
     servicer = Servicer(
@@ -103,6 +105,7 @@ async def test_the_status_names_passages_by_source_and_at_most_a_hundred_refused
     status = await stub.GetIndexStatus(pb.GetIndexStatusRequest(), timeout=seconds(5))
     assert (status.index_version, status.num_passages, dict(status.passages_by_source)) == ("e1.7", 5, {"files": 2, "catalog": 3})
     assert status.catalog_offset == 9 and len(status.refused_files) == 100 and "file000.txt" in status.refused_files
+    assert len(status.incomplete_files) == 100 and status.incomplete_files["file099.pdf"] == "page 3 is a picture"
 
 
 @pytest.mark.parametrize(

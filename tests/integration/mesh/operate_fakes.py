@@ -11,6 +11,8 @@ from tunemesh.llm.v1 import llm_admin_service_pb2 as admin_pb
 from tunemesh.llm.v1 import llm_admin_service_pb2_grpc as admin_grpc
 from tunemesh.prompt_assembler.v1 import prompt_assembler_service_pb2 as prompt_pb
 from tunemesh.prompt_assembler.v1 import prompt_assembler_service_pb2_grpc as prompt_grpc
+from tunemesh.retriever.v1 import retriever_service_pb2 as retriever_pb
+from tunemesh.retriever.v1 import retriever_service_pb2_grpc as retriever_grpc
 from tunemesh.router.v1 import router_service_pb2 as router_pb
 from tunemesh.router.v1 import router_service_pb2_grpc as router_grpc
 from tunemesh.trainer.v1 import trainer_service_pb2 as trainer_pb
@@ -29,6 +31,7 @@ class FakeParts(
     router_grpc.RouterServiceServicer,
     admin_grpc.LlmAdminServiceServicer,
     prompt_grpc.PromptAssemblerServiceServicer,
+    retriever_grpc.RetrieverServiceServicer,
 ):
     """Aliases move by the real rules of control.v1; the mesh follows a move after `lag` questions.
 
@@ -37,6 +40,7 @@ class FakeParts(
         versions: of the template "answer".
         loaded: names that LoadAdapter was asked for.
         restores: RestoreCheckpoint requests.
+        refused_files, incomplete_files: of the documents' folder, with their reasons.
     """
 
     def __init__(self) -> None:
@@ -49,6 +53,8 @@ class FakeParts(
         self.paused, self.source_offsets = False, [0, 0]
         self.interloper: str | None = None
         self.degraded = ""
+        self.refused_files: dict[str, str] = {}
+        self.incomplete_files: dict[str, str] = {}
         self._lock = threading.Lock()
         self._server = grpc.server(futures.ThreadPoolExecutor(4))
         trainer_grpc.add_TrainerServiceServicer_to_server(self, self._server)
@@ -56,8 +62,17 @@ class FakeParts(
         router_grpc.add_RouterServiceServicer_to_server(self, self._server)
         admin_grpc.add_LlmAdminServiceServicer_to_server(self, self._server)
         prompt_grpc.add_PromptAssemblerServiceServicer_to_server(self, self._server)
+        retriever_grpc.add_RetrieverServiceServicer_to_server(self, self._server)
         self.target = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
         self._server.start()
+
+    def GetIndexStatus(self, request, context) -> retriever_pb.GetIndexStatusResponse:
+        return retriever_pb.GetIndexStatusResponse(
+            index_version="e1.7",
+            passages_by_source={"files": 1_200, "catalog": 3},
+            refused_files=self.refused_files,
+            incomplete_files=self.incomplete_files,
+        )
 
     def stop(self) -> None:
         self._server.stop(0).wait()

@@ -16,6 +16,7 @@ from services.retriever.extraction_process import ExtractionProcess
 from services.retriever.files import DocumentFolder, FileLimits
 from services.retriever.indexer import Indexer
 from services.retriever.lance_index import LanceIndex
+from services.retriever.left_out import FILE_NAME, LeftOut
 from tests.office_files import forty
 
 pytestmark = pytest.mark.integration
@@ -54,7 +55,8 @@ async def test_planted_facts_of_office_files_are_found_and_files_without_text_sa
     (docs / "scan.pdf").write_bytes(scan())
     (docs / "wrong.xlsx").write_bytes(files[0].raw)
     extraction = ExtractionProcess(LIMITS, CHUNKS)
-    folder = DocumentFolder(docs, FileLimits(max_files=99, max_bytes=2**22), CHUNKS, max_batch=3, read=extraction.passages)
+    limits, left_out = FileLimits(max_files=99, max_bytes=2**22), LeftOut(tmp_path / FILE_NAME)
+    folder = DocumentFolder(docs, limits, CHUNKS, max_batch=3, read=extraction.read, left_out=left_out)
     index = LanceIndex(tmp_path / "index")
     indexer = Indexer(
         index,

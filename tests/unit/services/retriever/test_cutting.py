@@ -81,7 +81,7 @@ def in_here(path: str, raw: bytes) -> tuple[PassageText, ...]:
 def test_passages_are_those_of_before_bit_for_bit(reader):
     digest, count = hashlib.sha256(), 0
     for name, raw in corpus():
-        texts = reader.passages(name, raw)
+        texts = reader.read(name, raw).passages
         assert texts == in_here(name, raw)
         for passage in passages_of(CutDocument(document_id=name, source=FILES, texts=texts, content_hash="h")):
             count += 1
@@ -91,10 +91,10 @@ def test_passages_are_those_of_before_bit_for_bit(reader):
 
 
 def test_hardly_any_processor_time_of_the_retriever_goes_into_the_passages_of_a_large_file(reader):
-    reader.passages("a.md", b"Hello.")
+    reader.read("a.md", b"Hello.")
     raw = large(2**19)
     here_s, reader_s = quickest_s(
-        lambda: in_here("large.txt", raw), lambda: reader.passages("large.txt", raw), rounds=3, clock=time.process_time
+        lambda: in_here("large.txt", raw), lambda: reader.read("large.txt", raw).passages, rounds=3, clock=time.process_time
     )
     assert reader_s < here_s / 10, (reader_s, here_s)
 
@@ -119,7 +119,7 @@ def test_a_file_that_fails_after_some_passages_is_refused_whole_and_the_next_is_
     process = ExtractionProcess(LIMITS, CHUNKS, (sys.executable, "-m", "tests.odd_reader"))
     try:
         with pytest.raises(Unreadable, match="more than 512 MiB of memory"):
-            process.passages("fails_late.txt", b"")
-        assert process.passages("a.txt", b"Hello.") == in_here("a.txt", b"Hello.")
+            process.read("fails_late.txt", b"")
+        assert process.read("a.txt", b"Hello.").passages == in_here("a.txt", b"Hello.")
     finally:
         process.close()

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from services.retriever.core.documents import ChunkLimits, texts_of
+from services.retriever.core.documents import ChunkLimits, FileText, texts_of
 from services.retriever.extract import extract
 from services.retriever.files import DocumentFolder, FileLimits
+from services.retriever.left_out import FILE_NAME, LeftOut
 
 CHUNKS = ChunkLimits(max_tokens=200, overlap_tokens=40)
 
@@ -18,7 +19,8 @@ def folder_at(path: Path, *, max_files: int = 100, max_bytes: int = 1000, max_ba
         FileLimits(max_files=max_files, max_bytes=max_bytes),
         CHUNKS,
         max_batch=max_batch,
-        read=lambda name, raw: tuple(texts_of(name, *extract(name, raw), CHUNKS)),
+        read=lambda name, raw: FileText(tuple(texts_of(name, *extract(name, raw), CHUNKS))),
+        left_out=LeftOut(path.parent / FILE_NAME),
     )
 
 

@@ -13,9 +13,10 @@ from fpdf import FPDF
 from PIL import Image
 
 from services.retriever import office_package
-from services.retriever.core.documents import ChunkLimits, texts_of
+from services.retriever.core.documents import ChunkLimits, FileText, texts_of
 from services.retriever.extract import extract
 from services.retriever.files import DocumentFolder, FileLimits
+from services.retriever.left_out import LeftOut
 from services.retriever.office_package import MAX_DEPTH, Package, PackageLimits
 from services.retriever.outline import Unreadable
 
@@ -197,7 +198,8 @@ def test_the_folder_says_which_office_files_are_refused_and_passes_over_locks_of
         FileLimits(max_files=99, max_bytes=MIB),
         CHUNKS,
         max_batch=9,
-        read=lambda name, raw: tuple(texts_of(name, *extract(name, raw), CHUNKS)),
+        read=lambda name, raw: FileText(tuple(texts_of(name, *extract(name, raw), CHUNKS))),
+        left_out=LeftOut(tmp_path / ".left_out.json"),
     )
     assert [document.document_id for document in folder.look({}).documents] == ["good.docx"]
     assert folder.refused.keys() == {"scan.pdf", "old.doc", "empty.docx"}

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from tunemesh.common.v1 import passage_pb2 as tunemesh_dot_common_dot_v1_dot_passage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-tunemesh/retriever/v1/retriever_service.proto\x12\x15tunemesh.retriever.v1\x1a tunemesh/common/v1/passage.proto\"=\n\rSearchRequest\x12\r\n\x05query\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\r\x12\x0e\n\x06source\x18\x03 \x01(\t\"o\n\x0eSearchResponse\x12-\n\x08passages\x18\x01 \x03(\x0b\x32\x1b.tunemesh.common.v1.Passage\x12\x15\n\rindex_version\x18\x02 \x01(\t\x12\x17\n\x0f\x64\x65graded_reason\x18\x03 \x01(\t\"\x17\n\x15GetIndexStatusRequest\"\x84\x03\n\x16GetIndexStatusResponse\x12\x15\n\rindex_version\x18\x01 \x01(\t\x12\x14\n\x0cnum_passages\x18\x02 \x01(\x04\x12_\n\x12passages_by_source\x18\x03 \x03(\x0b\x32\x43.tunemesh.retriever.v1.GetIndexStatusResponse.PassagesBySourceEntry\x12\x16\n\x0e\x63\x61talog_offset\x18\x04 \x01(\x03\x12V\n\rrefused_files\x18\x05 \x03(\x0b\x32?.tunemesh.retriever.v1.GetIndexStatusResponse.RefusedFilesEntry\x1a\x37\n\x15PassagesBySourceEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x1a\x33\n\x11RefusedFilesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32\xd8\x01\n\x10RetrieverService\x12U\n\x06Search\x12$.tunemesh.retriever.v1.SearchRequest\x1a%.tunemesh.retriever.v1.SearchResponse\x12m\n\x0eGetIndexStatus\x12,.tunemesh.retriever.v1.GetIndexStatusRequest\x1a-.tunemesh.retriever.v1.GetIndexStatusResponseB<\n\x15tunemesh.retriever.v1P\x01Z!tunemesh/retriever/v1;retrieverv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-tunemesh/retriever/v1/retriever_service.proto\x12\x15tunemesh.retriever.v1\x1a tunemesh/common/v1/passage.proto\"=\n\rSearchRequest\x12\r\n\x05query\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\r\x12\x0e\n\x06source\x18\x03 \x01(\t\"o\n\x0eSearchResponse\x12-\n\x08passages\x18\x01 \x03(\x0b\x32\x1b.tunemesh.common.v1.Passage\x12\x15\n\rindex_version\x18\x02 \x01(\t\x12\x17\n\x0f\x64\x65graded_reason\x18\x03 \x01(\t\"\x17\n\x15GetIndexStatusRequest\"\x9a\x04\n\x16GetIndexStatusResponse\x12\x15\n\rindex_version\x18\x01 \x01(\t\x12\x14\n\x0cnum_passages\x18\x02 \x01(\x04\x12_\n\x12passages_by_source\x18\x03 \x03(\x0b\x32\x43.tunemesh.retriever.v1.GetIndexStatusResponse.PassagesBySourceEntry\x12\x16\n\x0e\x63\x61talog_offset\x18\x04 \x01(\x03\x12V\n\rrefused_files\x18\x05 \x03(\x0b\x32?.tunemesh.retriever.v1.GetIndexStatusResponse.RefusedFilesEntry\x12\\\n\x10incomplete_files\x18\x06 \x03(\x0b\x32\x42.tunemesh.retriever.v1.GetIndexStatusResponse.IncompleteFilesEntry\x1a\x37\n\x15PassagesBySourceEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x1a\x33\n\x11RefusedFilesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x36\n\x14IncompleteFilesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32\xd8\x01\n\x10RetrieverService\x12U\n\x06Search\x12$.tunemesh.retriever.v1.SearchRequest\x1a%.tunemesh.retriever.v1.SearchResponse\x12m\n\x0eGetIndexStatus\x12,.tunemesh.retriever.v1.GetIndexStatusRequest\x1a-.tunemesh.retriever.v1.GetIndexStatusResponseB<\n\x15tunemesh.retriever.v1P\x01Z!tunemesh/retriever/v1;retrieverv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,6 +37,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETINDEXSTATUSRESPONSE_PASSAGESBYSOURCEENTRY']._serialized_options = b'8\001'
   _globals['_GETINDEXSTATUSRESPONSE_REFUSEDFILESENTRY']._loaded_options = None
   _globals['_GETINDEXSTATUSRESPONSE_REFUSEDFILESENTRY']._serialized_options = b'8\001'
+  _globals['_GETINDEXSTATUSRESPONSE_INCOMPLETEFILESENTRY']._loaded_options = None
+  _globals['_GETINDEXSTATUSRESPONSE_INCOMPLETEFILESENTRY']._serialized_options = b'8\001'
   _globals['_SEARCHREQUEST']._serialized_start=106
   _globals['_SEARCHREQUEST']._serialized_end=167
   _globals['_SEARCHRESPONSE']._serialized_start=169
@@ -44,11 +46,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETINDEXSTATUSREQUEST']._serialized_start=282
   _globals['_GETINDEXSTATUSREQUEST']._serialized_end=305
   _globals['_GETINDEXSTATUSRESPONSE']._serialized_start=308
-  _globals['_GETINDEXSTATUSRESPONSE']._serialized_end=696
-  _globals['_GETINDEXSTATUSRESPONSE_PASSAGESBYSOURCEENTRY']._serialized_start=588
-  _globals['_GETINDEXSTATUSRESPONSE_PASSAGESBYSOURCEENTRY']._serialized_end=643
-  _globals['_GETINDEXSTATUSRESPONSE_REFUSEDFILESENTRY']._serialized_start=645
-  _globals['_GETINDEXSTATUSRESPONSE_REFUSEDFILESENTRY']._serialized_end=696
-  _globals['_RETRIEVERSERVICE']._serialized_start=699
-  _globals['_RETRIEVERSERVICE']._serialized_end=915
+  _globals['_GETINDEXSTATUSRESPONSE']._serialized_end=846
+  _globals['_GETINDEXSTATUSRESPONSE_PASSAGESBYSOURCEENTRY']._serialized_start=682
+  _globals['_GETINDEXSTATUSRESPONSE_PASSAGESBYSOURCEENTRY']._serialized_end=737
+  _globals['_GETINDEXSTATUSRESPONSE_REFUSEDFILESENTRY']._serialized_start=739
+  _globals['_GETINDEXSTATUSRESPONSE_REFUSEDFILESENTRY']._serialized_end=790
+  _globals['_GETINDEXSTATUSRESPONSE_INCOMPLETEFILESENTRY']._serialized_start=792
+  _globals['_GETINDEXSTATUSRESPONSE_INCOMPLETEFILESENTRY']._serialized_end=846
+  _globals['_RETRIEVERSERVICE']._serialized_start=849
+  _globals['_RETRIEVERSERVICE']._serialized_end=1065
 # @@protoc_insertion_point(module_scope)

@@ -32,7 +32,7 @@ class GetIndexStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetIndexStatusResponse(_message.Message):
-    __slots__ = ("index_version", "num_passages", "passages_by_source", "catalog_offset", "refused_files")
+    __slots__ = ("index_version", "num_passages", "passages_by_source", "catalog_offset", "refused_files", "incomplete_files")
     class PassagesBySourceEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -47,14 +47,23 @@ class GetIndexStatusResponse(_message.Message):
         key: str
         value: str
         def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class IncompleteFilesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     INDEX_VERSION_FIELD_NUMBER: _ClassVar[int]
     NUM_PASSAGES_FIELD_NUMBER: _ClassVar[int]
     PASSAGES_BY_SOURCE_FIELD_NUMBER: _ClassVar[int]
     CATALOG_OFFSET_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FILES_FIELD_NUMBER: _ClassVar[int]
+    INCOMPLETE_FILES_FIELD_NUMBER: _ClassVar[int]
     index_version: str
     num_passages: int
     passages_by_source: _containers.ScalarMap[str, int]
     catalog_offset: int
     refused_files: _containers.ScalarMap[str, str]
-    def __init__(self, index_version: _Optional[str] = ..., num_passages: _Optional[int] = ..., passages_by_source: _Optional[_Mapping[str, int]] = ..., catalog_offset: _Optional[int] = ..., refused_files: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    incomplete_files: _containers.ScalarMap[str, str]
+    def __init__(self, index_version: _Optional[str] = ..., num_passages: _Optional[int] = ..., passages_by_source: _Optional[_Mapping[str, int]] = ..., catalog_offset: _Optional[int] = ..., refused_files: _Optional[_Mapping[str, str]] = ..., incomplete_files: _Optional[_Mapping[str, str]] = ...) -> None: ...
