@@ -21,6 +21,7 @@ from services.common.ranker import exposure_block
 from services.common.ranker.atomics import kernel
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.features import Features
+from services.common.ranker.labels import keep_negative
 from services.trainer.dedup import NO_OFFSET
 from services.trainer.targets import says_something_new, weights
 
@@ -30,6 +31,8 @@ Said = tuple[tuple[str, float], ...]
 _EXPONENT = np.uint16(0x7C00)
 # Labels are 0 and 1 as a rule, so there are a few kinds of samples; a producer that writes others must not fill memory.
 _MAX_MEANINGS = 4_096
+# Other groups than those whose first negative was kept.
+_OF_USERS = 0x5DEECE66D
 
 
 class UnusableSample(Exception):
@@ -93,6 +96,10 @@ class GroupColumns:
     def __len__(self) -> int:
         """Return the number of samples."""
         return len(self.sample_ids)
+
+    def hides_user(self, rate: float) -> bool:
+        """Say whether it is one of this share of groups that learn without their user's row; whichever negatives were kept."""
+        return rate > 0 and keep_negative(self.sample_ids[0] ^ _OF_USERS, rate)
 
     def only(self, rows: Sequence[int]) -> GroupColumns | None:
         """Return the group with these samples only, itself when they are all; None when there are none."""

@@ -26,7 +26,6 @@ from services.common.platform.ids import entity_key
 from services.common.ranker import exposure_block
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.inputs import Float32Array, Int64Array, RankerInputs, assemble
-from services.common.ranker.labels import keep_negative
 from services.common.ranker.networks.interface import Rows
 from services.common.ranker.networks.registry import make_network
 from services.common.ranker.networks.scoring import score
@@ -40,6 +39,7 @@ from services.trainer.group_columns import GroupColumns, columns_of, loss_weight
 from services.trainer.migration import Weight, migrated
 from services.trainer.position_bias import PositionBias
 from services.trainer.prequential import PrequentialWindow, TaskQuality
+from services.trainer.targets import Lesson, taught
 from services.trainer.tower_kernels import adagrad, adam, losses
 from services.trainer.trainer_table import Eviction, TrainerTable
 
@@ -193,9 +193,10 @@ class Learner:
         """
         return self.learn([columns_of(self._spec, group) for group in groups])
 
-    def learn(self, groups: Sequence[GroupColumns]) -> StepStats:
-        """Learn one micro-batch, of at least one sample."""
+    def learn(self, groups: Sequence[GroupColumns], lesson: Lesson | None = None) -> StepStats:
+        """Learn one micro-batch, of at least one sample, and from what a teacher said of it."""
         batch = self._batch(groups)
+        ones_BT, zeros_BT = (batch.ones_BT, batch.zeros_BT) if lesson is None else taught(batch.ones_BT, batch.zeros_BT, lesson)
         self.steps += 1
         users, items, keyed, inputs = self._leaves(batch)
         logits_BT = self._gradients.forward(inputs)
@@ -203,7 +204,7 @@ class Learner:
         losses_T = np.empty(logits_BT.shape[1], dtype=np.float64)
         unit = np.float32(self.config.loss_unit)
         shift_BT = self._shift_T + self._position_bias.of(batch.positions_B)
-        losses(logits_BT, shift_BT, batch.ones_BT, batch.zeros_BT, unit, scores_BT, of_logits_BT, losses_T)
+        losses(logits_BT, shift_BT, ones_BT, zeros_BT, unit, scores_BT, of_logits_BT, losses_T)
         of_rows = self._gradients.backward(of_logits_BT)
         square = (
             self._adam()
@@ -312,7 +313,7 @@ class Learner:
         keys = [np.array([_item_key(item_id) for item_id in group.item_ids], dtype=np.int64) for group in groups]
         inputs = assemble(self._spec, [(group.features, keys_N) for group, keys_N in zip(groups, keys, strict=True)])
         ones_BT, zeros_BT = loss_weights(groups)
-        hidden = [_is_hidden(group.sample_ids[0], self.config.user_dropout) for group in groups]
+        hidden = [group.hides_user(self.config.user_dropout) for group in groups]
         positions_B = [position for group in groups for position in group.positions]
         return _Batch(inputs, ones_BT, zeros_BT, 1.0 - np.asarray(hidden, dtype=np.float32), positions_B)
 
@@ -393,8 +394,3 @@ class Learner:
         own, rate = self._gradients, self.config.dense_rate / (1.0 - first**self.steps)
         moments = self._first_moment_P, self._second_moment_P
         return float(adam(own.flat_P, *moments, own.gradient_P, rate, _ADAM_BETAS, 1.0 - second**self.steps, _EPSILON))
-
-
-def _is_hidden(first_sample_id: int, rate: float) -> bool:
-    """Say whether a group learns without its user's row; a function of its first sample's id, independent of which negatives were kept."""
-    return rate > 0 and keep_negative(first_sample_id ^ 0x5DEECE66D, rate)

@@ -116,9 +116,7 @@ class Passes:
             self._learner.load_state_arrays(self._best)
         if states is None or self._is_measured:
             # They went through the held-out part, or another process made them.
-            states = FeatureStates(self._task.spec, self._task.categories, self._task.attributes)
-            for event in placed:
-                states.apply(event.interaction)
+            states = states_behind(self._task, self._config)
         return Trained(self._learner, states, best + 1, self._standing.epoch, tuple(self._standing.held_out_losses))
 
     def _take_up(self) -> None:
@@ -199,6 +197,14 @@ class Passes:
     def _checkpoint(self) -> None:
         if self._checkpoints is not None:
             self._checkpoints.write(self._standing, self._learner.state_arrays(), self._best)
+
+
+def states_behind(task: Task, config: BatchConfig) -> FeatureStates:
+    """Return the feature states behind the last of a task's events, in the order of their replay."""
+    states = FeatureStates(task.spec, task.categories, task.attributes)
+    for event in replay_order(task.events, config):
+        states.apply(event.interaction)
+    return states
 
 
 def frozen_loss(task: Task, learner: Learner, states: FeatureStates, config: BatchConfig) -> float:

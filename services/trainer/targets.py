@@ -6,6 +6,8 @@ and mixed, opinions that change; 18 runs of 20,000 items): prediction over true 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 from tunemesh.samples.v1.sample_pb2 import Sample
@@ -13,6 +15,18 @@ from tunemesh.samples.v1.sample_pb2 import Sample
 from services.common.ranker.feature_spec import FeatureSpec
 
 Float32Array = npt.NDArray[np.float32]
+
+
+class Lesson(NamedTuple):
+    """What a teacher said of a step's samples, before it learned them.
+
+    Attributes:
+        said_BT: float32 [B, T], its probabilities of the thinned samples (`StepStats.scores_BT`).
+        weight: of the loss towards them, where that towards the labels weighs 1.
+    """
+
+    said_BT: Float32Array
+    weight: np.float32
 
 
 def weights(spec: FeatureSpec, sample: Sample) -> Float32Array:
@@ -42,6 +56,16 @@ def weights(spec: FeatureSpec, sample: Sample) -> Float32Array:
     if sample.retracts_negative:
         zeros_T[unanswered] -= 1.0
     return weights_2T
+
+
+def taught(ones_BT: Float32Array, zeros_BT: Float32Array, lesson: Lesson) -> tuple[Float32Array, Float32Array]:
+    """Return the weights of samples' losses, float32 [B, T] each, with those towards a teacher's answers on top (Hinton et al. 2015).
+
+    A lesson weighs as its sample does: tasks without a label get none, and what is taken back takes its lesson back. Where negatives are
+    thinned, student and teacher are thinned alike: the answer is of the samples as they are learned.
+    """
+    lessons_BT = lesson.weight * (ones_BT + zeros_BT)
+    return ones_BT + lessons_BT * lesson.said_BT, zeros_BT + lessons_BT * (np.float32(1.0) - lesson.said_BT)
 
 
 def says_something_new(sample: Sample) -> bool:

@@ -16,7 +16,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,8 +39,9 @@ from services.trainer.event_files.history import History, cut_by_time, read_hist
 from services.trainer.event_files.options import add_file_options, read_options
 from services.trainer.event_files.ordered import WorkFolder
 from services.trainer.held_out.evaluation import JSON_NAME, MARKDOWN_NAME, MIN_EVENTS, evaluate, write_report
-from services.trainer.held_out.render import short
+from services.trainer.held_out.render import markdown, short
 from services.trainer.held_out.replay import MAX_SCORED_EVENTS
+from services.trainer.held_out.scored import LIVE
 from services.trainer.learner import Learner, LearnerConfig
 from services.trainer.passes import Passes, PassesConfig, Task, Trained
 from services.trainer.training_checkpoint import TrainingCheckpoints
@@ -154,7 +155,8 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace, work: WorkFolder) -> None:
-    spec, mlflow = FeatureSpec.load(options.spec), load_settings(MlflowSettings)
+    spec = FeatureSpec.load(options.spec)
+    load_settings(MlflowSettings)  # a wrong setting ends the run before it learns
     began_ms, began = wall_ms(), time.monotonic()
     history = read_history(
         options.data,
@@ -184,38 +186,46 @@ def _train(options: argparse.Namespace, work: WorkFolder) -> None:
     trained = Passes(task, config, LearnerConfig.of(spec, seed=options.seed), passes, checkpoints).run()
     seconds["training"] = time.monotonic() - began
     if options.first_part_only or not last_part:
-        written = _write(options, spec, history, trained, len(first_part))
+        written = write_base(options.out, spec, history, trained, _shown(options), len(first_part))
     found: dict[str, Any] = {}
     if last_part:
         began = time.monotonic()
         found = evaluate(spec, trained.learner, trained.states, first_part, last_part, all_items, config, options.scored_events)
         seconds["held-out part"] = time.monotonic() - began
         if not options.first_part_only:
-            written = _write(options, spec, history, trained, len(history.interactions))
+            written = write_base(options.out, spec, history, trained, _shown(options), len(history.interactions))
     report = {"base": written, "seconds": {name: round(value, 1) for name, value in seconds.items()}} | found
+    page = markdown(report) if last_part else ""
     if last_part:
-        _report(options, report)
+        publish_report(options.out, report, page, short(report))
     if checkpoints is not None:
         checkpoints.delete()
-    if mlflow.mlflow_tracking_uri:
-        _record(mlflow.mlflow_tracking_uri.get_secret_value(), options.out, report, began_ms)
+    record(options.out, report, page, began_ms)
 
 
-def _record(tracking_uri: str, out: str, report: dict[str, Any], began_ms: int) -> None:
-    """Write the training to MLflow. The base is there already: a server that does not take it is said, and no failure."""
+def record(out: str, report: Mapping[str, Any], page: str, began_ms: int, subject: str = LIVE) -> None:
+    """Write a training to MLflow, where one is set. The base is there already: a server that does not take it is said, and no failure."""
+    mlflow = load_settings(MlflowSettings)
+    if not mlflow.mlflow_tracking_uri:
+        return
+    uri = mlflow.mlflow_tracking_uri.get_secret_value()
     try:
-        run_id = record_run(tracking_uri, without_credentials(out), report, began_ms=began_ms, ended_ms=wall_ms())
+        run_id = record_run(uri, without_credentials(out), report, page, began_ms=began_ms, ended_ms=wall_ms(), subject=subject)
     except ServiceError as error:
         print(f"not recorded: {without_credentials(str(error))}", file=sys.stderr, flush=True)
     else:
-        print(f"recorded in MLflow at {without_credentials(tracking_uri)}: experiment {EXPERIMENT}, run {run_id}", flush=True)
+        print(f"recorded in MLflow at {without_credentials(uri)}: experiment {EXPERIMENT}, run {run_id}", flush=True)
 
 
-def _report(options: argparse.Namespace, report: dict[str, Any]) -> None:
-    """Write the report and print its short table."""
-    write_report(options.out, report)
-    print("\n".join(short(report)))
-    print(f"report written to {without_credentials(options.out)}/{JSON_NAME} and {MARKDOWN_NAME}; {report['base']['learned']}", flush=True)
+def publish_report(out: str, report: Mapping[str, Any], page: str, lines: Iterable[str]) -> None:
+    """Write the report beside the base, and print its short form."""
+    write_report(out, report, page)
+    print("\n".join(lines))
+    print(f"report written to {without_credentials(out)}/{JSON_NAME} and {MARKDOWN_NAME}; {report['base']['learned']}", flush=True)
+
+
+def _shown(options: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in ("epochs", "active_users", "seed", "held_out", "until_fraction")}
 
 
 def _fingerprint(options: argparse.Namespace, spec: FeatureSpec, history: History) -> str:
@@ -247,7 +257,9 @@ def parts_of(history: History, held_out: float) -> tuple[Sequence[Interaction], 
     return history.interactions, []
 
 
-def _write(options: argparse.Namespace, spec: FeatureSpec, history: History, trained: Trained, num_events: int) -> dict[str, Any]:
+def write_base(
+    out: str, spec: FeatureSpec, history: History, trained: Trained, options: Mapping[str, Any], num_events: int
+) -> dict[str, Any]:
     """Write the base; return what the report says of it."""
     learner = trained.learner
     set_aside = {reason: count for reason, (count, _) in history.set_aside.items()}
@@ -268,7 +280,7 @@ def _write(options: argparse.Namespace, spec: FeatureSpec, history: History, tra
             "sources": sources_in_use(),
         },
     )
-    artifact = write_artifact(options.out, manifest, base_arrays(learner, trained.states))
+    artifact = write_artifact(out, manifest, base_arrays(learner, trained.states))
     rows = {name: len(table) for name, table in learner.tables.items()}
     described = ", ".join(f"{name} {count}" for name, count in rows.items())
     print(f"base written to {without_credentials(artifact.url)}: {num_events} events, rows: {described}", flush=True)
@@ -291,7 +303,7 @@ def _write(options: argparse.Namespace, spec: FeatureSpec, history: History, tra
             "held_out_losses": [round(one, 6) for one in trained.held_out_losses],
         },
         "set_aside": set_aside,
-        "options": {name: getattr(options, name) for name in ("epochs", "active_users", "seed", "held_out", "until_fraction")},
+        "options": dict(options),
     }
 
 

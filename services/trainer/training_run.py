@@ -7,21 +7,24 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from services.common.platform.mlflow_server import MAX_METRICS_PER_CALL, MAX_PARAMETER_CHARS, MAX_TAG_CHARS, MlflowServer
-from services.trainer.held_out.render import markdown
 from services.trainer.held_out.report import ALL
 from services.trainer.held_out.scored import LIVE
 
 EXPERIMENT = "tunemesh/trainer"
 
 
-def record_run(tracking_uri: str, name: str, report: Mapping[str, Any], *, began_ms: int, ended_ms: int) -> str:
+def record_run(
+    tracking_uri: str, name: str, report: Mapping[str, Any], page: str, *, began_ms: int, ended_ms: int, subject: str = LIVE
+) -> str:
     """Write one finished training; return the run's id.
 
     Args:
         tracking_uri: of the server.
         name: of the run: where the base is.
         report: "base" and "seconds"; with a held-out part also "held_out", "tasks" and "coverage".
+        page: the report as Markdown; empty: there is none.
         began_ms: when the training began, Unix milliseconds; ended_ms: when it ended.
+        subject: whose gains over the others the report has.
     Raises:
         InvalidInput: MLflow will not take it.
         Unavailable: it does not answer.
@@ -36,14 +39,14 @@ def record_run(tracking_uri: str, name: str, report: Mapping[str, Any], *, began
         tags = [RunTag(f"tunemesh.{key}", str(base[key])[:MAX_TAG_CHARS]) for key in ("state_hash", "schema_hash", "learned")]
         tags.append(RunTag("tunemesh.reads", ", ".join(base["reads"])[:MAX_TAG_CHARS]))
         client.log_batch(run_id, params=params, tags=tags, synchronous=True)
-        metrics = [Metric(key, value, ended_ms, 0) for key, value in _metrics(report)]
+        metrics = [Metric(key, value, ended_ms, 0) for key, value in _metrics(report, subject)]
         losses = base["passes"]["held_out_losses"]
         metrics += [Metric("held_out_loss", loss, ended_ms, number + 1) for number, loss in enumerate(losses)]
         for start in range(0, len(metrics), MAX_METRICS_PER_CALL):
             client.log_batch(run_id, metrics=metrics[start : start + MAX_METRICS_PER_CALL], synchronous=True)
         client.log_text(run_id, json.dumps(report, indent=1, allow_nan=False), "report.json")
-        if "tasks" in report:
-            client.log_text(run_id, markdown(report), "report.md")
+        if page:
+            client.log_text(run_id, page, "report.md")
         client.set_terminated(run_id, "FINISHED", ended_ms)
     return run_id
 
@@ -53,8 +56,8 @@ def _parameters(base: Mapping[str, Any]) -> dict[str, str]:
     return {"model": base["model"]} | network | {key: str(value) for key, value in base["options"].items()}
 
 
-def _metrics(report: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """Yield (TASK[.SLICE]/MEASURE/CONTESTANT, value) of all that could be told, and the live learner's gains with their intervals."""
+def _metrics(report: Mapping[str, Any], subject: str) -> Iterator[tuple[str, float]]:
+    """Yield (TASK[.SLICE]/MEASURE/CONTESTANT, value) of all that could be told, and the subject's gains with their intervals."""
     base = report["base"]
     yield "events", float(base["events"])
     yield "best_pass", float(base["passes"]["best"])
@@ -69,8 +72,8 @@ def _metrics(report: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
                 for metric, stated in own.items():
                     if stated["value"] is not None:
                         yield f"{prefix}/{metric}/{contestant}", stated["value"]
-            for other, gains in found[f"{LIVE}_minus"].items():
+            for other, gains in found[f"{subject}_minus"].items():
                 for metric, stated in gains.items():
                     for end, value in stated.items():
                         if value is not None:
-                            yield f"{prefix}/{metric}/{LIVE}_minus_{other}{'' if end == 'value' else f'.{end}'}", value
+                            yield f"{prefix}/{metric}/{subject}_minus_{other}{'' if end == 'value' else f'.{end}'}", value

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import posixpath
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from services.common.platform.stores import opened_store
 from services.common.ranker.feature_spec import FeatureSpec
+from services.common.ranker.spec_parts import TaskSpec
 from services.common.ranker.states import Interaction
 from services.trainer.batch import BatchConfig, FeatureStates, replay_order
-from services.trainer.held_out.render import markdown
 from services.trainer.held_out.replay import MAX_SCORED_EVENTS, begun, score_then_learn
 from services.trainer.held_out.report import compare
-from services.trainer.held_out.scored import Collector
+from services.trainer.held_out.scored import Collector, ScoredEvents, contestants, live_alone
 from services.trainer.learner import Learner
 
 MIN_EVENTS = 20
@@ -34,43 +34,67 @@ def evaluate(
     config: BatchConfig,
     max_scored: int = MAX_SCORED_EVENTS,
 ) -> dict[str, Any]:
-    """Score and learn the last part; return what the report says of it. `live` and `states` contain it afterwards.
+    """Score and learn the last part; return what the report says of it. Arguments as of `scored`."""
+    events = scored(spec, live, states, first_part, last_part, item_ids, config, max_scored)
+    return {"coverage": COVERAGE, "held_out": described(events, first_part, last_part), "tasks": compare(events)}
+
+
+def scored(
+    spec: FeatureSpec,
+    live: Learner,
+    states: FeatureStates,
+    first_part: Sequence[Interaction],
+    last_part: Sequence[Interaction],
+    item_ids: Sequence[str],
+    config: BatchConfig,
+    max_scored: int = MAX_SCORED_EVENTS,
+    *,
+    with_others: bool = True,
+) -> ScoredEvents:
+    """Score and learn the last part. `live` and `states` contain it afterwards.
 
     Args:
         first_part: what `live` and `states` contain, in the order of time.
         item_ids: the whole catalogue.
+        max_scored: about so many events are scored; all are learned.
+        with_others: score by frozen weights and by counters, too.
     """
-    frozen = Learner(spec, live.config)
-    frozen.load_state_arrays(live.state_arrays())
-    known_users = {interaction.user_id for interaction in first_part}
-    collector = Collector(spec, known_users, {interaction.item_id for interaction in first_part})
+    frozen = None
+    if with_others:
+        frozen = Learner(spec, live.config)
+        frozen.load_state_arrays(live.state_arrays())
+    names: Callable[[FeatureSpec, TaskSpec], Sequence[str]] = contestants if with_others else live_alone
+    known_users, known_items = ({one.user_id for one in first_part}, {one.item_id for one in first_part})
+    collector = Collector(spec, known_users, known_items, names)
     placed = replay_order(last_part, config)
-    score_then_learn(spec, live, frozen, placed, item_ids, begun(spec, first_part, states), config, collector, max_scored)
-    events = collector.scored()
+    left_off = begun(spec, first_part, states, is_counted=with_others)
+    score_then_learn(spec, live, frozen, placed, item_ids, left_off, config, collector, max_scored)
+    return collector.scored()
+
+
+def described(events: ScoredEvents, first_part: Sequence[Interaction], last_part: Sequence[Interaction]) -> dict[str, Any]:
+    """Return what the report says of the held-out part: its size, its users, its time."""
+    known_users = {one.user_id for one in first_part}
     begin, end = (f"{datetime.fromtimestamp(one.time_ms / 1e3, UTC):%Y-%m-%d %H:%M}" for one in (last_part[0], last_part[-1]))
     return {
-        "coverage": COVERAGE,
-        "held_out": {
-            "first_part": len(first_part),
-            "events": len(last_part),
-            "scored": len(events),
-            "users": len(events.users),
-            "new_users": sum(user not in known_users for user in events.users),
-            "from": begin,
-            "to": end,
-        },
-        "tasks": compare(events),
+        "first_part": len(first_part),
+        "events": len(last_part),
+        "scored": len(events),
+        "users": len(events.users),
+        "new_users": sum(user not in known_users for user in events.users),
+        "from": begin,
+        "to": end,
     }
 
 
-def write_report(url: str, report: Mapping[str, Any]) -> None:
-    """Write the report beside a base.
+def write_report(url: str, report: Mapping[str, Any], page: str) -> None:
+    """Write the report beside a base, as JSON and as the Markdown page that it is given.
 
     Raises:
         Unavailable: the store cannot be written.
         ConfigurationError: the URL is of no store that this program knows.
     """
-    contents = {JSON_NAME: json.dumps(report, indent=1, allow_nan=False) + "\n", MARKDOWN_NAME: markdown(report)}
+    contents = {JSON_NAME: json.dumps(report, indent=1, allow_nan=False) + "\n", MARKDOWN_NAME: page}
     with opened_store(url, "written") as (filesystem, path):
         for name, content in contents.items():
             with filesystem.open(posixpath.join(path, name), "wb") as file:

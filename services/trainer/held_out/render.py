@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from services.trainer.held_out.counters import NAMES as BASELINES
 from services.trainer.held_out.report import ALL, COMPARED, METRICS, best_baseline
 from services.trainer.held_out.scored import FROZEN, LIVE
 
-_HEADINGS = {"auc": "AUC", "gauc": "GAUC", "ndcg10": "NDCG@10", "log_loss": "log-loss", "calibration": "calibration"}
+HEADINGS = {"auc": "AUC", "gauc": "GAUC", "ndcg10": "NDCG@10", "log_loss": "log-loss", "calibration": "calibration"}
 _NOTES = """
 *live* learns each held-out event after it was scored, *frozen* stays what it was before the first of them and sees the same features.
 *items*, *recent_items* and *users_and_items* are counters: the rate of the item so far, of late (decayed), and of item and user together;
@@ -26,19 +26,25 @@ one list. Log-loss is natural; calibration is the sum of predictions over the nu
 def short(report: Mapping[str, Any]) -> Iterator[str]:
     """Yield the lines of a table: by task and measure, over all scored events."""
     yield from _features(report)
-    yield _summary(report)
+    yield summary(report)
     rows = [("task", "measure", "live", "frozen", "best counter", "live - frozen", "live - counter")]
     for task, by_slice in report["tasks"].items():
         if ALL not in by_slice:
             rows.append((task, "no labels", "", "", "", "", ""))
             continue
         rows += [(task, *_cells(by_slice[ALL], metric)) for metric in METRICS]
+    yield from table(rows)
+
+
+def table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    """Yield rows as lines whose columns stand below each other."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
-def _summary(report: Mapping[str, Any]) -> str:
+def summary(report: Mapping[str, Any]) -> str:
+    """Return in a line what was held out."""
     part = report["held_out"]
     scored = "all scored" if part["scored"] == part["events"] else f"{part['scored']} scored, those of some users"
     return (
@@ -58,20 +64,22 @@ def _cells(found: Mapping[str, Any], metric: str) -> tuple[str, ...]:
     contestants, gains = found["contestants"], found[f"{LIVE}_minus"]
     baseline = best_baseline(contestants, metric, dict.fromkeys(BASELINES)) if metric in COMPARED else None
     return (
-        _HEADINGS[metric],
-        _value(contestants[LIVE][metric]),
-        _value(contestants[FROZEN][metric]),
-        f"{_value(contestants[baseline][metric])} {baseline}" if baseline else "-",
-        _difference(gains[FROZEN][metric]) if metric in COMPARED else "-",
-        _difference(gains[baseline][metric]) if baseline else "-",
+        HEADINGS[metric],
+        measure_text(contestants[LIVE][metric]),
+        measure_text(contestants[FROZEN][metric]),
+        f"{measure_text(contestants[baseline][metric])} {baseline}" if baseline else "-",
+        gain_text(gains[FROZEN][metric]) if metric in COMPARED else "-",
+        gain_text(gains[baseline][metric]) if baseline else "-",
     )
 
 
-def _value(stated: Mapping[str, float | None]) -> str:
+def measure_text(stated: Mapping[str, float | None]) -> str:
+    """Return a measure as text."""
     return "-" if stated["value"] is None else f"{stated['value']:.4f}"
 
 
-def _difference(stated: Mapping[str, float | None]) -> str:
+def gain_text(stated: Mapping[str, float | None]) -> str:
+    """Return a gain and its interval as text."""
     if stated["value"] is None:
         return "-"
     return f"{stated['value']:+.4f}" + _interval(stated, "+.4f")
@@ -83,14 +91,9 @@ def _interval(stated: Mapping[str, float | None], form: str) -> str:
 
 def markdown(report: Mapping[str, Any]) -> str:
     """Return the whole report as Markdown."""
-    lines = [f"# Held-out report of {report['base']['model']}", "", _summary(report) + ".", "", report["base"]["learned"], ""]
+    lines = [f"# Held-out report of {report['base']['model']}", "", summary(report) + ".", "", report["base"]["learned"], ""]
     lines += [line for feature in _features(report) for line in (feature.capitalize() + ".", "")]
-    for task, by_slice in report["tasks"].items():
-        lines += [f"## {task}", ""]
-        for name, found in by_slice.items():
-            lines += _slice(name, found)
-        if not by_slice:
-            lines += ["No held-out event has a label of this task.", ""]
+    lines += measures(report["tasks"], LIVE)
     lines += ["## What the numbers are", _NOTES.format(coverage=report["coverage"]), "## Time and size", ""]
     seconds = ", ".join(f"{name} {value:.1f} s" for name, value in report["seconds"].items())
     rows = ", ".join(f"{name} {value}" for name, value in report["base"]["rows"].items())
@@ -99,16 +102,26 @@ def markdown(report: Mapping[str, Any]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _slice(name: str, found: Mapping[str, Any]) -> Iterator[str]:
+def measures(tasks: Mapping[str, Any], subject: str) -> Iterator[str]:
+    """Yield the Markdown of everyone's measures by task and slice, and of the subject's gains."""
+    for task, by_slice in tasks.items():
+        yield from (f"## {task}", "")
+        for name, found in by_slice.items():
+            yield from _slice(name, found, subject)
+        if not by_slice:
+            yield from ("No held-out event has a label of this task.", "")
+
+
+def _slice(name: str, found: Mapping[str, Any], subject: str) -> Iterator[str]:
     yield f"### {name.replace('_', ' ')}"
     yield ""
     yield f"{found['events']} events, {found['users']} users, {found['labels']} labels, {found['positives']} of them positive."
     yield ""
-    yield f"| | {' | '.join(_HEADINGS[metric] for metric in METRICS)} |"
+    yield f"| | {' | '.join(HEADINGS[metric] for metric in METRICS)} |"
     yield f"|---|{'---:|' * len(METRICS)}"
     for contestant, own in found["contestants"].items():
-        yield f"| {contestant} | " + " | ".join(_value(own[metric]) + _interval(own[metric], ".4f") for metric in METRICS) + " |"
-    for other, gains in found[f"{LIVE}_minus"].items():
-        cells = [_difference(gains[metric]) if metric in COMPARED else "" for metric in METRICS]
-        yield f"| {LIVE} − {other} | " + " | ".join(cells) + " |"
+        yield f"| {contestant} | " + " | ".join(measure_text(own[metric]) + _interval(own[metric], ".4f") for metric in METRICS) + " |"
+    for other, gains in found[f"{subject}_minus"].items():
+        cells = [gain_text(gains[metric]) if metric in COMPARED else "" for metric in METRICS]
+        yield f"| {subject} − {other} | " + " | ".join(cells) + " |"
     yield ""

@@ -1,6 +1,6 @@
 """Search for a better feature spec: trials learn the first part of the events and are compared on the next; the last measures the winner.
 
 `space.py` says what is searched and `documents.py` where that stands in a spec; `parts.py` divides the events, `measure.py` learns and
-scores one spec, `study.py` keeps the trials, `trials.py` and `workers.py` run them, `verdict.py` compares the winner with the start,
-`report.py` writes what was found. Knows nothing of Kafka or Redis.
+scores one spec, `study.py` keeps the trials, `trials.py` and `workers.py` run them, `report.py` writes what was found. Knows nothing of
+Kafka or Redis.
 """

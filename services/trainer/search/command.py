@@ -24,14 +24,27 @@ from services.trainer.event_files.history import History, read_history, remarks
 from services.trainer.event_files.options import read_options
 from services.trainer.event_files.ordered import WorkFolder
 from services.trainer.held_out.evaluation import COVERAGE
+from services.trainer.held_out.report import compare
+from services.trainer.held_out.side_by_side import side_by_side, verdict
 from services.trainer.search.measure import Config, Measured, NotFinite, Objective, measure
 from services.trainer.search.parts import Parts, divide
 from services.trainer.search.recorded import record_search
-from services.trainer.search.report import JSON_NAME, SPEC_NAME, changed_values, failures, lines, shown, spec_text, trial_rows, write
+from services.trainer.search.report import (
+    JSON_NAME,
+    SPEC_NAME,
+    START,
+    WINNER,
+    changed_values,
+    failures,
+    lines,
+    shown,
+    spec_text,
+    trial_rows,
+    write,
+)
 from services.trainer.search.space import Space, load_space
 from services.trainer.search.study import LOSSES, MEASURES, Study
 from services.trainer.search.trials import Limits, Runner
-from services.trainer.search.verdict import compared, verdict
 from services.trainer.search.workers import check_parent, run_workers
 from services.trainer.train import fingerprint
 from services.trainer.training_run import EXPERIMENT
@@ -196,7 +209,7 @@ def _finish(options: argparse.Namespace, study: Study, given: Given, rows: list[
         of_winner = measure(space.spec(values), given.parts.final, given.config, with_others=True) if is_better else of_start
     except NotFinite as error:
         raise ConfigurationError(f"winner (trial {best['number']}) and start cannot be measured on the last part: {error}") from error
-    tasks = compared(of_winner.events, of_start.events)
+    tasks = compare(side_by_side({WINNER: of_winner.events, START: of_start.events}), WINNER)
     report = {
         "spec": str(options.spec),
         "space": {key: parameter.model_dump(mode="json", exclude_defaults=True) for key, parameter in space.parameters.items()},
@@ -218,7 +231,7 @@ def _finish(options: argparse.Namespace, study: Study, given: Given, rows: list[
         },
         "test": tasks,
         "coverage": COVERAGE,
-        "verdict": verdict(tasks),
+        "verdict": verdict(tasks, WINNER, START),
     }
     note = f"{report['winner']['called']} of a search over {space.source}, from {options.spec}; {len(rows)} trials, {options.metric}"
     return report, spec_text(space, values, note)

@@ -15,12 +15,11 @@ import numpy as np
 
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.networks.output_bias import begin_at
-from services.common.ranker.spec_parts import TaskSpec
 from services.trainer.attribute_history import AttributeHistory
 from services.trainer.batch import BatchConfig, EpochStats, replay_order, train_epoch
-from services.trainer.held_out.replay import begun, score_then_learn
+from services.trainer.held_out.evaluation import scored
 from services.trainer.held_out.report import ALL, METRICS, compare
-from services.trainer.held_out.scored import LIVE, Collector, ScoredEvents, contestants, live_alone
+from services.trainer.held_out.scored import LIVE, ScoredEvents
 from services.trainer.label_odds import log_odds
 from services.trainer.learner import Learner, LearnerConfig
 from services.trainer.search.parts import Trialled
@@ -114,17 +113,17 @@ def measure(
     states, _ = train_epoch(
         spec, learner, placed, parts.categories, config.batch, 0, parts.first_items, attributes=attributes, after_step=stepped
     )
-    frozen = None
-    if with_others:
-        frozen = Learner(spec, learner.config)
-        frozen.load_state_arrays(learner.state_arrays())
-    names: Callable[[FeatureSpec, TaskSpec], Sequence[str]] = contestants if with_others else live_alone
-    known_users, known_items = {one.user_id for one in parts.learned}, set(parts.first_items)
-    collector = Collector(spec, known_users, known_items, names)
-    left_off = begun(spec, parts.learned, states, is_counted=with_others)
-    scored = replay_order(parts.scored, config.batch)
-    score_then_learn(spec, learner, frozen, scored, list(parts.categories), left_off, config.batch, collector, config.max_scored)
-    events = collector.scored()
+    events = scored(
+        spec,
+        learner,
+        states,
+        parts.learned,
+        parts.scored,
+        list(parts.categories),
+        config.batch,
+        config.max_scored,
+        with_others=with_others,
+    )
     _check_finite(events)
     size = sum(parameter.numel() for parameter in learner.network.parameters())
     return Measured(events, portions.found, size, clock() - began)

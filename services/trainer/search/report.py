@@ -13,11 +13,12 @@ from optuna.trial import FrozenTrial, TrialState
 from services.common.platform.errors import ConfigurationError
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.network_spec import OwnNetworkSpec
+from services.trainer.held_out.render import table
 from services.trainer.held_out.report import ALL, COMPARED, METRICS
 from services.trainer.search.space import Space
 from services.trainer.search.study import IS_START, LOSSES, MEASURES, REASON, SAME_AS, SECONDS, SIZE, Study
-from services.trainer.search.verdict import START, WINNER
 
+WINNER, START = "winner", "start"
 JSON_NAME, MARKDOWN_NAME, SPEC_NAME = "report.json", "report.md", "best_spec.yaml"
 _SHOWN_TRIALS = 10
 _STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "ended early", TrialState.FAIL: "failed"}
@@ -114,9 +115,7 @@ def _number(value: float | None, form: str) -> str:
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        yield "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+    return (f"  {line}" for line in table(rows))
 
 
 def markdown(report: Mapping[str, Any]) -> str:
