@@ -19,7 +19,7 @@ MESH = $(LIGHT)/bin/python -m services.mesh
 PART_ranker := router feedback_collector trainer updater recommender joiner features
 PART_llm := router feedback_collector llm retriever prompt_assembler curator tuner
 
-.PHONY: help setup lock demo train backfill catalog select-features search test test-deep up down status load bench mig logs topics fmt lint typecheck protos protos-check client-wheel clean
+.PHONY: help setup lock demo train backfill catalog select-features export-features search distill test test-deep up down status load bench mig logs topics fmt lint typecheck protos protos-check client-wheel clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,9 +69,17 @@ select-features: setup ## say what each feature of a spec is worth: make select-
 	@[ -n "$(DATA)" ] || { echo "usage: make select-features DATA=FILE|FOLDER|PATTERN|URL [SPEC=feature_spec.yaml] [OUT=build/features.json]" >&2; exit 2; }
 	@$(ML)/bin/python -m services.trainer.select_features --data "$(DATA)" --spec "$(or $(SPEC),$(TUNEMESH_FEATURE_SPEC),model_repo/ranker/feature_spec.yaml)" --out "$(or $(OUT),build/features.json)" $(SELECT_ARGS)
 
+export-features: setup ## write what was known of users and items over time, for Feast: make export-features DATA=… [SPEC=spec.yaml] [OUT=build/feast], TRAIN_ARGS as of make train
+	@[ -n "$(DATA)" ] || { echo "usage: make export-features DATA=FILE|FOLDER|PATTERN|URL [SPEC=feature_spec.yaml] [OUT=build/feast]" >&2; exit 2; }
+	@$(ML)/bin/python -m services.trainer.feature_export.main --data "$(DATA)" --spec "$(or $(SPEC),$(TUNEMESH_FEATURE_SPEC),model_repo/ranker/feature_spec.yaml)" --out "$(or $(OUT),build/feast)" $(TRAIN_ARGS)
+
 search: setup ## search a better spec (network, sizes, rates) on your events: make search DATA=… [SPEC=spec.yaml] [OUT=build/search] [SEARCH_ARGS="--trials 30"]
 	@[ -n "$(DATA)" ] || { echo "usage: make search DATA=FILE|FOLDER|PATTERN|URL [SPEC=feature_spec.yaml] [OUT=build/search]" >&2; exit 2; }
 	@$(ML)/bin/python -m services.trainer.search.main --data "$(DATA)" --spec "$(or $(SPEC),$(TUNEMESH_FEATURE_SPEC),model_repo/ranker/feature_spec.yaml)" --out "$(or $(OUT),build/search)" $(SEARCH_ARGS)
+
+distill: setup ## train a small base with a large teacher beside it: make distill DATA=… SPEC=small.yaml TEACHER=large.yaml [OUT=build/distilled]
+	@[ -n "$(DATA)" ] && [ -n "$(TEACHER)" ] || { echo "usage: make distill DATA=FILE|FOLDER|PATTERN|URL TEACHER=large.yaml [SPEC=feature_spec.yaml] [OUT=build/distilled]" >&2; exit 2; }
+	@$(ML)/bin/python -m services.trainer.distill.main --data "$(DATA)" --spec "$(or $(SPEC),$(TUNEMESH_FEATURE_SPEC),model_repo/ranker/feature_spec.yaml)" --teacher "$(TEACHER)" --out "$(or $(OUT),build/distilled)" $(TRAIN_ARGS)
 
 test: setup ## run all tests but the deep ones (minutes); TEST_ARGS="tests/unit/mesh -k plan" runs these only
 	@$(LIGHT)/bin/python -m tests.run $(TEST_ARGS)

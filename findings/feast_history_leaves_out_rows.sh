@@ -3,11 +3,13 @@
 #
 # The entity data frame is a list of training examples (who, when, often with the label beside it); one expects the same rows back with features
 # added, absent where nothing is known, as a left join gives. A row whose newest feature value is older than the view's ttl does not come back
-# at all, while a row whose entity was never seen comes back with NaN; and of two equal rows one comes back. So examples, and with them labels,
-# vanish without a word, and those of the least active users first.
+# at all, nor does one that asks before the entity's first value (with any ttl, also none), while a row whose entity was never seen comes back
+# with NaN; and of two equal rows one comes back. So examples, and with them labels, vanish without a word, and those of new and of the least
+# active users first.
 #
 # Versions: feast 0.67.0, dask 2026.8.0, pandas 2.3.3, pyarrow 26.0.1; Python 3.11.
-# Seen:     asked: 5 rows; came back: 3 rows
+# Seen:     asked: 6 rows; came back: 3 rows
+#           not yet at 00:00 -> no row
 #           known at 02:00 -> 1.0
 #           never seen -> nan
 #           expired at 09:00 -> no row
@@ -52,16 +54,18 @@ view = FeatureView(
 store = FeatureStore(".")
 store.apply([user, view])
 asked = pd.DataFrame(
-    [("ann", at(2)), ("ann", at(9)), ("bob", at(2)), ("cid", at(3)), ("cid", at(3))], columns=["user_id", "event_timestamp"]
+    [("ann", at(0)), ("ann", at(2)), ("ann", at(9)), ("bob", at(2)), ("cid", at(3)), ("cid", at(3))], columns=["user_id", "event_timestamp"]
 )
 found = store.get_historical_features(entity_df=asked, features=["acts:clicks"]).to_df()
 rows = {(row.user_id, row.event_timestamp.hour): row.clicks for row in found.itertuples()}
 of_cid = int((found.user_id == "cid").sum())
 print(f"asked: {len(asked)} rows; came back: {len(found)} rows")
+print(f"not yet at 00:00 -> {rows.get(('ann', 0), 'no row')}")
 print(f"known at 02:00 -> {rows.get(('ann', 2), 'no row')}")
 print(f"never seen -> {rows.get(('bob', 2), 'no row')}")
 print(f"expired at 09:00 -> {rows.get(('ann', 9), 'no row')}")
 print(f"asked for twice -> {of_cid} row")
-if (len(found), rows.get(("ann", 2)), pd.isna(rows.get(("bob", 2), 0)), ("ann", 9) in rows, of_cid) != (3, 1.0, True, False, 1):
+left_out = [hour for hour in (0, 9) if ("ann", hour) not in rows]
+if (len(found), rows.get(("ann", 2)), pd.isna(rows.get(("bob", 2), 0)), left_out, of_cid) != (3, 1.0, True, [0, 9], 1):
     sys.exit("another behaviour than the one that this finding describes")
 PYTHON

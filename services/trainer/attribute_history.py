@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
 
 import numpy as np
@@ -55,6 +55,11 @@ class Versions:
         known = bisect_left(times, time_ms // 1000 * 1000)
         return self._row_of[entity_id][known - 1] if known else 0
 
+    def written(self) -> Iterator[tuple[str, list[tuple[int, int]]]]:
+        """Yield each entity with its versions in the order of time: (Unix ms or ALWAYS_MS, which of `rows`)."""
+        for entity_id, rows in self._row_of.items():
+            yield entity_id, list(zip(self._times[entity_id], rows, strict=True))
+
     def ids(self) -> list[str]:
         """Return the entities, in the order in which they were first written."""
         return list(self._row_of)
@@ -66,9 +71,8 @@ class Versions:
     def digest(self) -> bytes:
         """Return a hash of all versions."""
         whole = hashlib.sha256()
-        for entity_id, rows in self._row_of.items():
-            written = [(time_ms, repr(self.rows[row])) for time_ms, row in zip(self._times[entity_id], rows, strict=True)]
-            whole.update(repr((entity_id, written)).encode())
+        for entity_id, versions in self.written():
+            whole.update(repr((entity_id, [(time_ms, repr(self.rows[row])) for time_ms, row in versions])).encode())
         return whole.digest()
 
     def with_fixed(self, field: str, values: Mapping[str, Sequence[str]]) -> Versions:

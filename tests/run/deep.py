@@ -72,6 +72,7 @@ UNITS: tuple[Unit, ...] = (
         150,
     ),
     Unit("rates of the quality gate", "light", ("tests/integration/trainer/test_quality_gate_rates.py",), 75),
+    Unit("features in Feast", "ml", ("tests/integration/trainer/test_feast.py",), 90),
     Unit(
         "kills of the trainer",
         "ml",

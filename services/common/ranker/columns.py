@@ -198,6 +198,8 @@ class ItemColumn(NamedTuple):
     of: Callable[[ItemView], npt.NDArray[np.floating[Any]] | npt.NDArray[np.bool_]]
     reads: tuple[str, ...] = _OPINIONS
     """Fields that it is made from; see services.common.ranker.lineage."""
+    is_of_pair: bool = False
+    """Whether another user's number for the same item is another one."""
 
     def names(self, half_lives_events: Sequence[float]) -> list[str]:
         """Return the names of the columns that it stands for."""
@@ -224,11 +226,11 @@ ITEM_COLUMNS: tuple[ItemColumn, ...] = (
     ItemColumn("log_rate_{half_life}", lambda view: 0.5 * view.log_rate_NH, _ACTS),
     ItemColumn("mean_{half_life}", lambda view: 4.0 * (view.recent_mean_NH - view.user.prior)),
     ItemColumn("trend_{half_life}", lambda view: 0.5 * (view.log_rate_NH - view.log_share_N[:, None]), _ACTS),
-    ItemColumn("expected_value", lambda view: 4.0 * (view.mean_N + view.user.mean - 2.0 * view.user.prior)),
-    ItemColumn("category_value", lambda view: view.tastes.value_N, (*_OPINIONS, *_CATEGORIES)),
-    ItemColumn("category_lift_mean", lambda view: view.tastes.lift_mean_N, (*_ACTS, *_CATEGORIES)),
-    ItemColumn("category_lift_max", lambda view: view.tastes.lift_max_N, (*_ACTS, *_CATEGORIES)),
-    ItemColumn("category_new_share", lambda view: view.tastes.new_share_N, (*_ACTS, *_CATEGORIES)),
+    ItemColumn("expected_value", lambda view: 4.0 * (view.mean_N + view.user.mean - 2.0 * view.user.prior), is_of_pair=True),
+    ItemColumn("category_value", lambda view: view.tastes.value_N, (*_OPINIONS, *_CATEGORIES), is_of_pair=True),
+    ItemColumn("category_lift_mean", lambda view: view.tastes.lift_mean_N, (*_ACTS, *_CATEGORIES), is_of_pair=True),
+    ItemColumn("category_lift_max", lambda view: view.tastes.lift_max_N, (*_ACTS, *_CATEGORIES), is_of_pair=True),
+    ItemColumn("category_new_share", lambda view: view.tastes.new_share_N, (*_ACTS, *_CATEGORIES), is_of_pair=True),
     ItemColumn("num_categories", lambda view: 0.25 * view.num_categories_N, _CATEGORIES),
     ItemColumn("is_new", lambda view: view.count_N == 0, _ACTS),
 )
