@@ -131,9 +131,9 @@ class Counting(Learner):
         stats = super().step(groups)
         return stats if hasattr(Learner, "learn") else self._counted(stats)
 
-    def learn(self, groups: Any) -> Any:
-        """Learn, and count."""
-        return self._counted(super().learn(groups))
+    def learn(self, groups: Any, *lesson: Any, **lessons: Any) -> Any:
+        """Learn, and count. Other checkouts know no lessons."""
+        return self._counted(super().learn(groups, *lesson, **lessons))
 
     def _counted(self, stats: Any) -> Any:
         self.loss += sum(stats.loss_by_task)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tunemesh.retriever.v1 import retriever_service_pb2 as pb
-from tunemesh.retriever.v1.retriever_service_pb2_grpc import RetrieverServiceStub
+from tunemesh.retriever.v1 import retriever_service_pb2_grpc
 
 from services.common.platform.errors import ServiceError
 from services.mesh.operate.rpc import Client, connect
@@ -21,7 +21,8 @@ def document(client: Client, *, timeout_ms: int) -> dict[str, Any]:
     Raises:
         Unavailable: the retriever does not answer, or has no index yet.
     """
-    status = client.call(RetrieverServiceStub(client.channel).GetIndexStatus, pb.GetIndexStatusRequest(), timeout_ms=timeout_ms)
+    stub = retriever_service_pb2_grpc.RetrieverServiceStub(client.channel)  # type: ignore[no-untyped-call]
+    status = client.call(stub.GetIndexStatus, pb.GetIndexStatusRequest(), timeout_ms=timeout_ms)
     return {
         "index_version": status.index_version,
         "passages": dict(sorted(status.passages_by_source.items())),

@@ -104,8 +104,8 @@ def print_recommendation(report: Mapping[str, Any]) -> None:
         newest = [f"{entry['item_key']} ({_number(entry['value'])})" for entry in report["history"]]
         parts.append(Text(f"history, newest first: {', '.join(newest) or 'empty'}"))
         for name, events in report["sequences"].items():
-            newest = [{part: _words(words) for part, words in event.items()} for event in events[:_MAX_ITEMS]]
-            parts.append(_titled(f"{name}, newest first", _rows(newest) if newest else Text("no event")))
+            rows = [{part: _words(words) for part, words in event.items()} for event in events[:_MAX_ITEMS]]
+            parts.append(_titled(f"{name}, newest first", _rows(rows) if rows else Text("no event")))
         parts.append(_titled("item features", _features(shown)))
     _console().print(Group(*parts, *_followed(report)))
 
