@@ -102,7 +102,7 @@ def _run(options: argparse.Namespace, work: WorkFolder) -> None:
     check_fits(*specs)
     load_settings(MlflowSettings)  # a wrong setting ends the run before it learns
     began_ms, began = wall_ms(), time.monotonic()
-    student, teacher = (_read(options, spec, work) for spec in specs)
+    student, teacher = _sides(options, *specs, work)
     seconds = {"reading": time.monotonic() - began}
     config = BatchConfig(active_users=options.active_users, seed=options.seed)
     began = time.monotonic()
@@ -131,23 +131,45 @@ def _run(options: argparse.Namespace, work: WorkFolder) -> None:
     record(options.out, report, page, began_ms, STUDENT)
 
 
-def _read(options: argparse.Namespace, spec: FeatureSpec, work: WorkFolder) -> Side:
-    """Read the files for a spec: what is read of users, items and requests depends on its features.
+def _sides(options: argparse.Namespace, student: FeatureSpec, teacher: FeatureSpec, work: WorkFolder) -> tuple[Side, Side]:
+    """Read the files for both specs: once, where both read the same of users, items and requests.
 
     Raises:
         ConfigurationError: the events cannot be read, or too few are held out.
     """
-    history = read_history(options.data, spec, read_options(options), work=work, say=lambda line: print(line, flush=True))
-    print("\n".join(remarks(history)), flush=True)
-    first_part, last_part = parts_of(history, options.held_out)
+
+    def read(spec: FeatureSpec) -> History:
+        history = read_history(options.data, spec, read_options(options), work=work, say=lambda line: print(line, flush=True))
+        print("\n".join(remarks(history)), flush=True)
+        return history
+
+    of_student = read(student)
+    if _read_by(student) == _read_by(teacher):
+        of_teacher = of_student
+    else:
+        print("what the teacher reads besides:", flush=True)
+        of_teacher = read(teacher)
+    return _side(student, of_student, options.held_out), _side(teacher, of_teacher, options.held_out)
+
+
+def _read_by(spec: FeatureSpec) -> tuple[object, ...]:
+    """Return what decides how files are read for a spec; kinds and negatives are the same (`check_fits`)."""
+    return frozenset(spec.plan.wanted), spec.reads_positions
+
+
+def _side(spec: FeatureSpec, history: History, held_out: float) -> Side:
+    first_part, last_part = parts_of(history, held_out)
     if not last_part:
         raise ConfigurationError("too few events are held out to say what a teacher is worth; give more events, or a larger --held-out")
-    item_ids = list(dict.fromkeys(one.item_id for one in first_part))
-    attributes = attributes_of(spec, history)
-    return Side(
-        history,
-        Task(spec=spec, events=first_part, categories=history.categories, item_ids=item_ids, attributes=attributes, held_out=last_part),
+    task = Task(
+        spec=spec,
+        events=first_part,
+        categories=history.categories,
+        item_ids=list(dict.fromkeys(one.item_id for one in first_part)),
+        attributes=attributes_of(spec, history),
+        held_out=last_part,
     )
+    return Side(history, task)
 
 
 def _costs(student: Side, teacher: Side, taught: Taught) -> dict[str, Any]:

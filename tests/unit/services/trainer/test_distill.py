@@ -185,6 +185,7 @@ def test_the_command_writes_a_base_of_the_student_and_says_what_teaching_was_wor
     common = files(tmp_path)
     assert distill.main([*common, "--teacher", str(tmp_path / "teacher.yaml"), "--out", str(tmp_path / "base")]) == 0
     said = capsys.readouterr().out
+    assert said.count("400 events from") == 2 and "what the teacher reads besides:" in said  # the hour
     manifest, arrays = read_artifact(str(tmp_path / "base"), expect_schema_hash=SMALL.schema_hash)
     student = Learner(SMALL)
     student.load_state_arrays(arrays)
@@ -203,6 +204,14 @@ def test_the_command_writes_a_base_of_the_student_and_says_what_teaching_was_wor
     plain = json.loads((tmp_path / "plain" / "report.json").read_text())
     assert plain["tasks"]["interact"]["all"]["contestants"]["live"] == everyone[ALONE]
     assert plain["tasks"]["like"]["all"]["contestants"]["live"] == report["tasks"]["like"]["all"]["contestants"][ALONE]
+
+
+def test_files_are_read_once_for_two_specs_that_read_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = files(tmp_path)
+    (tmp_path / "plain.yaml").write_text(yaml.safe_dump(SPEC.model_dump(mode="json")))
+    out = ["--out", str(tmp_path / "base"), "--scored-events", "5"]
+    assert distill.main([*common, "--teacher", str(tmp_path / "plain.yaml"), *out]) == 0
+    assert capsys.readouterr().out.count("400 events from") == 1
 
 
 @pytest.mark.parametrize(
