@@ -20,7 +20,6 @@ from services.common.events.topics import FEEDBACK
 from services.common.platform.ids import uuid7
 from services.common.platform.kafka import assigned_consumer, drain_to_end
 from services.mesh.__main__ import main
-from services.mesh.operate.documents import status_lines
 from services.mesh.operate.letter_book import LetterBook, note
 from services.mesh.runner.topics import create_topics, mesh_topic_partitions
 from tests.conftest import Broker
@@ -55,7 +54,7 @@ def tunemesh(broker: Broker, parts: FakeParts, tmp_path: Path, monkeypatch, caps
     monkeypatch.setenv("TUNEMESH_FEATURE_SPEC", str(SPEC_PATH))
     monkeypatch.setenv("TUNEMESH_MESH_RUN_DIR", str(tmp_path))
     monkeypatch.setenv("TUNEMESH_OPERATE_WAIT_MS", "60000")
-    for part in ("router", "trainer", "tuner", "llm_admin", "prompt_assembler", "retriever"):
+    for part in ("router", "trainer", "tuner", "llm_admin", "prompt_assembler"):
         monkeypatch.setenv(f"TUNEMESH_OPERATE_{part.upper()}_TARGET", parts.target)
 
     def run(*words: str) -> tuple[int, str, str]:
@@ -379,35 +378,3 @@ def test_letters_that_another_run_is_at_are_left_to_it(tunemesh: Run, letters: L
     done = document(tunemesh, "dlq", "redrive", "feedback.v1")
     assert (done["redriven"], done["left_to_another_run"]) == (0, 1)
     assert letters.put_back() == []
-
-
-def test_documents_names_the_files_that_cannot_be_searched_or_only_in_part(tunemesh: Run, parts: FakeParts) -> None:
-    code, out, _ = tunemesh("documents")
-    assert code == 0 and "3 of catalog, 1,200 of files" in out and "no file is refused" in out and "no file is indexed in part" in out
-    parts.refused_files = {"scan.pdf": "2 of its 2 pages are pictures [red]"}
-    parts.incomplete_files = {"half.pdf": "page 3 is a picture without text"}
-    code, out, _ = tunemesh("documents")
-    assert code == 0 and "pictures [red]" in out and "half.pdf" in out and "page 3 is a picture without text" in out
-    code, out, _ = tunemesh("documents", "--json")
-    assert json.loads(out) == {
-        "index_version": "e1.7",
-        "passages": {"catalog": 3, "files": 1_200},
-        "refused": parts.refused_files,
-        "incomplete": parts.incomplete_files,
-    }
-
-
-def test_the_status_names_some_of_these_files_and_says_where_the_others_are(parts: FakeParts) -> None:
-    assert list(status_lines(parts.target)) == []
-    parts.refused_files = {f"{number}.doc": "save it as .docx" for number in range(7)}
-    parts.incomplete_files = {"half.pdf": "page 3 is a picture"}
-    assert list(status_lines(parts.target)) == [
-        "documents: 7 refused",
-        *(f"  {number}.doc: save it as .docx" for number in range(5)),
-        "  … `tunemesh documents` names them all",
-        "documents: 1 indexed in part",
-        "  half.pdf: page 3 is a picture",
-    ]
-    parts.stop()
-    (line,) = status_lines(parts.target)
-    assert line.startswith("documents: not known: the retriever at 127.0.0.1:") and "nobody answers there" in line
