@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import openpyxl
@@ -75,24 +76,28 @@ def left_out_of(name: str, raw: bytes) -> list[str]:
 OCR = "without text: run it through a program for text recognition (OCR), e.g. ocrmypdf"
 
 
-@pytest.mark.parametrize(
-    ("name", "raw", "said"),
-    [
-        ("a.pdf", a_pdf("tts"), [f"page 3 is a picture {OCR}"]),
-        ("a.pdf", a_pdf("tsstttts"), [f"pages 2 to 3, 8 are pictures {OCR}"]),
-        ("a.pdf", a_pdf("tbt"), []),
-        ("a.xlsx", a_book(hidden=("Prices",)), ["sheet Prices is hidden: show what is to be found"]),
-        ("a.xlsx", a_book(hidden=tuple("abcdefghijkl")), ["sheets a, b, c, d, e, f, g, h, i, j, … are hidden: show what is to be found"]),
-        ("a.xlsx", a_book(formulas=2), ["2 formulas have no saved values: open it in Excel or LibreOffice and save it"]),
-        ("a.xlsx", a_book(), []),
-        ("a.pptx", some_slides((2,)), ["slide 2 is hidden: show what is to be found"]),
-        ("a.pptx", some_slides((1, 2, 4)), ["slides 1 to 2, 4 are hidden: show what is to be found"]),
-        ("a.pptx", some_slides(()), []),
-        ("a.txt", b"Hello.", []),
-    ],
-)
-def test_a_reader_says_what_the_text_lacks_and_nothing_of_a_whole_file(name: str, raw: bytes, said: list[str]) -> None:
-    assert left_out_of(name, raw) == said
+CASES = {
+    "one page": ("a.pdf", lambda: a_pdf("tts"), [f"page 3 is a picture {OCR}"]),
+    "pages": ("a.pdf", lambda: a_pdf("tsstttts"), [f"pages 2 to 3, 8 are pictures {OCR}"]),
+    "a blank page": ("a.pdf", lambda: a_pdf("tbt"), []),
+    "a sheet": ("a.xlsx", lambda: a_book(hidden=("Prices",)), ["sheet Prices is hidden: show what is to be found"]),
+    "sheets": (
+        "a.xlsx",
+        lambda: a_book(hidden=tuple("abcdefghijkl")),
+        ["sheets a, b, c, d, e, f, g, h, i, j, … are hidden: show what is to be found"],
+    ),
+    "formulas": ("a.xlsx", lambda: a_book(formulas=2), ["2 formulas have no saved values: open it in Excel or LibreOffice and save it"]),
+    "a whole book": ("a.xlsx", a_book, []),
+    "a slide": ("a.pptx", lambda: some_slides((2,)), ["slide 2 is hidden: show what is to be found"]),
+    "slides": ("a.pptx", lambda: some_slides((1, 2, 4)), ["slides 1 to 2, 4 are hidden: show what is to be found"]),
+    "whole slides": ("a.pptx", lambda: some_slides(()), []),
+    "text": ("a.txt", lambda: b"Hello.", []),
+}
+
+
+@pytest.mark.parametrize(("name", "made", "said"), CASES.values(), ids=CASES.keys())
+def test_a_reader_says_what_the_text_lacks_and_nothing_of_a_whole_file(name: str, made: Callable[[], bytes], said: list[str]) -> None:
+    assert left_out_of(name, made()) == said
 
 
 def test_of_many_numbers_the_first_ones_are_said() -> None:
@@ -144,7 +149,7 @@ def test_a_restart_knows_what_is_left_out_of_files_that_it_does_not_read_again(f
     assert again.incomplete == said
 
 
-@pytest.mark.parametrize("content", [None, b"{", b"[]", b'{"half.pdf": 3}', b"\xff"])
+@pytest.mark.parametrize("content", [None, b"{", b"[]", b'{"half.pdf": 3}', b"\xff"], ids=["lost", "cut", "a list", "a number", "no text"])
 def test_where_it_is_not_known_office_files_are_read_once_more_and_not_indexed_again(files: Path, content: bytes | None) -> None:
     """Another program indexed them, or the file is lost or damaged."""
     indexed = indexed_of(folder_of(files, Reads()).look({}))
