@@ -98,11 +98,11 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _run(options: argparse.Namespace, work: WorkFolder) -> None:
-    specs = [FeatureSpec.load(path) for path in (options.spec, options.teacher)]
-    check_fits(*specs)
+    of_student, of_teacher = FeatureSpec.load(options.spec), FeatureSpec.load(options.teacher)
+    check_fits(of_student, of_teacher)
     load_settings(MlflowSettings)  # a wrong setting ends the run before it learns
     began_ms, began = wall_ms(), time.monotonic()
-    student, teacher = _sides(options, *specs, work)
+    student, teacher = _sides(options, of_student, of_teacher, work)
     seconds = {"reading": time.monotonic() - began}
     config = BatchConfig(active_users=options.active_users, seed=options.seed)
     began = time.monotonic()
