@@ -231,7 +231,7 @@ def test_a_training_of_impressions_goes_on_from_its_checkpoint(tmp_path: Path, m
 
     assert run("whole") == 0
     with monkeypatch.context() as patch:
-        patch.setattr(train, "_write", _fails)
+        patch.setattr(train, "write_base", _fails)
         with pytest.raises(KeyboardInterrupt):
             run("cut")
     assert run("cut") == 0
