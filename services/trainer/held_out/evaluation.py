@@ -13,9 +13,11 @@ from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.spec_parts import TaskSpec
 from services.common.ranker.states import Interaction
 from services.trainer.batch import BatchConfig, FeatureStates, replay_order
+from services.trainer.held_out.curves import curves
+from services.trainer.held_out.plots import plots
 from services.trainer.held_out.replay import MAX_SCORED_EVENTS, begun, score_then_learn
 from services.trainer.held_out.report import compare
-from services.trainer.held_out.scored import Collector, ScoredEvents, contestants, live_alone
+from services.trainer.held_out.scored import FROZEN, LIVE, Collector, ScoredEvents, contestants, live_alone
 from services.trainer.learner import Learner
 
 MIN_EVENTS = 20
@@ -36,7 +38,13 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score and learn the last part; return what the report says of it. Arguments as of `scored`."""
     events = scored(spec, live, states, first_part, last_part, item_ids, config, max_scored)
-    return {"coverage": COVERAGE, "held_out": described(events, first_part, last_part), "tasks": compare(events)}
+    tasks = compare(events)
+    return {
+        "coverage": COVERAGE,
+        "held_out": described(events, first_part, last_part),
+        "tasks": tasks,
+        "curves": curves(events, tasks, (LIVE, FROZEN)),
+    }
 
 
 def scored(
@@ -87,15 +95,31 @@ def described(events: ScoredEvents, first_part: Sequence[Interaction], last_part
     }
 
 
-def write_report(url: str, report: Mapping[str, Any], page: str) -> None:
-    """Write the report beside a base, as JSON and as the Markdown page that it is given.
+def report_files(report: Mapping[str, Any], page: str, tasks: Mapping[str, Any], subject: str) -> dict[str, str]:
+    """Return by name the files of a report: JSON, the Markdown page that is given, and the figures that it shows.
+
+    Args:
+        report: all of it, "curves" among others.
+        page: Markdown.
+        tasks: the part of the report that `compare` made.
+        subject: whose gains over the others that part holds.
+    """
+    return {JSON_NAME: as_json(report), MARKDOWN_NAME: page, **plots(tasks, report["curves"], subject)}
+
+
+def as_json(report: Mapping[str, Any]) -> str:
+    """Return a report as the text of its file."""
+    return json.dumps(report, indent=1, allow_nan=False) + "\n"
+
+
+def write_report(url: str, files: Mapping[str, str]) -> None:
+    """Write the files of a report, by name, beside a base.
 
     Raises:
         Unavailable: the store cannot be written.
         ConfigurationError: the URL is of no store that this program knows.
     """
-    contents = {JSON_NAME: json.dumps(report, indent=1, allow_nan=False) + "\n", MARKDOWN_NAME: page}
     with opened_store(url, "written") as (filesystem, path):
-        for name, content in contents.items():
+        for name, content in files.items():
             with filesystem.open(posixpath.join(path, name), "wb") as file:
                 file.write(content.encode())

@@ -102,10 +102,22 @@ def markdown(report: Mapping[str, Any]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+def plot_name(task: str) -> str:
+    """Return the name of the file, beside the page, that a task's figure stands in."""
+    return f"report-{task}.svg"
+
+
+def pictures(tasks: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the Markdown that shows the figures of tasks that have labels."""
+    for task, by_slice in tasks.items():
+        if ALL in by_slice:
+            yield from (f"![{task}: log-loss as the held-out part went on, calibration, gains by slice]({plot_name(task)})", "")
+
+
 def measures(tasks: Mapping[str, Any], subject: str) -> Iterator[str]:
     """Yield the Markdown of everyone's measures by task and slice, and of the subject's gains."""
     for task, by_slice in tasks.items():
-        yield from (f"## {task}", "")
+        yield from (f"## {task}", "", *pictures({task: by_slice}))
         for name, found in by_slice.items():
             yield from _slice(name, found, subject)
         if not by_slice:

@@ -17,7 +17,8 @@ RISING = ("auc", "gauc", "ndcg10")
 COMPARED = (*RISING, "log_loss")
 """Of these the live learner's difference to every other contestant is given."""
 ALL = "all"
-_DIGITS = 6
+DIGITS = 6
+"""Of what is told after the point."""
 
 
 def slices(events: ScoredEvents) -> dict[str, npt.NDArray[np.bool_]]:
@@ -55,7 +56,7 @@ def _compare(events: ScoredEvents, rows: TaskRows, in_E: npt.NDArray[np.bool_], 
         name: dict(_estimates(events, rows, name, labels_N, scores_N[in_N], user_N, in_E)) for name, scores_N in rows.scores.items()
     }
     gains = {
-        name: {metric: _stated(estimates[subject][metric].minus(own[metric])) for metric in COMPARED}
+        name: {metric: stated(estimates[subject][metric].minus(own[metric])) for metric in COMPARED}
         for name, own in estimates.items()
         if name != subject
     }
@@ -64,7 +65,7 @@ def _compare(events: ScoredEvents, rows: TaskRows, in_E: npt.NDArray[np.bool_], 
         "users": len(np.unique(user_N)),
         "labels": int(in_N.sum()),
         "positives": int(labels_N.sum()),
-        "contestants": {name: {metric: _stated(one) for metric, one in own.items()} for name, own in estimates.items()},
+        "contestants": {name: {metric: stated(one) for metric, one in own.items()} for name, own in estimates.items()},
         f"{subject}_minus": gains,
     }
 
@@ -91,11 +92,11 @@ def _estimates(
     yield "calibration", calibration(labels_N, scores_N, user_N, num_users)
 
 
-def _stated(estimate: Estimate) -> dict[str, float | None]:
+def stated(estimate: Estimate) -> dict[str, float | None]:
     """Return a measure for JSON, which has no NaN: null is what cannot be told."""
     interval = estimate.interval()
-    low, high = (None, None) if interval is None else (round(interval.low, _DIGITS), round(interval.high, _DIGITS))
-    return {"value": round(estimate.value, _DIGITS) if np.isfinite(estimate.value) else None, "low": low, "high": high}
+    low, high = (None, None) if interval is None else (round(interval.low, DIGITS), round(interval.high, DIGITS))
+    return {"value": round(estimate.value, DIGITS) if np.isfinite(estimate.value) else None, "low": low, "high": high}
 
 
 def best_baseline(contestants: Mapping[str, Mapping[str, Mapping[str, float | None]]], metric: str, among: Mapping[str, Any]) -> str | None:

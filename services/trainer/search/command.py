@@ -23,6 +23,7 @@ from services.trainer.batch import BatchConfig
 from services.trainer.event_files.history import History, read_history, remarks
 from services.trainer.event_files.options import read_options
 from services.trainer.event_files.ordered import WorkFolder
+from services.trainer.held_out.curves import curves
 from services.trainer.held_out.evaluation import COVERAGE
 from services.trainer.held_out.report import compare
 from services.trainer.held_out.side_by_side import side_by_side, verdict
@@ -30,12 +31,12 @@ from services.trainer.search.measure import Config, Measured, NotFinite, Objecti
 from services.trainer.search.parts import Parts, divide
 from services.trainer.search.recorded import record_search
 from services.trainer.search.report import (
-    JSON_NAME,
     SPEC_NAME,
     START,
     WINNER,
     changed_values,
     failures,
+    files_of,
     lines,
     shown,
     spec_text,
@@ -96,10 +97,11 @@ def search(options: argparse.Namespace) -> None:
         work.close()
     report["ended"] = f"all of --trials {options.trials} are done" if len(rows) >= options.trials else "the time is over"
     report["seconds"] = round(time.monotonic() - began, 1)
-    write(options.out, report, spec)
+    files = files_of(report) | {SPEC_NAME: spec}
+    write(options.out, files)
     _say("\n".join(lines(report)))
-    _say(f"written to {options.out}: {JSON_NAME} and {SPEC_NAME} (make train SPEC={options.out / SPEC_NAME})")
-    _record(options, report, began_ms)
+    _say(f"written to {options.out}: {', '.join(files)} (make train SPEC={options.out / SPEC_NAME})")
+    _record(options, report, files, began_ms)
 
 
 def begin(options: argparse.Namespace, work: WorkFolder, *, is_told: bool) -> Given:
@@ -209,7 +211,8 @@ def _finish(options: argparse.Namespace, study: Study, given: Given, rows: list[
         of_winner = measure(space.spec(values), given.parts.final, given.config, with_others=True) if is_better else of_start
     except NotFinite as error:
         raise ConfigurationError(f"winner (trial {best['number']}) and start cannot be measured on the last part: {error}") from error
-    tasks = compare(side_by_side({WINNER: of_winner.events, START: of_start.events}), WINNER)
+    events = side_by_side({WINNER: of_winner.events, START: of_start.events})
+    tasks = compare(events, WINNER)
     report = {
         "spec": str(options.spec),
         "space": {key: parameter.model_dump(mode="json", exclude_defaults=True) for key, parameter in space.parameters.items()},
@@ -230,6 +233,7 @@ def _finish(options: argparse.Namespace, study: Study, given: Given, rows: list[
             "schema_hash": space.spec(values).schema_hash,
         },
         "test": tasks,
+        "curves": curves(events, tasks, (WINNER, START)),
         "coverage": COVERAGE,
         "verdict": verdict(tasks, WINNER, START),
     }
@@ -248,14 +252,14 @@ def _sizes(parts: Parts, final: Measured) -> dict[str, int]:
     }
 
 
-def _record(options: argparse.Namespace, report: Mapping[str, Any], began_ms: int) -> None:
+def _record(options: argparse.Namespace, report: Mapping[str, Any], files: Mapping[str, str], began_ms: int) -> None:
     """Write the search to MLflow. The files are there already: a server that does not take it is said, and no failure."""
     mlflow = load_settings(MlflowSettings)
     if not mlflow.mlflow_tracking_uri:
         return
     uri = mlflow.mlflow_tracking_uri.get_secret_value()
     try:
-        run_id = record_search(uri, str(options.out), report, began_ms=began_ms, ended_ms=wall_ms())
+        run_id = record_search(uri, str(options.out), report, files, began_ms=began_ms, ended_ms=wall_ms())
     except ServiceError as error:
         print(f"not recorded: {without_credentials(str(error))}", file=sys.stderr, flush=True)
     else:

@@ -8,18 +8,20 @@ from typing import Any
 
 from services.common.platform.mlflow_server import MAX_METRICS_PER_CALL, MAX_PARAMETER_CHARS, MAX_TAG_CHARS, MlflowServer
 from services.trainer.held_out.report import ALL
-from services.trainer.search.report import JSON_NAME, MARKDOWN_NAME, markdown
 from services.trainer.search.study import MEASURES, REASON
 from services.trainer.training_run import EXPERIMENT
 
 
-def record_search(tracking_uri: str, name: str, report: Mapping[str, Any], *, began_ms: int, ended_ms: int) -> str:
+def record_search(
+    tracking_uri: str, name: str, report: Mapping[str, Any], files: Mapping[str, str], *, began_ms: int, ended_ms: int
+) -> str:
     """Write one finished search; return the id of its run.
 
     Args:
         tracking_uri: of the server.
         name: of the run: where its files are.
         report: as it stands in report.json.
+        files: texts by name, which become artifacts.
         began_ms: when the search began, Unix milliseconds; ended_ms: when it ended.
     Raises:
         InvalidInput: MLflow will not take it.
@@ -47,8 +49,8 @@ def record_search(tracking_uri: str, name: str, report: Mapping[str, Any], *, be
         winner = report["winner"]
         tags = {"tunemesh.schema_hash": winner["schema_hash"], "tunemesh.learned": winner["called"]}
         run_id = written(name, report["options"], _of_search(report), tags)
-        client.log_text(run_id, json.dumps(report, indent=1, allow_nan=False), JSON_NAME)
-        client.log_text(run_id, markdown(report), MARKDOWN_NAME)
+        for file_name, text in files.items():
+            client.log_text(run_id, text, file_name)
         for row in report["trials"]:
             of_trial = {"mlflow.parentRunId": run_id, "tunemesh.trial": row["state"]}
             of_trial |= {"tunemesh.reason": str(row[REASON])} if REASON in row else {}

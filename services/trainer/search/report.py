@@ -13,13 +13,14 @@ from optuna.trial import FrozenTrial, TrialState
 from services.common.platform.errors import ConfigurationError
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.network_spec import OwnNetworkSpec
-from services.trainer.held_out.render import table
+from services.trainer.held_out.evaluation import report_files
+from services.trainer.held_out.render import pictures, table
 from services.trainer.held_out.report import ALL, COMPARED, METRICS
 from services.trainer.search.space import Space
 from services.trainer.search.study import IS_START, LOSSES, MEASURES, REASON, SAME_AS, SECONDS, SIZE, Study
 
 WINNER, START = "winner", "start"
-JSON_NAME, MARKDOWN_NAME, SPEC_NAME = "report.json", "report.md", "best_spec.yaml"
+SPEC_NAME = "best_spec.yaml"
 _SHOWN_TRIALS = 10
 _STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "ended early", TrialState.FAIL: "failed"}
 _MINUS = f"{WINNER}_minus"
@@ -121,7 +122,8 @@ def _table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
 def markdown(report: Mapping[str, Any]) -> str:
     """Return the report as Markdown: the terminal's lines, and every trial."""
     rows = [f"| {row['number']} | {row['state']} | {_number(row['value'], '.4f')} | {shown(row['values'])} |" for row in report["trials"]]
-    text = ["# Search", "", "```", *lines(report), "```", "", "| trial | state | relative | values |", "|---|---|---:|---|", *rows]
+    text = ["# Search", "", "```", *lines(report), "```", "", *pictures(report["test"])]
+    text += ["| trial | state | relative | values |", "|---|---|---:|---|", *rows]
     return "\n".join(text) + "\n"
 
 
@@ -144,14 +146,18 @@ def _has_own_network(space: Space) -> bool:
     return isinstance(space.start.network, OwnNetworkSpec)
 
 
-def write(out: Path, report: Mapping[str, Any], spec: str) -> None:
-    """Write the files of a search.
+def files_of(report: Mapping[str, Any]) -> dict[str, str]:
+    """Return by name the files of a report: JSON, Markdown, and the figures that it shows."""
+    return report_files(report, markdown(report), report["test"], WINNER)
+
+
+def write(out: Path, files: Mapping[str, str]) -> None:
+    """Write the files of a search, by name.
 
     Raises:
         ConfigurationError: the folder cannot be written.
     """
-    contents = {JSON_NAME: json.dumps(report, indent=1, allow_nan=False) + "\n", MARKDOWN_NAME: markdown(report), SPEC_NAME: spec}
-    for name, content in contents.items():
+    for name, content in files.items():
         try:
             (out / name).write_text(content, encoding="utf-8")
         except OSError as error:

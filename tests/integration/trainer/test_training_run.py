@@ -51,7 +51,11 @@ def test_a_training_is_a_run_with_parameters_metrics_and_the_report(
     assert [point.value for point in sorted(losses, key=lambda point: point.step)] == report["base"]["passes"]["held_out_losses"]
     stored = Path(client.download_artifacts(run_id, "report.json", str(tmp_path)))
     assert json.loads(stored.read_text()) == report
-    assert {file.path for file in client.list_artifacts(run_id)} == {"report.json", "report.md"}
+    drawn = {"report-interact.svg", "report-like.svg"}
+    assert {file.path for file in client.list_artifacts(run_id)} == {"report.json", "report.md", *drawn}
+    for name in drawn:
+        own = (tmp_path / "base" / name).read_text()
+        assert own.startswith("<?xml") and Path(client.download_artifacts(run_id, name, str(tmp_path))).read_text() == own
 
 
 def test_a_server_that_is_down_costs_the_run_and_not_the_base(
@@ -82,6 +86,8 @@ def test_a_search_is_a_run_with_a_run_of_each_trial_inside(
     assert run.data.tags["tunemesh.schema_hash"] == report["winner"]["schema_hash"]
     assert run.data.metrics["interact/auc/start"] == report["test"]["interact"]["all"]["contestants"]["start"]["auc"]["value"]
     assert json.loads(Path(client.download_artifacts(run_id, "report.json", str(tmp_path))).read_text()) == report
+    written = {path.name for path in (tmp_path / "found").iterdir() if path.suffix in (".json", ".md", ".svg", ".yaml")}
+    assert {file.path for file in client.list_artifacts(run_id)} == written
     trials = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'")
     assert sorted(float(one.data.params["learning.dense_rate"]) for one in trials) == pytest.approx(
         sorted(row["values"]["learning.dense_rate"] for row in report["trials"])

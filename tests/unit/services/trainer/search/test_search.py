@@ -79,7 +79,7 @@ def test_events_that_are_not_in_memory_give_the_same_trials(tmp_path: Path, monk
     one, two = (report_of(tmp_path / name) for name in ("memory", "disk"))
     assert outcomes(one) == outcomes(two) and one["test"] == two["test"]
     assert sorted(path.name for path in (tmp_path / "disk" / "out").iterdir() if "search.db" not in path.name) == [
-        "best_spec.yaml", "report.json", "report.md", "search.lock"
+        "best_spec.yaml", "report-interact.svg", "report-like.svg", "report.json", "report.md", "search.lock"
     ]  # fmt: skip
 
 
