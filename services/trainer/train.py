@@ -238,7 +238,13 @@ def _fingerprint(options: argparse.Namespace, spec: FeatureSpec, history: Histor
 
 def fingerprint(decisive: Mapping[str, Any], spec: FeatureSpec, history: History) -> str:
     """Return a hash of all that decides the weights: events, spec, the options that are decisive, and the program's own code."""
-    digest = hashlib.sha256(json.dumps([spec.model_dump(mode="json"), decisive, sources_in_use()], sort_keys=True).encode())
+    parts = [spec.model_dump(mode="json"), decisive, sources_in_use(), digest_of(history)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def digest_of(history: History) -> str:
+    """Return a hash of all that was read from files."""
+    digest = hashlib.sha256()
     for one in history.interactions:
         digest.update(f"{one.user_id}\x00{one.item_id}\x00{one.kind}\x00{one.value!r}\x00{one.time_ms}\x00{one.context!r}\n".encode())
     digest.update(json.dumps(list(history.categories.items())).encode())

@@ -79,6 +79,7 @@ UNITS: tuple[Unit, ...] = (
         ("tests/faults/test_trainer_kill.py", "tests/faults/test_batch_training_kill.py", "tests/faults/test_search_kill.py"),
         200,
     ),
+    Unit("searches on Ray", "ml", ("tests/integration/trainer/test_search_on_ray.py",), 90),
     Unit("planted searches", "ml", ("tests/integration/trainer/test_search_finds.py",), 60),
     Unit("planted interactions", "ml", ("tests/integration/trainer/test_wide_networks.py",), 50),
     Unit("calibration of labels", "ml", ("tests/integration/trainer/test_calibration.py",), 50),

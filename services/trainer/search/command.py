@@ -7,29 +7,26 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from services.common.platform.clock import wall_ms
 from services.common.platform.errors import ConfigurationError, ServiceError
 from services.common.platform.secrets import without_credentials
 from services.common.platform.settings import MlflowSettings, load_settings
 from services.common.ranker.feature_spec import FeatureSpec
-from services.trainer.batch import BatchConfig
-from services.trainer.event_files.history import History, read_history, remarks
-from services.trainer.event_files.options import read_options
 from services.trainer.event_files.ordered import WorkFolder
 from services.trainer.held_out.curves import curves
 from services.trainer.held_out.evaluation import COVERAGE
 from services.trainer.held_out.report import compare
 from services.trainer.held_out.side_by_side import side_by_side, verdict
-from services.trainer.search.measure import Config, Measured, NotFinite, Objective, measure
-from services.trainer.search.parts import Parts, divide
+from services.trainer.search.given import Given, begin
+from services.trainer.search.measure import Measured, NotFinite, Objective, measure
+from services.trainer.search.parts import Parts
+from services.trainer.search.ray_workers import RaySettings, order_for, run_on_ray
 from services.trainer.search.recorded import record_search
+from services.trainer.search.remote import StudyDoor
 from services.trainer.search.report import (
     SPEC_NAME,
     START,
@@ -43,7 +40,7 @@ from services.trainer.search.report import (
     trial_rows,
     write,
 )
-from services.trainer.search.space import Space, load_space
+from services.trainer.search.space import Space
 from services.trainer.search.study import LOSSES, MEASURES, Study
 from services.trainer.search.trials import Limits, Runner
 from services.trainer.search.workers import check_parent, run_workers
@@ -57,16 +54,6 @@ class NoTrial(Exception):
     """No trial was finished; says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Given:
-    """What a process of a search begins with."""
-
-    space: Space
-    history: History
-    parts: Parts
-    config: Config
-
-
 def search(options: argparse.Namespace) -> None:
     """Search, measure the winner, and write the files.
 
@@ -77,7 +64,7 @@ def search(options: argparse.Namespace) -> None:
     began_ms, began = wall_ms(), time.monotonic()
     work = WorkFolder.beside(str(options.out / "search"))
     try:
-        given = begin(options, work, is_told=True)
+        given = begin(options, work, say=_say)
         study = Study(
             options.out,
             given.space,
@@ -102,25 +89,6 @@ def search(options: argparse.Namespace) -> None:
     _say("\n".join(lines(report)))
     _say(f"written to {options.out}: {', '.join(files)} (make train SPEC={options.out / SPEC_NAME})")
     _record(options, report, files, began_ms)
-
-
-def begin(options: argparse.Namespace, work: WorkFolder, *, is_told: bool) -> Given:
-    """Read spec, space and events.
-
-    Raises:
-        ConfigurationError: they cannot be read, or do not fit together.
-    """
-    start = FeatureSpec.load(options.spec)
-    space = load_space(options.space, yaml.safe_load(Path(options.spec).read_text(encoding="utf-8")), start)
-    if options.task is not None and options.task not in start.task_names:
-        raise ConfigurationError(f"--task {options.task}: {options.spec} has no such task; it has {', '.join(start.task_names)}")
-    say = _say if is_told else _say_nothing
-    history = read_history(options.data, start, read_options(options), work=work, say=say)
-    if is_told:
-        _say("\n".join(remarks(history)))
-    batch = BatchConfig(active_users=options.active_users, seed=options.seed)
-    config = Config(batch=batch, seed=options.seed, max_scored=options.scored_events)
-    return Given(space, history, divide(history, validation=options.validation, test=options.held_out), config)
 
 
 def decisive(options: argparse.Namespace, space: Space) -> dict[str, Any]:
@@ -164,7 +132,12 @@ def _run_trials(options: argparse.Namespace, study: Study, given: Given) -> None
     """Run the trials, until as many as wanted are done or the time is over."""
     objective = objective_of(options, study, given.space.start)
     deadline = None if options.timeout_seconds is None else time.monotonic() + options.timeout_seconds
-    if options.jobs > 1:
+    if address := load_settings(RaySettings).ray_address:
+        shared = _shared(options, given.space, worker=0)
+        door = StudyDoor(shared, tell=_say, deadline=deadline)
+        run_on_ray(address, order_for(options, given.space, objective, given.history), door, options.jobs, tell=_say)
+        study.take_up()
+    elif options.jobs is not None and options.jobs > 1:
 
         def is_late() -> bool:
             return deadline is not None and time.monotonic() >= deadline
@@ -177,13 +150,18 @@ def _run_trials(options: argparse.Namespace, study: Study, given: Given) -> None
     runner.run(Limits(trials=options.trials, deadline=deadline))
 
 
+def _shared(options: argparse.Namespace, space: Space, *, worker: int) -> Study:
+    """Return the study as one of several that draw at the same time has it."""
+    return Study(options.out, space, seed=options.seed, pruner=options.pruner, fingerprint="", worker=worker)
+
+
 def work_on_trials(options: argparse.Namespace, deadline: float | None, parent: int, number: int) -> None:
     """Run trials in a process of its own, until as many as wanted are done or the time is over."""
     torch.set_num_threads(1)
     work = WorkFolder()
     try:
-        given = begin(options, work, is_told=False)
-        study = Study(options.out, given.space, seed=options.seed, pruner=options.pruner, fingerprint="", worker=number)
+        given = begin(options, work, say=_say_nothing)
+        study = _shared(options, given.space, worker=number)
         runner = Runner(
             study=study,
             parts=given.parts.trials,

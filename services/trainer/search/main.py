@@ -3,7 +3,7 @@
 Trials are specs with other values at some keys (`--space FILE`, else a default space). They learn the first part of the events and are
 compared on the part behind it; those that fall behind end early. The winner alone is measured on the last part, beside the spec that the
 search started from. Writes report.json, report.md and best_spec.yaml, which `make train SPEC=` takes. A search that was killed goes on when
-the same command is started again.
+the same command is started again. With RAY_ADDRESS set, trials run on that Ray cluster.
 """
 
 from __future__ import annotations
@@ -38,7 +38,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--trials", type=int, default=30, help="specs that are tried, beside the one given")
     parser.add_argument("--timeout-seconds", type=float, help="end the trials after so long; what is measured at the end comes on top")
-    parser.add_argument("--jobs", type=int, default=1, help="processes that run trials; with 1 the same seed gives the same trials")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        help="processes that run trials: one, with which the same seed gives the same trials; with RAY_ADDRESS as many as the cluster has "
+        "processors",
+    )
     parser.add_argument("--metric", choices=COMPARED, default="log_loss", help="by which trials are compared, on the validation part")
     parser.add_argument("--task", help="of which task; the mean over all tasks when absent")
     parser.add_argument(
@@ -75,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _check(options: argparse.Namespace) -> None:
     if "://" in options.out:
         raise ConfigurationError(f"--out {options.out}: the trials stand in a database file, which takes a folder of this machine")
-    if options.trials < 1 or not 1 <= options.jobs <= 64 or options.scored_events < 1 or options.active_users < 0:
+    if options.trials < 1 or not 1 <= (options.jobs or 1) <= 64 or options.scored_events < 1 or options.active_users < 0:
         raise ConfigurationError("--trials and --scored-events must be at least 1, --jobs in [1, 64], --active-users not negative")
     if options.timeout_seconds is not None and not options.timeout_seconds > 0:
         raise ConfigurationError("--timeout-seconds must be above 0; leave it out for no limit")

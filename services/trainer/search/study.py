@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -41,6 +41,14 @@ IS_START, INTERRUPTED, REASON, MEASURES, LOSSES, SECONDS, SIZE, SAME_AS = (
     "is_start", "interrupted", "reason", "measures", "losses", "seconds", "parameters", "same_as"
 )  # fmt: skip
 _ATTEMPT, _WORKER = "attempt", "worker"
+
+
+class Finished(NamedTuple):
+    """A trial that was measured: its number, what it is worth, and what was noted of it, by name."""
+
+    number: int
+    value: float
+    noted: dict[str, Any]
 
 
 @contextmanager
@@ -80,6 +88,7 @@ class Study:
             ConfigurationError: the file is of another search, or none of this program; says what to do.
         """
         self.space, self._seed, self._worker = space, seed, worker
+        self._begun: dict[int, Trial] = {}
         self._lock_path = out / f"{FILE_NAME}.lock"
         path = out / FILE_NAME
         advice = f"search with those, or delete the folder {out} to begin anew"
@@ -142,14 +151,14 @@ class Study:
             self.end_dead(own, reason)
         return own
 
-    def put_off(self, trial: Trial) -> None:
+    def put_off(self, number: int) -> None:
         """Close a trial that the time limit ended; a later search takes it up."""
-        self._note(trial.number, {INTERRUPTED: True})
-        self._study.tell(trial, state=TrialState.FAIL)
-        self._study.enqueue_trial(trial.params, user_attrs={_ATTEMPT: 1})
+        params = self._begun[number].params
+        self._close(number, {INTERRUPTED: True}, state=TrialState.FAIL)
+        self._study.enqueue_trial(params, user_attrs={_ATTEMPT: 1})
 
-    def next(self, most: int) -> tuple[Trial, dict[str, Any]] | None:
-        """Begin the next trial; return it and its values by key. None: as many as wanted are done or under way.
+    def next(self, most: int) -> tuple[int, dict[str, Any]] | None:
+        """Begin the next trial; return its number, and its values by key. None: as many as wanted are done or under way.
 
         Args:
             most: trials, the start not counted.
@@ -164,7 +173,8 @@ class Study:
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 trial = self._study.ask()
                 trial.set_user_attr(_WORKER, self._worker)
-                return trial, self._values(trial)
+                self._begun[trial.number] = trial
+                return trial.number, self._values(trial)
 
     def _values(self, trial: Trial) -> dict[str, Any]:
         values: dict[str, Any] = {}
@@ -188,30 +198,35 @@ class Study:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
-    def same_as(self, trial: Trial) -> FrozenTrial | None:
-        """Return a finished trial of the same values; training is a function of them."""
-        done = (one for one in self._study.trials if one.state == TrialState.COMPLETE and one.params == trial.params)
-        return next(done, None)
+    def same_as(self, number: int) -> Finished | None:
+        """Return a finished trial of the values of one that is begun; training is a function of them."""
+        params = self._begun[number].params
+        done = (one for one in self._study.trials if one.state == TrialState.COMPLETE and one.params == params)
+        found = next(done, None)
+        return None if found is None else Finished(found.number, float(found.value or 0.0), dict(found.user_attrs))
 
-    def should_prune(self, trial: Trial, step: int, value: float) -> bool:
+    def should_prune(self, number: int, step: int, value: float) -> bool:
         """Note a portion's value; say whether the trial is not worth going on with."""
+        trial = self._begun[number]
         trial.report(value, step)
         return bool(trial.should_prune())
 
-    def complete(self, trial: Trial, value: float, noted: Mapping[str, Any]) -> None:
+    def complete(self, number: int, value: float, noted: Mapping[str, Any]) -> None:
         """Close a trial that was measured."""
-        self._note(trial.number, noted)
-        self._study.tell(trial, value)
+        self._close(number, noted, value=value)
 
-    def prune(self, trial: Trial, noted: Mapping[str, Any]) -> None:
+    def prune(self, number: int, noted: Mapping[str, Any]) -> None:
         """Close a trial that was ended early."""
-        self._note(trial.number, noted)
-        self._study.tell(trial, state=TrialState.PRUNED)
+        self._close(number, noted, state=TrialState.PRUNED)
 
-    def fail(self, trial: Trial, reason: str) -> None:
+    def fail(self, number: int, reason: str) -> None:
         """Close a trial that could not be measured."""
-        self._note(trial.number, {REASON: reason[:2_000]})
-        self._study.tell(trial, state=TrialState.FAIL)
+        self._close(number, {REASON: reason[:2_000]}, state=TrialState.FAIL)
+
+    def _close(self, number: int, noted: Mapping[str, Any], *, value: float | None = None, state: TrialState | None = None) -> None:
+        self._note(number, noted)
+        self._study.tell(number, value, state=state)
+        self._begun.pop(number, None)
 
     def _note(self, number: int, noted: Mapping[str, Any]) -> None:
         trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._storage.get_study_id_from_name(_NAME), number)
