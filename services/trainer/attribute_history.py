@@ -124,6 +124,8 @@ def known_shares(plan: Plan, interactions: Sequence[Interaction], users: Version
         if side == "context":
             return field in one.context
         versions, entity_id = (users, one.user_id) if side == "user" else (items, one.item_id)
-        return field in versions.rows[versions.row(entity_id, one.time_ms)]
+        value = versions.rows[versions.row(entity_id, one.time_ms)].get(field, ())
+        # Categories that no file gives are an empty list.
+        return not (isinstance(value, list | tuple) and not value)
 
     return {f"{side}:{field}": sum(is_known(side, field, one) for one in looked_at) / max(len(looked_at), 1) for side, field in fields}

@@ -6,7 +6,7 @@ declared feature together. What two features say alike is worth little in either
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,6 +22,7 @@ from services.common.ranker.declared.values import stretches
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.features import Features
 from services.trainer.event_samples import NUM_OTHERS
+from services.trainer.held_out.estimates import MIN_USERS
 from services.trainer.learner import Learner
 from services.trainer.passes import losses_of
 
@@ -60,14 +61,14 @@ class Worth:
     Attributes:
         unit: what was exchanged.
         rise: of the log-loss an event, mean of the permutations.
-        low, high: 95 % by a bootstrap of the users.
+        low, high: 95 % by a bootstrap of the users; None: there are too few of them.
         bytes_an_exposure: of 100 items, in the log and to the ranker.
     """
 
     unit: Unit
     rise: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     bytes_an_exposure: float
 
 
@@ -176,7 +177,14 @@ def losses_by_group(spec: FeatureSpec, learner: Learner, groups: Iterator[Sample
 
 
 def worth_of(
-    exposures: Exposures, learner: Learner, unit: Unit, before_G: npt.NDArray[np.float64], *, permutations: int, seed: int
+    exposures: Exposures,
+    learner: Learner,
+    unit: Unit,
+    before_G: npt.NDArray[np.float64],
+    *,
+    events_of: Mapping[str, int],
+    permutations: int,
+    seed: int,
 ) -> Worth:
     """Exchange the values of one unit several times; return by how much the loss rises.
 
@@ -185,6 +193,7 @@ def worth_of(
         learner: which learns nothing here.
         unit: of `units_of`.
         before_G: of `losses_by_group`, with nothing exchanged.
+        events_of: by user the number of events that the exposures stand for, also those of which none was kept.
         permutations: how many.
         seed: of the permutations and of the bootstrap.
     """
@@ -193,14 +202,31 @@ def worth_of(
         rng = np.random.default_rng((seed, number))
         rises_G += losses_by_group(exposures.spec, learner, exposures.exchanged(unit, rng)) - before_G
     rises_G /= permutations
-    low, high = interval_by_user([group.user_id for group in exposures.groups], rises_G, seed=seed)
-    return Worth(unit=unit, rise=float(rises_G.mean()), low=low, high=high, bytes_an_exposure=exposures.bytes_of(unit))
+    interval = interval_by_user([group.user_id for group in exposures.groups], rises_G, events_of, seed=seed)
+    low, high = (None, None) if interval is None else interval
+    rise = float(rises_G.sum()) / sum(events_of.values())
+    return Worth(unit=unit, rise=rise, low=low, high=high, bytes_an_exposure=exposures.bytes_of(unit))
 
 
-def interval_by_user(user_ids: Sequence[str], values_G: npt.NDArray[np.float64], *, seed: int) -> tuple[float, float]:
-    """Return the 95 % interval of the mean of values, by a percentile bootstrap that draws users with all that is theirs."""
-    _, users_G = np.unique(np.asarray(user_ids), return_inverse=True)
-    sums_U, counts_U = np.bincount(users_G, weights=values_G), np.bincount(users_G)
+def interval_by_user(
+    user_ids: Sequence[str], values_G: npt.NDArray[np.float64], events_of: Mapping[str, int], *, seed: int
+) -> tuple[float, float] | None:
+    """Return the 95 % interval of the sum of values over the number of events, by a percentile bootstrap that draws users with all theirs.
+
+    Args:
+        user_ids: of each value.
+        values_G: float64 [values].
+        events_of: by user the number of events; those without a value are among them.
+        seed: of the draws.
+    Returns:
+        None of fewer users than MIN_USERS: one user drawn again and again has an interval of no width.
+    """
+    if len(events_of) < MIN_USERS:
+        return None
+    place_of = {user_id: place for place, user_id in enumerate(events_of)}
+    users_G = np.fromiter((place_of[user_id] for user_id in user_ids), np.int64, len(user_ids))
+    sums_U = np.bincount(users_G, weights=values_G, minlength=len(place_of))
+    counts_U = np.fromiter(events_of.values(), np.int64, len(place_of))
     rng = np.random.default_rng((seed, len(sums_U)))
     means = []
     for _ in range(_DRAWS):

@@ -11,6 +11,7 @@ import json
 import os
 import posixpath
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,7 +25,7 @@ from services.trainer.batch import BatchConfig
 from services.trainer.event_files.history import read_history, remarks
 from services.trainer.event_files.options import add_file_options, read_options
 from services.trainer.event_files.ordered import WorkFolder
-from services.trainer.held_out.replay import is_drawn
+from services.trainer.held_out.replay import drawn_share, is_drawn
 from services.trainer.importance import Exposures, Worth, losses_by_group, units_of, worth_of
 from services.trainer.learner import LearnerConfig
 from services.trainer.passes import Passes, Task, held_out_groups
@@ -56,15 +57,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ConfigurationError(
                 "--held-out must be in (0, 1), --permutations and --scored-events at least 1, --active-users not negative"
             )
-        spec = FeatureSpec.load(options.spec)
-        found, report = measure(spec, options, work)
+        _check_place(options.out)
+        found, report = measure(FeatureSpec.load(options.spec), options, work)
+        # What took hours is shown first: the store may be gone by now.
+        print("\n".join(table(found)), flush=True)
         _write(options.out, report)
     except (ConfigurationError, ServiceError) as error:
         print(f"configuration error: {without_credentials(str(error))}", file=sys.stderr)
         return _EXIT_BAD_CONFIGURATION
     finally:
         work.close()
-    print("\n".join(table(found)))
     print(f"written to {without_credentials(options.out)}: {report['scored']} held-out events of {report['users']} users", flush=True)
     return 0
 
@@ -90,23 +92,22 @@ def measure(spec: FeatureSpec, options: argparse.Namespace, work: WorkFolder) ->
     )
     config = BatchConfig(active_users=options.active_users, seed=options.seed)
     trained = Passes(task, config, LearnerConfig.of(spec, seed=options.seed)).run()
-    share = options.scored_events / len(last_part)
-    groups = [group for group in held_out_groups(task, trained.states, config) if is_drawn(group.user_id, share)]
+    share = drawn_share((one.user_id for one in last_part), len(last_part), options.scored_events)
+    events_of = Counter(one.user_id for one in last_part if is_drawn(one.user_id, share))
+    groups = [group for group in held_out_groups(task, trained.states, config) if group.user_id in events_of]
     if not groups:
-        raise ConfigurationError("no held-out event is scored; give a larger --scored-events")
+        raise ConfigurationError("no held-out event that is scored says anything of a task; give a larger --scored-events")
     exposures = Exposures(spec, groups)
     before_G = losses_by_group(spec, trained.learner, groups)
-    worth = [
-        worth_of(exposures, trained.learner, unit, before_G, permutations=options.permutations, seed=options.seed)
-        for unit in units_of(spec)
-    ]
+    how = {"events_of": events_of, "permutations": options.permutations, "seed": options.seed}
+    worth = [worth_of(exposures, trained.learner, unit, before_G, **how) for unit in units_of(spec)]
     worth.sort(key=lambda one: (-one.rise, one.unit.name))
     report = {
         "schema_hash": spec.schema_hash,
         "held_out": len(last_part),
-        "scored": len(groups),
-        "users": len({group.user_id for group in groups}),
-        "loss": float(before_G.mean()),
+        "scored": events_of.total(),
+        "users": len(events_of),
+        "loss": float(before_G.sum()) / events_of.total(),
         "permutations": options.permutations,
         "features": [_row(one) for one in worth],
     }
@@ -135,9 +136,20 @@ def table(found: Sequence[Worth]) -> list[str]:
     for one in found:
         unit = one.unit
         kind, side = "declared" if unit.is_declared else "built-in", "user" if unit.is_of_user else "item"
-        interval = f"{one.rise:+.4f} [{one.low:+.4f}, {one.high:+.4f}]"
-        lines.append(f"{unit.name:{width}}  {kind}  {side}  {interval:28} {len(unit.columns):7}  {one.bytes_an_exposure:15,.0f}")
+        interval = f" [{one.low:+.4f}, {one.high:+.4f}]" if one.low is not None else " of too few users"
+        lines.append(
+            f"{unit.name:{width}}  {kind}  {side}  {f'{one.rise:+.4f}{interval}':28} {len(unit.columns):7}  {one.bytes_an_exposure:15,.0f}"
+        )
     return lines
+
+
+def _check_place(url: str) -> None:
+    """Find out whether a file can stand there, before the work that makes it."""
+    with opened_store(url, "read") as (filesystem, path):
+        if filesystem.isdir(path):
+            raise ConfigurationError(
+                f"--out {without_credentials(url)} is a folder; name the file, such as {posixpath.join(path, 'features.json')}"
+            )
 
 
 def _write(url: str, report: dict[str, Any]) -> None:

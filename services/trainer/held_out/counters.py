@@ -25,21 +25,27 @@ _MOST_SCALE = 1e200
 
 
 class _Tally:
-    """Positives and labels of one entity."""
+    """Of one entity: events, those of them that say something of the task, and those that say yes."""
 
-    __slots__ = ("labels", "positives")
+    __slots__ = ("events", "labels", "positives")
 
     def __init__(self) -> None:
-        self.positives, self.labels = 0.0, 0.0
+        self.positives, self.labels, self.events = 0.0, 0.0, 0.0
 
-    def add(self, positive: float, weight: float = 1.0) -> None:
-        self.positives += weight * positive
-        self.labels += weight
+    def add(self, positive: float | None, weight: float = 1.0) -> None:
+        self.events += weight
+        if positive is not None:
+            self.positives += weight * positive
+            self.labels += weight
+
+    def divide(self, scale: float) -> tuple[float, float, float]:
+        """Return positives, labels and events over a scale."""
+        return self.positives / scale, self.labels / scale, self.events / scale
 
 
 class _TaskCounters:
     """Counts of one task. Where negatives are drawn, how often an item was shown follows from the number of events: each shows its chosen
-    item, and others in equal shares of the catalogue."""
+    item, and others in equal shares of the catalogue, whether or not it says something of the chosen one."""
 
     def __init__(self, half_life_events: float) -> None:
         self.all, self.recent_all = _Tally(), _Tally()
@@ -48,11 +54,12 @@ class _TaskCounters:
         self.users: dict[str, _Tally] = defaultdict(_Tally)
         self._growth, self._scale = 2.0 ** (1.0 / half_life_events), 1.0
 
-    def add(self, interaction: Interaction, positive: float) -> None:
+    def add(self, interaction: Interaction, positive: float | None) -> None:
+        """positive: None: the event says nothing of the task."""
         self._scale *= self._growth
         if self._scale > _MOST_SCALE:
             for tally in (self.recent_all, *self.recent.values()):
-                tally.positives, tally.labels = tally.positives / self._scale, tally.labels / self._scale
+                tally.positives, tally.labels, tally.events = tally.divide(self._scale)
             self._scale = 1.0
         for tally in (self.all, self.items[interaction.item_id], self.users[interaction.user_id]):
             tally.add(positive)
@@ -62,15 +69,15 @@ class _TaskCounters:
     def rates(self, item_ids: Sequence[str], catalogue: int, others: int, *, recent: bool) -> list[float]:
         """Return the smoothed rate of each item. others: how many unanswered items an event shows; 0: those say nothing."""
         whole, tallies, scale = (self.recent_all, self.recent, self._scale) if recent else (self.all, self.items, 1.0)
-        events, positives = whole.labels / scale, whole.positives / scale
-        prior = (positives + 0.5) / (events * (1 + others) + 1.0)
+        positives, labels, events = whole.divide(scale)
+        prior = (positives + 0.5) / (labels + events * others + 1.0)
         shown_unchosen = events * others / max(catalogue - 1, 1)
         rates = []
         for item_id in item_ids:
             tally = tallies.get(item_id)
-            own_positives, own_labels = (tally.positives / scale, tally.labels / scale) if tally is not None else (0.0, 0.0)
+            own_positives, own_labels, own_events = tally.divide(scale) if tally is not None else (0.0, 0.0, 0.0)
             # An event that chose this item is none that showed it as an unchosen one.
-            shown = own_labels + (max(shown_unchosen - own_labels * others / max(catalogue - 1, 1), 0.0))
+            shown = own_labels + (max(shown_unchosen - own_events * others / max(catalogue - 1, 1), 0.0))
             rates.append((own_positives + _PRIOR * prior) / (shown + _PRIOR))
         return rates
 
@@ -96,9 +103,11 @@ class Counters:
         self._tasks = {task.name: _TaskCounters(spec.counters.half_lives_events[-1]) for task in spec.tasks}
 
     def add(self, interaction: Interaction) -> None:
-        """Count one act or impression, for the tasks that it says something about."""
-        for label in labels_of_row(self._spec, interaction.kind, interaction.value):
-            self._tasks[label.task].add(interaction, label.value)
+        """Count one act or impression: for the tasks that it says something about, and as a shown list where negatives are drawn."""
+        labels = {label.task: label.value for label in labels_of_row(self._spec, interaction.kind, interaction.value)}
+        for task in self._spec.tasks:
+            if task.name in labels or self._spec.draws_negatives(task):
+                self._tasks[task.name].add(interaction, labels.get(task.name))
 
     def scores(self, user_id: str, item_ids: Sequence[str], catalogue: int) -> dict[str, Float32Array]:
         """Return by baseline float32 [items, tasks]: probabilities.

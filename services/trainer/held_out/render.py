@@ -19,7 +19,9 @@ item that the row names.
 
 AUC and GAUC (the mean of the users' own AUCs) rank what has a label: all items shown where negatives are drawn, else what was answered, and
 seen without an answer where the spec reads impressions. NDCG@10 is that of the chosen item among those drawn, else of each user's rows as
-one list. Log-loss is natural; calibration is the sum of predictions over the number of positives, 1 is right.
+one list. Log-loss is natural; calibration is the sum of predictions over the number of positives, 1 is right. Of a log of impressions,
+live and frozen know where each item stood, if the spec corrects for that (`position_bias`); counters do not, and a service ranks all items
+as if they stood first.
 """
 
 

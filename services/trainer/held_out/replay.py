@@ -7,8 +7,9 @@ it was.
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,6 +28,7 @@ from services.trainer.held_out.scored import FROZEN, LIVE, Collector
 
 Float32Array = npt.NDArray[np.float32]
 
+_PLACES = 1 << 64
 MAX_SCORED_EVENTS = 20_000
 """Of more events, those of some users, drawn by hash, are scored: rows of about so many events stay in memory."""
 
@@ -92,7 +94,7 @@ def score_then_learn(
     """
     waiting: list[SampleGroup] = []
     behind: deque[Interaction] = deque()
-    index, share = begun.num_events, max_scored / max(len(placed), 1)
+    index, share = begun.num_events, drawn_share((one.interaction.user_id for one in placed), len(placed), max_scored)
     for block in blocks(placed):
         while len(behind) > config.feature_lag_events:
             begun.states.apply(behind.popleft())
@@ -137,6 +139,24 @@ def score_then_learn(
         begun.states.apply(interaction)
 
 
+def drawn_share(user_ids: Iterable[str], num_events: int, max_scored: int) -> float:
+    """Return the share of the users whose events are scored, such that it is about so many events, and that it is one user at least.
+
+    Args:
+        user_ids: of the events, or of the users; looked at where not all are scored.
+        num_events: how many events there are.
+        max_scored: how many of them are to be scored.
+    """
+    if num_events <= max_scored:
+        return 1.0
+    least = float(min(map(_place, set(user_ids))))
+    return max(max_scored / num_events, math.nextafter(least, math.inf) / _PLACES)
+
+
 def is_drawn(user_id: str, share: float) -> bool:
     """Say whether a user is among about `share` of all, whose events are scored; a function of the id alone."""
-    return sample_id("held-out", user_id, 0) < share * (1 << 64)
+    return _place(user_id) < share * _PLACES
+
+
+def _place(user_id: str) -> int:
+    return sample_id("held-out", user_id, 0)

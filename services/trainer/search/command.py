@@ -24,7 +24,7 @@ from services.trainer.held_out.side_by_side import side_by_side, verdict
 from services.trainer.search.given import Given, begin
 from services.trainer.search.measure import Measured, NotFinite, Objective, measure
 from services.trainer.search.parts import Parts
-from services.trainer.search.ray_workers import RaySettings, order_for, run_on_ray
+from services.trainer.search.ray_workers import RaySettings, check_cluster, order_for, run_on_ray
 from services.trainer.search.recorded import record_search
 from services.trainer.search.remote import StudyDoor
 from services.trainer.search.report import (
@@ -62,6 +62,8 @@ def search(options: argparse.Namespace) -> None:
         NoTrial: all trials failed, or the time was over before the first one ended.
     """
     began_ms, began = wall_ms(), time.monotonic()
+    if address := load_settings(RaySettings).ray_address:
+        check_cluster(address)
     work = WorkFolder.beside(str(options.out / "search"))
     try:
         given = begin(options, work, say=_say)

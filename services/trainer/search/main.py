@@ -2,8 +2,8 @@
 
 Trials are specs with other values at some keys (`--space FILE`, else a default space). They learn the first part of the events and are
 compared on the part behind it; those that fall behind end early. The winner alone is measured on the last part, beside the spec that the
-search started from. Writes report.json, report.md and best_spec.yaml, which `make train SPEC=` takes. A search that was killed goes on when
-the same command is started again. With RAY_ADDRESS set, trials run on that Ray cluster.
+search started from. Writes report.json, report.md with its figures, and best_spec.yaml, which `make train SPEC=` takes. A search that was
+killed goes on when the same command is started again. With RAY_ADDRESS set, trials run on that Ray cluster.
 """
 
 from __future__ import annotations

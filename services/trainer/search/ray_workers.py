@@ -1,27 +1,33 @@
 """Runs trials on a Ray cluster (`RAY_ADDRESS`). Each worker reads the events itself, once; one that dies ends no other.
 
-The trials stay in the database of the process that started the search: workers ask it over a queue. Ray is no part of the environment:
-whoever has a cluster installs the cluster's version beside it.
+The trials stay in the database of the process that started the search: workers ask it through an actor beside it. Ray is no part of the
+environment: whoever has a cluster installs the cluster's version beside it.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import hashlib
 import importlib
+import inspect
 import itertools
 import os
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import Field
 
-from services.common.platform.errors import ConfigurationError
+from services.common.platform.errors import ConfigurationError, Unavailable
 from services.common.platform.settings import Settings
+from services.common.ranker.feature_spec import FeatureSpec
+from services.common.ranker.network_spec import OwnNetworkSpec
+from services.common.ranker.networks.registry import make_network
 from services.trainer.event_files.history import History
 from services.trainer.event_files.ordered import WorkFolder
 from services.trainer.search.given import with_events
@@ -33,6 +39,8 @@ from services.trainer.train import digest_of, sources_in_use
 
 _CONNECT_S = 5.0
 _POLL_S = 0.2
+_MAX_CALLS = 10_000
+"""Of all workers at once: each waits for its answer."""
 
 
 class RaySettings(Settings):
@@ -51,8 +59,8 @@ class Order:
         folder: what relative names of files begin at.
         space: what is searched.
         objective: what is made of a trial's measures.
-        digest: of the events that were read where the search was started.
-        sources: SHA-256 by path of the modules in use there.
+        digest: of the events that were read where the search runs.
+        sources: SHA-256 by path of the modules in use there, versions of libraries, and the file of a network of one's own.
     """
 
     options: argparse.Namespace
@@ -71,8 +79,43 @@ def order_for(options: argparse.Namespace, space: Space, objective: Objective, h
         space=space,
         objective=objective,
         digest=digest_of(history),
-        sources=sources_in_use(),
+        sources=program_of(space.start),
     )
+
+
+def program_of(spec: FeatureSpec) -> dict[str, str]:
+    """Return what decides, beside events and values, what a trial is worth: SHA-256 of modules in use by path, and versions of libraries.
+
+    Raises:
+        ConfigurationError: a network of one's own cannot be made here.
+    """
+    found = {"torch": torch.__version__, "numpy": np.__version__}
+    if isinstance(spec.network, OwnNetworkSpec):
+        # It is imported when it is made, from beside the spec.
+        file = inspect.getsourcefile(type(make_network(spec)))
+        found["network.module"] = hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else "?"
+    return found | sources_in_use()
+
+
+def check_cluster(address: str) -> None:
+    """Find out whether there could be trials on a cluster, before the work that comes before them.
+
+    Raises:
+        ConfigurationError: nothing answers at the address, or Ray is not installed here.
+    """
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdigit():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
+        except OSError as error:
+            raise ConfigurationError(f"RAY_ADDRESS={address}: nothing answers there ({error})") from error
+    try:
+        importlib.import_module("ray")
+    except ImportError as error:
+        raise ConfigurationError(
+            f"RAY_ADDRESS={address}: Ray is not installed here; install the cluster's version beside the environment "
+            "(`.venv/ml/bin/python -m pip install ray==VERSION`), or unset the variable"
+        ) from error
 
 
 def run_on_ray(address: str, order: Order, door: StudyDoor, jobs: int | None, *, tell: Callable[[str], None]) -> None:
@@ -85,41 +128,49 @@ def run_on_ray(address: str, order: Order, door: StudyDoor, jobs: int | None, *,
         jobs: how many workers; None: as many as the cluster has processors, and not more than trials.
         tell: is told of workers that ended.
     Raises:
-        ConfigurationError: no Ray is installed, no cluster answers, or its workers cannot do this.
+        ConfigurationError: no cluster lets this process in, or its workers cannot do this.
+        Unavailable: the cluster is gone in the middle.
     """
-    with _connected(address) as ray:
-        processors = int(ray.cluster_resources().get("CPU", 0))
-        number = min(jobs or processors, order.options.trials)
-        if number < 1:
-            raise ConfigurationError(f"RAY_ADDRESS={address}: the cluster has no processors")
-        tell(f"Ray at {address}: {number} workers, {processors} processors")
-        _Workers(ray, order, door, tell).run(number)
-
-
-@contextmanager
-def _connected(address: str) -> Iterator[Any]:
-    try:
-        ray = importlib.import_module("ray")
-    except ImportError as error:
-        raise ConfigurationError(
-            f"RAY_ADDRESS={address}: Ray is not installed here; install the cluster's version beside the environment "
-            "(`.venv/ml/bin/python -m pip install ray==VERSION`), or unset the variable"
-        ) from error
-    host, _, port = address.rpartition(":")
-    if host and port.isdigit() and "/" not in address:
-        # A wrong address is said at once, and in a line.
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
-        except OSError as error:
-            raise ConfigurationError(f"RAY_ADDRESS={address}: nothing answers there ({error})") from error
+    ray = importlib.import_module("ray")
     try:
         ray.init(address=address, log_to_driver=False, logging_level="warning")
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ConfigurationError(f"RAY_ADDRESS={address}: {error}") from error
+        raise ConfigurationError(
+            f"RAY_ADDRESS={address}: {error} (host:port and auto are for a machine of the cluster; from another one it is ray://host:10001)"
+        ) from error
     try:
-        yield ray
+        processors = int(ray.cluster_resources().get("CPU", 0))
+        if processors < 1:
+            raise ConfigurationError(f"RAY_ADDRESS={address}: the cluster has no processors")
+        number = min(jobs or processors, order.options.trials)
+        tell(f"Ray at {address}: {number} workers, {processors} processors")
+        _Workers(ray, order, door, tell).run(number)
+    except ray.exceptions.RayError as error:
+        raise Unavailable(f"RAY_ADDRESS={address}: the cluster is gone ({error}); the same command goes on where it ended") from error
     finally:
         ray.shutdown()
+
+
+class _Desk:
+    """Where calls of workers wait for their answers: an actor beside the process that has the study."""
+
+    def __init__(self) -> None:
+        self._calls: asyncio.Queue[tuple[int, str, tuple[Any, ...]]] = asyncio.Queue()
+        self._answers: dict[int, asyncio.Future[Any]] = {}
+
+    async def ask(self, worker: int, name: str, arguments: tuple[Any, ...]) -> Any:
+        answer = self._answers[worker] = asyncio.get_running_loop().create_future()
+        await self._calls.put((worker, name, arguments))
+        return await answer
+
+    async def next_call(self, wait_s: float) -> tuple[int, str, tuple[Any, ...]] | None:
+        try:
+            return await asyncio.wait_for(self._calls.get(), wait_s)
+        except TimeoutError:
+            return None
+
+    async def answer(self, worker: int, value: Any) -> None:
+        self._answers.pop(worker).set_result(value)
 
 
 class _Workers:
@@ -127,46 +178,38 @@ class _Workers:
 
     def __init__(self, ray: Any, order: Order, door: StudyDoor, tell: Callable[[str], None]) -> None:
         self._ray, self._door, self._tell = ray, door, tell
-        self._queues = importlib.import_module("ray.util.queue")
-        self._calls = self._queue()
+        strategies = importlib.import_module("ray.util.scheduling_strategies")
+        # A machine of the cluster that is gone must not take the calls of all others with it.
+        here = strategies.NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        self._desk = ray.remote(_Desk).options(num_cpus=0, max_concurrency=_MAX_CALLS, scheduling_strategy=here).remote()
         self._order = ray.put(order)
         self._work = ray.remote(num_cpus=1, max_retries=0)(work_on_ray)
         self._numbers = itertools.count()
-        self._answers: dict[int, Any] = {}
         self._running: dict[Any, int] = {}
         self._refusals: list[str] = []
-
-    def _queue(self) -> Any:
-        return self._queues.Queue(actor_options={"num_cpus": 0})
 
     def run(self, number: int) -> None:
         for _ in range(number):
             self._start()
-        while self._running:
+        while self._running and not self._door.is_done:
             self._answer_calls()
             for done in self._ray.wait(list(self._running), timeout=0)[0]:
                 self._end(done)
-            if self._door.is_late and not self._door.has_begun_trials:
-                # Those that still wait for a processor, or read.
-                for reference in self._running:
-                    self._ray.cancel(reference, force=True)
-                break
-        if self._refusals and len(self._refusals) == len(self._answers):
+        for reference in self._running:
+            # They read, or wait for a processor that others have.
+            self._ray.cancel(reference, force=True)
+        if self._refusals and len(self._refusals) == next(self._numbers):
             raise ConfigurationError(f"no worker on Ray can run trials: {self._refusals[0]}")
 
     def _start(self) -> None:
         number = next(self._numbers)
-        self._answers[number] = self._queue()
-        self._running[self._work.remote(self._order, number, self._calls, self._answers[number])] = number
+        self._running[self._work.remote(self._order, number, self._desk)] = number
 
     def _answer_calls(self) -> None:
-        try:
-            worker, name, arguments = self._calls.get(timeout=_POLL_S)
-        except self._queues.Empty:
-            return
+        call = self._ray.get(self._desk.next_call.remote(_POLL_S))
         # A call of a worker that is gone is not answered: it would begin a trial that nobody runs.
-        if worker in self._running.values():
-            self._answers[worker].put(self._door.answer(worker, name, arguments))
+        if call is not None and call[0] in self._running.values():
+            self._ray.get(self._desk.answer.remote(call[0], self._door.answer(*call)))
 
     def _end(self, reference: Any) -> None:
         worker = self._running.pop(reference)
@@ -186,21 +229,20 @@ class _Workers:
                 self._start()
 
 
-def work_on_ray(order: Order, worker: int, calls: Any, answers: Any) -> None:
+def work_on_ray(order: Order, worker: int, desk: Any) -> None:
     """Run trials in a process of the cluster, until none is left or the time is over.
 
     Args:
         order: what to do.
         worker: the number of this one.
-        calls: Ray's queue, of what is asked.
-        answers: Ray's queue, of what is answered to this worker.
+        desk: Ray's handle of the actor that takes calls.
     Raises:
         ConfigurationError: files or program are others here.
     """
+    ray = importlib.import_module("ray")
 
     def call(name: str, arguments: tuple[Any, ...]) -> Any:
-        calls.put((worker, name, arguments))
-        return answers.get()
+        return ray.get(desk.ask.remote(worker, name, arguments))
 
     torch.set_num_threads(1)
     if Path(order.folder).is_dir():
@@ -229,7 +271,7 @@ def check_same(order: Order, history: History) -> None:
         ConfigurationError: the program, or the events that were read, are others than where the search runs.
     """
     node = socket.gethostname()
-    own = sources_in_use()
+    own = program_of(order.space.start)
     changed = sorted(path for path in own.keys() & order.sources.keys() if own[path] != order.sources[path])
     if changed:
         raise ConfigurationError(f"{node} has another Tunemesh than where the search runs: {', '.join(changed[:3])} …")

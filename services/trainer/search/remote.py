@@ -69,6 +69,7 @@ class StudyDoor:
         """
         self._study, self._tell, self._deadline, self._clock = study, tell, deadline, clock
         self._begun: dict[int, int] = {}
+        self._has_none_left = False
 
     @property
     def is_late(self) -> bool:
@@ -76,9 +77,9 @@ class StudyDoor:
         return self._deadline is not None and self._clock() >= self._deadline
 
     @property
-    def has_begun_trials(self) -> bool:
-        """Whether a worker is at a trial."""
-        return bool(self._begun)
+    def is_done(self) -> bool:
+        """Whether workers have nothing left to do: no trial is under way, and none is left, or the time is over."""
+        return not self._begun and (self._has_none_left or self.is_late)
 
     def answer(self, worker: int, name: str, arguments: tuple[Any, ...]) -> Any:
         """Answer a call.
@@ -95,6 +96,7 @@ class StudyDoor:
             raise ValueError(f"a worker asks for {name!r}; it may ask for {', '.join(sorted(_ASKED))}")
         if name == "next":
             begun = self._study.next(*arguments)
+            self._has_none_left = begun is None
             if begun is not None:
                 self._begun[worker] = begun[0]
             return begun
@@ -109,4 +111,5 @@ class StudyDoor:
         number = self._begun.pop(worker, None)
         if number is not None:
             self._study.end_dead(number, f"its process ended with {how}, twice")
+            self._has_none_left = False
         return number

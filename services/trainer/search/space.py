@@ -98,6 +98,10 @@ class Space:
     start: FeatureSpec
     source: str
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel to other processes as what stands in the files: a spec that was used holds functions, which do not travel."""
+        return _as_in_files, (dict(self.parameters), self.document, self.start.source, self.source)
+
     def applies(self, key: str, values: Mapping[str, Any]) -> bool:
         """Say whether a key counts beside the values chosen so far: those of a network, where that network has them."""
         part, _, size = key.partition(".")
@@ -139,6 +143,10 @@ class Space:
                 return None
             found[key] = value
         return found
+
+
+def _as_in_files(parameters: Mapping[str, Parameter], document: Document, spec_source: str, source: str) -> Space:
+    return Space(parameters, document, FeatureSpec.parse(document, source=spec_source), source)
 
 
 def load_space(path: str | Path | None, document: Document, start: FeatureSpec) -> Space:

@@ -124,10 +124,3 @@ def test_a_worker_that_is_killed_costs_no_trial(tmp_path: Path, environment: dic
     report = json.loads((tmp_path / "killed" / "report.json").read_text())
     assert report["counts"]["complete"] == 5, report["trials"]
     assert "on Ray ended with WorkerCrashedError" in log.read_text()
-
-
-def test_an_address_where_nothing_answers_is_refused_before_a_trial(tmp_path: Path, environment: dict[str, str]) -> None:
-    files(tmp_path)
-    nowhere = f"127.0.0.1:{embedded.free_port()}"
-    assert started(tmp_path, "nowhere", environment | {"RAY_ADDRESS": nowhere}, "--trials", "2").wait(limits.seconds(120)) == 2
-    assert f"configuration error: RAY_ADDRESS={nowhere}: nothing answers there" in (tmp_path / "nowhere.log").read_text()

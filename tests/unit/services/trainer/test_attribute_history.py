@@ -231,6 +231,14 @@ def test_versions_are_known_from_the_second_after_they_were_written() -> None:
     assert versions.row("nobody", 10**12) == 0
 
 
+def test_categories_that_no_file_gives_are_not_known(tmp_path: Path) -> None:
+    spec = spec_of(words("genre", "item:categories", "a", "b"))
+    for name, columns, share in (("without", {}, 0.0), ("with", {"categories": "a|b"}, 1.0)):
+        history = read_history(write(tmp_path / f"{name}.csv", [event(second, "u", "i", **columns) for second in range(4)]), spec)
+        known = known_shares(spec.plan, history.interactions, history.user_attributes, history.item_attributes)
+        assert known == {"item:categories": share}
+
+
 def test_how_often_a_field_was_known_is_counted_when_the_event_happened(tmp_path: Path) -> None:
     """D99: the first event of a user knows nothing of what it says itself; and a field that files have under another meaning is seen."""
     features = (number("price", "item:price"), number("age", "user:age"), number("hour", "context:hour"))

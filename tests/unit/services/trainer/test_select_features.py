@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from itertools import chain
 from pathlib import Path
 
@@ -100,10 +101,56 @@ def test_the_interval_draws_users_with_all_that_is_theirs() -> None:
     rng, covered = np.random.default_rng(0), 0
     for seed in range(100):
         of_user = rng.normal(1.0, 1.0, size=40)
-        users = np.repeat(np.arange(40), rng.integers(1, 20, size=40))
-        low, high = interval_by_user([f"u{user}" for user in users], of_user[users] + rng.normal(0, 0.1, len(users)), seed=seed)
+        users = [f"u{user}" for user in np.repeat(np.arange(40), rng.integers(1, 20, size=40))]
+        values = np.asarray([of_user[int(user[1:])] for user in users]) + rng.normal(0, 0.1, len(users))
+        low, high = interval_by_user(users, values, Counter(users), seed=seed)
         covered += low <= 1.0 <= high
     assert covered >= 85, "rows taken for independent would hold the truth in half of the draws"
+
+
+def test_events_that_were_not_kept_count_and_few_users_have_no_interval() -> None:
+    users = [f"u{number}" for number in range(10)]
+    whole = interval_by_user(users, np.ones(10), dict.fromkeys(users, 1), seed=0)
+    thinned = interval_by_user(users, np.ones(10), dict.fromkeys(users, 5), seed=0)
+    assert whole == (1.0, 1.0) and thinned == (0.2, 0.2)
+    # Whose events were none of them kept draws the mean down as well.
+    low, high = interval_by_user(users[:5], np.ones(5), dict.fromkeys(users, 1), seed=0)
+    assert low < 0.5 < high
+    assert interval_by_user(users[:1] * 10, np.ones(10), {"u0": 10}, seed=0) is None
+
+
+def test_thinned_impressions_are_divided_by_what_they_stand_for(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = [
+        {
+            "user_id": f"u{rng.integers(30)}",
+            "item_id": f"i{rng.integers(20)}",
+            "kind": kind,
+            "value": 1.0,
+            "time": 1_700_000_000 + 60 * second,
+        }
+        for second, kind in enumerate(rng.choice(["impression", "click"], p=[0.9, 0.1], size=1_500))
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "events.parquet")
+    losses = {}
+    for keep_rate in (1.0, 0.2):
+        raw = SPEC.model_dump(mode="json") | {"format": 2, "negatives": {"keep_rate": keep_rate, "source": "impressions"}}
+        (tmp_path / "spec.yaml").write_text(yaml.safe_dump(raw))
+        files = {"--data": tmp_path / "events.parquet", "--spec": tmp_path / "spec.yaml", "--out": tmp_path / f"{keep_rate}.json"}
+        options = [text for option, path in files.items() for text in (option, str(path))]
+        assert select_features.main([*options, "--permutations", "1", "--answer-window-seconds", "0"]) == 0
+        report = json.loads((tmp_path / f"{keep_rate}.json").read_text())
+        assert report["scored"] == 300
+        losses[keep_rate] = report["loss"]
+    # Divided by those that were kept it would be three times as large.
+    assert losses[0.2] == pytest.approx(losses[1.0], rel=0.5)
+
+
+def test_a_folder_is_no_place_for_the_report_and_that_is_said_before_the_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert select_features.main(["--data", "nowhere.csv", "--spec", "nowhere.yaml", "--out", str(tmp_path)]) == 2
+    assert f"--out {tmp_path} is a folder; name the file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

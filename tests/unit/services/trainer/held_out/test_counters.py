@@ -47,6 +47,22 @@ def test_of_uniform_choices_among_a_hundred_each_is_chosen_at_a_hundredth() -> N
         assert counters.scores("u", shown, 400)[name][:, INTERACT].sum() == pytest.approx(1.0, abs=0.05)
 
 
+def test_events_that_say_nothing_of_a_task_were_lists_for_it_all_the_same() -> None:
+    """Where negatives are drawn, each event's unchosen items are negatives: three views a purchase, and a fourth of the lists have one."""
+    raw = SPEC.model_dump(mode="json")
+    raw["kinds"]["view"] = {}
+    spec = FeatureSpec.parse(raw)
+    rng = np.random.default_rng(0)
+    counters = Counters(spec)
+    for number in range(20_000):
+        counters.add(Interaction("u", str(rng.integers(400)), "rating" if number % 4 == 0 else "view", 5.0, 0))
+    shown = [str(item) for item in range(100)]
+    for name, noise in (("items", 0.02), ("recent_items", 0.06)):
+        rates = counters.scores("u", shown, 400)[name]
+        assert rates[:, INTERACT].sum() == pytest.approx(0.25, abs=noise), name
+    assert rates[:, LIKE] == pytest.approx(1.0, abs=0.05)
+
+
 def test_recent_rates_forget() -> None:
     counters = Counters(SPEC)
     half_life = int(SPEC.counters.half_lives_events[-1])

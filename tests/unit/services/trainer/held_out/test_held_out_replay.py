@@ -9,7 +9,7 @@ import pytest
 from services.common.ranker.feature_records import pack_records
 from services.common.ranker.states import Interaction
 from services.trainer.batch import BatchConfig, FeatureStates, replay_order, train_epoch
-from services.trainer.held_out.replay import begun, is_drawn, score_then_learn
+from services.trainer.held_out.replay import begun, drawn_share, is_drawn, score_then_learn
 from services.trainer.held_out.scored import FROZEN, LIVE, Collector, ScoredEvents
 from services.trainer.learner import Learner
 from tests.learning import CATEGORIES, ITEMS, SPEC, interactions
@@ -88,6 +88,17 @@ def test_whom_is_scored_changes_nothing_of_what_is_learned(whole) -> None:
     assert set(scored.users) == {user for user in whole[0].users if is_drawn(user, 0.5)}
     drawn = [is_drawn(f"user {number}", 0.25) for number in range(4_000)]
     assert np.mean(drawn) == pytest.approx(0.25, abs=0.03)
+
+
+def test_of_few_users_one_is_scored_whatever_its_id_hashes_to() -> None:
+    for number in range(50):
+        users = [f"one {number}", f"other {number}"]
+        for some in (users[:1], users):
+            share = drawn_share(iter(some), 100_000, 20)
+            assert sum(is_drawn(user, share) for user in some) == 1
+    many = [f"user {number}" for number in range(4_000)]
+    assert drawn_share(iter(many), 4_000, 1_000) == 0.25
+    assert drawn_share(iter(many), 4_000, 4_000) == 1.0
 
 
 def test_what_is_shown_is_the_chosen_item_and_others_that_the_user_has_not_chosen(whole) -> None:

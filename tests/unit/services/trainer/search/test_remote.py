@@ -13,14 +13,16 @@ from typing import Any
 import pytest
 
 from services.common.platform.errors import ConfigurationError
+from services.common.ranker.feature_spec import FeatureSpec
+from services.mesh.runner.embedded import free_port
 from services.trainer.event_files.history import History
 from services.trainer.search.measure import Objective
-from services.trainer.search.ray_workers import Order, check_same, run_on_ray
+from services.trainer.search.ray_workers import Order, check_cluster, check_same, program_of
 from services.trainer.search.remote import SECONDS_LEFT, TELL, RemoteStudy, StudyDoor
 from services.trainer.search.report import trial_rows
 from services.trainer.search.trials import Limits
 from services.trainer.train import digest_of
-from tests.unit.services.trainer.search.test_trials import TASKS, Crash, Trainer, begun, runner, searched, without_time
+from tests.unit.services.trainer.search.test_trials import DOCUMENT, TASKS, Crash, Trainer, begun, runner, searched, space, without_time
 
 pytestmark = pytest.mark.ml
 
@@ -44,7 +46,7 @@ def test_trials_at_a_distance_are_those_of_one_process(tmp_path: Path, pruner: s
     study, door, lines = door_of(tmp_path / "far", pruner=pruner)
     worker(study, door, 0, Trainer()).run(Limits(trials=12, deadline=None))
     assert without_time(trial_rows(study)) == without_time(searched(tmp_path / "near", 12, pruner=pruner))
-    assert len(lines) == 12 and not door.has_begun_trials
+    assert len(lines) == 12 and door.is_done
 
 
 def test_what_goes_wrong_at_a_distance_is_noted(tmp_path: Path) -> None:
@@ -65,6 +67,7 @@ def test_the_trial_of_a_worker_that_is_gone_is_tried_once_more(tmp_path: Path) -
     for number in range(2):
         with pytest.raises(Crash):
             worker(study, door, number, Trainer(), check=dies).run(Limits(trials=3, deadline=None))
+        assert not door.is_done
         assert door.end_of_worker(number, "WorkerCrashedError") is not None
         assert door.end_of_worker(number, "WorkerCrashedError") is None
     trainer = Trainer()
@@ -81,19 +84,19 @@ def test_a_worker_hears_how_much_time_is_left_and_puts_its_trial_off(tmp_path: P
     own_clock = iter(range(1_000))
     far = worker(study, door, 0, Trainer(), clock=lambda: float(next(own_clock)))
     assert far.run(Limits(trials=50, deadline=30.0))
-    assert lines[-1].endswith("put off, the time is over") and not door.has_begun_trials
+    assert lines[-1].endswith("put off, the time is over") and not door.is_done
     now[0] = 130.0
-    assert door.is_late
+    assert door.is_late and door.is_done
     assert door_of(tmp_path)[1].answer(0, SECONDS_LEFT, ()) is None
 
 
-@pytest.mark.parametrize(("name", "arguments"), [("set_start", ({}, [])), ("__class__", ()), ("complete", (0, 0.1, {})), ("same_as", (7,))])
+@pytest.mark.parametrize(("name", "arguments"), [("set_start", ({}, [])), ("__class__", ()), ("complete", (1, 0.1, {})), ("same_as", (7,))])
 def test_a_worker_may_ask_for_its_own_trial_and_no_more(tmp_path: Path, name: str, arguments: tuple[Any, ...]) -> None:
     study, door, _ = door_of(tmp_path)
-    assert door.answer(1, "next", (5,))[0] == 0
+    assert door.answer(1, "next", (5,))[0] == 1, "trial 0 is the start"
     with pytest.raises(ValueError, match=r"a worker asks for|has not begun"):
         door.answer(0, name, arguments)
-    door.answer(1, "complete", (0, 0.5, {}))
+    door.answer(1, "complete", (1, 0.5, {}))
     assert [row["value"] for row in trial_rows(study)] == [0.5]
 
 
@@ -108,18 +111,45 @@ def order(study: Any) -> Order:
     )
 
 
-def test_an_order_travels(tmp_path: Path) -> None:
-    study, _, _ = door_of(tmp_path)
-    assert study.space.start.plan is not None
-    arrived = ForkingPickler.loads(ForkingPickler.dumps(order(study)))
-    assert arrived.space.start == study.space.start and arrived.space.parameters == study.space.parameters
+def test_a_space_whose_spec_was_used_travels(tmp_path: Path) -> None:
+    given = space(tmp_path)
+    raw_feature = {"raw_feature": {"feature_name": "price", "expression": "item:price", "boundaries": [1, 10]}}
+    document = given.document | {"format": 2, "features": [raw_feature]}
+    used = replace(given, document=document, start=FeatureSpec.parse(document))
+    assert used.start.plan.wanted
+    arrived = ForkingPickler.loads(ForkingPickler.dumps(used))
+    assert (arrived.start, arrived.parameters, arrived.source) == (used.start, used.parameters, used.source)
+    assert arrived.start_values() == used.start_values()
 
 
-def test_without_ray_the_command_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_program_of_a_network_of_ones_own_holds_its_file(tmp_path: Path) -> None:
+    text = "from services.common.ranker.networks.{} import {} as Base\n\n\nclass Net(Base):\n    pass\n"
+    found = []
+    for name, (module, base) in {
+        "one": ("two_tower", "TwoTower"),
+        "same": ("two_tower", "TwoTower"),
+        "other": ("deepfm", "DeepFm"),
+    }.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / f"net_{name}.py").write_text(text.format(module, base))
+        document = DOCUMENT | {"network": {"module": f"net_{name}:Net"}}
+        found.append(program_of(FeatureSpec.parse(document, source=str(folder / "spec.yaml"))))
+    assert found[0]["network.module"] == found[1]["network.module"] != found[2]["network.module"]
+    assert found[0]["torch"] and "network.module" not in program_of(FeatureSpec.parse(DOCUMENT))
+
+
+def test_without_ray_the_command_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    study, door, lines = door_of(tmp_path)
     with pytest.raises(ConfigurationError, match="RAY_ADDRESS=auto: Ray is not installed here"):
-        run_on_ray("auto", order(study), door, None, tell=lines.append)
+        check_cluster("auto")
+
+
+@pytest.mark.parametrize("form", ["{}", "ray://{}"])
+def test_an_address_where_nothing_answers_is_refused_before_anything_is_read(form: str) -> None:
+    address = form.format(f"127.0.0.1:{free_port()}")
+    with pytest.raises(ConfigurationError, match=f"RAY_ADDRESS={address}: nothing answers there"):
+        check_cluster(address)
 
 
 def test_a_node_with_another_program_or_other_events_is_refused(tmp_path: Path) -> None:
