@@ -5,21 +5,23 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 
 from services.retriever.core.text import joined_lines
 from services.retriever.outline import Extracted, Outline, Unreadable
-from services.retriever.tables import named_rows
+from services.retriever.tables import MOST_COMPARED, named_rows, names_columns
 
 # Spreadsheets of countries that write 1,5 part cells by semicolons; some say so in a line of their own.
-_DELIMITERS = ",;\t|"
+_DELIMITERS = "\t;|,"
 _SAID = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)
 _QUOTED = re.compile(r'"[^"]*"')
-_NUMBER = re.compile(r"[-+]?[\d.,\s]*\d[\d.,\s]*%?")
+_LOOKED_AT = 20
 
 
 def read_csv(text: str) -> Extracted:
-    """Return the rows of a table whose cells are parted by commas, semicolons, tabs or bars: by what its first line has most of.
+    """Return the rows of a table whose cells are parted by commas, semicolons, tabs or bars: by what most of its first lines have alike.
 
     Raises:
         Unreadable: a cell is longer than 131,072 characters, as after a quotation mark without its end, or too much text.
@@ -27,8 +29,18 @@ def read_csv(text: str) -> Extracted:
     said = _SAID.match(text)
     if said is not None:
         return _read(text[said.end() :], said[1])
-    line = _QUOTED.sub("", next((line for line in io.StringIO(text) if line.strip()), ""))
-    return _read(text, max(_DELIMITERS, key=line.count))
+    lines = islice((_QUOTED.sub("", line) for line in io.StringIO(text) if line.strip()), _LOOKED_AT)
+    return _read(text, _delimiter_of(list(lines)))
+
+
+def _delimiter_of(lines: Sequence[str]) -> str:
+    """Return what as many lines as may be have, each as often as the others; of several the one that numbers do not have (1,5)."""
+
+    def num_alike(delimiter: str) -> int:
+        counts = Counter(count for line in lines if (count := line.count(delimiter)))
+        return max(counts.values(), default=0)
+
+    return max(_DELIMITERS, key=num_alike) if any(map(num_alike, _DELIMITERS)) else ","
 
 
 def read_tsv(text: str) -> Extracted:
@@ -54,6 +66,10 @@ def _read(text: str, delimiter: str) -> Extracted:
 
 
 def _lines(rows: Iterator[Sequence[str]]) -> Iterator[str]:
-    first = next(rows, ())
-    has_names = not any(_NUMBER.fullmatch(cell) for cell in first)
-    yield from named_rows((row for some in ((first,), rows) for row in some), has_names=has_names)
+    begin = list(islice(rows, 1 + MOST_COMPARED))
+    width = max(map(len, begin), default=0)
+    # What stands alone above a table says what it is about.
+    while width > 1 and len(begin) > 1 and sum(map(bool, begin[0])) == 1:
+        yield from filter(None, begin.pop(0))
+    has_names = bool(begin) and names_columns(begin[0], begin[1:])
+    yield from named_rows(chain(begin, rows), has_names=has_names)

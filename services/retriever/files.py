@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import stat
@@ -31,7 +32,18 @@ _UNREAD_SUFFIXES = {
 # Beside a document that is open in Office: who has it open.
 _LOCK = "~$"
 
+# What does not pass by itself. Others are of disks, shares that lock files, and of too many open files.
+_LASTING = frozenset({errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG})
+
 _log = logging.getLogger(__name__)
+
+
+class _NotNow(Exception):
+    """A file cannot be read now. What is indexed of it stays, and the next look tries again."""
+
+
+def _is_below(name: str, places: Collection[str]) -> bool:
+    return any(place == "." or name == place or name.startswith(f"{place}/") for place in places)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,19 +117,20 @@ class DocumentFolder:
     def look(self, indexed: Mapping[str, str]) -> FileChanges:
         """Return what changed. Reads files: call it off the event loop.
 
-        A folder that is not there, cannot be listed, or is empty where another disk was, deletes nothing: an unmounted disk must not
-        empty the index.
+        A folder that is not there, or is empty where another disk was, deletes nothing: an unmounted disk must not empty the index. Nor
+        does a folder inside that cannot be listed, or a disk that fails, delete what they hold.
 
         Args:
             indexed: document id -> content hash of what the index holds of files.
         Raises:
             Unavailable: files cannot be read now; call `forget` before the next look.
         """
-        if not self._folder.is_dir():
+        device = self._device_now()
+        if device is None:
             self._say(f"the documents' folder {self._folder} is not there: what is indexed stays, and it is looked for")
             return FileChanges(documents=(), gone=(), more=False)
-        found, refused, unlisted = self._walk()
-        is_doubtful = self._is_doubtful(found.keys() | refused.keys(), indexed, unlisted)
+        found, refused, unreachable = self._walk()
+        is_doubtful = self._is_doubtful(found.keys() | refused.keys(), indexed, device)
         incomplete: dict[str, str] = {}
         documents: list[CutDocument] = []
         num_read, num_bytes, more = 0, 0, False
@@ -139,31 +152,40 @@ class DocumentFolder:
             except Unreadable as error:
                 refused[name] = str(error)
                 document = None
+            except _NotNow as error:
+                refused[name] = str(error)
+                unreachable.append(name)
+                continue
             self._seen[name] = seen
             if document is not None:
                 documents.append(document)
         self._report(refused, incomplete)
+        stays = {name for name in indexed if is_doubtful or _is_below(name, unreachable)}
         if not is_doubtful:
-            self._left_out.save(found.keys())
+            self._left_out.save(found.keys() | stays)
         for name in self._seen.keys() - found.keys():
             del self._seen[name]
-        gone = () if is_doubtful else tuple(name for name in indexed if name not in found or name in refused)
+        gone = tuple(name for name in indexed if name not in stays and (name not in found or name in refused))
         return FileChanges(documents=tuple(documents), gone=gone, more=more)
 
-    def _is_doubtful(self, names: Collection[str], indexed: Mapping[str, str], unlisted: OSError | None) -> bool:
-        """Say whether what was not found may be there all the same."""
-        device = self._folder.stat().st_dev
-        if unlisted is not None:
-            self._say(f"not all of the documents' folder can be listed, so nothing is deleted from the index: {unlisted}")
-        elif not names and indexed and device != self._device:
+    def _device_now(self) -> int | None:
+        """Return the disk that the folder is on; None when it is not there, or its disk does not answer."""
+        try:
+            status = self._folder.stat()
+        except OSError:
+            return None
+        return status.st_dev if stat.S_ISDIR(status.st_mode) else None
+
+    def _is_doubtful(self, names: Collection[str], indexed: Mapping[str, str], device: int) -> bool:
+        """Say whether the folder is empty where another disk was."""
+        if not names and indexed and device != self._device:
             self._say(
                 f"the documents' folder {self._folder} is empty, and {len(indexed)} documents are indexed: they stay until it has a file"
             )
-        else:
-            self._said = ""
-            self._device = device if names else self._device
-            return False
-        return True
+            return True
+        self._said = ""
+        self._device = device if names else self._device
+        return False
 
     def _say(self, what: str) -> None:
         """Log a complaint once, not with every look at the folder."""
@@ -171,12 +193,18 @@ class DocumentFolder:
             _log.warning("%s", what)
         self._said = what
 
-    def _walk(self) -> tuple[dict[str, _Seen], dict[str, str], OSError | None]:
-        """Return the readable files by their path inside the folder, sorted; those that are refused unread; why a folder was not listed."""
+    def _walk(self) -> tuple[dict[str, _Seen], dict[str, str], list[str]]:
+        """Return the readable files by their path inside the folder, sorted; what is refused unread; of that what nobody could look at."""
         found: dict[str, _Seen] = {}
         refused: dict[str, str] = {}
-        errors: list[OSError] = []
-        for path in self._files(errors.append):
+        unreachable: list[str] = []
+
+        def unlisted(error: OSError) -> None:
+            folder = Path(error.filename).relative_to(self._folder).as_posix()
+            refused[folder] = f"it is a folder that cannot be listed: {error.strerror}"
+            unreachable.append(folder)
+
+        for path in self._files(unlisted):
             name = path.relative_to(self._folder).as_posix()
             shown = os.fsencode(name).decode("utf-8", "backslashreplace")
             if shown != name:
@@ -191,6 +219,8 @@ class DocumentFolder:
                 continue
             except OSError as error:
                 refused[name] = f"it cannot be read: {error.strerror}"
+                if error.errno not in _LASTING:
+                    unreachable.append(name)
                 continue
             if not stat.S_ISREG(status.st_mode):
                 refused[name] = "it is a link or no file"
@@ -200,7 +230,7 @@ class DocumentFolder:
                 refused[name] = f"the folder has more than {self._limits.max_files} files"
             else:
                 found[name] = _Seen(mtime_ns=status.st_mtime_ns, ctime_ns=status.st_ctime_ns, size_bytes=status.st_size)
-        return found, refused, errors[0] if errors else None
+        return found, refused, unreachable
 
     def _files(self, on_error: Callable[[OSError], None]) -> Iterator[Path]:
         """Yield candidates in a stable order. Hidden files and folders are passed over; links are not followed."""
@@ -212,12 +242,17 @@ class DocumentFolder:
                     yield path
 
     def _read(self, name: str, indexed_hash: str | None) -> tuple[CutDocument | None, tuple[str, ...]]:
-        """Return the document, None when the index has it already, and what it lacks."""
+        """Return the document, None when the index has it already, and what it lacks.
+
+        Raises:
+            Unreadable: the file is refused until it changes.
+            _NotNow: its disk does not give it now.
+        """
         try:
             with (self._folder / name).open("rb") as file:
                 raw = file.read(self._limits.max_bytes + 1)
         except OSError as error:
-            raise Unreadable(f"it cannot be read: {error.strerror}") from error
+            raise (Unreadable if error.errno in _LASTING else _NotNow)(f"it cannot be read: {error.strerror}") from error
         if len(raw) > self._limits.max_bytes:
             raise Unreadable(f"it grew over {self._limits.max_bytes} bytes")
         content_hash = hash_of(raw, self._chunks)

@@ -11,7 +11,7 @@ from selectolax.lexbor import LexborHTMLParser, LexborNode, SelectolaxError
 
 from services.retriever.core.text import clean, joined_lines
 from services.retriever.outline import Extracted, Outline, Unreadable
-from services.retriever.tables import named_rows
+from services.retriever.tables import Cell, named_rows, rows_of_cells
 
 _HEADINGS = {f"h{level}": level for level in range(1, 7)}
 # Not text of the page itself.
@@ -30,6 +30,8 @@ _NESTING = re.compile(
     re.IGNORECASE,
 )
 _MAX_DEPTH = 10_000
+_MAX_SPAN = 1_000
+"""As browsers have it for columns."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +163,8 @@ def _texts(root: LexborNode, dropped: frozenset[str], style: Style = Style()) ->
 @dataclass(slots=True)
 class _Cell:
     is_name: bool
+    num_columns: int
+    num_rows: int
     parts: list[str] = field(default_factory=list)
 
 
@@ -177,7 +181,7 @@ def _rows_of(table: LexborNode, style: Style) -> list[str]:
         elif tag == "tr":
             rows.append([])
         elif tag in ("th", "td") and rows:
-            rows[-1].append(_Cell(is_name=tag == "th"))
+            rows[-1].append(_Cell(tag == "th", _span(node, "colspan"), _span(node, "rowspan")))
         elif rows and rows[-1]:
             if tag == "-text":
                 rows[-1][-1].parts.append(node.text_content or "")
@@ -186,6 +190,24 @@ def _rows_of(table: LexborNode, style: Style) -> list[str]:
     rows = [row for row in rows if row]
     if not rows:
         return []
-    cells = [[joined_lines(style.gap.join(cell.parts)).strip() for cell in row] for row in rows]
+    texts = [[joined_lines(style.gap.join(cell.parts)).strip() for cell in row] for row in rows]
     title = joined_lines(" ".join(caption)).strip()
-    return [line for line in (title, *named_rows(cells, has_names=all(cell.is_name for cell in rows[0]) and len(rows) > 1)) if line]
+    is_plain = all(cell.num_columns == cell.num_rows == 1 for row in rows for cell in row)
+    first = [cell.is_name for cell, text in zip(rows[0], texts[0], strict=True) if text]
+    if is_plain and (all(cell.is_name for cell in rows[0]) or not (first and all(first))):
+        lines = list(named_rows(texts, has_names=all(cell.is_name for cell in rows[0]) and len(rows) > 1))
+    else:
+        lines = rows_of_cells([[_placed(*each) for each in zip(*both, strict=True)] for both in zip(rows, texts, strict=True)])
+    return [line for line in (title, *lines) if line]
+
+
+def _placed(cell: _Cell, text: str) -> Cell:
+    return Cell(text=text, num_columns=cell.num_columns, num_rows=cell.num_rows, is_name=cell.is_name, is_bold=cell.is_name)
+
+
+def _span(cell: LexborNode, name: str) -> int:
+    """Return how many columns or rows a cell covers; rowspan="0" is all that follow."""
+    value = cell.attributes.get(name) or ""
+    if name == "rowspan" and value == "0":
+        return _MAX_SPAN
+    return min(max(int(value), 1), _MAX_SPAN) if value.isdecimal() and len(value) < 9 else 1

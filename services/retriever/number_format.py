@@ -7,8 +7,9 @@ shown as the plain number.
 from __future__ import annotations
 
 import functools
+import operator
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal
 
@@ -24,6 +25,10 @@ _BUILT_IN = {
 }
 # Quoted text, an escaped sign, a blank as wide as a sign, a filling sign, [colour], [condition] or [$currency-language].
 _LITERAL = re.compile(r'"(?P<quoted>[^"]*)"|\\(?P<escaped>.)|_.|\*.|\[\$(?P<currency>[^\]-]*)(?:-[^\]]*)?\]|\[(?P<bracket>[^\]]*)\]')
+_CONDITION = re.compile(r"\[(<=|>=|<>|<|>|=)(-?\d+(?:\.\d+)?)\]")
+_COMPARED: Mapping[str, Callable[[Decimal, Decimal], bool]] = {
+    "<": operator.lt, ">": operator.gt, "<=": operator.le, ">=": operator.ge, "=": operator.eq, "<>": operator.ne
+}  # fmt: skip
 _ELAPSED = re.compile(r"h+|m+|s+", re.IGNORECASE)
 _DIGITS = re.compile(r"[#0?][#0?,]*(?:\.[#0?]*,*)?|\.[#0?]+,*")
 # One letter stands for each literal while digits are looked for.
@@ -92,8 +97,18 @@ def _sections(code: str) -> tuple[str, ...]:
 
 
 def _section_of(code: str, number: Decimal) -> tuple[str, bool]:
-    """Return the part of a code that is for this number, and whether it writes the sign itself. Up to four: > 0; < 0; 0; text."""
+    """Return the part of a code that is for this number, and whether it writes the sign itself.
+
+    Up to four: > 0; < 0; 0; text. With conditions it is the first whose condition holds, or that has none.
+    """
     sections = _sections(code)
+    conditions = [_CONDITION.search(section) for section in sections]
+    if any(conditions):
+        for section, condition in zip(sections, conditions, strict=True):
+            if condition is None or _COMPARED[condition[1]](number, Decimal(condition[2])):
+                # One that is for numbers below 0 alone has their sign, if any.
+                return section, condition is not None and condition[1] in ("<", "<=") and Decimal(condition[2]) <= 0
+        return sections[-1], False
     if number < 0 and len(sections) > 1:
         return sections[1], True
     if number == 0 and len(sections) > 2:

@@ -130,7 +130,8 @@ class Package:
 
         Args:
             part: of XML.
-            parents: local names.
+            parents: local names, of the root or of what is right below it. Further down other vocabularies use the same names: the sections
+                of a presentation have a `sldIdLst` of their own.
         Raises:
             Unreadable: see `tree`.
         """
@@ -138,7 +139,7 @@ class Package:
         inside = 0
         for is_start, depth, element in self._events(part):
             if is_start:
-                if holder is None and local(element) in parents:
+                if holder is None and depth <= 2 and local(element) in parents:
                     holder, inside = element, depth
             elif holder is not None and depth == inside + 1:
                 yield element

@@ -33,6 +33,7 @@ _EDGE = 0.1
 """Of a page's height, at the top and at the bottom, where running heads stand."""
 _REPEATED_SHARE = 0.4
 _SAME_EDGE_PT = 4.0
+_MAX_PAGE_DIGITS = 6
 _MAX_LEADING = 0.75
 _MORE_LEADING = 0.3
 """Above the usual gap between two lines, in heights of a line: what parts paragraphs."""
@@ -92,7 +93,10 @@ def read_pdf(raw: bytes, _: PackageLimits, say: Say = unheard) -> Extracted:
     words = Counter[float]()
     for word in (word for page in pages for word in page.words):
         words[round(word.box.height, 1)] += len(word.text)
-    return _outlined([_blocks_of(page, dropped) for page, dropped in zip(pages, _repeated(pages), strict=True)], words, said)
+    blocks = [
+        _blocks_of(page, number, dropped) for number, (page, dropped) in enumerate(zip(pages, _repeated(pages), strict=True), start=1)
+    ]
+    return _outlined(blocks, words, said)
 
 
 def _page(document: pdfium.PdfDocument, number: int) -> Page:
@@ -129,22 +133,35 @@ def _say_scanned(pages: Sequence[Page], say: Say) -> None:
         say(f"{what} without text: run it through a program for text recognition (OCR), e.g. ocrmypdf")
 
 
-def _edge_of(page: Page, line: Line) -> tuple[str, int] | None:
-    """Return what a running head is known by on other pages; None for a line that stands in the page."""
+_Edge = tuple[str, int]
+_Edges = set[_Edge]
+
+
+def _edges_of(page: Page, line: Line, number: int) -> Iterator[_Edge]:
+    """Yield what a running head is known by on other pages: its text, and its text without the page's number. Nothing in the page's middle.
+
+    Other numbers stay: lines that differ in an invoice's number alone are text.
+    """
     box = line.box
-    if _EDGE * page.height < (box.bottom + box.top) / 2 < (1 - _EDGE) * page.height:
-        return None
-    return _DIGITS.sub("#", line.text), round(box.bottom / _SAME_EDGE_PT)
+    if not _EDGE * page.height < (box.bottom + box.top) / 2 < (1 - _EDGE) * page.height:
+        place = round(box.bottom / _SAME_EDGE_PT)
+        yield line.text, place
+        yield f"#{_without_page(line.text, number)}", place
 
 
-_Edges = set[tuple[str, int] | None]
+def _without_page(text: str, number: int) -> str:
+    """Return a text with a sign in place of the page's number, which may be counted from another page on where it stands without words."""
+    if not any(letter.isalpha() for letter in text):
+        return _DIGITS.sub(lambda found: f"#{int(found[0][:_MAX_PAGE_DIGITS]) - number}", text, count=1)
+    own = next((found for found in _DIGITS.finditer(text) if found[0].lstrip("0") == str(number)), None)
+    return text if own is None else f"{text[: own.start()]}#{text[own.end() :]}"
 
 
 def _repeated(pages: Sequence[Page]) -> list[_Edges]:
     """Return for each page what stands at its edges and on an earlier page too."""
     edges = [
-        {edge for line in lines_of([word for word in page.words if word.is_upright]) if (edge := _edge_of(page, line)) is not None}
-        for page in pages
+        {edge for line in lines_of([word for word in page.words if word.is_upright]) for edge in _edges_of(page, line, number)}
+        for number, page in enumerate(pages, start=1)
     ]
     counts = Counter(edge for some in edges for edge in some)
     seen: _Edges = set()
@@ -156,7 +173,7 @@ def _repeated(pages: Sequence[Page]) -> list[_Edges]:
     return repeated
 
 
-def _blocks_of(page: Page, dropped: _Edges) -> list[Block]:
+def _blocks_of(page: Page, number: int, dropped: _Edges) -> list[Block]:
     """Return the lines and tables of a page, in the order in which they were written; what is turned against them comes last."""
     grids = [grid for grid in grids_of(page.rules) if any(grid.box.holds(word.box) for word in page.words)]
     inside: dict[int, list[Word]] = {}
@@ -178,7 +195,7 @@ def _blocks_of(page: Page, dropped: _Edges) -> list[Block]:
         if isinstance(run, int):
             blocks.append(Table(cells_of(grids[run], inside[run]), grids[run].xs))
         else:
-            blocks.extend(arranged([line for line in lines_of(run) if _edge_of(page, line) not in dropped]))
+            blocks.extend(arranged([line for line in lines_of(run) if dropped.isdisjoint(_edges_of(page, line, number))]))
     turned = [word for word in page.words if not word.is_upright]
     return [*blocks, turned_line(turned)] if turned else blocks
 
@@ -191,7 +208,7 @@ def _outlined(pages: list[list[Block]], words: Counter[float], said: str) -> Ext
     larger = sorted({text.size for page in texts for text in page if isinstance(text, _Text) and _is_large(text, body)}, reverse=True)
     outline, title = Outline(""), ""
     for number, page in enumerate(texts, start=1):
-        outline.heading(_PAGE_LEVEL, f"page {number}")
+        outline.heading(_PAGE_LEVEL, f"page {number}", own="")
         for block in page:
             if isinstance(block, Table):
                 for row in rows_of_cells(block.rows):
@@ -199,7 +216,7 @@ def _outlined(pages: list[list[Block]], words: Counter[float], said: str) -> Ext
             elif (level := _level_of(block, body, larger)) is not None:
                 title = title or block.text
                 outline.heading(level, block.text)
-                outline.heading(_PAGE_LEVEL, f"page {number}")
+                outline.heading(_PAGE_LEVEL, f"page {number}", own="")
             else:
                 outline.add(block.text)
     return title or said, outline.result()[1]

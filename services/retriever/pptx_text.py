@@ -44,7 +44,7 @@ def read_pptx(raw: bytes, limits: PackageLimits, say: Say = unheard) -> Extracte
         shapes = list(_shapes_of(root))
         name = next((text for shape in shapes if _placeholder(shape) in _TITLES and (text := _one_line(shape))), "")
         title = title or name
-        outline.heading(_SLIDE_LEVEL, f"slide {number}: {name}" if name else f"slide {number}")
+        outline.heading(_SLIDE_LEVEL, f"slide {number}: {name}" if name else f"slide {number}", own=name)
         _slide(package, slide.part, shapes, outline)
     if slides and len(hidden) == len(slides):
         raise Unreadable(f"all of its {len(hidden)} slides are hidden: show those that are to be found")

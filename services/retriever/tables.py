@@ -5,11 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 _MAX_NAME_CHARS = 80
 _MAX_SPANNED_CELLS = 1_000_000
 _MAX_NAME_ROWS = 4
 _NAMES = " / "
+MOST_COMPARED = 50
+"""So many rows below a first one are looked at."""
+_YEAR = re.compile(r"(?:19|20)\d\d")
+_DIGITS = re.compile(r"\d[\d.,]*")
 NUMBER = re.compile(r"[-+−]?[\d.,\s]*\d[\d.,\s]*%?")
 """What a cell holds that is no name of a column."""
 
@@ -85,6 +90,29 @@ def rows_of_cells(rows: Sequence[Sequence[Cell]]) -> list[str]:
     return list(named_rows(body, has_names=False))
 
 
+def names_columns(first: Sequence[str], below: Sequence[Sequence[str]]) -> bool:
+    """Say whether a first row may hold names: it has no number but years, and no cell that, but for its digits, its column has again.
+
+    A column of nothing but years is one of values. First rows of which no cell comes again are taken for names, whatever they are.
+
+    Args:
+        first: its cells.
+        below: the first rows below it.
+    """
+    if any(NUMBER.fullmatch(cell) and not _YEAR.fullmatch(cell) for cell in first):
+        return False
+    # A table that goes on over pages repeats its names.
+    others = [row for row in below if list(row) != list(first)]
+    for column, cell in enumerate(first):
+        values = [row[column] for row in others if column < len(row) and row[column]]
+        if _YEAR.fullmatch(cell):
+            if values and all(_YEAR.fullmatch(value) for value in values):
+                return False
+        elif cell and _DIGITS.sub("#", cell) in {_DIGITS.sub("#", value) for value in values}:
+            return False
+    return True
+
+
 def num_name_rows(rows: Sequence[Sequence[Cell]]) -> int:
     """Return how many of a table's rows hold names, as `rows_of_cells` takes them."""
     return _num_name_rows(_placed(rows))
@@ -117,8 +145,8 @@ def _placed(rows: Sequence[Sequence[Cell]]) -> _Grid:
 
 
 def _num_name_rows(grid: _Grid) -> int:
-    """Return how many rows hold names: those that the document calls so; else the first row if nothing in it is a number, and those below
-    it as far as a name above covers several columns."""
+    """Return how many rows hold names: those that the document calls so; else the first row if nothing in it is a number or a value that
+    comes again below (unless it is bold), and those below it as far as a name above covers several columns."""
     if len(grid) < 2:
         return 0
     said = [place.cell.is_name for row in grid for place in row if place is not None and place.cell.is_name is not None]
@@ -127,6 +155,10 @@ def _num_name_rows(grid: _Grid) -> int:
         return min(count, _MAX_NAME_ROWS, len(grid) - 1)
     if max(map(len, grid)) < 2 or _first_column_names(grid):
         return 0
+    if not all(place.cell.is_bold for place in grid[0] if place is not None and place.cell.text):
+        texts = [[place.cell.text if _begins(place) else "" for place in row] for row in grid[: 1 + MOST_COMPARED]]
+        if not names_columns(texts[0], texts[1:]):
+            return 0
     for number, row in enumerate(grid[: min(_MAX_NAME_ROWS, len(grid) - 1)]):
         if not _is_of_names(row, below=number > 0):
             return number
@@ -134,6 +166,10 @@ def _num_name_rows(grid: _Grid) -> int:
             covered = max((place.cell.num_rows for place in row if place is not None and place.is_first_row), default=1)
             return min(number + (covered if number + covered < len(grid) else 1), _MAX_NAME_ROWS)
     return min(_MAX_NAME_ROWS, len(grid) - 1)
+
+
+def _begins(place: _Place | None) -> TypeGuard[_Place]:
+    return place is not None and place.is_first_column and place.is_first_row
 
 
 def _all_named(row: list[_Place | None]) -> bool:

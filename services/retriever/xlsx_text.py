@@ -72,7 +72,7 @@ def read_xlsx(raw: bytes, limits: PackageLimits, say: Say = unheard) -> Extracte
             continue
         cells = _sheet_of(package, sheet.part, strings, formats)
         num_without_value += cells.num_without_value
-        outline.heading(_SHEET_LEVEL, element.get("name", ""))
+        outline.heading(_SHEET_LEVEL, element.get("name", ""), own="")
         for block in _blocks_of(cells):
             _table(block, outline)
     sections = outline.result()[1]

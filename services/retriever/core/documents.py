@@ -20,7 +20,7 @@ FILES = "files"
 SOURCES = (CATALOG, FILES)
 
 # Raised when the same document gives other passages: what an older program indexed is then indexed anew.
-CHUNKING = 3
+CHUNKING = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -42,6 +42,23 @@ def test_a_first_row_with_numbers_is_no_row_of_names():
     assert extract("late_fees.csv", b"a,b\n1,2\n")[0] == "late fees"
 
 
+def test_a_first_row_like_those_below_is_no_row_of_names_and_years_are_names():
+    assert lines("a.csv", "Ann,2024-04-01,2.50 €\nBob,2024-05-01,3.00 €\n") == ["Ann; 2024-04-01; 2.50 €", "Bob; 2024-05-01; 3.00 €"]
+    assert lines("a.csv", "Ann,Berlin,paid\nBob,Paris,open\nCem,Rome,paid\n")[1] == "Bob; Paris; open"
+    assert lines("a.csv", "Bob,1987\nAnn,1990\n") == ["Bob; 1987", "Ann; 1990"]
+    assert lines("a.csv", "Region,2023,2024\nNorth,10,1950\nSouth,2010,7\n")[0] == "Region: North; 2023: 10; 2024: 1950"
+    assert lines("a.csv", "fee,euros\nlate,2\nfee,euros\nlost,10\n")[-1] == "fee: lost; euros: 10"
+
+
+def test_what_parts_the_cells_is_what_the_lines_have_alike_and_a_line_above_the_table_is_text():
+    assert lines("a.csv", "Konto 123\nDatum;Betrag\n01.03.;2,50\n02.03.;1,25\n") == [
+        "Konto 123", "Datum: 01.03.; Betrag: 2,50", "Datum: 02.03.; Betrag: 1,25"
+    ]  # fmt: skip
+    assert lines("a.csv", "1,5;2,5\n3,5;4,5\n") == ["1,5; 2,5", "3,5; 4,5"]
+    assert lines("a.csv", "fee,note\nlate,first; then\nlost,a; b; c\n") == ["fee: late; note: first; then", "fee: lost; note: a; b; c"]
+    assert lines("a.csv", "one\ntwo\n") == ["one: two"]
+
+
 def test_a_table_that_cannot_be_read_is_refused_with_the_reason():
     with pytest.raises(Unreadable, match=r"it is no table: field larger than field limit .* at line"):
         extract("a.csv", b'a,b\n"' + b"x\n" * 100_000)

@@ -162,6 +162,18 @@ def test_the_breaks_of_a_pages_source_are_no_lines_and_those_of_code_are():
         ("<thead><tr><th>Fee</th><th>Euros</th></tr></thead><tbody><tr><th>late</th><td>2</td></tr></tbody>", ["Fee: late; Euros: 2"]),
         ("<caption>Fees</caption><tr><td>late<td>2", ["Fees", "late; 2"]),
         ("<tr><th>A<th><tr><td>1<td>2<td>3", ["A: 1; 2; 3"]),
+        (
+            "<tr><th>Town<th>Fee<th>Euros<tr><td rowspan=2>Aalen<td>late<td>2<tr><td>lost<td>10",
+            ["Town: Aalen; Fee: late; Euros: 2", "Town: Aalen; Fee: lost; Euros: 10"],
+        ),
+        ("<tr><td><th>2023<th>2024<tr><th>late<td>2<td>3", ["late; 2023: 2; 2024: 3"]),
+        (
+            "<tr><th rowspan=2>Fee<th colspan=2>Euros<tr><th>2023<th>2024<tr><td>late<td>2<td>3",
+            ["Fee: late; Euros / 2023: 2; Euros / 2024: 3"],
+        ),
+        ("<tr><td colspan=2>Fees<tr><td>late<td>2", ["Fees", "late; 2"]),
+        ("<tr><td rowspan=0>a<td>1<tr><td>2", ["a; 1", "a; 2"]),
+        ("<tr><td rowspan=x colspan=99999999999>a<td>1", ["a; 1"]),
         ("<tr><td><h2>Menu</h2><p>Two</p>", ["Two"]),
         ("<tr><td><table><tr><th>A<tr><td>1</table>", ["A: 1"]),
     ],

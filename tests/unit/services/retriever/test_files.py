@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -103,20 +104,58 @@ def test_an_empty_mount_point_is_told_from_an_emptied_folder(folder, tmp_path):
     assert folder.look({"a.txt": "h"}).gone == ()
 
 
-def test_a_folder_that_cannot_be_listed_deletes_nothing(folder, tmp_path, monkeypatch, caplog):
+def failing(monkeypatch, function: str, name: str, number: int) -> None:
+    """Let a function of `os` or `Path` fail for paths of a name."""
+    owner = os if function == "scandir" else Path
+    real = getattr(owner, function)
+
+    def fails(path, *arguments, **options):
+        if Path(path).name == name:
+            raise OSError(number, os.strerror(number), str(path))
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(owner, function, fails)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+def test_a_folder_that_cannot_be_listed_keeps_what_it_holds_and_is_named(folder, tmp_path, monkeypatch, caplog, number):
     write(tmp_path / "sub" / "a.txt")
     write(tmp_path / "b.txt")
-    scandir = os.scandir
+    failing(monkeypatch, "scandir", "sub", number)
+    changes = folder.look({"sub/a.txt": "h", "subway.txt": "h", "gone.txt": "h"})
+    assert (ids(changes), sorted(changes.gone)) == (["b.txt"], ["gone.txt", "subway.txt"])
+    assert folder.refused == {"sub": f"it is a folder that cannot be listed: {os.strerror(number)}"}
+    assert os.strerror(number) in caplog.text
+    monkeypatch.undo()
+    assert ids(folder.look({"sub/a.txt": "h", "b.txt": "h"})) == ["sub/a.txt"] and folder.refused == {}
 
-    def refusing(path):
-        if Path(path).name == "sub":
-            raise PermissionError(13, "Permission denied", str(path))
-        return scandir(path)
 
-    monkeypatch.setattr(os, "scandir", refusing)
-    changes = folder.look({"sub/a.txt": "h"})
+def test_a_documents_folder_that_cannot_be_listed_deletes_nothing(folder, tmp_path, monkeypatch):
+    write(tmp_path / "b.txt")
+    failing(monkeypatch, "scandir", tmp_path.name, errno.EACCES)
+    assert folder.look({"a.txt": "h", "sub/b.txt": "h"}).gone == ()
+
+
+@pytest.mark.parametrize("function", ["open", "lstat"])
+def test_what_a_disk_does_not_give_now_stays_and_is_tried_again_and_what_nobody_may_read_goes(folder, tmp_path, monkeypatch, function):
+    for name in ("a.txt", "b.txt"):
+        write(tmp_path / name)
+    failing(monkeypatch, function, "a.txt", errno.EIO)
+    changes = folder.look({"a.txt": "h"})
     assert (ids(changes), changes.gone) == (["b.txt"], ())
-    assert "Permission denied" in caplog.text
+    assert folder.refused == {"a.txt": "it cannot be read: Input/output error"}
+    monkeypatch.undo()
+    assert ids(folder.look({"a.txt": "h", "b.txt": "h"})) == ["a.txt"] and folder.refused == {}
+    failing(monkeypatch, function, "a.txt", errno.EACCES)
+    os.utime(tmp_path / "a.txt", (5, 5))
+    assert folder.look({"a.txt": "h"}).gone == ("a.txt",)
+
+
+def test_a_disk_that_does_not_answer_is_a_folder_that_is_not_there(folder, tmp_path, monkeypatch, caplog):
+    write(tmp_path / "b.txt")
+    failing(monkeypatch, "stat", tmp_path.name, errno.ENOTCONN)
+    assert folder.look({"a.txt": "h"}).gone == ()
+    assert "is not there" in caplog.text
 
 
 def test_a_name_that_is_not_utf_8_is_refused_and_shown_escaped(folder, tmp_path):

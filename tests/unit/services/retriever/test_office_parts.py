@@ -71,6 +71,40 @@ def test_a_text_box_of_word_is_read_once_and_codes_of_fields_are_not():
     assert paragraphs("a.docx", raw) == ["Before. See page 3.", "In the box."]
 
 
+def test_a_presentation_in_sections_is_read_as_one_without():
+    deck = pptx.Presentation()
+    for name in ("Late fees", "Returns"):
+        slide = deck.slides.add_slide(deck.slide_layouts[1])
+        slide.shapes.title.text, slide.placeholders[1].text = name, f"About {name.lower()}."
+    p14 = 'xmlns:p14="http://schemas.microsoft.com/office/powerpoint/2010/main"'
+    sections = "".join(
+        f'<p14:section name="{name}" id="{{0000000{number}-0000-0000-0000-000000000000}}"><p14:sldIdLst><p14:sldId id="{256 + number}"/>'
+        "</p14:sldIdLst></p14:section>"
+        for number, name in enumerate(("Fees", "Other"))
+    )
+    ext = f'<p:ext uri="{{521415D9-36F7-43E2-AB2F-B90AF26B5E84}}"><p14:sectionLst {p14}>{sections}</p14:sectionLst></p:ext>'
+    raw = changed(deck, ("ppt/presentation.xml", "</p:presentation>", f"<p:extLst>{ext}</p:extLst></p:presentation>"))
+    assert paragraphs("a.pptx", raw) == paragraphs("a.pptx", changed(deck)) == ["About late fees.", "About returns."]
+
+
+def test_a_slide_of_a_title_alone_is_text_and_its_number_is_none():
+    deck = pptx.Presentation()
+    for layout, name in ((5, "Late fees"), (6, ""), (5, "word " * 60)):
+        slide = deck.slides.add_slide(deck.slide_layouts[layout])
+        if name:
+            slide.shapes.title.text = name
+    first, last = extract("a.pptx", changed(deck))[1]
+    assert (first.heading, first.paragraphs) == ("slide 1: Late fees", ("Late fees",))
+    assert last.paragraphs == (("word " * 60).strip(),)
+
+
+def test_a_sheet_without_a_row_of_names_keeps_its_first_row():
+    book = openpyxl.Workbook()
+    for row in (["Ann", "Berlin", "paid"], ["Bob", "Paris", "open"], ["Cem", "Rome", "paid"]):
+        book.active.append(row)
+    assert paragraphs("a.xlsx", changed(book)) == ["Ann; Berlin; paid", "Bob; Paris; open", "Cem; Rome; paid"]
+
+
 def test_the_texts_of_a_diagram_are_read_with_their_slide():
     deck = pptx.Presentation()
     deck.slides.add_slide(deck.slide_layouts[5]).shapes.title.text = "Steps"

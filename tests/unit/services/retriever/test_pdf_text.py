@@ -81,6 +81,33 @@ def test_a_word_that_is_broken_at_the_end_of_a_line_is_whole_and_a_compound_keep
     assert read(pdf) == [("page 1", ("The introduction names Baden-Baden and nothing else.",))]
 
 
+@pytest.mark.parametrize("foot", ["Page {own} of 4", "{other}", "- {own} -", "City library"])
+def test_lines_at_the_edges_that_differ_in_a_number_are_text_and_numbers_of_pages_are_not(foot):
+    pdf = a_pdf()
+    pdf.set_auto_page_break(False)
+    for number in range(1, 5):
+        if number > 1:
+            pdf.add_page()
+        pdf.cell(0, 5, f"Invoice {1000 + number} of the library", new_x="LMARGIN", new_y="NEXT")
+        pdf.ln(30)
+        pdf.cell(0, 5, "The fee is due.", new_x="LMARGIN", new_y="NEXT")
+        pdf.set_y(-15)
+        pdf.cell(0, 5, foot.format(own=number, other=number + 11))
+    texts = [paragraphs for _, paragraphs in read(pdf)]
+    assert [some[0] for some in texts] == [f"Invoice {number} of the library" for number in range(1001, 1005)]
+    assert texts[0][-1] == foot.format(own=1, other=12), "what is repeated is read once"
+    assert [some[-1] for some in texts[1:]] == ["The fee is due."] * 3
+
+
+def test_a_bold_line_that_nothing_follows_is_text():
+    pdf = a_pdf()
+    pdf.multi_cell(0, 5, "Two euros a day. " * 20, new_x="LMARGIN", new_y="NEXT")
+    pdf.ln(4)
+    pdf.set_font("helvetica", "B", 10)
+    pdf.cell(0, 5, "Total due 119.00 EUR")
+    assert read(pdf)[-1] == ("Total due 119.00 EUR > page 1", ("Total due 119.00 EUR",))
+
+
 def test_numbered_points_are_paragraphs_and_no_table():
     pdf = a_pdf()
     rows(pdf, *((f"{number}.", f"Point {number} of the list") for number in range(1, 5)), widths=(10, 100))
