@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 
 import grpc
 import grpc.aio
@@ -18,7 +19,7 @@ from tunemesh.prompt_assembler.v1 import prompt_assembler_service_pb2, prompt_as
 from tunemesh.retriever.v1 import retriever_service_pb2, retriever_service_pb2_grpc
 from typing_extensions import override
 
-from services.common.events.chat import Passage
+from services.common.events.chat import MAX_TITLE_BYTES, Passage
 from services.common.events.limits import MAX_QUERY_BYTES
 from services.common.events.wire.chat import chat_messages, messages_of, passage_messages, passages_of, sampling_message, usage_of
 from services.common.language.aliases import BASE_MODEL, AliasView, llm_alias
@@ -68,6 +69,10 @@ class _Losses:
         return message
 
 
+def _cut(text: str, max_bytes: int) -> str:
+    return text.encode()[:max_bytes].decode(errors="ignore")
+
+
 class GrpcRetriever(Retriever):
     """Calls RetrieverService.Search."""
 
@@ -80,7 +85,7 @@ class GrpcRetriever(Retriever):
     @override
     async def search(self, question: str, *, source: str, limit: int, timeout_s: float) -> Retrieved:
         """Search with the question, cut to what the retriever takes when it is longer."""
-        query = question.encode()[:MAX_QUERY_BYTES].decode(errors="ignore")
+        query = _cut(question.strip(), MAX_QUERY_BYTES)
         request = retriever_service_pb2.SearchRequest(query=query, limit=limit, source=source)
         try:
             response = await self._stub.Search(request, timeout=timeout_s, metadata=outgoing_metadata())
@@ -88,7 +93,9 @@ class GrpcRetriever(Retriever):
             if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
                 raise InvalidInput(f"retrieval_source: {error.details()}") from error
             raise RetrieverUnavailable(self._losses.describe(error, timeout_s)) from error
-        return Retrieved(passages=passages_of(response.passages), degraded_reason=response.degraded_reason)
+        # A catalogue's titles may be of any length; the prompt assembler would blame the caller for one.
+        passages = tuple(replace(passage, title=_cut(passage.title, MAX_TITLE_BYTES)) for passage in passages_of(response.passages))
+        return Retrieved(passages=passages, degraded_reason=response.degraded_reason)
 
     async def close(self) -> None:
         """Close the channel."""

@@ -6,6 +6,7 @@ Free of I/O, clock and randomness: they are passed in. Knows neither gRPC nor Ka
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -233,7 +234,7 @@ class RecentAnswers:
         """Keep at most `max_entries` answers, each for `ttl_s`."""
         self._ttl_s = ttl_s
         self._max_entries = max_entries
-        self._entries: OrderedDict[tuple[str, str], tuple[float, int, Recommendation]] = OrderedDict()
+        self._entries: OrderedDict[tuple[str, str], tuple[float, bytes, Recommendation]] = OrderedDict()
 
     def get(self, query: Query, now_s: float) -> Recommendation | None:
         """Return the kept answer, or None.
@@ -256,12 +257,13 @@ class RecentAnswers:
             self._entries.popitem(last=False)
 
 
-def fingerprint(query: Query) -> int:
-    """Return what tells two requests under one idempotency key apart, within one process."""
-    return hash((query.candidates, query.limit, frozenset(query.context.items()), frozenset(query.profile.items())))
+def fingerprint(query: Query) -> bytes:
+    """Return what tells two requests under one idempotency key apart: 16 bytes, since Python's own hash of -1 is that of -2."""
+    parts = (query.candidates, query.limit, sorted(query.context.items()), sorted(query.profile.items()))
+    return hashlib.blake2b(repr(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-def refuse_other_request(query: Query, kept_fingerprint: int) -> None:
+def refuse_other_request(query: Query, kept_fingerprint: bytes) -> None:
     """Raise InvalidInput when the key belongs to another request."""
     if fingerprint(query) != kept_fingerprint:
         raise InvalidInput("idempotency_key: it was used for a request with other candidates, limit, context or profile; use a new key")
@@ -293,7 +295,7 @@ class Router:
         self._monotonic_s = monotonic_s
         self._wall_ms = wall_ms
         self._new_request_id = new_request_id
-        self._running: dict[tuple[str, str], tuple[int, asyncio.Future[Recommendation]]] = {}
+        self._running: dict[tuple[str, str], tuple[bytes, asyncio.Future[Recommendation]]] = {}
 
     async def recommend(self, query: Query, *, remaining_s: float | None) -> Recommendation:
         """Rank, log the exposure, and answer.
@@ -318,12 +320,21 @@ class Router:
         return await self._answer_once(query, deadline_s)
 
     async def _answer_once(self, query: Query, deadline_s: float) -> Recommendation:
-        """Of attempts with one key that overlap, the first asks the recommender and the others wait for it."""
+        """Of attempts with one key that overlap, the first asks the recommender and the others wait for it, each as long as it may."""
         key = (query.user_id, query.idempotency_key)
-        running = self._running.get(key)
-        if running is not None:
+        while (running := self._running.get(key)) is not None:
             refuse_other_request(query, running[0])
-            return await asyncio.shield(running[1])
+            try:
+                async with asyncio.timeout(deadline_s - self._monotonic_s()):
+                    return await asyncio.shield(running[1])
+            except TimeoutError as error:
+                raise DeadlineExceeded(
+                    "the first attempt with this idempotency_key has no answer yet; retry with the same key and a longer deadline"
+                ) from error
+            except DeadlineExceeded:
+                # The first attempt had less time than this one, which asks anew.
+                if deadline_s - self._monotonic_s() < _MIN_ATTEMPT_S:
+                    raise
         future: asyncio.Future[Recommendation] = asyncio.get_running_loop().create_future()
         self._running[key] = (fingerprint(query), future)
         try:

@@ -29,6 +29,8 @@ _MAX_BATCH = 500
 # Waiting records are bounded by their number (the settings); this bounds those that bring much context. One more may be above it.
 _MAX_BUFFERED_BYTES = 64 * 1024 * 1024
 _RETRY_S = 0.5
+_MAX_FAILED_READS = 60
+"""Of one segment, half a minute."""
 _WARN_EVERY_S = 10.0
 
 _log = logging.getLogger(__name__)
@@ -54,6 +56,7 @@ class KafkaEventLog:
         self._counter = telemetry.meter.create_counter("router.events", description="Records for Kafka by what became of them.")
         telemetry.meter.create_observable_gauge("router.events.spool_bytes", [self._observe_spool], unit="By")
         self.counts: Counter[str] = Counter()
+        self._failed_reads = 0
         self._next_warning_s: dict[str, float] = {}
 
     def _observe_spool(self, _: CallbackOptions) -> list[Observation]:
@@ -90,7 +93,8 @@ class KafkaEventLog:
         self._closing.set()
         self._wake.set()
         if self._task is not None:
-            await self._task
+            # What ended it was raised to whoever watches; what is buffered is kept all the same.
+            await asyncio.wait([self._task])
         while self._buffer:
             batch = self._take()
             if self._spool.empty:
@@ -123,7 +127,12 @@ class KafkaEventLog:
         """Older ones first: what is buffered goes behind what is spooled."""
         while self._buffer:
             await self._keep(self._take())
-        batch = await asyncio.to_thread(self._spool.peek, _MAX_BATCH)
+        try:
+            batch = await asyncio.to_thread(self._spool.peek, _MAX_BATCH)
+        except OSError as error:
+            await self._unread(error)
+            return
+        self._failed_reads = 0
         if not batch:
             return
         still_open, letters = await self._deliver(batch)
@@ -131,6 +140,18 @@ class KafkaEventLog:
         await asyncio.to_thread(self._spool.advance, len(batch), still_open)
         if still_open:
             await self._pause(_RETRY_S)
+
+    async def _unread(self, error: OSError) -> None:
+        """Try again, the disk may recover; after a while set the segment aside, or nothing behind it would ever be sent."""
+        self._failed_reads += 1
+        if self._failed_reads >= _MAX_FAILED_READS:
+            self._failed_reads = 0
+            num_bytes = self._spool.set_aside()
+            _log.error("a segment of the spool cannot be read (%s): its %d bytes of records are set aside and not sent", error, num_bytes)
+            return
+        if self._failed_reads == 1:
+            _log.warning("the spool cannot be read (%s) and is tried again", error)
+        await self._pause(_RETRY_S)
 
     async def _deliver(self, batch: list[Record]) -> tuple[list[Record], list[Record]]:
         """Send records. Return those that are to be sent again, and what is to be sent in place of those refused."""

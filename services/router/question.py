@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from services.common.events.chat import (
-    HISTORY_ROLES,
     Message,
     Passage,
     Sampling,
     check_context,
     check_question,
-    check_roles,
     check_sampling,
     check_texts,
+    check_turns,
 )
 from services.common.events.limits import MAX_ID_BYTES, check_id, check_name, check_text
 from services.common.platform.errors import InvalidInput
@@ -65,7 +64,7 @@ def checked(question: Question, *, max_tokens: int) -> Question:
 def _check_history(history: tuple[Message, ...]) -> None:
     if len(history) > MAX_TURNS:
         raise InvalidInput(f"history: {len(history)} turns are more than {MAX_TURNS}")
-    check_roles("history", history, HISTORY_ROLES, InvalidInput)
+    check_turns("history", history, InvalidInput)
     check_texts("history", [turn.content for turn in history], InvalidInput)
 
 

@@ -25,6 +25,7 @@ _HEAD = struct.Struct("<II")  # body length, crc32c of the body
 _LENGTH = struct.Struct("<I")
 _SEGMENT_BYTES = 1024 * 1024
 _SUFFIX = ".spool"
+_SET_ASIDE = ".unreadable"
 
 
 class Spool:
@@ -125,13 +126,22 @@ class Spool:
             self._writer = None
 
     def peek(self, limit: int) -> list[Record]:
-        """Return up to `limit` of the oldest records without removing them; all are of one segment."""
+        """Return up to `limit` of the oldest records without removing them; all are of one segment.
+
+        Raises:
+            OSError: the disk does not give the oldest segment. It stays; see `set_aside`.
+        """
         while len(self._read_ahead) < limit and self._segments:
             if self._front is None:
                 if len(self._segments) == 1:
                     self._close_writer()  # what is read is not written to any more
                 self._front = self._read(self._segments[0])
-            taken = list(itertools.islice(self._front, limit - len(self._read_ahead)))
+            try:
+                taken = list(itertools.islice(self._front, limit - len(self._read_ahead)))
+            except OSError:
+                # What has failed once yields nothing more, and would look like a segment that was read to its end.
+                self._front = None
+                raise
             self._read_ahead.extend(taken)
             if taken or self._read_ahead:
                 break
@@ -142,11 +152,23 @@ class Spool:
         """Remove the `count` oldest records, which were peeked and then acknowledged; those that were not stay the oldest."""
         self._read_ahead[:count] = still_open
 
+    def set_aside(self) -> int:
+        """Take the oldest segment, which cannot be read, out of the order; return its bytes. Its file stays, under another name."""
+        path = self._segments.pop(0)
+        num_bytes = self._sizes.pop(path)
+        self.num_bytes -= num_bytes
+        self._front = None
+        with contextlib.suppress(OSError):
+            path.rename(path.with_suffix(_SET_ASIDE))
+        return num_bytes
+
     def _drop_front(self) -> None:
         path = self._segments.pop(0)
         self.num_bytes -= self._sizes.pop(path)
-        path.unlink()
         self._front = None
+        # A file that stays is sent once more by the next process.
+        with contextlib.suppress(OSError):
+            path.unlink()
 
     def _read(self, path: Path) -> Iterator[Record]:
         """Yield a segment's whole records. What follows a damaged one is left out and counted: its writer died half-way."""

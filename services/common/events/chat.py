@@ -21,6 +21,10 @@ MAX_CONTEXT_PASSAGES = 32
 """Passages that a request brings along."""
 MAX_CONTEXT_BYTES = 256 * 1024
 """Of their texts together, as of the texts of the earlier turns: a prompt of a few thousand tokens has room for a fraction of it."""
+MAX_PASSAGE_BYTES = 64 * 1024
+"""Of one passage, its title and its text together."""
+MAX_TURN_BYTES = 32 * 1024
+"""Of one earlier turn."""
 MAX_TITLE_BYTES = 1_024
 MAX_PASSAGES = 50
 """Passages that one search returns, and one prompt takes."""
@@ -87,7 +91,15 @@ def check_context(field: str, passages: Sequence[Passage], error: ErrorOf) -> No
     for index, passage in enumerate(passages):
         check_text(f"{field}[{index}].passage_id", passage.passage_id, MAX_ID_BYTES, error, min_bytes=0)
         check_text(f"{field}[{index}].title", passage.title, MAX_TITLE_BYTES, error, min_bytes=0)
+        check_text(f"{field}[{index}].text", passage.text, MAX_PASSAGE_BYTES - MAX_TITLE_BYTES, error, min_bytes=0)
     check_texts(field, [passage.text for passage in passages], error)
+
+
+def check_turns(field: str, turns: Sequence[Message], error: ErrorOf) -> None:
+    """Raise `error`, naming the turn, unless each has one of the roles of earlier turns and at most MAX_TURN_BYTES bytes."""
+    check_roles(field, turns, HISTORY_ROLES, error)
+    for index, turn in enumerate(turns):
+        check_text(f"{field}[{index}].content", turn.content, MAX_TURN_BYTES, error, min_bytes=0)
 
 
 def check_texts(field: str, texts: Sequence[str], error: ErrorOf) -> None:

@@ -273,7 +273,7 @@ class AsyncProducer:
                     self._is_idempotent = False
                     self._producer = await self._open_connection(idempotent=False, max_batch_bytes=self._max_batch_bytes)
                     _log.warning("Kafka at %s gives no producer id (%r): a retry may write a record twice", self._bootstrap, error)
-            except (KafkaError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, nobody else would connect, and it is said
                 self._reason = repr(error)
                 if attempts % _ATTEMPTS_PER_LOG_LINE == 1:
                     _log.warning("no Kafka broker at %s: %r; trying again every %.1f s", self._bootstrap, error, _RECONNECT_S)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from services.common.events.chat import HISTORY_ROLES, MAX_PASSAGES, Message, Passage, check_roles
+from services.common.events.chat import MAX_PASSAGE_BYTES, MAX_PASSAGES, Message, Passage, check_turns
 from services.common.events.limits import check_text, check_written
 from services.common.platform.errors import InvalidInput
 from services.prompt_assembler.core.template import MAX_PROMPT_TOKENS
 
 MAX_QUESTION_BYTES = 32 * 1024
-MAX_PASSAGE_BYTES = 64 * 1024
 MAX_HISTORY = 200
-MAX_TURN_BYTES = 32 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +33,6 @@ def check_question(question: Question) -> None:
         check_text(f"passages[{index}]", passage.title + passage.text, MAX_PASSAGE_BYTES, InvalidInput, min_bytes=0)
     if len(question.history) > MAX_HISTORY:
         raise InvalidInput(f"history: {len(question.history)} turns; at most {MAX_HISTORY} are taken")
-    check_roles("history", question.history, HISTORY_ROLES, InvalidInput)
-    for index, turn in enumerate(question.history):
-        check_text(f"history[{index}].content", turn.content, MAX_TURN_BYTES, InvalidInput, min_bytes=0)
+    check_turns("history", question.history, InvalidInput)
     if question.max_prompt_tokens > MAX_PROMPT_TOKENS:
         raise InvalidInput(f"max_prompt_tokens: {question.max_prompt_tokens} is over {MAX_PROMPT_TOKENS}")

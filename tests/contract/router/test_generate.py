@@ -344,7 +344,10 @@ async def test_the_callers_deadline_bounds_the_model(world, word_delay_s, num_wo
         ({"history": [chat_pb2.ChatMessage(role="user")] * 33}, "history: 33"),
         ({"history": [chat_pb2.ChatMessage(role="system", content="x")]}, "history[0].role"),
         ({"context": [passage_pb2.Passage(text="x")] * 33}, "context: 33"),
-        ({"context": [passage_pb2.Passage(text="x" * 300_000)]}, "context: 300000 bytes"),
+        ({"context": [passage_pb2.Passage(text="x" * 60_000)] * 5}, "context: 300000 bytes"),
+        # Nor what the prompt assembler would refuse, under other names.
+        ({"context": [passage_pb2.Passage(text="x" * 64_513)]}, "context[0].text: it has 64513 bytes"),
+        ({"history": [chat_pb2.ChatMessage(role="user", content="x" * 32_769)]}, "history[0].content: it has 32769 bytes"),
         ({"sampling": chat_pb2.Sampling(temperature=2.5)}, "sampling.temperature"),
         ({"sampling": chat_pb2.Sampling(temperature=float("nan"))}, "sampling.temperature"),
         ({"sampling": chat_pb2.Sampling(top_p=1.5)}, "sampling.top_p"),

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from services.common.platform.errors import InvalidInput, Overloaded, Unavailable
+from services.common.platform.errors import DeadlineExceeded, InvalidInput, Overloaded, Unavailable
 from services.router.admission import Admission, AdmissionLimits
 from services.router.core import (
     Limits,
@@ -279,6 +279,48 @@ async def test_overlapping_attempts_with_one_key_share_one_answer():
     first, second = await both
     assert first is second
     assert len(world.recommender.calls) == len(world.exposures.exposures) == 1
+
+
+async def test_a_repetition_waits_no_longer_than_its_own_deadline():
+    world = World()
+    world.router._recommender = world.recommender = SlowRecommender()
+    query = replace(QUERY, idempotency_key="k")
+    first = asyncio.ensure_future(world.ask(query, 10.0))
+    await asyncio.sleep(0)
+    with pytest.raises(DeadlineExceeded, match="the first attempt with this idempotency_key has no answer yet"):
+        await world.ask(query, 0.05)
+    world.recommender.release.set()
+    assert (await first).request_id and len(world.recommender.calls) == 1
+
+
+async def test_a_repetition_with_time_left_asks_anew_when_the_first_attempts_time_is_over():
+    class SlowOnce(SlowRecommender):
+        async def recommend(self, query, *, timeout_s, wait_for_ready):
+            answer = await super().recommend(query, timeout_s=timeout_s, wait_for_ready=wait_for_ready)
+            if len(self.calls) == 1:
+                raise RecommenderTooSlow("did not answer in 100 ms")
+            return answer
+
+    world = World()
+    world.router._recommender = world.recommender = SlowOnce()
+    query = replace(QUERY, idempotency_key="k")
+    first, second, third = (asyncio.ensure_future(world.ask(query, left_s)) for left_s in (0.1, 5.0, 5.0))
+    await asyncio.sleep(0.01)
+    world.recommender.release.set()
+    with pytest.raises(RecommenderTooSlow):
+        await first
+    assert (await second) is (await third)
+    assert len(world.recommender.calls) == 2 and len(world.exposures.exposures) == 1
+
+
+@pytest.mark.parametrize(("one", "other"), [({"a": -1}, {"a": -2}), ({"a": 1}, {"a": True}), ({"a": "1"}, {"a": 1}), ({}, {"a": 0})])
+async def test_a_key_that_comes_back_with_another_context_is_refused(one, other):
+    world = World()
+    await world.ask(replace(QUERY, idempotency_key="k", context=one))
+    with pytest.raises(InvalidInput, match="idempotency_key"):
+        await world.ask(replace(QUERY, idempotency_key="k", context=other))
+    await world.ask(replace(QUERY, idempotency_key="k2", context={"a": 1, "b": 2}))
+    await world.ask(replace(QUERY, idempotency_key="k2", context={"b": 2, "a": 1}))
 
 
 async def test_when_the_first_caller_goes_away_the_other_is_told_to_retry():

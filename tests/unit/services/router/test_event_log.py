@@ -1,4 +1,5 @@
 import asyncio
+import errno
 
 import pytest
 from tunemesh.events.v1 import exposure_pb2
@@ -157,6 +158,46 @@ async def test_a_disk_that_refuses_is_counted_and_the_log_goes_on(tmp_path, monk
     bench.log.append(record(2))
     await bench.until(lambda: len(bench.sender.sent) == 1)
     await bench.log.close()
+
+
+@pytest.mark.parametrize("recovers", [True, False])
+async def test_a_spool_that_cannot_be_read_ends_nothing(tmp_path, monkeypatch, recovers):
+    monkeypatch.setattr(event_log_module, "_MAX_FAILED_READS", 1_000_000 if recovers else 3)
+    bench = Bench(tmp_path, FakeSender(is_down=True))
+    num_failed, peek = 0, bench.spool.peek
+
+    def fails(limit):
+        nonlocal num_failed
+        if (recovers and num_failed >= 5) or not bench.spool._segments:
+            return peek(limit)
+        num_failed += 1
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(bench.spool, "peek", fails)
+    bench.log.start()
+    bench.log.append(record(0))
+    await bench.until(lambda: num_failed >= 3)
+    bench.sender.is_down = False
+    await bench.until(lambda: bench.spool.empty)
+    bench.log.append(record(1))
+    await bench.until(lambda: len(bench.sender.sent) == (2 if recovers else 1))
+    assert ids(bench.sender.sent) == expected([0, 1] if recovers else [1])
+    await bench.log.close()
+
+
+async def test_what_is_buffered_when_the_flusher_ends_by_a_defect_is_kept(tmp_path, monkeypatch):
+    bench = Bench(tmp_path)
+
+    async def defect() -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(bench.log, "_run", defect)
+    bench.log.start()
+    bench.log.append(record(0))
+    with pytest.raises(RuntimeError, match="a defect"):
+        await bench.log.watch()
+    await bench.log.close()
+    assert ids(bench.sender.sent) == expected([0])
 
 
 async def test_only_what_the_broker_did_not_acknowledge_is_sent_again(tmp_path):

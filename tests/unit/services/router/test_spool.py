@@ -1,3 +1,6 @@
+import errno
+from pathlib import Path
+
 import pytest
 
 from services.common.platform.errors import ConfigurationError
@@ -120,6 +123,33 @@ def test_a_disk_that_refuses_costs_only_what_was_being_written(tmp_path, monkeyp
             spool.append([record(2)])
     spool.append([record(3)])
     assert record(1) in (records := drain(spool)) and records[-1] == record(3)
+
+
+def test_a_segment_that_cannot_be_read_now_stays_and_is_read_later_or_set_aside(tmp_path, monkeypatch):
+    monkeypatch.setattr(spool_module, "_SEGMENT_BYTES", 50)
+    spool = open_spool(tmp_path)
+    for number in range(3):
+        spool.append([record(number, 60)])
+    read_bytes = Path.read_bytes
+
+    def fails(path):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Path, "read_bytes", fails)
+    for _ in range(2):
+        with pytest.raises(OSError, match="Input/output error"):
+            spool.peek(5)
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    assert spool.peek(5) == [record(0, 60)]
+    spool.advance(1)
+    monkeypatch.setattr(Path, "read_bytes", fails)
+    with pytest.raises(OSError, match="Input/output error"):
+        spool.peek(5)
+    assert spool.set_aside() > 60
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    assert drain(spool) == [record(2, 60)]
+    assert spool.empty and spool.num_bytes == 0
+    assert [path.suffix for path in tmp_path.glob("0*")] == [".unreadable"]
 
 
 def test_a_folder_of_a_running_router_is_refused_and_the_setting_named(tmp_path):
