@@ -37,16 +37,16 @@ class Transport:
     def open(self, target: str) -> grpc.Channel:
         """Return a channel to `target`; it connects with the first call. Raises ValueError for plaintext to another machine."""
         if self.credentials is not None:
-            return grpc.secure_channel(target, self.credentials, options=self._options())
+            return grpc.secure_channel(target, self.credentials, options=self._options(target))
         self._check_plaintext(target)
-        return grpc.insecure_channel(target, options=self._options())
+        return grpc.insecure_channel(target, options=self._options(target))
 
     def open_aio(self, target: str) -> grpc.aio.Channel:
         """As `open`, for the running event loop."""
         if self.credentials is not None:
-            return grpc.aio.secure_channel(target, self.credentials, options=self._options())
+            return grpc.aio.secure_channel(target, self.credentials, options=self._options(target))
         self._check_plaintext(target)
-        return grpc.aio.insecure_channel(target, options=self._options())
+        return grpc.aio.insecure_channel(target, options=self._options(target))
 
     def check(self, target: str) -> None:
         """Raise ValueError when `target` may not be called like this."""
@@ -60,10 +60,12 @@ class Transport:
                 "or Transport(plaintext=True)"
             )
 
-    def _options(self) -> list[tuple[str, Any]]:
+    def _options(self, target: str) -> list[tuple[str, Any]]:
         limit = self.max_message_bytes
         sizes = {"grpc.max_receive_message_length": limit, "grpc.max_send_message_length": limit}
-        return list((_RECONNECT | sizes | dict(self.options)).items())
+        # gRPC asks the proxy of `http_proxy` for this machine's own addresses too.
+        proxy = {"grpc.enable_http_proxy": 0} if is_local(target) else {}
+        return list((_RECONNECT | sizes | proxy | dict(self.options)).items())
 
 
 LOCAL_PLAINTEXT = Transport()

@@ -195,7 +195,7 @@ class EventProducer(_Producer):
 
     def _write(self, topic: str, records: Sequence[Record], written: dict[int, Written], deadline_s: float) -> None:
         """Write those without an entry in `written`, and make the entries. Raises KafkaError for the first that failed."""
-        producer = self._connected(deadline_s - time.monotonic())
+        producer = self._connected(deadline_s)
         futures = {
             index: producer.send(topic, key=record.key, value=record.value, headers=record.headers)
             for index, record in enumerate(records)
@@ -212,12 +212,17 @@ class EventProducer(_Producer):
         if failure is not None:
             raise failure
 
-    def _connected(self, timeout_s: float) -> Any:
-        with self._connecting:
+    def _connected(self, deadline_s: float) -> Any:
+        # Several threads that find no broker wait side by side, each as long as it may.
+        if not self._connecting.acquire(timeout=max(deadline_s - time.monotonic(), 0.001)):
+            raise self._library.errors.KafkaTimeoutError("another thread is still looking for the broker")
+        try:
             self._check_open()
             if self._producer is None:
-                self._producer = self._connect(timeout_s)
+                self._producer = self._connect(max(deadline_s - time.monotonic(), 0.001))
             return self._producer
+        finally:
+            self._connecting.release()
 
     def _connect(self, timeout_s: float) -> Any:
         """Return a connected producer. When kafka-python's constructor fails (3.0.12), its sockets stay open: they are closed here."""

@@ -78,7 +78,10 @@ def _up(arguments: argparse.Namespace) -> int:
         print(f"the mesh is up; logs: {mesh.folder.logs}; `make status`, `make logs s=NAME`, `make down`", flush=True)
         while arguments.foreground and mesh.state().phase == "up":
             time.sleep(_FOLLOW_POLL_S)
-    return 0
+        why = mesh.state().message if arguments.foreground else ""  # a mesh that was stopped has none
+    if why:
+        print(f"error: the mesh has ended: {why}", file=sys.stderr)
+    return 1 if why else 0
 
 
 def _down(arguments: argparse.Namespace) -> int:
@@ -169,7 +172,11 @@ def _supervise(arguments: argparse.Namespace) -> int:
     with folder.lock():
         prepare_folder(folder, forget_volumes=planner.is_broker_in_memory)
         plan = partial(_processes, settings)
-        return asyncio.run(supervisor.supervise(plan, tuple(arguments.services), folder, settings, arguments.owner))
+        try:
+            return asyncio.run(supervisor.supervise(plan, tuple(arguments.services), folder, settings, arguments.owner))
+        except ConfigurationError as error:  # of the plan: nothing runs yet
+            folder.write(MeshState(phase="failed", supervisor_pid=os.getpid(), message=str(error)))
+            raise
 
 
 def _processes(settings: MeshSettings, names: tuple[str, ...]) -> list[Process]:

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from services.common.events.topics import ALL, Topic
 from services.common.platform.clock import wall_ms
-from services.common.platform.errors import InvalidInput, ServiceError
+from services.common.platform.errors import CorruptArtifact, InvalidInput, ServiceError
 from services.common.platform.settings import EXIT_BAD_CONFIGURATION, load_settings
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.lineage import find, lineages
@@ -94,7 +94,7 @@ def run(name: str, arguments: argparse.Namespace) -> int:
     except InvalidInput as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_CONFIGURATION
-    except ServiceError as error:
+    except (ServiceError, CorruptArtifact) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     finally:

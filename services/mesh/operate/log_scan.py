@@ -113,7 +113,9 @@ class LogScanner:
         """Yield what lies between the consumer's positions and the present ends, partition by partition up to `until_ms`."""
         ends = end_offsets(consumer, self._timeout_ms)
         last_answer = time.monotonic()
-        while unread := {at for at, end in ends.items() if at not in consumer.paused() and consumer.position(at) < end}:
+        while unread := {
+            at for at, end in ends.items() if at not in consumer.paused() and consumer.position(at, timeout_ms=self._timeout_ms) < end
+        }:
             for partition, records in consumer.poll(timeout_ms=_POLL_MS).items():
                 last_answer = time.monotonic()
                 for record in records:

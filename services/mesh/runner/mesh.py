@@ -10,6 +10,7 @@ The supervisor is a process of its own, in its own session: a Ctrl-C in the term
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -100,7 +101,7 @@ class Mesh:
         try:
             self._wait_until_up(self._supervisor, log, progress)
         except BaseException:
-            self.down()
+            self._end_own()
             raise
 
     def start(self, *names: str, progress: Callable[[MeshState], None] | None = None, timeout_s: float | None = None) -> None:
@@ -149,18 +150,29 @@ class Mesh:
 
     def down(self) -> None:
         """Stop every process of the mesh and return when none is left. A mesh that is not up is no error."""
-        state = self.folder.read()
-        if state is not None and self.folder.is_up():
-            kill(state.supervisor_pid, signal.SIGTERM)
-            while self.folder.is_up() and ProcessId.of(state.supervisor_pid) is not None:
+        holder = self.folder.holder()
+        if holder is not None:
+            kill(holder, signal.SIGTERM)
+            while self.folder.holder() == holder:
                 try:
                     time.sleep(_POLL_S)
                 except KeyboardInterrupt:  # a second Ctrl-C: do not wait for the grace times
-                    kill(state.supervisor_pid, signal.SIGTERM)
-        if self._supervisor is not None:
-            self._supervisor.terminate()
-            self._supervisor.wait()
-            self._supervisor = None
+                    kill(holder, signal.SIGTERM)
+        self._end_own()
+        if self.folder.read() is not None:
+            with contextlib.suppress(ConfigurationError), self.folder.lock():  # one that has just begun is not ours to clear
+                self.folder.kill_leftovers()
+
+    def _end_own(self) -> None:
+        """End the supervisor that `up` started, if it did; one that somebody else started in the same folder goes on."""
+        own, self._supervisor = self._supervisor, None
+        if own is not None:
+            own.terminate()
+        while own is not None and own.poll() is None:
+            try:
+                time.sleep(_POLL_S)
+            except KeyboardInterrupt:  # a second Ctrl-C: do not wait for the grace times
+                own.terminate()
 
     def state(self) -> MeshState:
         """Return what the supervisor last said; phase "down" when it has never run or has been killed."""
@@ -226,8 +238,8 @@ class Mesh:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Stop the mesh, unless it is kept and all went well."""
-        if not self._keep or kind is not None:
+        """Stop the mesh that `up` started here, unless it is kept and all went well."""
+        if self._supervisor is not None and (not self._keep or kind is not None):
             self.down()
 
     def _wait_until_up(self, supervisor: subprocess.Popen[bytes], log: Path, progress: Callable[[MeshState], None] | None) -> None:

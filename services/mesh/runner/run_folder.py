@@ -17,11 +17,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
+from services.common.platform.clock import wall_ms
 from services.common.platform.errors import ConfigurationError
 from services.mesh.runner.state import MeshState, ProcessId, ServiceState, StartRequest, kill
 
 _log = logging.getLogger("mesh")
 
+_DURABLE = ".durable"
+"""In volumes that belong to a log which outlives the mesh."""
 RUN_DIR_VARIABLE = "TUNEMESH_RUN_DIR"
 """Every process of a mesh has it in its environment; it names the mesh's run folder."""
 
@@ -57,7 +60,18 @@ class RunFolder:
         except BlockingIOError:
             file.close()
             raise ConfigurationError(f"a mesh is already up in {self.path}: stop it first (make down), or use another run folder") from None
+        file.truncate(0)
+        print(os.getpid(), file=file, flush=True)
         return file
+
+    def holder(self) -> int | None:
+        """Return the pid of the supervisor that holds the folder; None: none does. The state file may still be an earlier one's."""
+        while self.is_up():
+            said = (self.path / "lock").read_text(encoding="utf-8").strip()
+            if said.isdecimal():
+                return int(said)
+            time.sleep(0.01)  # it has just taken it
+        return None
 
     def is_up(self) -> bool:
         """Whether a supervisor holds the folder."""
@@ -146,7 +160,8 @@ def prepare_folder(folder: RunFolder, *, forget_volumes: bool) -> None:
     if leftovers:
         _log.warning("killed %d processes that an earlier supervisor had left behind: %s", len(leftovers), leftovers)
     if forget_volumes and (folder.path / "volumes").exists():
-        if previous is not None and not previous.was_up:  # nothing was learned in a start that failed
+        is_durable = (folder.path / "volumes" / _DURABLE).exists()
+        if previous is not None and not previous.was_up and not is_durable:  # nothing was learned in a start that failed
             shutil.rmtree(folder.path / "volumes")
         else:
             shutil.rmtree(folder.path / "volumes.previous", ignore_errors=True)
@@ -155,6 +170,10 @@ def prepare_folder(folder: RunFolder, *, forget_volumes: bool) -> None:
     shutil.rmtree(folder.path / "logs.previous", ignore_errors=True)
     for name in ("volumes", "logs", "logs.previous"):
         (folder.path / name).mkdir(parents=True, exist_ok=True)
+    if not forget_volumes:
+        (folder.path / "volumes" / _DURABLE).touch()
+    # From here on this start counts, also when its plan fails.
+    folder.write(MeshState(supervisor_pid=os.getpid(), started_ms=wall_ms()))
     for log in folder.logs.glob("*.log"):
         if log != folder.log("supervisor"):  # this process writes to it already
             log.rename(folder.path / "logs.previous" / log.name)

@@ -62,6 +62,14 @@ async def test_an_answer_becomes_a_recommendation(mesh, make):
     assert (seen.request.user_id, list(seen.request.candidates), seen.request.limit) == ("u", ["a", "b", "c"], 2)
 
 
+async def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(mesh, make, monkeypatch):
+    for name in ("no_grpc_proxy", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("grpc_proxy", "http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    assert (await make().recommend("u", ["a"])).request_id
+
+
 async def test_context_and_profile_go_along_in_their_kinds(mesh, make):
     context = {"page": "home", "hour": 21, "price": 7.5, "is_app": True}
     await make().recommend("u", ["a"], context=context, profile={"tags": ["x"], "v": [1, 2.5]})

@@ -357,6 +357,44 @@ def test_a_second_mesh_in_the_same_folder_is_refused_and_the_first_stays(dummies
     assert mesh.services()["one"].state == "healthy"
 
 
+def up_argv(dummies: Dummies, *options: str) -> list[str]:
+    place = ["--file", str(dummies.folder / "compose.yml"), "--run-dir", str(dummies.folder / "run")]
+    return [sys.executable, "-m", "services.mesh", "up", *options, *place]
+
+
+def test_a_second_up_from_the_command_line_is_refused_and_the_first_stays(dummies: Dummies) -> None:
+    mesh = dummies.mesh(dummies.service("one"))
+    mesh.up()
+    second = subprocess.run(up_argv(dummies), cwd=REPOSITORY_ROOT, capture_output=True, text=True, timeout=seconds(60), check=False)
+    assert second.returncode == 2
+    assert "a mesh is already up in" in second.stderr
+    assert mesh.services()["one"].state == "healthy"
+    assert dummies.lines() == ["one start"]
+
+
+def test_the_foreground_run_says_that_the_mesh_has_ended_and_fails(dummies: Dummies) -> None:
+    mesh = dummies.mesh(dummies.service("one"))
+    command = subprocess.Popen(
+        up_argv(dummies, "--foreground"), cwd=REPOSITORY_ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert command.stdout is not None
+    assert any("the mesh is up" in line for line in command.stdout)
+    os.kill(mesh.state().supervisor_pid, signal.SIGKILL)
+    _, said = command.communicate(timeout=seconds(60))
+    assert command.returncode == 1
+    assert "error: the mesh has ended: the supervisor was killed" in said
+    eventually(lambda: dummies.remaining() == [])
+
+
+def test_down_clears_what_a_killed_supervisor_left(dummies: Dummies) -> None:
+    mesh = dummies.mesh(dummies.service("one"))
+    mesh.up()
+    os.kill(mesh.state().supervisor_pid, signal.SIGKILL)
+    eventually(lambda: not mesh.folder.is_up())
+    mesh.down()
+    assert dummies.remaining() == []
+
+
 def test_up_status_logs_and_down_work_from_the_command_line(dummies: Dummies) -> None:
     dummies.mesh(dummies.service("one"))
 

@@ -12,6 +12,7 @@ from services.common.platform.errors import InvalidInput
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.lineage import lineages
 from services.common.ranker.spec_description import SCHEMA_ARRAY, described
+from services.mesh.__main__ import main
 from services.mesh.operate.lineage import document_of_features, document_of_version, kept_versions, version_of
 from tests.unit.services.common.ranker.test_columns import spec_with
 
@@ -66,3 +67,12 @@ def test_a_version_that_is_not_kept_is_refused_with_those_that_are(store: Path) 
 
 def test_an_empty_store_keeps_no_version(tmp_path: Path) -> None:
     assert kept_versions(str(tmp_path)) == []
+
+
+def test_a_damaged_checkpoint_is_one_line_and_code_1(store: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("TUNEMESH_ARTIFACTS_URL", str(store))
+    (store / "checkpoints" / "checkpoint-000002-000007" / "manifest.json").write_text("{}")
+    assert main(["lineage", "--run-dir", str(tmp_path / "run")]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: artifact ")
+    assert said.count("\n") == 1

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from services.mesh.runner.run_folder import RunFolder, prepare_folder
@@ -33,3 +35,27 @@ def test_volumes_stay_when_the_log_outlived_the_run(folder):
     prepare_folder(folder, forget_volumes=False)
     assert (folder.path / "volumes" / "tables").read_text() == "learned"
     assert not (folder.path / "volumes.previous").exists()
+
+
+def test_a_start_whose_plan_fails_counts_as_one_that_failed(folder):
+    run_once(folder, "learned", was_up=True)
+    prepare_folder(folder, forget_volumes=True)
+    prepare_folder(folder, forget_volumes=True)
+    assert (folder.path / "volumes.previous" / "tables").read_text() == "learned"
+
+
+def test_volumes_of_a_log_that_outlives_the_mesh_are_put_aside_and_never_deleted(folder):
+    prepare_folder(folder, forget_volumes=False)
+    (folder.path / "volumes" / "tables").write_text("learned")
+    folder.write(MeshState(phase="failed", was_up=False))
+    prepare_folder(folder, forget_volumes=True)
+    assert (folder.path / "volumes.previous" / "tables").read_text() == "learned"
+
+
+def test_the_folder_names_who_holds_it_whatever_an_earlier_run_said(folder):
+    assert folder.holder() is None
+    for _ in range(2):
+        with folder.lock():
+            folder.write(MeshState(phase="up", supervisor_pid=1))
+            assert folder.holder() == os.getpid()
+    assert folder.holder() is None
