@@ -79,12 +79,18 @@ class PartitionWorker:
         self._set_aside = set_aside
         self._ack = ack
         self._gathered: deque[Any] = deque()
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Take nothing more: whoever waits in `take` goes on. The one agent of all partitions would wait for ever otherwise."""
+        self._is_closed = True
 
     async def take(self, message: Any) -> None:
-        """Add one message; waits while too many are waiting."""
-        while len(self._gathered) >= _MAX_GATHERED:
+        """Add one message; waits while too many are waiting. A closed one lets go of it: its partition's next worker reads it."""
+        while not self._is_closed and len(self._gathered) >= _MAX_GATHERED:
             await asyncio.sleep(_WAIT_S)
-        self._gathered.append(message)
+        if not self._is_closed:
+            self._gathered.append(message)
 
     async def run(self, reducer: FeaturePartition) -> None:
         """Write what is gathered, for ever."""
@@ -302,6 +308,8 @@ class FeatureStream:
 
     async def _on_revoked(self, _app: Any, _revoked: Any, **_: Any) -> None:
         """Every rebalance takes all partitions away. A write that is under way is cut short: Redis takes it whole or not at all."""
+        for each in self._workers.values():
+            each.close()
         for task in self._running:
             task.cancel()
         if self._running:

@@ -79,7 +79,9 @@ class Joiner:
     async def _open(self, number: int, intake: Intake) -> tuple[Partition[SampleGroup, Cut], EndingOutput]:
         tick = await self.app.reader.find_last(SAMPLES.name, number, lambda record: codec.read_tick(record.value))
         exposures_log = await self.app.reader.incarnation(EXPOSURES.name)
-        resume = codec.resume_from(tick, await self.app.reader.last_end(EXPOSURES.name, number), exposures_log)
+        exposures_end = await self.app.reader.last_end(EXPOSURES.name, number)
+        feedback_end = await self.app.reader.last_end(FEEDBACK.name, number)
+        resume = codec.resume_from(tick, exposures_end, exposures_log, feedback_end=feedback_end)
         if tick is not None and resume.exposures_position < tick.exposures_position:
             _log.warning(
                 "partition %d: its last tick says that exposures below offset %d are done, but %s began anew since: it is read "

@@ -102,17 +102,22 @@ def read_tick(value: bytes | None) -> sample_pb2.Tick | None:
     return message.tick if message.WhichOneof("record") == "tick" else None
 
 
-def resume_from(tick: sample_pb2.Tick | None, exposures_end: int, exposures_log: int = 0) -> Resume:
-    """Return what a partition takes up from, given its last tick, if there is one, and the end and the incarnation of its exposures.
+def resume_from(tick: sample_pb2.Tick | None, exposures_end: int, exposures_log: int = 0, *, feedback_end: int | None = None) -> Resume:
+    """Return what a partition takes up from, given its last tick, if there is one.
 
-    When they end before the offset that the tick names, or are of another incarnation, exposures.v1 began anew, and the offset says nothing
-    about it.
+    Args:
+        tick: the last one.
+        exposures_end: where the partition's exposures end: before the offset that the tick names, exposures.v1 began anew, and the offset
+            says nothing about it.
+        exposures_log: incarnation of exposures.v1; 0: not known. Of another one than the tick's it began anew.
+        feedback_end: where the partition's feedback ends, to the same purpose; None: not known.
     """
     if tick is None:
         return Resume()
     is_other = tick.exposures_log != exposures_log and 0 not in (tick.exposures_log, exposures_log)
     began_anew = is_other or exposures_end < tick.exposures_position
-    return Resume(tick.feedback_position, tick.watermark_ms, 0 if began_anew else tick.exposures_position)
+    is_same_feedback = feedback_end is None or feedback_end >= tick.feedback_position
+    return Resume(tick.feedback_position if is_same_feedback else 0, tick.watermark_ms, 0 if began_anew else tick.exposures_position)
 
 
 def _check_block(block: bytes, schema_hash: str, num_items: int) -> None:
@@ -124,3 +129,9 @@ def _check_block(block: bytes, schema_hash: str, num_items: int) -> None:
         raise MalformedRecord(f"features_block is of schema {found}, the exposure says {schema_hash}")
     if rows != num_items:
         raise MalformedRecord(f"features_block has {rows} rows for {num_items} items")
+    if rows and block[0] == exposure_block.VERSION_WITH_SEQUENCES:
+        try:
+            # As the samples will be: the head says nothing of what is in the sequences, and to fail later would end the worker.
+            exposure_block.select(block, [0])
+        except CorruptArtifact as error:
+            raise MalformedRecord(f"features_block: {error}") from error

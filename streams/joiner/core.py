@@ -165,6 +165,9 @@ class JoinerPartition:
             return []
         owner = self.intake.owner_elsewhere(feedback.user_id)
         if owner is not None:
+            if record.offset < self.intake.feedback_done:
+                self._counts["known_before_restart"] += 1
+                return []
             self._counts["forwarded"] += 1
             return [Forward(record, owner)]
         self.intake.feedback.reach(feedback.accepted_at_ms)

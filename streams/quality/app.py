@@ -20,7 +20,7 @@ from services.common.platform.grpc_server import GrpcServer
 from services.common.platform.telemetry import Telemetry
 from services.common.ranker.feature_spec import FeatureSpec
 from streams.quality.codec import Taker, column_names
-from streams.quality.core import Quality, Window
+from streams.quality.core import Quality, Window, over_at
 from streams.quality.drift import Drift
 from streams.quality.metrics import MetricsServer, QualityMetrics
 from streams.quality.quality_log import QualityLog
@@ -132,12 +132,10 @@ class QualityStream:
 
     def _close_window(self, log: QualityLog | None) -> None:
         now_ms = wall_ms()
-        if now_ms < self._window_end_ms:
+        over = over_at(now_ms, self._window_end_ms, self._settings.window_ms)
+        if over is None:
             return
-        start_ms = self._window_end_ms - self._settings.window_ms
-        # A process that stood still closes one long window, not several empty ones.
-        end_ms = self._end_after(now_ms) - self._settings.window_ms
-        windows = self._quality.close(start_ms, end_ms)
+        windows = self._quality.close(*over)
         self._window_end_ms = self._end_after(now_ms)
         self._metrics.show(windows)
         self._say(windows)

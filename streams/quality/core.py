@@ -147,6 +147,17 @@ class _Tally:
     rows: Rows = field(default_factory=Rows)
 
 
+def over_at(now_ms: int, window_end_ms: int, window_ms: int) -> tuple[int, int] | None:
+    """Return start and end of the window that is over; None while it lasts. A clock that was put back ends it.
+
+    A process that stood still closes one long window, not several empty ones.
+    """
+    if window_end_ms - window_ms <= now_ms < window_end_ms:
+        return None
+    end_ms = now_ms // window_ms * window_ms
+    return min(window_end_ms, end_ms) - window_ms, end_ms
+
+
 class Quality:
     """The reducer of the whole stream."""
 

@@ -26,6 +26,7 @@ class Rows:
         """Empty."""
         self._parts: dict[str, list[Float32Array]] = {}
         self._counts: dict[str, int] = {}
+        self._requests: dict[str, int] = {}
 
     def add(self, group: str, rows: Float32Array, limit: int) -> None:
         """Add the first 20 rows of one request, unless the group has `limit` rows already. A vector counts as one column."""
@@ -34,6 +35,11 @@ class Rows:
         matrix = rows.reshape(len(rows), -1)[:_ROWS_PER_REQUEST]
         self._parts.setdefault(group, []).append(matrix)
         self._counts[group] = self._counts.get(group, 0) + len(matrix)
+        self._requests[group] = self._requests.get(group, 0) + 1
+
+    def num_requests(self, names: Mapping[str, Sequence[str]]) -> dict[str, int]:
+        """Return of how many requests the values of each feature are."""
+        return {name: self._requests[group] for group in self._parts for name in names.get(group, ())}
 
     def columns(self, names: Mapping[str, Sequence[str]]) -> dict[str, Float32Array]:
         """Return the values of each feature by its name; a group whose width is not that of its names is left out."""
@@ -109,15 +115,17 @@ class Drift:
             self.num_left_out += 1
             return {}
         self._last_seen[name] = self._window
+        # Chance is that of the requests that gave values: one that was degraded has none.
+        given = rows.num_requests(self._names)
         reference = self._references.get(name)
         if reference is None:
-            self._build(name, columns, num_requests)
+            self._build(name, columns, min(num_requests, *(given[feature] for feature in columns)))
             return {}
         found = {}
         for feature, values_N in columns.items():
             known = reference.features.get(feature)
             if known is not None and len(values_N):
-                limit = max(self._limit, known.chance(num_requests, reference.requests))
+                limit = max(self._limit, known.chance(min(num_requests, given[feature]), reference.requests))
                 found[feature] = (known.psi(values_N), limit)
         return found
 

@@ -138,6 +138,12 @@ def test_a_partition_takes_up_behind_the_exposures_that_are_done_unless_their_lo
     assert codec.resume_from(None, end) == Resume()
 
 
+@pytest.mark.parametrize(("feedback_end", "position"), [(45, 45), (100, 45), (44, 0), (None, 45)])
+def test_feedback_of_a_log_that_began_anew_is_not_taken_for_done(feedback_end, position) -> None:
+    tick = codec.read_tick(codec.write_tick(Cut(7, 123, 45, 6, 0)))
+    assert codec.resume_from(tick, 100, feedback_end=feedback_end) == Resume(position, 123, 6)
+
+
 @pytest.mark.parametrize(("said", "present", "exposures_position"), [(7, 7, 6), (7, 8, 0), (0, 8, 6), (7, 0, 6), (2**64 - 1, 2**64 - 1, 6)])
 def test_exposures_of_another_incarnation_are_read_from_what_is_committed(said: int, present: int, exposures_position: int) -> None:
     tick = codec.read_tick(codec.write_tick(Cut(7, 123, 45, 6, 0), said))

@@ -7,7 +7,7 @@ import pytest
 
 from services.common.events import dead_letter_reasons
 from streams.joiner.model import Resume
-from streams.partitioned.records import DeadLetter
+from streams.partitioned.records import DeadLetter, Forward
 from tests.unit.streams.joiner.bench import CONFIG, HORIZON, T0, WINDOW, Bench, only
 from tests.unit.streams.partitioned.test_intake import ALLOWANCE
 
@@ -20,6 +20,13 @@ def test_feedback_without_end_about_one_request_is_kept_within_the_memory() -> N
         bench.answer(f"i{number % 12}", request_id="r2")
         assert bench.intake.pending_bytes <= 20_000
     assert bench.counts["retired_early"] == 2
+
+
+def test_misplaced_feedback_that_was_forwarded_before_a_restart_is_not_forwarded_again() -> None:
+    bench = Bench(resume=Resume(feedback_position=1))
+    assert bench.answer(user_id="elsewhere") == []
+    assert isinstance(only(bench.answer(user_id="elsewhere")), Forward)
+    assert (bench.counts["known_before_restart"], bench.counts["forwarded"]) == (1, 1)
 
 
 def test_the_watermark_of_a_tick_follows_the_wall_clock_when_all_is_read() -> None:

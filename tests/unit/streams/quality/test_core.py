@@ -4,7 +4,7 @@ import pytest
 from services.common.ranker.feature_spec import FeatureSpec
 from services.mesh.runner.environments import REPOSITORY_ROOT
 from streams.quality.codec import column_names
-from streams.quality.core import Act, Alarm, Generated, Key, Quality, Recommended, Replica, Window
+from streams.quality.core import Act, Alarm, Generated, Key, Quality, Recommended, Replica, Window, over_at
 from streams.quality.drift import Drift
 from streams.quality.settings import QualitySettings
 
@@ -237,3 +237,11 @@ def test_the_age_of_each_replica_is_told_and_an_old_one_is_an_alarm() -> None:
     assert window.metrics["watermark_age_ms.fresh"] == 1_000
     assert window.metrics["replicas"] == 3
     assert names(window.alarms) == ["watermark_old"] and "replica old" in window.alarms[0].detail
+
+
+@pytest.mark.parametrize(
+    ("now_ms", "over"),
+    [(10_000, None), (19_999, None), (20_000, (10_000, 20_000)), (45_000, (10_000, 40_000)), (5_500, (-10_000, 0))],
+)
+def test_a_window_is_over_at_its_end_and_when_the_clock_was_put_back(now_ms, over) -> None:
+    assert over_at(now_ms, 20_000, 10_000) == over

@@ -31,6 +31,13 @@ def test_the_first_windows_are_the_reference_and_later_ones_are_compared_with_it
     assert [name for name, (value, limit) in moved.items() if value > limit] == ["scores"]
 
 
+def test_chance_counts_the_requests_that_gave_values_and_not_those_that_had_none() -> None:
+    generator, watched = np.random.default_rng(0), drift(num_windows=1)
+    watched.compare("recommend", "a", rows(generator), 200)
+    limits = [watched.compare("recommend", "a", rows(generator, requests=5), asked)["scores"][1] for asked in (200, 5)]
+    assert limits[0] == limits[1] > 1.0
+
+
 def test_each_variant_has_a_reference_of_its_own_up_to_a_number() -> None:
     generator, watched = np.random.default_rng(0), drift(num_windows=1)
     for variant in ("a", "b", "c"):
