@@ -50,5 +50,5 @@ class EvaluationFolder(Evaluations):
             return parse_evaluation(yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER), where=str(path))
         except FileNotFoundError as error:
             raise NotFound(f"there is no evaluation file {path}") from error
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: bytes that are no UTF-8, and a date that is none (2023-02-30)
             raise InvalidInput(f"{path} cannot be read: {' '.join(str(error).split())}") from error

@@ -15,7 +15,7 @@ import hashlib
 import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
 
@@ -93,12 +93,10 @@ class Judgement:
             ServiceError: a neighbour failed: nothing was decided, and judging again may help.
         """
         try:
-            await self._judge(candidate, live)
+            await self._judge(candidate, answering(live, self.name.base))
         except Exception:
             await self._unload()
             raise
-        if self.status.phase != "live":
-            await self._unload()
 
     async def _judge(self, candidate: Candidate, live: Live) -> None:
         refusals = refused_weights(candidate, self.rules.limits)
@@ -196,12 +194,23 @@ class Judgement:
         await self.neighbours.store.write_verdict(verdict)
         status.metrics.update({name: metric.value for name, metric in metrics.items()})
         if not verdict.accepted:
+            await self._unload()  # the phase says that it is over: nothing may be under way then
             status.phase, status.refusals = ("undecided" if verdict.is_undecided else "refused"), list(decision.reasons)
             status.questions_needed = verdict.questions_needed
             _log.warning("%s is %s: %s", self.name, status.phase, "; ".join(decision.reasons))
             return
-        task = self.name.task
-        await self.neighbours.control.set_live(task, self.name, live.version)
+        await self.go_live(live)
+
+    async def go_live(self, live: Live) -> None:
+        """Point the alias of an accepted adapter at it, unless it points there already.
+
+        Raises:
+            Conflict: the alias was moved meanwhile.
+            Unavailable: the trainer does not answer; it may have moved it.
+        """
+        task, status = self.name.task, self.status
+        if live.target != str(self.name):
+            await self.neighbours.control.set_live(task, self.name, live.version)
         if not await self.neighbours.serving.wait_live(task, self.name):
             _log.warning("%s is live by control.v1, and the router does not answer with it yet", self.name)
         status.phase = "live"
@@ -217,6 +226,11 @@ class Judgement:
 
     async def _each(self, calls: Sequence[Callable[[], Awaitable[_T]]]) -> list[_T]:
         return await each_of(calls, self.rules.concurrency)
+
+
+def answering(live: Live, base: str) -> Live:
+    """Return what answers a task: an adapter of another base is not loaded, and the router answers with the base."""
+    return live if live.target.startswith(f"{base}--") else replace(live, target=BASE_MODEL)
 
 
 def in_order(questions: Sequence[Question]) -> list[Question]:

@@ -21,12 +21,12 @@ from services.common.language.adapter_name import AdapterName
 from services.common.language.aliases import BASE_MODEL
 from services.common.language.base_model import BaseModel
 from services.common.language.evaluation import Evaluation, HeldOut
-from services.common.platform.errors import Overloaded, ServiceError, Unavailable
+from services.common.platform.errors import Conflict, ServiceError
 from services.tuner.adapter_gate import Candidate
 from services.tuner.dataset import Dataset, TrainingExample, make_dataset, steps_for
 from services.tuner.examples import Demonstration
 from services.tuner.job import HyperParameters, Job, Step, TrainingResult
-from services.tuner.judgement import Judgement, JudgeRules, each_of
+from services.tuner.judgement import Judgement, JudgeRules, answering, each_of
 from services.tuner.neighbours import Neighbours
 from services.tuner.replay import replay_from_items, without_evaluated
 from services.tuner.replay_words import language_of
@@ -85,7 +85,7 @@ class _Guarded:
         except ServiceError as error:
             _log.error("tune %s of %s failed while %s: %s", status.tune_id, status.adapter, status.phase, error)
             status.phase, status.error = "failed", str(error)
-            status.may_judge_again = status.is_published and isinstance(error, (Unavailable, Overloaded))
+            status.may_judge_again = status.is_published
         except Exception as error:  # noqa: BLE001 - the edge of a tune: the tuner goes on
             _log.exception("tune %s of %s failed while %s", status.tune_id, status.adapter, status.phase)
             status.phase, status.error = "failed", f"{type(error).__name__}: {error}"
@@ -115,9 +115,17 @@ class JudgeAgain(_Guarded):
         manifest = await neighbours.store.manifest(self._name)
         norms = await neighbours.store.norms(self._name)
         live = await neighbours.control.live(self._name.task)
+        judgement = Judgement(self._name, self._evaluation, self._rules, neighbours, status)
+        verdict = await neighbours.store.verdict(self._name)
+        if verdict is not None and verdict.accepted:
+            # Its alias could not be moved then.
+            if answering(live, self._name.base).target not in (verdict.compared_with, str(self._name)):
+                raise Conflict(f"{self._name} was not compared with {live.target}, which answers now: start another tune")
+            await judgement.go_live(live)
+            return
         is_foreign = not manifest.dataset_hash
         candidate = Candidate(losses=(), norms=norms, replay_share=None if is_foreign else manifest.replay_share)
-        await Judgement(self._name, self._evaluation, self._rules, neighbours, status).run(candidate, live)
+        await judgement.run(candidate, live)
 
 
 class Tune(_Guarded):

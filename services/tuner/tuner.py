@@ -18,11 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from services.common.language.adapter_manifest import AdapterVerdict
 from services.common.language.adapter_name import AdapterName
 from services.common.language.base_model import BaseModel
 from services.common.language.evaluation import Evaluation
 from services.common.platform.errors import Conflict, InvalidInput, NotFound, ServiceError
 from services.tuner.examples import Demonstration, TuneRules, waits_for
+from services.tuner.judgement import answering
 from services.tuner.neighbours import Neighbours
 from services.tuner.tune import Collected, JudgeAgain, Recipe, Tune, Work
 from services.tuner.tune_status import ENDED, TuneStatus
@@ -215,15 +217,22 @@ class Tuner:
             self._check_idle()
             await self._neighbours.store.manifest(name)
             verdict = await self._neighbours.store.verdict(name)
-            if verdict is not None and not verdict.is_undecided:
+            past = await self._past(name.task)
+            if verdict is not None and not verdict.is_undecided and not await self._lacks_its_alias(name, verdict, past):
                 raise Conflict(f"{name} was {verdict.outcome} already, and a verdict is for ever: publish the next version")
             evaluation = await asyncio.to_thread(self._evaluations.load, name.task)
-            past = await self._past(name.task)
             status = self._new_status(name)
             work = JudgeAgain(name, evaluation, self._recipe, self._neighbours, status)
             self._go(work, past.begun_ms if past.unjudged == str(name) else past.decided_ms)
             _log.info("adapter %s is judged as %s, asked for by %s", name, status.tune_id, actor)
             return status
+
+    async def _lacks_its_alias(self, name: AdapterName, verdict: AdapterVerdict, past: _Past) -> bool:
+        """Whether an accepted adapter only could not be made live, and what it was compared with still answers."""
+        if not verdict.accepted or past.unjudged != str(name):
+            return False
+        live = answering(await self._neighbours.control.live(name.task), name.base)
+        return live.target in (verdict.compared_with, str(name))
 
     def _check_idle(self) -> None:
         if self.running_tune_id:
@@ -263,8 +272,9 @@ class Tuner:
             return await self.start(task, "tuner")
         try:
             return await self.judge(past.unjudged, "tuner")
-        except (Conflict, NotFound, InvalidInput):
-            past.unjudged = ""  # judging it cannot help: the next look begins a tune
+        except (Conflict, NotFound):
+            if not self.running_tune_id:
+                past.unjudged = ""  # judging it cannot help: the next look begins a tune
             raise
 
     async def _due_since_ms(self, task: str) -> int | None:

@@ -265,7 +265,8 @@ class Generator:
         num_bytes = sum(len(text.encode()) for text in texts)
         if num_bytes > self._limits.max_prompt_bytes:
             raise BadRequest(f"texts: they have {num_bytes} bytes, at most {self._limits.max_prompt_bytes} are counted in one call")
-        return await self._engine.count_tokens(texts)
+        # As a message's text is put into a prompt.
+        return await self._engine.count_tokens([harmless(text, self._engine.control_tokens) for text in texts])
 
 
 def check(query: Query, limits: Limits) -> None:

@@ -164,7 +164,9 @@ class Slots:
         return slot
 
     def point(self, targets: Mapping[str, str]) -> list[str]:
-        """Take note of what the aliases point at now; return the adapters that they want and that have no slot or lose it, sorted.
+        """Take note of what the aliases point at now; return the adapters that they want and that have no warm slot or lose it, sorted.
+
+        One that somebody else loads is among them: it is waited for, and tried again when that fails.
 
         Args:
             targets: alias -> adapter name, all of them, without those that point at the base.
@@ -176,7 +178,11 @@ class Slots:
             if aliases or slot.aliases:
                 slot.last_aliased = self._changes
             slot.aliases = aliases
-        return sorted({name for name in self._targets.values() if name not in self._slots or self._slots[name].is_draining})
+        return sorted({name for name in self._targets.values() if not self._is_there(name)})
+
+    def _is_there(self, name: str) -> bool:
+        slot = self._slots.get(name)
+        return slot is not None and slot.is_warm and not slot.is_draining
 
     def _aliases_of(self, name: str) -> tuple[str, ...]:
         return tuple(sorted(alias for alias, target in self._targets.items() if target == name))

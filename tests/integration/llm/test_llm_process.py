@@ -69,7 +69,7 @@ def test_a_prompt_beyond_the_context_is_refused_and_counting_says_how_long_it_wa
 
 def test_a_control_token_in_a_message_is_text(llm):
     (broken,) = llm.stub.CountTokens(pb.CountTokensRequest(texts=["<|im_end|>"])).counts
-    assert broken == 1
+    assert broken > 2
     plain, guarded = (list(llm.stream(text, max_tokens=1))[-1].usage.prompt_tokens for text in ("x", "x<|im_end|>"))
     assert guarded - plain > 2
 

@@ -262,3 +262,19 @@ async def test_a_disk_that_takes_no_adapter_is_no_reason_to_end(store, engine, t
     with pytest.raises(Unavailable, match="cannot be kept"):
         await pool.load("base--t--v1")
     assert pool.adapters == []
+
+
+async def test_a_load_of_somebody_else_that_fails_is_tried_again_for_the_alias_that_came_meanwhile(pool, engine, monkeypatch):
+    monkeypatch.setattr("services.llm.adapter_pool._FIRST_RETRY_S", 0.01)
+    engine.gate.clear()
+    call = asyncio.create_task(pool.load("base--t--v1"))
+    await until(lambda: states(pool) == {"base--t--v1": State.LOADING})
+    task = asyncio.create_task(pool.keep_up(lambda: {"llm/t/production": "base--t--v1"}, asyncio.Event(), asyncio.Event()))
+    await until(lambda: pool.adapters[0].aliases == ("llm/t/production",))
+    engine.refuses = Unavailable
+    engine.gate.set()
+    with pytest.raises(Unavailable):
+        await call
+    engine.refuses = None
+    await until(lambda: states(pool) == {"base--t--v1": State.LIVE})
+    task.cancel()

@@ -151,3 +151,7 @@ async def test_counting_has_bounds():
         await core.count_tokens(["a"] * 257)
     with pytest.raises(BadRequest, match="1001 bytes"):
         await core.count_tokens(["a" * 1001])
+
+
+async def test_a_text_is_counted_as_it_will_stand_in_a_prompt():
+    assert await generator(FakeEngine(control_tokens=("<end>",))).count_tokens(["a<end>"]) == [len("a< end>")]

@@ -28,3 +28,9 @@ def test_an_evaluation_file_that_would_fill_the_memory_is_refused(tmp_path, monk
     (tmp_path / "t.yaml").write_text("x" * 11)
     with pytest.raises(InvalidInput, match="has 11 bytes; at most 10"):
         EvaluationFolder(tmp_path).load("t")
+
+
+def test_a_value_that_yaml_takes_for_a_date_that_is_none_names_the_file(tmp_path):
+    (tmp_path / "t.yaml").write_text("task_slice: 2023-02-30\n")
+    with pytest.raises(InvalidInput, match=r"t\.yaml cannot be read: day is out of range"):
+        EvaluationFolder(tmp_path).load("t")

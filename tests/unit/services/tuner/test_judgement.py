@@ -104,3 +104,11 @@ async def test_a_prompt_that_goes_on_changing_decides_nothing_and_the_adapter_is
         await judge(world)
     assert world.store.verdicts == {}
     assert world.serving.unloaded == [str(NAME)]
+
+
+async def test_an_alias_that_names_an_adapter_of_another_base_is_answered_by_the_base():
+    world = World()
+    status = await judge(world, live=Live("Former--helpdesk--v7", 3))
+    assert (status.phase, world.control.now) == ("live", Live(str(NAME), 4))
+    assert world.store.verdicts[str(NAME)].compared_with == "base"
+    assert asked_of(world, "Former--helpdesk--v7") == []

@@ -170,6 +170,59 @@ async def test_a_judgement_that_a_service_cut_short_is_repeated_without_a_second
     await desk.finish()
 
 
+@pytest.mark.parametrize(
+    "failure", [Conflict("all 4 adapter slots are taken"), NotFound("adapter is not loaded"), InvalidInput("too long")]
+)
+async def test_whatever_cuts_a_judgement_short_costs_no_second_training(failure):
+    desk = Desk()
+    desk.serving.answer_failure = failure
+    await desk.tuner.start_due()
+    await desk.finish()
+    desk.serving.answer_failure = None
+    desk.now_ms += 1_000
+    status = await desk.tuner.start_due()
+    await desk.finish()
+    assert (status.phase, status.adapter, len(desk.tuning.jobs)) == ("live", "Base--helpdesk--v1", 1)
+
+
+async def test_a_refused_tune_is_over_only_once_its_slot_is_free():
+    desk = Desk()
+    desk.serving.default, freed = (20, 270), asyncio.Event()
+
+    async def unload(name) -> None:
+        await freed.wait()
+
+    desk.serving.unload = unload
+    status = await desk.tuner.start_due()
+    while not desk.store.verdicts:
+        await asyncio.sleep(0)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert desk.tuner.running_tune_id == status.tune_id
+    assert await desk.tuner.start_due() is None
+    freed.set()
+    await desk.finish()
+    assert (status.phase, len(desk.tuning.jobs)) == ("refused", 1)
+    assert await desk.tuner.start_due() is None
+
+
+async def test_an_accepted_adapter_whose_alias_could_not_be_moved_goes_live_without_a_second_training():
+    desk = Desk()
+    move = desk.control.set_live
+
+    async def lost(task, name, expected_version) -> None:
+        raise Unavailable("the trainer is down")
+
+    desk.control.set_live = lost
+    await desk.tuner.start_due()
+    await desk.finish()
+    assert (desk.ended[0].phase, desk.store.verdicts["Base--helpdesk--v1"].outcome) == ("failed", "accepted")
+    desk.control.set_live, desk.now_ms = move, desk.now_ms + 1_000
+    status = await desk.tuner.start_due()
+    await desk.finish()
+    assert (status.phase, desk.control.now.target, len(desk.tuning.jobs)) == ("live", "Base--helpdesk--v1", 1)
+
+
 async def test_an_adapter_that_judging_cannot_help_is_given_up_and_tuned_anew():
     desk = Desk()
     desk.serving.answer_failure = Unavailable("the llm restarts")
