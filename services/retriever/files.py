@@ -8,7 +8,7 @@ import os
 import stat
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from services.retriever.core.documents import FILES, ChunkLimits, CutDocument, FileText, hash_of
 from services.retriever.extract import PARTLY_READ, SUFFIXES
@@ -42,8 +42,14 @@ class _NotNow(Exception):
     """A file cannot be read now. What is indexed of it stays, and the next look tries again."""
 
 
-def _is_below(name: str, places: Collection[str]) -> bool:
-    return any(place == "." or name == place or name.startswith(f"{place}/") for place in places)
+def _is_below(name: str, places: set[str]) -> bool:
+    """Say whether a name, or a folder above it, is among the places."""
+    return bool(places) and any(str(place) in places for place in (PurePosixPath(name), *PurePosixPath(name).parents))
+
+
+def _shown(name: str) -> str:
+    """Return a name as text, whatever its bytes are."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +136,7 @@ class DocumentFolder:
             self._say(f"the documents' folder {self._folder} is not there: what is indexed stays, and it is looked for")
             return FileChanges(documents=(), gone=(), more=False)
         found, refused, unreachable = self._walk()
-        is_doubtful = self._is_doubtful(found.keys() | refused.keys(), indexed, device)
+        is_doubtful = self._is_doubtful(found.keys() | (refused.keys() - unreachable), indexed, device)
         incomplete: dict[str, str] = {}
         documents: list[CutDocument] = []
         num_read, num_bytes, more = 0, 0, False
@@ -154,7 +160,9 @@ class DocumentFolder:
                 document = None
             except _NotNow as error:
                 refused[name] = str(error)
-                unreachable.append(name)
+                unreachable.add(name)
+                # A look that reads nothing new must not ask for another one at once.
+                num_read, num_bytes = num_read - 1, num_bytes - seen.size_bytes
                 continue
             self._seen[name] = seen
             if document is not None:
@@ -193,20 +201,20 @@ class DocumentFolder:
             _log.warning("%s", what)
         self._said = what
 
-    def _walk(self) -> tuple[dict[str, _Seen], dict[str, str], list[str]]:
+    def _walk(self) -> tuple[dict[str, _Seen], dict[str, str], set[str]]:
         """Return the readable files by their path inside the folder, sorted; what is refused unread; of that what nobody could look at."""
         found: dict[str, _Seen] = {}
         refused: dict[str, str] = {}
-        unreachable: list[str] = []
+        unreachable: set[str] = set()
 
         def unlisted(error: OSError) -> None:
             folder = Path(error.filename).relative_to(self._folder).as_posix()
-            refused[folder] = f"it is a folder that cannot be listed: {error.strerror}"
-            unreachable.append(folder)
+            refused[_shown(folder)] = f"it is a folder that cannot be listed: {error.strerror}"
+            unreachable.add(folder)
 
         for path in self._files(unlisted):
             name = path.relative_to(self._folder).as_posix()
-            shown = os.fsencode(name).decode("utf-8", "backslashreplace")
+            shown = _shown(name)
             if shown != name:
                 refused[shown] = "its name is not UTF-8"
                 continue
@@ -220,7 +228,7 @@ class DocumentFolder:
             except OSError as error:
                 refused[name] = f"it cannot be read: {error.strerror}"
                 if error.errno not in _LASTING:
-                    unreachable.append(name)
+                    unreachable.add(name)
                 continue
             if not stat.S_ISREG(status.st_mode):
                 refused[name] = "it is a link or no file"

@@ -181,15 +181,15 @@ def _blocks_of(page: Page, number: int, dropped: _Edges) -> list[Block]:
     for word in page.words:
         if not word.is_upright:
             continue
-        number = next((number for number, grid in enumerate(grids) if grid.box.holds(word.box)), None)
-        if number is None:
+        at = next((at for at, grid in enumerate(grids) if grid.box.holds(word.box)), None)
+        if at is None:
             if isinstance(runs[-1], int):
                 runs.append([])
             runs[-1].append(word)  # type: ignore[union-attr] # the line above
             continue
-        if number not in inside:
-            runs.append(number)
-        inside.setdefault(number, []).append(word)
+        if at not in inside:
+            runs.append(at)
+        inside.setdefault(at, []).append(word)
     blocks: list[Block] = []
     for run in runs:
         if isinstance(run, int):
@@ -307,7 +307,8 @@ def _is_broken(last: _Text, first: _Text) -> bool:
     text, more = last.lines[-1].text, first.lines[0].text
     height, other = last.lines[-1].box.height, first.lines[0].box.height
     same = abs(height - other) <= _SAME_SIZE * height and last.is_bold == first.is_bold
-    return same and bool(text) and not text.endswith(_SENTENCE_ENDS) and (more[:1].islower() or text.endswith((",", "-")))
+    goes_on = more[:1].islower() or text.endswith(",") or (text.endswith("-") and text[-2:-1].isalnum())
+    return same and bool(text) and not text.endswith(_SENTENCE_ENDS) and goes_on
 
 
 def _has_same_columns(last: Table, first: Table) -> bool:

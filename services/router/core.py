@@ -335,6 +335,9 @@ class Router:
                 # The first attempt had less time than this one, which asks anew.
                 if deadline_s - self._monotonic_s() < _MIN_ATTEMPT_S:
                     raise
+                # Another one that waited may have asked and been answered by now.
+                if (kept := self._recent.get(query, self._monotonic_s())) is not None:
+                    return kept
         future: asyncio.Future[Recommendation] = asyncio.get_running_loop().create_future()
         self._running[key] = (fingerprint(query), future)
         try:

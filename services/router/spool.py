@@ -158,8 +158,12 @@ class Spool:
         num_bytes = self._sizes.pop(path)
         self.num_bytes -= num_bytes
         self._front = None
+        if not self._segments:
+            self._close_writer()
+        # Numbers begin anew when a process finds nothing: what was set aside before keeps its place.
+        free = next(place for number in itertools.count() if not (place := path.with_suffix(f".{number}{_SET_ASIDE}")).exists())
         with contextlib.suppress(OSError):
-            path.rename(path.with_suffix(_SET_ASIDE))
+            path.rename(free)
         return num_bytes
 
     def _drop_front(self) -> None:

@@ -31,7 +31,7 @@ class CheckpointWriter:
         It must not be lost with this process, since the next start does not read it again.
         """
         self.last_url = ""
-        self._flush_dead_letters = flush_dead_letters
+        self.flush_dead_letters = flush_dead_letters
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._writing: Future[tuple[str, BasePointer | None]] | None = None
         self._written_offsets: list[int] = []
@@ -74,6 +74,9 @@ class CheckpointWriter:
         return self.collect()
 
     def _write(self, epoch: Epoch, checkpoint: Checkpoint) -> tuple[str, BasePointer | None]:
+        # What was learned since the last delta has not met the gate yet.
+        if reason := epoch.refusal_of(checkpoint):
+            raise CorruptArtifact(f"the publish gate refuses it: {reason}")
         return self.write(epoch, checkpoint), None
 
     def _write_base(self, epoch: Epoch, checkpoint: Checkpoint) -> tuple[str, BasePointer | None]:
@@ -85,7 +88,7 @@ class CheckpointWriter:
         Raises:
             Unavailable: the broker or the store does not answer.
         """
-        self._flush_dead_letters()
+        self.flush_dead_letters()
         return epoch.stores.checkpoints.write(checkpoint, now_ms=epoch.now_ms())
 
     def note(self, url: str, offsets: list[int]) -> None:

@@ -138,9 +138,10 @@ class Epoch:
         return refused
 
     def accept_quality(self) -> None:
-        """Take the quality of scores as it is now for the one to hold: an operator lets learning go on."""
-        self.quality.forget()
-        self.publisher.quality_refusal = ""
+        """Take the quality of scores as it is now for the one to hold, if it was refused: an operator lets learning go on."""
+        if self.quality.refusal:
+            self.quality.forget()
+            self.publisher.quality_refusal = ""
 
     def note_unusable(self) -> None:
         """Count a record that was set aside."""
@@ -193,16 +194,19 @@ class Epoch:
         self.stores.checkpoints.write(checkpoint, now_ms=self.now_ms())
         return self.write_base(checkpoint)
 
+    def refusal_of(self, checkpoint: Checkpoint) -> str:
+        """Return why the publish gate would not let these weights pass, whether or not a delta has met it yet; empty when it would."""
+        arrays = checkpoint.arrays
+        rows = {name: arrays[f"table/{name}/rows"] for name in self.learner.tables}
+        dense = {name: array for name, array in arrays.items() if name.startswith("dense/")}
+        return refusal(rows, dense, self.config.limits) or self.quality.refusal
+
     def cut_for_base(self) -> Checkpoint:
         """Return a cut that names the base that is about to be made of it, unless the publish gate refuses it."""
         self.num_bases += 1
         checkpoint = self.cut()
         checkpoint = replace(checkpoint, cut=replace(checkpoint.cut, base_id=base_name(self.number, self.num_bases)))
-        arrays = checkpoint.arrays
-        rows = {name: arrays[f"table/{name}/rows"] for name in self.learner.tables}
-        reason = refusal(rows, {name: array for name, array in arrays.items() if name.startswith("dense/")}, self.config.limits)
-        reason = reason or self.quality.refusal
-        if reason:
+        if reason := self.refusal_of(checkpoint):
             raise CorruptArtifact(f"the publish gate refuses base {checkpoint.cut.base_id}: {reason}")
         return checkpoint
 

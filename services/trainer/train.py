@@ -246,9 +246,8 @@ def digest_of(history: History) -> str:
     """Return a hash of all that was read from files."""
     digest = hashlib.sha256()
     for one in history.interactions:
-        digest.update(
-            f"{one.user_id}\x00{one.item_id}\x00{one.kind}\x00{one.value!r}\x00{one.time_ms}\x00{one.position}\x00{one.context!r}\n".encode()
-        )
+        of_item = f"{one.user_id}\x00{one.item_id}\x00{one.position}"
+        digest.update(f"{of_item}\x00{one.kind}\x00{one.value!r}\x00{one.time_ms}\x00{one.context!r}\n".encode())
     digest.update(json.dumps(list(history.categories.items())).encode())
     for versions in (history.user_attributes, history.item_attributes):
         digest.update(versions.digest())

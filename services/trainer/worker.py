@@ -157,10 +157,11 @@ class RankerWorker:
             Conflict: the publish gate refuses what was learned; a restart goes back to the last checkpoint.
             Unavailable: the store cannot be written.
         """
-        if self._epoch.publisher.refusal:
-            raise Conflict(f"the publish gate refuses what was learned, so no checkpoint of it is written: {self._epoch.publisher.refusal}")
         self._wait_for_writer()
-        checkpoint, state_hash = self._epoch.cut(), self._epoch.learner.state_hash()
+        checkpoint = self._epoch.cut()
+        if reason := self._epoch.publisher.refusal or self._epoch.refusal_of(checkpoint):
+            raise Conflict(f"the publish gate refuses what was learned, so no checkpoint of it is written: {reason}")
+        state_hash = self._epoch.learner.state_hash()
         url = self._checkpoints.write(self._epoch, checkpoint)
         offsets = checkpoint.cut.position.offsets
         self._checkpoints.note(url, offsets)
@@ -172,6 +173,8 @@ class RankerWorker:
         # A broker that is down is noticed here, sooner than by a delta that waits for it.
         self._epoch.check_ownership()
         self._wait_for_writer()
+        # Its checkpoint continues behind what was set aside.
+        self._checkpoints.flush_dead_letters()
         pointer = self._epoch.publish_base()
         self._bases.note(self._epoch)
         self._refresh()

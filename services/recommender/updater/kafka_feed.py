@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from kafka import TopicPartition
@@ -56,14 +56,20 @@ class KafkaFeed(Feed):
         self._partition = TopicPartition(RANKER_DELTAS.name, shard)
         self._position = 0
         self._has_read_bases, self._look_at_bases = False, 0.0
-        # A delta is answered at once: it is what requests wait for, and there are a few a second at most.
-        self._deltas = self._consumer(RANKER_DELTAS.name, shard, fetch_wait_ms=100, fetch_min_bytes=1)
-        self._bases = self._consumer(RANKER_BASES.name, 0, fetch_wait_ms=1_000)
-        self._producer = RenewedProducer(bootstrap_servers, client_id=_CLIENT_ID, compression=compression)
-        self._letters = {
-            topic: dead_letter_writer(bootstrap_servers, topic, source=SOURCE, compression=compression)
-            for topic in (RANKER_DELTAS, RANKER_BASES)
-        }
+        # What is connected when the next one fails is closed again: it has a thread, and this is tried once a second.
+        with ExitStack() as opened:
+            # A delta is answered at once: it is what requests wait for, and there are a few a second at most.
+            self._deltas = self._consumer(RANKER_DELTAS.name, shard, fetch_wait_ms=100, fetch_min_bytes=1)
+            opened.callback(self._deltas.close)
+            self._bases = self._consumer(RANKER_BASES.name, 0, fetch_wait_ms=1_000)
+            opened.callback(self._bases.close)
+            self._producer = RenewedProducer(bootstrap_servers, client_id=_CLIENT_ID, compression=compression)
+            opened.callback(self._producer.close)
+            self._letters = {
+                topic: dead_letter_writer(bootstrap_servers, topic, source=SOURCE, compression=compression)
+                for topic in (RANKER_DELTAS, RANKER_BASES)
+            }
+            opened.pop_all()
 
     def _consumer(self, topic: str, partition: int, *, fetch_wait_ms: int, **overrides: int) -> Any:
         return assigned_consumer(

@@ -74,7 +74,8 @@ async def run(settings: UpdaterSettings) -> None:
     async def close() -> None:
         stop.set()
         # A delta is applied in milliseconds, a base in seconds.
-        await asyncio.to_thread(idle.wait, settings.drain_grace_ms / 1e3)
-        writer.close()
+        if await asyncio.to_thread(idle.wait, settings.drain_grace_ms / 1e3):
+            writer.close()
+        # Else the thread may still write: the lock goes with the process.
 
     await serve([], settings, telemetry, on_drain=close, main=follow, serving=False)

@@ -145,7 +145,7 @@ def run_on_ray(address: str, order: Order, door: StudyDoor, jobs: int | None, *,
         number = min(jobs or processors, order.options.trials)
         tell(f"Ray at {address}: {number} workers, {processors} processors")
         _Workers(ray, order, door, tell).run(number)
-    except ray.exceptions.RayError as error:
+    except (ray.exceptions.RayError, ConnectionError) as error:
         raise Unavailable(f"RAY_ADDRESS={address}: the cluster is gone ({error}); the same command goes on where it ended") from error
     finally:
         ray.shutdown()
@@ -170,7 +170,9 @@ class _Desk:
             return None
 
     async def answer(self, worker: int, value: Any) -> None:
-        self._answers.pop(worker).set_result(value)
+        future = self._answers.pop(worker)
+        if not future.done():  # whoever asked is gone
+            future.set_result(value)
 
 
 class _Workers:
@@ -186,12 +188,14 @@ class _Workers:
         self._work = ray.remote(num_cpus=1, max_retries=0)(work_on_ray)
         self._numbers = itertools.count()
         self._running: dict[Any, int] = {}
+        self._asked: set[int] = set()
         self._refusals: list[str] = []
 
     def run(self, number: int) -> None:
         for _ in range(number):
             self._start()
-        while self._running and not self._door.is_done:
+        # One that has asked is told that there is nothing left, and ends by itself, its last line said.
+        while self._running and not (self._door.is_done and self._asked.isdisjoint(self._running.values())):
             self._answer_calls()
             for done in self._ray.wait(list(self._running), timeout=0)[0]:
                 self._end(done)
@@ -209,6 +213,7 @@ class _Workers:
         call = self._ray.get(self._desk.next_call.remote(_POLL_S))
         # A call of a worker that is gone is not answered: it would begin a trial that nobody runs.
         if call is not None and call[0] in self._running.values():
+            self._asked.add(call[0])
             self._ray.get(self._desk.answer.remote(call[0], self._door.answer(*call)))
 
     def _end(self, reference: Any) -> None:

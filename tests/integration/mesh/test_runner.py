@@ -330,17 +330,7 @@ def test_ctrl_c_during_the_start_stops_what_was_started(dummies: Dummies) -> Non
         .replace("create_connection(('127.0.0.1', ", "create_connection(('127.0.0.1', 1 + 0 * ")
     )
     dummies.mesh(dummies.service("one"), never)
-    argv = [
-        sys.executable,
-        "-m",
-        "services.mesh",
-        "up",
-        "--file",
-        str(dummies.folder / "compose.yml"),
-        "--run-dir",
-        str(dummies.folder / "run"),
-    ]
-    command = subprocess.Popen(argv, cwd=REPOSITORY_ROOT, stdout=subprocess.PIPE, text=True)
+    command = subprocess.Popen(up_argv(dummies), cwd=REPOSITORY_ROOT, stdout=subprocess.PIPE, text=True)
     assert command.stdout is not None
     with command.stdout:
         assert any("one" in line and "healthy" in line for line in command.stdout)
@@ -374,9 +364,8 @@ def test_a_second_up_from_the_command_line_is_refused_and_the_first_stays(dummie
 
 def test_the_foreground_run_says_that_the_mesh_has_ended_and_fails(dummies: Dummies) -> None:
     mesh = dummies.mesh(dummies.service("one"))
-    command = subprocess.Popen(
-        up_argv(dummies, "--foreground"), cwd=REPOSITORY_ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    command = subprocess.Popen(up_argv(dummies, "--foreground"), cwd=REPOSITORY_ROOT, text=True, **pipes)
     assert command.stdout is not None
     assert any("the mesh is up" in line for line in command.stdout)
     os.kill(mesh.state().supervisor_pid, signal.SIGKILL)
@@ -386,21 +375,11 @@ def test_the_foreground_run_says_that_the_mesh_has_ended_and_fails(dummies: Dumm
     eventually(lambda: dummies.remaining() == [])
 
 
-def test_down_clears_what_a_killed_supervisor_left(dummies: Dummies) -> None:
-    mesh = dummies.mesh(dummies.service("one"))
-    mesh.up()
-    os.kill(mesh.state().supervisor_pid, signal.SIGKILL)
-    eventually(lambda: not mesh.folder.is_up())
-    mesh.down()
-    assert dummies.remaining() == []
-
-
 def test_up_status_logs_and_down_work_from_the_command_line(dummies: Dummies) -> None:
     dummies.mesh(dummies.service("one"))
 
     def tunemesh(*words: str) -> subprocess.CompletedProcess[str]:
-        place = ["--file", str(dummies.folder / "compose.yml"), "--run-dir", str(dummies.folder / "run")]
-        argv = [sys.executable, "-m", "services.mesh", words[0], *place, *words[1:]]
+        argv = [sys.executable, "-m", "services.mesh", words[0], *up_argv(dummies)[4:], *words[1:]]
         return subprocess.run(argv, cwd=REPOSITORY_ROOT, capture_output=True, text=True, timeout=seconds(60), check=False)
 
     up = tunemesh("up")

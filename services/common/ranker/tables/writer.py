@@ -83,6 +83,9 @@ class ModelWriter:
         self._checked = 0.0
         try:
             self._edition = self._open_current()
+        except TableDamaged as damage:
+            _log.error("the tables in %s are damaged, and will be built again: %s", self._directory, damage)
+            self._abandon()  # readers that have them open would go on serving them
         except (CorruptArtifact, FileNotFoundError) as reason:
             _log.warning("the tables in %s will be built again: %s", self._directory, reason)
 

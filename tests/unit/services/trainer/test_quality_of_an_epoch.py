@@ -111,3 +111,12 @@ def test_an_epoch_counts_exposures_that_are_newer_than_all_that_its_checkpoint_k
     learn(again, watermark_ms=0, answered=[0])
     learn(again, watermark_ms=100, answered=[300, 301])  # shown at 1,300 and at 1,301 ms
     assert again.epoch.labels.num_waiting == 1
+
+
+def test_a_resume_that_has_nothing_to_accept_leaves_the_reference_as_it_is() -> None:
+    life = opened(broker_with(sample_log(1)))
+    at = learn_requests(life, 0, 300, score=0.5)
+    life.epoch.accept_quality()
+    learn_requests(life, at, 40, score=0.02)
+    publish(life)
+    assert "task 'interact'" in life.epoch.publisher.refusal

@@ -15,6 +15,7 @@ from services.common.platform.errors import Conflict, CorruptArtifact, Unavailab
 from services.trainer import base_publisher
 from services.trainer.base_schedule import BasePace
 from services.trainer.neighbours import Fenced
+from services.trainer.publish_gate import PublishGateLimits
 from services.trainer.restore import RestoreRequest
 from services.trainer.worker import RankerWorker, WorkerConfig
 from tests.limits import seconds
@@ -364,3 +365,24 @@ def test_a_partition_far_ahead_of_the_others_is_held_back() -> None:
     with running(broker, SELDOM) as run:
         until(lambda: run.life.samples.held == {0})
         assert run.worker.status.source_offsets == (1, 0)
+
+
+def test_what_was_set_aside_is_written_before_the_checkpoint_of_a_base_on_demand(monkeypatch: pytest.MonkeyPatch) -> None:
+    broker, flushed_at = broker_with(sample_log(1)), []
+    monkeypatch.setattr(FakeDeadLetters, "flush", lambda _self: flushed_at.append(len(broker.disk.checkpoints)))
+    with running(broker, SELDOM) as run:
+        until(lambda: run.worker.status.source_offsets == ends(broker))
+        before, num_checkpoints = len(flushed_at), len(broker.disk.checkpoints)
+        run.worker.submit(run.worker.publish_base).result(5)
+        assert flushed_at[before:] == [num_checkpoints]
+
+
+def test_no_checkpoint_holds_what_the_gate_would_refuse_though_no_delta_has_met_it_yet(caplog: pytest.LogCaptureFixture) -> None:
+    broker = broker_with(sample_log(1))
+    silent = replace(QUICK, publish_interval_ms=10**9, publish_gap_ms=10**9)
+    with running(broker, silent, config={"limits": PublishGateLimits(max_row_norm=1e6, max_dense_norm=1e-3)}) as run:
+        until(lambda: run.worker.status.source_offsets == ends(broker))
+        until(lambda: "the publish gate refuses it" in caplog.text)
+        with pytest.raises(Conflict, match="has norm"):
+            run.worker.submit(run.worker.write_checkpoint).result(5)
+    assert all(np.linalg.norm(one.arrays["dense/w"]) <= 1e-3 for one, _ in broker.disk.checkpoints.values())

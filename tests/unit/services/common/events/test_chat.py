@@ -53,7 +53,8 @@ def test_a_request_brings_at_most_32_passages_of_bounded_titles_ids_and_texts() 
         ([passage] * 33, "context: 33 passages are more than 32"),
         ([passage, replace(passage, title="t" * 1_025)], r"context\[1\].title: it has 1025 bytes"),
         ([replace(passage, passage_id="p" * 129)], r"context\[0\].passage_id: it has 129 bytes"),
-        ([replace(passage, text="x" * 262_145)], "context: 262145 bytes of text are more than 262144"),
+        ([replace(passage, text="x" * 52_429)] * 5, "context: 262145 bytes of text are more than 262144"),
+        ([replace(passage, text="x" * 64_513)], r"context\[0\].text: it has 64513 bytes"),
     ]:
         with pytest.raises(Refused, match=said):
             check_context("context", passages, Refused)

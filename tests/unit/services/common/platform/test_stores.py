@@ -151,6 +151,7 @@ def test_a_checkpoint_that_finds_its_store_down_is_an_error_for_the_log_and_the_
         stores=SimpleNamespace(checkpoints=checkpoints_at(closed_port, keep=1)),
         merge=SimpleNamespace(position=SimpleNamespace(offsets=[1])),
         publisher=SimpleNamespace(refusal=""),
+        refusal_of=lambda _: "",
         cut=lambda: cut,
         now_ms=lambda: 1,
     )

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from services.common.events.topics import RANKER_BASES
+from services.common.events.topics import RANKER_BASES, RANKER_DELTAS
+from services.common.platform.errors import Unavailable
 from services.recommender.updater import kafka_feed
 
 
@@ -31,3 +32,17 @@ def test_bases_are_looked_for_a_few_times_a_second_however_often_they_are_asked_
     assert 12 <= len(of_bases) <= 16
     assert len(polled) - len(of_bases) == 200  # deltas are asked for each time
     feed.close()
+
+
+def test_a_feed_that_cannot_be_connected_whole_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[str] = []
+
+    def consumer(_: str, topic: str, *__: Any, **___: Any) -> Any:
+        if topic == RANKER_BASES.name:
+            raise Unavailable("no such topic")
+        return SimpleNamespace(close=lambda: closed.append(topic))
+
+    monkeypatch.setattr(kafka_feed, "assigned_consumer", consumer)
+    with pytest.raises(Unavailable):
+        kafka_feed.KafkaFeed("nowhere", model="m", replica_id="r", schema_hash="s")
+    assert closed == [RANKER_DELTAS.name]

@@ -26,6 +26,19 @@ from tests.unit.services.trainer.search.test_trials import DOCUMENT, TASKS, Cras
 
 pytestmark = pytest.mark.ml
 
+NET = """
+from services.common.ranker.networks.dense import Dense
+from services.common.ranker.networks.interface import RankerNetwork
+
+
+class Net(RankerNetwork):
+    def build(self, spec):
+        self.out = Dense(self.num_content, self.num_tasks)
+
+    def deep(self, samples):
+        return self.out(samples.{})
+"""
+
 
 def door_of(folder: Path, *, deadline: float | None = None, clock: Any = lambda: 0.0, **options: Any) -> tuple[Any, StudyDoor, list[str]]:
     folder.mkdir(exist_ok=True)
@@ -123,16 +136,12 @@ def test_a_space_whose_spec_was_used_travels(tmp_path: Path) -> None:
 
 
 def test_the_program_of_a_network_of_ones_own_holds_its_file(tmp_path: Path) -> None:
-    text = "from services.common.ranker.networks.{} import {} as Base\n\n\nclass Net(Base):\n    pass\n"
     found = []
-    for name, (module, base) in {
-        "one": ("two_tower", "TwoTower"),
-        "same": ("two_tower", "TwoTower"),
-        "other": ("deepfm", "DeepFm"),
-    }.items():
+    for name, reads in (("one", "item_BC"), ("same", "item_BC"), ("other", "user_BC")):
         folder = tmp_path / name
         folder.mkdir()
-        (folder / f"net_{name}.py").write_text(text.format(module, base))
+        (folder / "spec.yaml").touch()
+        (folder / f"net_{name}.py").write_text(NET.format(reads))
         document = DOCUMENT | {"network": {"module": f"net_{name}:Net"}}
         found.append(program_of(FeatureSpec.parse(document, source=str(folder / "spec.yaml"))))
     assert found[0]["network.module"] == found[1]["network.module"] != found[2]["network.module"]

@@ -331,3 +331,13 @@ def test_damage_is_not_copied_into_the_next_edition(tmp_path):
     with pytest.raises(TableDamaged, match="is not what was written"):
         writer.apply(delta(dict.fromkeys(range(5_000, 9_000), 1.0)), applied(0))
     assert writer.applied is None
+
+
+def test_a_writer_that_finds_damage_when_it_opens_turns_readers_away(tmp_path):
+    built(tmp_path).close()
+    reader = ModelReader(tmp_path, "schema")
+    words = np.memmap(current_edition(tmp_path) / "table-user", np.int64, "r+")
+    words[np.flatnonzero(words)[-1]] ^= 1 << 17
+    assert ModelWriter(tmp_path, "schema").applied is None
+    with pytest.raises(TableNotReady):
+        reader.read({"user": int64s([1])})
