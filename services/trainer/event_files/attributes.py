@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,13 @@ import pyarrow.compute as pc
 from services.common.platform.errors import InvalidInput
 from services.common.ranker.declared.plan import Attributes, Plan, Wanted
 from services.trainer.attribute_history import ALWAYS_MS, Versions
+from services.trainer.event_files.categories import quoted_list
 from services.trainer.event_files.columns import NULL_WORDS, is_textual, plain, read_ids, read_values, texts
 from services.trainer.event_files.load import AS_HERE, Names, open_named
 from services.trainer.event_files.locate import find_files
 from services.trainer.event_files.places import EventFileError, Place
 from services.trainer.event_files.reading import EventFile
-from services.trainer.event_files.times import facts_of, read_times
+from services.trainer.event_files.times import facts_of, read_times, ticks_ms
 
 # What the history knows of an item without any column of attributes.
 ITEM_CATEGORIES = "categories"
@@ -106,18 +108,24 @@ def read_versions(path: str | Path, id_column: str, fields: Fields, time_unit: s
     written: list[tuple[str, int, Attributes]] = []
     for found in find_files(path):
         file = open_named(found.path, (id_column, "time", *fields.readers), names, or_ours=True)
-        missing = next((name for name in (id_column, *fields.readers) if name not in file.names), None)
+        folders = {names.meant(name): value for name, value in found.partitions.items()}
+        missing = next((name for name in (id_column, *fields.readers) if name not in file.names and name not in folders), None)
         if missing is not None:
             raise EventFileError(f"{found.path}: column {missing!r} is missing; wanted: {', '.join((id_column, *fields.readers))}[, time]")
-        written += _versions_of(file, id_column, fields, time_unit)
+        written += _versions_of(file, folders, id_column, fields, time_unit)
     return Versions(sorted(written, key=lambda one: one[1]))
 
 
-def _versions_of(file: EventFile, id_column: str, fields: Fields, time_unit: str | None) -> Iterator[tuple[str, int, Attributes]]:
+def _versions_of(
+    file: EventFile, folders: Mapping[str, str | None], id_column: str, fields: Fields, time_unit: str | None
+) -> Iterator[tuple[str, int, Attributes]]:
+    """Yield (id, time, attributes) of each row; `folders`: the columns that the file's folders carry."""
     at, facts = 0, None
     if "time" in file.names:
         facts = facts_of((columns["time"] for columns in file.batches(["time"])), Place(file.path, "time"))
-    for columns in file.batches(file.names):
+    for batch in file.batches(file.names):
+        num_rows = len(next(iter(batch.values())))
+        columns = {name: pa.repeat(pa.scalar(value, pa.string()), num_rows) for name, value in folders.items()} | batch
         ids = read_ids(columns[id_column], Place(file.path, id_column, at)).texts()
         times = [ALWAYS_MS] * len(ids)
         if "time" in columns:
@@ -130,13 +138,17 @@ def _versions_of(file: EventFile, id_column: str, fields: Fields, time_unit: str
 def read_cells(column: Any, place: Place, readers: Sequence[Wanted]) -> list[Any]:
     """Return a column's cells as values of attributes; None where a cell is empty or spells a missing value.
 
-    Numbers may be written as text, since CSV has nothing else; a list may be JSON's.
+    Numbers may be written as text, since CSV has nothing else; a list may be JSON's or Python's.
 
     Raises:
         EventFileError: a cell has another type than one of the readers reads; names the row.
     """
     column = plain(column)
-    if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
+    if pa.types.is_timestamp(column.type):
+        # Downwards, as a request's are; a cast refuses what is finer than a millisecond.
+        ticks_N = pc.fill_null(column.cast(pa.int64()), 0).to_numpy(zero_copy_only=False)
+        column = pa.array(ticks_ms(ticks_N, column.type.unit), mask=column.is_null().to_numpy(zero_copy_only=False))
+    elif pa.types.is_date(column.type):
         column = column.cast(pa.timestamp("ms")).cast(pa.int64())
     is_number = all(one.cast == "numbers" and one.width == 1 for one in readers)
     if is_number and (is_textual(column.type) or pa.types.is_decimal(column.type) or pa.types.is_null(column.type)):
@@ -164,20 +176,32 @@ def _text_cell(text: str) -> Any:
         try:
             listed = json.loads(stripped)
         except (ValueError, RecursionError):
-            return text
+            return quoted_list(stripped) or text
         return listed if isinstance(listed, list) else text
     return text
 
 
 def _typed_cells(column: Any, place: Place) -> list[Any]:
     kind = column.type
-    if pa.types.is_decimal(kind):
-        column = column.cast(pa.float64())
     try:
         cells: list[Any] = column.to_pylist()
     except (ValueError, OverflowError) as error:
         raise place.refusal(f"{kind} holds what Python cannot ({error}); write numbers, texts, or lists of those") from error
-    return [dict(cell) for cell in cells] if pa.types.is_map(kind) else cells
+    if pa.types.is_map(kind):
+        cells = [None if cell is None else dict(cell) for cell in cells]
+    odd = (pa.types.is_map, pa.types.is_struct, pa.types.is_decimal, pa.types.is_floating)
+    return [_said(cell) for cell in cells] if any(is_of(kind) for is_of in odd) else cells
+
+
+def _said(cell: Any) -> Any:
+    """Return a cell without what only says that there is none: NaN, and fields of a struct that other rows have; inner maps as mappings."""
+    if isinstance(cell, list) and cell and isinstance(cell[0], tuple):
+        cell = dict(cell)
+    if isinstance(cell, dict):
+        return {key: said for key, value in cell.items() if (said := _said(value)) is not None}
+    if isinstance(cell, Decimal):
+        return int(cell) if cell == int(cell) else float(cell)
+    return None if cell != cell else cell
 
 
 def _check(cells: Sequence[Any], place: Place, reader: Wanted) -> None:

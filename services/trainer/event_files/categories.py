@@ -106,6 +106,16 @@ def _of_bracketed(text: str) -> list[str]:
     return _elements(text[1:-1])
 
 
+def quoted_list(text: str) -> list[str] | None:
+    """Return the names of a list as Python prints it (['a', 'b']); None for any other text."""
+    if text[1:2] not in ("'", '"'):
+        return None
+    try:
+        return _elements(text[1:-1])
+    except UnreadableCategories:
+        return None
+
+
 def _python_literal(text: str) -> object:
     """Return a list of Python's dicts, as pandas writes it into CSV; None when it is none."""
     try:

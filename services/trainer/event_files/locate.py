@@ -52,11 +52,13 @@ def find_files(path: str | Path) -> list[FoundFile]:
     if not glob.has_magic(str(path)):
         raise EventFileError(f"{path}: there is no such file or folder")
     fixed = _fixed_part(path)
-    matches = sorted(fixed.glob(str(path.relative_to(fixed))))
+    every = sorted(fixed.glob(str(path.relative_to(fixed))))
+    matches = [one for one in every if not any(map(_is_bookkeeping, one.relative_to(fixed).parts))]
+    for above in sorted({up for match in matches for up in match.parents if up.is_relative_to(fixed)}):
+        _check_local(above, *next(os.walk(above))[1:])
     found = [
         FoundFile(one.path, _partitions((match if match.is_dir() else match.parent).relative_to(fixed).parts) | dict(one.partitions))
         for match in matches
-        if not _is_bookkeeping(match.name)
         for one in (_below(match) if match.is_dir() else [FoundFile(match)])
     ]
     return _nonempty(path, {str(one.path): one for one in found}.values(), "no file matches the pattern")
@@ -69,28 +71,47 @@ def _fixed_part(path: Path) -> Path:
     return Path(*parts[:first])
 
 
+def _check_local(folder: Path, names: Sequence[str], files: Sequence[str]) -> None:
+    tables = [file.name for file in (folder / "metadata").glob("*.metadata.json")] if "metadata" in names else []
+    _check_folder(str(folder), names, files, tables)
+
+
 def _below(path: Path) -> list[FoundFile]:
-    found = []
-    for folder, names, files in os.walk(path):
+    found, seen = [], {path.resolve()}
+    for folder, names, files in os.walk(path, followlinks=True):
         here = Path(folder)
-        tables = [file.name for file in (here / "metadata").glob("*.metadata.json")] if "metadata" in names else []
-        _check_folder(str(here), names, files, tables)
-        names[:] = sorted(name for name in names if not _is_bookkeeping(name))
+        _check_local(here, names, files)
+        names[:] = _new(here, names, seen)
         partitions = _partitions(here.relative_to(path).parts)
-        for name in sorted(files):
-            file = here / name
-            if not _is_bookkeeping(name) and file.stat().st_size:
-                found.append(FoundFile(file, partitions))
+        found += [FoundFile(here / name, partitions) for name in _new(here, files, seen) if (here / name).stat().st_size]
     return sorted(_nonempty(path, found, "the folder holds no data files"), key=lambda file: Path(str(file.path)))
+
+
+def _new(folder: Path, entries: Sequence[str], seen: set[Path]) -> list[str]:
+    """Return the entries that hold data and were not seen under another name; a link may lead to what is read anyway, or back up."""
+    found = []
+    for name in sorted(entries, key=lambda name: ((folder / name).is_symlink(), name)):
+        if _is_bookkeeping(name):
+            continue
+        real = (folder / name).resolve()
+        if not real.exists():
+            raise EventFileError(f"{folder / name}: is a link to nothing; remove it")
+        if real not in seen:
+            seen.add(real)
+            found.append(name)
+    return found
 
 
 def _find_remote(store: Store) -> list[FoundFile]:
     found = store.entry(store.path)
     if found is None and glob.has_magic(store.path):
         fixed = str(_fixed_part(Path(store.path)))
-        matches = [path for path in store.matches() if not _is_bookkeeping(PurePosixPath(path).name)]
-        files = [one for path in matches for one in _remote_below(store, path, fixed)]
-        return _nonempty(store.file(store.path), files, "no file matches the pattern")
+        matches = [path for path in store.matches() if not any(map(_is_bookkeeping, PurePosixPath(path).relative_to(fixed).parts))]
+        for above in sorted({str(up) for path in matches for up in PurePosixPath(path).parents if up.is_relative_to(fixed)}):
+            _check_remote(store, above, *next(iter(store.walk(above)))[1:])
+        # A pattern may match a folder and the files in it.
+        once = {str(one.path): one for path in matches for one in _remote_below(store, path, fixed)}
+        return _nonempty(store.file(store.path), once.values(), "no file matches the pattern")
     if found is None:
         raise EventFileError(f"{store.file(store.path)}: there is no such file or folder")
     if found["type"] != "directory":
@@ -107,16 +128,20 @@ def _remote_below(store: Store, path: str, root: str) -> Iterator[FoundFile]:
         return
     paths = []
     for folder, names, files in store.walk(path):
-        tables = []
-        if "metadata" in names:
-            tables = [name for _, _, below in store.walk(f"{folder}/metadata") for name in below if name.endswith(".metadata.json")]
-        _check_folder(str(store.file(folder)), names, files, tables)
+        _check_remote(store, folder, names, files)
         paths += [f"{folder.rstrip('/')}/{name}" for name in files if not _is_bookkeeping(name)]
     for one in sorted(paths):
         below = PurePosixPath(one).parent.relative_to(root).parts
         inner = PurePosixPath(one).parent.relative_to(path).parts
         if not any(_is_bookkeeping(part) for part in inner) and (store.entry(one) or {"size": 0})["size"]:
             yield FoundFile(store.file(one), _partitions(below))
+
+
+def _check_remote(store: Store, folder: str, names: Sequence[str], files: Sequence[str]) -> None:
+    tables = []
+    if "metadata" in names:
+        tables = [name for _, _, below in store.walk(f"{folder}/metadata") for name in below if name.endswith(".metadata.json")]
+    _check_folder(str(store.file(folder)), names, files, tables)
 
 
 def _nonempty(path: object, found: Iterable[FoundFile], otherwise: str) -> list[FoundFile]:

@@ -186,7 +186,7 @@ def read_times(column: Any, place: Place, unit: str | None = None, facts: TimeFa
         raise place.fault(pc.index(column.is_null(), True).as_py(), None, f"is no time; {_ADVICE}")
     if pa.types.is_timestamp(kind):
         return _bounded(
-            _ticks_ms(column.cast(pa.int64()).to_numpy(zero_copy_only=False), kind.unit), column, place
+            ticks_ms(column.cast(pa.int64()).to_numpy(zero_copy_only=False), kind.unit), column, place
         ), f"timestamp[{kind.unit}]"
     if pa.types.is_date(kind):
         days = pa.types.is_date32(kind)
@@ -200,7 +200,8 @@ def read_times(column: Any, place: Place, unit: str | None = None, facts: TimeFa
     return _of_numbers(_numbers(column, place), place, unit, facts)
 
 
-def _ticks_ms(ticks_N: Int64Array, unit: str) -> Int64Array:
+def ticks_ms(ticks_N: Int64Array, unit: str) -> Int64Array:
+    """Return milliseconds of ticks of a unit ("s", "ms", "us", "ns"), rounded down; seconds beyond any calendar are cut."""
     return np.clip(ticks_N, -(10**15), 10**15) * _MS_OF[unit] if unit in _MS_OF else ticks_N // _PER_MS[unit]
 
 

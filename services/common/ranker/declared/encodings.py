@@ -32,7 +32,8 @@ class Keys:
 
     def take(self, rows_B: Int64Array) -> Keys:
         """Return the rows of these places."""
-        places, offsets = stretches(self.offsets[rows_B], np.diff(self.offsets)[rows_B])
+        starts_B = self.offsets[rows_B]
+        places, offsets = stretches(starts_B, self.offsets[rows_B + 1] - starts_B)
         return Keys(self.table, self.pooling, self.keys_S[places], offsets)
 
 

@@ -77,9 +77,15 @@ class Words:
         return np.repeat(np.arange(len(self), dtype=np.int64), self.counts_N)
 
     def take(self, rows_B: Int64Array) -> Words:
-        """Return the rows of these places."""
-        picked_S, offsets = stretches(self.offsets[rows_B], self.counts_N[rows_B])
-        return Words(self.codes_S[picked_S], offsets, self.vocabulary)
+        """Return the rows of these places, with no more vocabulary than they need where that is the shorter one."""
+        starts_B = self.offsets[rows_B]
+        picked_S, offsets = stretches(starts_B, self.offsets[rows_B + 1] - starts_B)
+        codes_S = self.codes_S[picked_S]
+        if len(self.vocabulary) <= len(codes_S):
+            return Words(codes_S, offsets, self.vocabulary)
+        # Operators look at each word of a vocabulary: that of all items, for the candidates of one request.
+        used, codes_S = np.unique(codes_S, return_inverse=True)
+        return Words(codes_S.astype(np.int64), offsets, tuple(self.vocabulary[code] for code in used.tolist()))
 
     def expanded(self, of: Callable[[str], Sequence[str]]) -> Words:
         """Return a column with the words `of(word)` in place of each word."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,21 @@ import pyarrow.parquet as pq
 import pytest
 
 from services.common.ranker import exposure_block
-from services.common.ranker.declared.plan import NONE
+from services.common.ranker.declared.plan import NONE, Wanted
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.features import Declared, build_features
 from services.common.ranker.states import GlobalState, Interaction, merge_item_bytes
 from services.trainer.attribute_history import ALWAYS_MS, AttributeHistory, Versions, known_shares
 from services.trainer.batch import BatchConfig, FeatureStates, replay, replay_order
+from services.trainer.event_files.attributes import read_cells
 from services.trainer.event_files.history import History, read_history
 from services.trainer.event_files.parts import ReadOptions
-from services.trainer.event_files.places import EventFileError
+from services.trainer.event_files.places import EventFileError, Place
 from tests.learning import SPEC
 from tests.small_batches import batch_sizes  # noqa: F401 - each test runs with it
 
 T = 1_700_000_000
+AS_WORDS = Wanted("user", "c", "words", 1)
 
 
 def spec_of(*features: dict[str, Any]) -> FeatureSpec:
@@ -209,6 +212,38 @@ def test_columns_with_a_side_keep_two_fields_of_one_name_apart(tmp_path: Path) -
     assert [seen["u", 1, "i"][name] for name in "abc"] == [1, 2, 3]
 
 
+def test_folders_of_a_file_of_items_are_columns(tmp_path: Path) -> None:
+    spec = spec_of(number("price", "item:price"), words("land", "item:land", "de"))
+    for day, price in (("2023-11-15", 1), ("2023-11-16", 2)):
+        folder = tmp_path / "items" / f"time={day}" / "land=de"
+        folder.mkdir(parents=True)
+        write(folder / "0.parquet", [{"item_id": "a", "price": price}])
+    events = write(tmp_path / "events.csv", [event(0, "u", "a"), event(172_800, "u", "a")])
+    seen = shown(spec, read_history(events, spec, ReadOptions(items=tmp_path / "items")))
+    assert [(seen["u", at, "a"]["price"], seen["u", at, "a"]["land=de"]) for at in (0, 172_800)] == [(0, 0), (2, 1)]
+
+
+@pytest.mark.parametrize(
+    ("column", "cells"),
+    [
+        (pa.array([[("a", 2.0)], None, []], pa.map_(pa.string(), pa.float64())), [{"a": 2.0}, None, {}]),
+        (pa.array([[("x", [("p", 1.0)])]], pa.map_(pa.string(), pa.map_(pa.string(), pa.float64()))), [{"x": {"p": 1.0}}]),
+        (pa.array([{"a": 1}, {"b": 2}]), [{"a": 1}, {"b": 2}]),
+        (pa.array([Decimal(2**63 + 1), None], pa.decimal128(20, 0)), [2**63 + 1, None]),
+        (pa.array([1_700_000_000_123_456, None], pa.timestamp("us")), [1_700_000_000_123, None]),
+        (pa.array([1_700_000_000, None], pa.timestamp("s")), [1_700_000_000_000, None]),
+        (pa.array([1.5, float("nan")]), [1.5, None]),
+    ],
+)
+def test_typed_cells_are_values_or_nothing(column: Any, cells: list[Any]) -> None:
+    assert read_cells(column, Place("f", "c"), [AS_WORDS]) == cells
+
+
+@pytest.mark.parametrize("text", ["[SOLVED] how", "['90s Hits]", "[a, b]", "['a' 'b']"])
+def test_texts_in_brackets_that_are_no_list_are_texts(text: str) -> None:
+    assert read_cells(pa.array([text]), Place("f", "c"), [AS_WORDS]) == [text]
+
+
 def test_cells_of_text_are_numbers_lists_or_missing_as_their_reader_wants(tmp_path: Path) -> None:
     spec = spec_of(
         number("n", "context:n"), number("v", "context:v", value_dim=2), words("w", "context:w", "a", "b"), words("m", "context:n", "7")
@@ -216,6 +251,7 @@ def test_cells_of_text_are_numbers_lists_or_missing_as_their_reader_wants(tmp_pa
     cells = [
         ({"n": " 7.0 ", "v": "[1, 2.5]", "w": '["a", "b"]'}, (7, 1, 2.5, 1, 1, 1)),
         ({"n": "NA", "v": "", "w": "nan"}, (0, 0, 0, 0, 0, 0)),
+        ({"n": "7", "v": "[1, 2.5]", "w": "['a', 'b']"}, (7, 1, 2.5, 1, 1, 1)),
     ]
     rows = [event(at, "u", f"i{at}", **columns) for at, (columns, _) in enumerate(cells)]
     seen = shown(spec, read_history(write(tmp_path / "events.csv", rows), spec))

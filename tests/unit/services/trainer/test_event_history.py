@@ -268,6 +268,18 @@ def test_folders_whose_files_do_not_all_count_are_refused(tmp_path: Path, entry:
     (tmp_path / "f" / entry).parent.mkdir(parents=True)
     (tmp_path / "f" / entry).write_text("{}")
     refused(tmp_path / "f", says)
+    refused(f"{tmp_path}/f/*.csv", says)
+
+
+def test_links_lose_and_double_nothing(tmp_path: Path) -> None:
+    csv(tmp_path, row(0), name="far/0.csv")
+    csv(tmp_path, row(1), name="f/1.csv")
+    (tmp_path / "f" / "2024").symlink_to(tmp_path / "far")
+    (tmp_path / "f" / "latest.csv").symlink_to(tmp_path / "f" / "1.csv")
+    (tmp_path / "far" / "back").symlink_to(tmp_path / "f")
+    assert len(read_history(tmp_path / "f", SPEC).interactions) == 2
+    (tmp_path / "f" / "gone.csv").symlink_to(tmp_path / "nowhere.csv")
+    refused(tmp_path / "f", r"gone\.csv: is a link to nothing; remove it")
 
 
 def zipped(text: bytes) -> bytes:

@@ -281,7 +281,13 @@ def test_patterns_and_urls_are_read_like_folders(tmp_path: Path) -> None:
     memory = fsspec.filesystem("memory")
     memory.put(str(tmp_path / "f"), "/streamed/f", recursive=True)
     try:
-        for url in ("memory://streamed/f", "memory://streamed/f/user_id=*/day=*/*", "memory:///streamed/f/"):
+        for url in (
+            "memory://streamed/f",
+            "memory://streamed/f/user_id=*/day=*/*",
+            "memory:///streamed/f/",
+            "memory://streamed/f/**",
+            "memory://streamed/f/**/*",
+        ):
             history = read_history(url, SPEC)
             assert (history.interactions, history.categories) == (whole.interactions, whole.categories), url
         one = read_history("memory://streamed/f/user_id=x/day=2/b.csv", SPEC)

@@ -11,6 +11,7 @@ from services.common.ranker.declared.encodings import Keys
 from services.common.ranker.declared.inputs import WrongValue
 from services.common.ranker.declared.item_parts import ItemParts
 from services.common.ranker.declared.plan import NONE, Plan
+from services.common.ranker.declared.values import Words
 from tests.random_features import RandomFeatures
 
 
@@ -69,3 +70,11 @@ def test_items_of_another_type_are_refused_and_change_nothing() -> None:
     with pytest.raises(WrongValue, match=field):
         parts.put({"a": {}, "b": {field: "no number"}})
     assert len(parts) == 0
+
+
+def test_a_part_of_the_rows_has_only_the_words_in_use() -> None:
+    words = Words.of([["a"], ["b", "c"], [], ["a", "d"]])
+    part = words.take(np.asarray([3, 2]))
+    assert (part.lists(), part.vocabulary) == ([["a", "d"], []], ("a", "d"))
+    assert words.take(np.asarray([2])).lists() == [[]]
+    assert words.take(np.arange(4)).lists() == words.lists()
