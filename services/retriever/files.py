@@ -136,7 +136,7 @@ class DocumentFolder:
             self._say(f"the documents' folder {self._folder} is not there: what is indexed stays, and it is looked for")
             return FileChanges(documents=(), gone=(), more=False)
         found, refused, unreachable = self._walk()
-        is_doubtful = self._is_doubtful(found.keys() | (refused.keys() - unreachable), indexed, device)
+        is_doubtful = self._is_doubtful(found.keys() | (refused.keys() - set(map(_shown, unreachable))), indexed, device)
         incomplete: dict[str, str] = {}
         documents: list[CutDocument] = []
         num_read, num_bytes, more = 0, 0, False

@@ -158,11 +158,11 @@ class Spool:
         num_bytes = self._sizes.pop(path)
         self.num_bytes -= num_bytes
         self._front = None
-        if not self._segments:
-            self._close_writer()
-        # Numbers begin anew when a process finds nothing: what was set aside before keeps its place.
-        free = next(place for number in itertools.count() if not (place := path.with_suffix(f".{number}{_SET_ASIDE}")).exists())
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # the disk fails already
+            if not self._segments:
+                self._close_writer()
+            # Numbers begin anew when a process finds nothing: what was set aside before keeps its place.
+            free = next(place for number in itertools.count() if not (place := path.with_suffix(f".{number}{_SET_ASIDE}")).exists())
             path.rename(free)
         return num_bytes
 

@@ -198,7 +198,7 @@ def _said(cell: Any) -> Any:
     if isinstance(cell, list) and cell and isinstance(cell[0], tuple):
         cell = dict(cell)
     if isinstance(cell, dict):
-        return {key: said for key, value in cell.items() if (said := _said(value)) is not None}
+        return {key: said for key, value in cell.items() if (said := _said(value)) is not None and said != []}
     if isinstance(cell, Decimal):
         return int(cell) if cell == int(cell) else float(cell)
     return None if cell != cell else cell

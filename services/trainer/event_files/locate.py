@@ -55,13 +55,16 @@ def find_files(path: str | Path) -> list[FoundFile]:
     every = sorted(fixed.glob(str(path.relative_to(fixed))))
     matches = [one for one in every if not any(map(_is_bookkeeping, one.relative_to(fixed).parts))]
     for above in sorted({up for match in matches for up in match.parents if up.is_relative_to(fixed)}):
-        _check_local(above, *next(os.walk(above))[1:])
+        _check_local(above, *next(os.walk(above), ("", [], []))[1:])
     found = [
         FoundFile(one.path, _partitions((match if match.is_dir() else match.parent).relative_to(fixed).parts) | dict(one.partitions))
         for match in matches
         for one in (_below(match) if match.is_dir() else [FoundFile(match)])
     ]
-    return _nonempty(path, {str(one.path): one for one in found}.values(), "no file matches the pattern")
+    # A pattern may match a folder and the files in it, or a file and a link to it.
+    links_first = sorted(found, key=lambda one: not Path(str(one.path)).is_symlink())
+    once = {os.path.realpath(str(one.path)): one for one in links_first}
+    return _nonempty(path, sorted(once.values(), key=lambda one: Path(str(one.path))), "no file matches the pattern")
 
 
 def _fixed_part(path: Path) -> Path:
@@ -77,29 +80,44 @@ def _check_local(folder: Path, names: Sequence[str], files: Sequence[str]) -> No
 
 
 def _below(path: Path) -> list[FoundFile]:
-    found, seen = [], {path.resolve()}
-    for folder, names, files in os.walk(path, followlinks=True):
-        here = Path(folder)
-        _check_local(here, names, files)
-        names[:] = _new(here, names, seen)
-        partitions = _partitions(here.relative_to(path).parts)
-        found += [FoundFile(here / name, partitions) for name in _new(here, files, seen) if (here / name).stat().st_size]
+    """Return the files below a folder; links are followed once all that is there itself was seen."""
+    found: list[FoundFile] = []
+    seen: set[str] = set()
+    waiting = [path]
+    while waiting:
+        links: list[Path] = []
+        for start in waiting:
+            found += _unseen(path, start, seen, links)
+        waiting = links
     return sorted(_nonempty(path, found, "the folder holds no data files"), key=lambda file: Path(str(file.path)))
 
 
-def _new(folder: Path, entries: Sequence[str], seen: set[Path]) -> list[str]:
-    """Return the entries that hold data and were not seen under another name; a link may lead to what is read anyway, or back up."""
-    found = []
-    for name in sorted(entries, key=lambda name: ((folder / name).is_symlink(), name)):
-        if _is_bookkeeping(name):
+def _unseen(root: Path, start: Path, seen: set[str], links: list[Path]) -> Iterator[FoundFile]:
+    """Yield the files at or below a place that were not seen yet under another name; the links that are met are added to `links`."""
+    if not start.exists():
+        raise EventFileError(f"{start}: is a link to nothing; remove it")
+    if not start.is_dir():
+        yield from _unseen_file(root, start, seen)
+    for folder, names, files in os.walk(start):
+        here = Path(folder)
+        if os.path.realpath(here) in seen:
+            names.clear()
             continue
-        real = (folder / name).resolve()
-        if not real.exists():
-            raise EventFileError(f"{folder / name}: is a link to nothing; remove it")
-        if real not in seen:
-            seen.add(real)
-            found.append(name)
-    return found
+        seen.add(os.path.realpath(here))
+        _check_local(here, names, files)
+        data = [name for name in sorted([*names, *files]) if not _is_bookkeeping(name)]
+        linked = {name for name in data if (here / name).is_symlink()}
+        links += [here / name for name in sorted(linked)]
+        names[:] = sorted(set(names) & set(data) - linked)
+        for name in sorted(set(files) & set(data) - linked):
+            yield from _unseen_file(root, here / name, seen)
+
+
+def _unseen_file(root: Path, file: Path, seen: set[str]) -> Iterator[FoundFile]:
+    real = os.path.realpath(file)
+    if real not in seen and file.stat().st_size:
+        yield FoundFile(file, _partitions(file.parent.relative_to(root).parts))
+    seen.add(real)
 
 
 def _find_remote(store: Store) -> list[FoundFile]:
@@ -107,8 +125,8 @@ def _find_remote(store: Store) -> list[FoundFile]:
     if found is None and glob.has_magic(store.path):
         fixed = str(_fixed_part(Path(store.path)))
         matches = [path for path in store.matches() if not any(map(_is_bookkeeping, PurePosixPath(path).relative_to(fixed).parts))]
-        for above in sorted({str(up) for path in matches for up in PurePosixPath(path).parents if up.is_relative_to(fixed)}):
-            _check_remote(store, above, *next(iter(store.walk(above)))[1:])
+        for above in sorted({folder for path in matches for folder in _folders_above(path, store.path)}):
+            _check_remote(store, above, *next(iter(store.walk(above)), ("", [], []))[1:])
         # A pattern may match a folder and the files in it.
         once = {str(one.path): one for path in matches for one in _remote_below(store, path, fixed)}
         return _nonempty(store.file(store.path), once.values(), "no file matches the pattern")
@@ -138,10 +156,15 @@ def _remote_below(store: Store, path: str, root: str) -> Iterator[FoundFile]:
 
 
 def _check_remote(store: Store, folder: str, names: Sequence[str], files: Sequence[str]) -> None:
-    tables = []
-    if "metadata" in names:
-        tables = [name for _, _, below in store.walk(f"{folder}/metadata") for name in below if name.endswith(".metadata.json")]
-    _check_folder(str(store.file(folder)), names, files, tables)
+    below = next(iter(store.walk(f"{folder}/metadata")), ("", [], []))[2] if "metadata" in names else []
+    _check_folder(str(store.file(folder)), names, files, [name for name in below if name.endswith(".metadata.json")])
+
+
+def _folders_above(path: str, pattern: str) -> Iterator[str]:
+    """Yield the folders above a match, down from where the pattern has its first sign. Addresses of the web have two slashes in a row."""
+    first = next(at for at, sign in enumerate(pattern) if sign in "*?[")
+    fixed = pattern.rfind("/", 0, first)
+    yield from (path[:at] for at, sign in enumerate(path) if sign == "/" and at >= max(fixed, 1))
 
 
 def _nonempty(path: object, found: Iterable[FoundFile], otherwise: str) -> list[FoundFile]:

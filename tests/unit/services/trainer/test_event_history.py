@@ -278,8 +278,18 @@ def test_links_lose_and_double_nothing(tmp_path: Path) -> None:
     (tmp_path / "f" / "latest.csv").symlink_to(tmp_path / "f" / "1.csv")
     (tmp_path / "far" / "back").symlink_to(tmp_path / "f")
     assert len(read_history(tmp_path / "f", SPEC).interactions) == 2
+    assert len(read_history(f"{tmp_path}/f/*.csv", SPEC).interactions) == 1
     (tmp_path / "f" / "gone.csv").symlink_to(tmp_path / "nowhere.csv")
     refused(tmp_path / "f", r"gone\.csv: is a link to nothing; remove it")
+
+
+def test_a_link_takes_nothing_from_the_folder_that_it_leads_to(tmp_path: Path) -> None:
+    file = csv(tmp_path, row(0), name="f/user_id=003/0.csv")
+    text = file.read_text()
+    file.write_text("\n".join(line.partition(",")[2] for line in text.splitlines()))
+    (tmp_path / "f" / "latest.csv").symlink_to(file)
+    (tmp_path / "f" / "latest").symlink_to(file.parent)
+    assert [one.user_id for one in read_history(tmp_path / "f", SPEC).interactions] == ["003"]
 
 
 def zipped(text: bytes) -> bytes:

@@ -59,7 +59,7 @@ class Running:
 
 @contextmanager
 def running(
-    broker: FakeBroker, config: WorkerConfig = QUICK, reports: FakeReports | None = None, **start_arguments: Any
+    broker: FakeBroker, config: WorkerConfig = QUICK, /, reports: FakeReports | None = None, **start_arguments: Any
 ) -> Iterator[Running]:
     life = start(broker, **start_arguments)
     worker = RankerWorker(
