@@ -274,6 +274,9 @@ class Tuner:
             return await self.judge(past.unjudged, "tuner")
         except (Conflict, NotFound):
             if not self.running_tune_id:
+                verdict = await self._neighbours.store.verdict(AdapterName.parse(past.unjudged))
+                if verdict is not None and verdict.outcome == "refused":  # it was decided, and only the acknowledgement was lost
+                    self._pasts[task] = _Past(past.begun_ms)
                 past.unjudged = ""  # judging it cannot help: the next look begins a tune
             raise
 

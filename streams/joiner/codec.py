@@ -133,5 +133,5 @@ def _check_block(block: bytes, schema_hash: str, num_items: int) -> None:
         try:
             # As the samples will be: the head says nothing of what is in the sequences, and to fail later would end the worker.
             exposure_block.select(block, [0])
-        except CorruptArtifact as error:
+        except (CorruptArtifact, ValueError) as error:
             raise MalformedRecord(f"features_block: {error}") from error

@@ -147,12 +147,16 @@ class _Tally:
     rows: Rows = field(default_factory=Rows)
 
 
+_STEP_BACK_MS = 1_000
+"""A clock that is put right by less ends no window a second time."""
+
+
 def over_at(now_ms: int, window_end_ms: int, window_ms: int) -> tuple[int, int] | None:
     """Return start and end of the window that is over; None while it lasts. A clock that was put back ends it.
 
     A process that stood still closes one long window, not several empty ones.
     """
-    if window_end_ms - window_ms <= now_ms < window_end_ms:
+    if window_end_ms - window_ms - _STEP_BACK_MS <= now_ms < window_end_ms:
         return None
     end_ms = now_ms // window_ms * window_ms
     return min(window_end_ms, end_ms) - window_ms, end_ms

@@ -114,7 +114,9 @@ class LogScanner:
         ends = end_offsets(consumer, self._timeout_ms)
         last_answer = time.monotonic()
         while unread := {
-            at for at, end in ends.items() if at not in consumer.paused() and consumer.position(at, timeout_ms=self._timeout_ms) < end
+            at
+            for at, end in ends.items()
+            if at not in consumer.paused() and (consumer.position(at, timeout_ms=self._timeout_ms) or 0) < end
         }:
             for partition, records in consumer.poll(timeout_ms=_POLL_MS).items():
                 last_answer = time.monotonic()

@@ -82,7 +82,7 @@ class Mesh:
         Raises:
             ConfigurationError: something cannot start: which service and why. Everything that was started is stopped again.
         """
-        self.folder.lock().close()  # says at once that a mesh is already up here
+        self.folder.lock(as_supervisor=False).close()  # says at once that a mesh is already up here
         self.folder.logs.mkdir(parents=True, exist_ok=True)
         argv = [sys.executable, "-m", "services.mesh", "supervise", "--file", str(self.settings.compose_file.resolve())]
         argv += ["--run-dir", str(self.folder.path), *([] if self._keep else ["--owner", str(os.getpid())]), *self._names]
@@ -160,7 +160,10 @@ class Mesh:
                     kill(holder, signal.SIGTERM)
         self._end_own()
         if self.folder.read() is not None:
-            with contextlib.suppress(ConfigurationError), self.folder.lock():  # one that has just begun is not ours to clear
+            with (
+                contextlib.suppress(ConfigurationError),
+                self.folder.lock(as_supervisor=False),
+            ):  # one that has just begun is not ours to clear
                 self.folder.kill_leftovers()
 
     def _end_own(self) -> None:

@@ -6,6 +6,7 @@ Linux only: it finds leftovers of a killed supervisor through /proc. Knows nothi
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import logging
 import os
@@ -23,6 +24,7 @@ from services.mesh.runner.state import MeshState, ProcessId, ServiceState, Start
 
 _log = logging.getLogger("mesh")
 
+_WITHOUT_NAME_S = 10.0
 _DURABLE = ".durable"
 """In volumes that belong to a log which outlives the mesh."""
 RUN_DIR_VARIABLE = "TUNEMESH_RUN_DIR"
@@ -41,9 +43,11 @@ class RunFolder:
         """Return the log file of a service; "supervisor" is the supervisor's own."""
         return self.logs / f"{service}.log"
 
-    def lock(self) -> IO[str]:
-        """Take the folder for one supervisor until the returned file is closed.
+    def lock(self, *, as_supervisor: bool = True) -> IO[str]:
+        """Take the folder until the returned file is closed.
 
+        Args:
+            as_supervisor: who looks for the supervisor is told this process; others take the folder for a moment.
         Raises:
             ConfigurationError: another supervisor has it, or the folder cannot be written.
         """
@@ -60,17 +64,25 @@ class RunFolder:
         except BlockingIOError:
             file.close()
             raise ConfigurationError(f"a mesh is already up in {self.path}: stop it first (make down), or use another run folder") from None
-        file.truncate(0)
-        print(os.getpid(), file=file, flush=True)
+        try:
+            file.truncate(0)
+            print(os.getpid() if as_supervisor else "", file=file, flush=True)
+        except OSError as error:
+            file.close()
+            raise ConfigurationError(f"the run folder {self.path} cannot be written: {error.strerror or error}") from error
         return file
 
     def holder(self) -> int | None:
         """Return the pid of the supervisor that holds the folder; None: none does. The state file may still be an earlier one's."""
+        deadline = time.monotonic() + _WITHOUT_NAME_S
         while self.is_up():
             said = (self.path / "lock").read_text(encoding="utf-8").strip()
             if said.isdecimal():
                 return int(said)
-            time.sleep(0.01)  # it has just taken it
+            if time.monotonic() > deadline:  # a supervisor of an older program writes no name
+                state = self.read()
+                return state.supervisor_pid if state is not None and state.supervisor_pid else None
+            time.sleep(0.01)
         return None
 
     def is_up(self) -> bool:
@@ -147,6 +159,13 @@ class RunFolder:
         fresh.replace(self.path / name)
 
 
+def _put_durable_aside(path: Path) -> None:
+    """Keep volumes of a log that outlives the mesh, which an in-memory start has put aside before, under another name."""
+    if (path / "volumes.previous" / _DURABLE).exists():
+        names = (f"volumes.durable{number or ''}" for number in itertools.count())
+        (path / "volumes.previous").rename(path / next(name for name in names if not (path / name).exists()))
+
+
 def prepare_folder(folder: RunFolder, *, forget_volumes: bool) -> None:
     """Clear the ground for a new start, the lock held: kill leftovers, put the last run's logs and volumes aside.
 
@@ -164,6 +183,7 @@ def prepare_folder(folder: RunFolder, *, forget_volumes: bool) -> None:
         if previous is not None and not previous.was_up and not is_durable:  # nothing was learned in a start that failed
             shutil.rmtree(folder.path / "volumes")
         else:
+            _put_durable_aside(folder.path)
             shutil.rmtree(folder.path / "volumes.previous", ignore_errors=True)
             (folder.path / "volumes").rename(folder.path / "volumes.previous")
     folder.forget_request()

@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from services.mesh.runner import run_folder
 from services.mesh.runner.run_folder import RunFolder, prepare_folder
 from services.mesh.runner.state import MeshState
 
@@ -50,6 +51,10 @@ def test_volumes_of_a_log_that_outlives_the_mesh_are_put_aside_and_never_deleted
     folder.write(MeshState(phase="failed", was_up=False))
     prepare_folder(folder, forget_volumes=True)
     assert (folder.path / "volumes.previous" / "tables").read_text() == "learned"
+    for _ in range(2):
+        folder.write(MeshState(phase="down", was_up=True))
+        prepare_folder(folder, forget_volumes=True)
+    assert (folder.path / "volumes.durable" / "tables").read_text() == "learned"
 
 
 def test_the_folder_names_who_holds_it_whatever_an_earlier_run_said(folder):
@@ -58,4 +63,12 @@ def test_the_folder_names_who_holds_it_whatever_an_earlier_run_said(folder):
         with folder.lock():
             folder.write(MeshState(phase="up", supervisor_pid=1))
             assert folder.holder() == os.getpid()
+        folder.lock(as_supervisor=False).close()
     assert folder.holder() is None
+
+
+def test_a_supervisor_of_an_older_program_is_found_by_what_it_wrote(folder, monkeypatch):
+    monkeypatch.setattr(run_folder, "_WITHOUT_NAME_S", 0.05)
+    with folder.lock(as_supervisor=False):
+        folder.write(MeshState(phase="up", supervisor_pid=7))
+        assert folder.holder() == 7

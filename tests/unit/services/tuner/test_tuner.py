@@ -223,6 +223,26 @@ async def test_an_accepted_adapter_whose_alias_could_not_be_moved_goes_live_with
     assert (status.phase, desk.control.now.target, len(desk.tuning.jobs)) == ("live", "Base--helpdesk--v1", 1)
 
 
+async def test_a_refusal_whose_acknowledgement_was_lost_is_decided_all_the_same():
+    desk = Desk()
+    desk.serving.default, write = (20, 270), desk.store.write_verdict
+
+    async def lost(verdict) -> None:
+        await write(verdict)
+        raise Unavailable("the store does not answer")
+
+    desk.store.write_verdict = lost
+    await desk.tuner.start_due()
+    await desk.finish()
+    assert desk.ended[0].phase == "failed"
+    desk.now_ms += 1_000
+    with pytest.raises(Conflict, match="was refused already"):
+        await desk.tuner.start_due()
+    desk.now_ms += 1_000_000
+    assert await desk.tuner.start_due() is None
+    assert len(desk.tuning.jobs) == 1
+
+
 async def test_an_adapter_that_judging_cannot_help_is_given_up_and_tuned_anew():
     desk = Desk()
     desk.serving.answer_failure = Unavailable("the llm restarts")
