@@ -55,7 +55,7 @@ def find_files(path: str | Path) -> list[FoundFile]:
     every = sorted(fixed.glob(str(path.relative_to(fixed))))
     matches = [one for one in every if not any(map(_is_bookkeeping, one.relative_to(fixed).parts))]
     for above in sorted({up for match in matches for up in match.parents if up.is_relative_to(fixed)}):
-        _check_local(above, *next(os.walk(above), ("", [], []))[1:])
+        _check_local(above, *_listed(os.walk(above)))
     found = [
         FoundFile(one.path, _partitions((match if match.is_dir() else match.parent).relative_to(fixed).parts) | dict(one.partitions))
         for match in matches
@@ -72,6 +72,13 @@ def _fixed_part(path: Path) -> Path:
     parts = path.parts
     first = next(place for place, part in enumerate(parts) if glob.has_magic(part))
     return Path(*parts[:first])
+
+
+def _listed(walk: Iterator[tuple[str, list[str], list[str]]]) -> tuple[list[str], list[str]]:
+    """Return the names of folders and files of the first folder of a walk; none where it cannot be listed."""
+    for _, names, files in walk:
+        return names, files
+    return [], []
 
 
 def _check_local(folder: Path, names: Sequence[str], files: Sequence[str]) -> None:
@@ -126,7 +133,7 @@ def _find_remote(store: Store) -> list[FoundFile]:
         fixed = str(_fixed_part(Path(store.path)))
         matches = [path for path in store.matches() if not any(map(_is_bookkeeping, PurePosixPath(path).relative_to(fixed).parts))]
         for above in sorted({folder for path in matches for folder in _folders_above(path, store.path)}):
-            _check_remote(store, above, *next(iter(store.walk(above)), ("", [], []))[1:])
+            _check_remote(store, above, *_listed(store.walk(above)))
         # A pattern may match a folder and the files in it.
         once = {str(one.path): one for path in matches for one in _remote_below(store, path, fixed)}
         return _nonempty(store.file(store.path), once.values(), "no file matches the pattern")
@@ -156,7 +163,7 @@ def _remote_below(store: Store, path: str, root: str) -> Iterator[FoundFile]:
 
 
 def _check_remote(store: Store, folder: str, names: Sequence[str], files: Sequence[str]) -> None:
-    below = next(iter(store.walk(f"{folder}/metadata")), ("", [], []))[2] if "metadata" in names else []
+    below = _listed(store.walk(f"{folder}/metadata"))[1] if "metadata" in names else []
     _check_folder(str(store.file(folder)), names, files, [name for name in below if name.endswith(".metadata.json")])
 
 
