@@ -16,6 +16,7 @@ from services.trainer.held_out.render import plot_name
 _WIDE = 20.0
 """Probabilities that differ by more than this factor are drawn on logarithmic scales."""
 _MARGIN = 1.25
+_PLACES = {"left": 0.05, "right": 0.985, "bottom": 0.12, "top": 0.86, "wspace": 0.3}
 
 
 def plots(tasks: Mapping[str, Any], curves: Mapping[str, Any], subject: str) -> dict[str, str]:
@@ -31,8 +32,8 @@ def plots(tasks: Mapping[str, Any], curves: Mapping[str, Any], subject: str) -> 
 
 def figure_of(task: str, by_slice: Mapping[str, Any], of: Mapping[str, Any], subject: str) -> Figure:
     """Return a task's figure: log-loss over the held-out part, calibration, and the subject's gains in log-loss by slice."""
-    figure = Figure(figsize=(14, 4.4), layout="constrained")
-    over_time, calibration, gains = figure.subplots(1, 3)
+    figure = Figure(figsize=(14, 4.6))
+    over_time, calibration, gains = figure.subplots(1, 3, gridspec_kw=_PLACES)
     figure.suptitle(task)
     _draw_over_time(over_time, of[LOG_LOSS])
     _draw_calibration(calibration, of[CALIBRATION])
