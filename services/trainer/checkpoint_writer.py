@@ -23,6 +23,7 @@ class CheckpointWriter:
 
     Attributes:
         last_url: of the newest durable checkpoint that this process wrote; empty before the first.
+        flush_dead_letters: called before each write, and to be called before one that goes another way.
     """
 
     def __init__(self, flush_dead_letters: Callable[[], None]) -> None:

@@ -28,4 +28,4 @@ class TuneStatus:
     is_published: bool = False
     """Whether the adapter is in the store."""
     may_judge_again: bool = False
-    """Of phase "failed": the adapter is in the store, and and no training can make up for what went wrong: it is judged again."""
+    """Of phase "failed": the adapter is in the store, and no training can make up for what went wrong: it is judged again."""

@@ -172,7 +172,7 @@ def prepare_folder(folder: RunFolder, *, forget_volumes: bool) -> None:
     Args:
         folder: the run folder.
         forget_volumes: the broker's log did not survive, so what was derived from it (features, tables, checkpoints) must not either;
-            it is kept as `volumes.previous` until the next one that came up.
+            it is kept as `volumes.previous` until the next one that came up, and for good where its log did outlive it.
     """
     previous = folder.read()
     leftovers = folder.kill_leftovers()

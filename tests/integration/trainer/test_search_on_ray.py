@@ -63,15 +63,10 @@ def address(environment: dict[str, str]) -> Iterator[str]:
                 time.sleep(0.1)
             yield f"127.0.0.1:{port}"
         finally:
-            family = psutil.Process(head.pid).children(recursive=True)
+            family = psutil.Process(head.pid).children(recursive=True) if head.poll() is None else []
             head.send_signal(signal.SIGTERM)
-            for process in [*family, psutil.Process(head.pid)]:
-                try:
-                    process.wait(limits.seconds(20))
-                except psutil.NoSuchProcess:
-                    continue
-                except psutil.TimeoutExpired:
-                    process.kill()
+            for process in psutil.wait_procs(family, limits.seconds(20))[1]:
+                process.kill()
             head.wait()
 
 
