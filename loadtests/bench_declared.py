@@ -21,14 +21,14 @@ import yaml
 
 from loadtests.bench_networks import Data, load
 from loadtests.metrics import auc, auc_gain, mean_gain
-from loadtests.movielens import Rating, load_film_attributes, load_films, load_user_attributes
+from loadtests.movielens import ACTIVE_USERS, Rating, load_film_attributes, load_films, load_user_attributes
 from loadtests.offline_replay import LIKE_FROM_STARS, OfflineReplay, ReplayConfig, Scores, interaction_of
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.states import Interaction
 from services.trainer.attribute_history import ALWAYS_MS, Versions
-from services.trainer.batch import BatchConfig
 from services.trainer.event_files.history import History
 from services.trainer.learner import Learner, LearnerConfig
+from services.trainer.replay_order import BatchConfig
 from services.trainer.train import train
 
 GENRES = (
@@ -62,7 +62,7 @@ def scores_of(spec: FeatureSpec, data: Data, seed: int) -> Scores:
     films = load_films()
     categories = {film.item_id: film.categories for film in films.values()}
     history = History([in_context(rating) for rating in data.base], categories, user_attributes=users, item_attributes=items)
-    trained, states = train(spec, history, BatchConfig(seed=seed), LearnerConfig(seed=seed))
+    trained, states = train(spec, history, BatchConfig(active_users=ACTIVE_USERS, seed=seed), LearnerConfig(seed=seed))
     live, frozen = (Learner(spec, LearnerConfig(seed=seed)) for _ in range(2))
     for learner in (live, frozen):
         learner.load_state_arrays(trained.state_arrays())

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 import yaml
 
-from loadtests.movielens import Rating, TimedRating, load_films, load_ratings, overlaid_sessions, split_by_time
+from loadtests.movielens import ACTIVE_USERS, Rating, TimedRating, load_films, load_ratings, overlaid_sessions, split_by_time
 from loadtests.offline_replay import BASE_FRACTION, OfflineReplay, ReplayConfig, interaction_of, report
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.features import Features
@@ -28,9 +28,9 @@ from services.common.ranker.network_spec import NETWORK_NAMES
 from services.common.ranker.networks.checks import made_up
 from services.common.ranker.networks.registry import make_network
 from services.common.ranker.networks.scoring import scoring_of
-from services.trainer.batch import BatchConfig
 from services.trainer.event_files.history import History
 from services.trainer.learner import Learner, LearnerConfig
+from services.trainer.replay_order import BatchConfig
 from services.trainer.train import train
 
 _SCORED_ITEMS = 100
@@ -55,7 +55,7 @@ def bench(spec: FeatureSpec, data: Data, *, seed: int, rounds: int) -> dict[str,
     """Train, replay and score one network; return its numbers."""
     films, started = load_films(), time.process_time()
     history = History([interaction_of(rating) for rating in data.base], {film.item_id: film.categories for film in films.values()})
-    trained, states = train(spec, history, BatchConfig(seed=seed), LearnerConfig(seed=seed))
+    trained, states = train(spec, history, BatchConfig(active_users=ACTIVE_USERS, seed=seed), LearnerConfig(seed=seed))
     base_cpu_s, arrays = time.process_time() - started, trained.state_arrays()
     live, frozen = (Learner(spec, LearnerConfig(seed=seed)) for _ in range(2))
     for learner in (live, frozen):

@@ -17,6 +17,8 @@ from services.common.platform.errors import ConfigurationError
 from services.common.ranker.overlay import overlay
 
 NUM_NEGATIVES = 99
+ACTIVE_USERS = 100
+"""Sessions that are overlaid: people rated films in one sitting, one after the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,9 @@ def _same_block(left: Rating, right: Rating) -> bool:
     return (left.user_id, left.time_s) == (right.user_id, right.time_s)
 
 
-def overlaid_sessions(ratings: Sequence[Rating], *, active: int = 100, gap_cap_s: float = 20.0, seed: int = 0) -> list[TimedRating]:
+def overlaid_sessions(
+    ratings: Sequence[Rating], *, active: int = ACTIVE_USERS, gap_cap_s: float = 20.0, seed: int = 0
+) -> list[TimedRating]:
     """Overlay the sessions: `active` users at once, each in own order with own gaps, capped; a user who is done makes room for the next.
 
     See services.common.ranker.overlay. Months of original time become a busy service of two hours, which may then be sped up evenly.

@@ -22,16 +22,27 @@ import torch
 from tunemesh.samples.v1.sample_pb2 import Sample, SampleGroup, TaskLabel
 
 from loadtests.metrics import FloatArray, Gain, OnlineCounters, auc, auc_gain, mean_gain, ndcg_of_target
-from loadtests.movielens import CandidateDrawer, Film, Rating, TimedRating, load_films, load_ratings, overlaid_sessions, split_by_time
+from loadtests.movielens import (
+    ACTIVE_USERS,
+    CandidateDrawer,
+    Film,
+    Rating,
+    TimedRating,
+    load_films,
+    load_ratings,
+    overlaid_sessions,
+    split_by_time,
+)
 from services.common.platform.artifacts import read_artifact
 from services.common.platform.ids import sample_id
 from services.common.ranker import exposure_block
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.labels import keep_negative, labels_for, negative_labels
 from services.common.ranker.states import Interaction
-from services.trainer.batch import BatchConfig, FeatureStates, replay_order
+from services.trainer.batch import FeatureStates
 from services.trainer.event_files.history import History
 from services.trainer.learner import Learner, LearnerConfig
+from services.trainer.replay_order import BatchConfig, replay_order
 from services.trainer.train import train
 
 BASE_FRACTION = 0.6
@@ -235,7 +246,7 @@ def _learners(spec: FeatureSpec, history: History, base: str, config: LearnerCon
     if base:
         _, arrays = read_artifact(base, expect_schema_hash=spec.schema_hash, only=lambda name: not name.startswith("features/"))
     else:
-        arrays = train(spec, history, BatchConfig(), LearnerConfig())[0].state_arrays()
+        arrays = train(spec, history, BatchConfig(active_users=ACTIVE_USERS), LearnerConfig())[0].state_arrays()
     pair = Learner(spec, config), Learner(spec, config)
     for learner in pair:
         learner.load_state_arrays(arrays)
@@ -244,7 +255,7 @@ def _learners(spec: FeatureSpec, history: History, base: str, config: LearnerCon
 
 def _states(spec: FeatureSpec, history: History) -> FeatureStates:
     states = FeatureStates(spec, history.categories)
-    for placed in replay_order(history.interactions, BatchConfig()):
+    for placed in replay_order(history.interactions, BatchConfig(active_users=ACTIVE_USERS)):
         states.apply(placed.interaction)
     return states
 

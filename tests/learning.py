@@ -14,7 +14,8 @@ from services.common.ranker import exposure_block
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.states import Interaction
 from services.trainer.attribute_history import ALWAYS_MS, AttributeHistory, Versions
-from services.trainer.batch import BatchConfig, FeatureStates, replay, replay_order
+from services.trainer.batch import FeatureStates, replay
+from services.trainer.replay_order import BatchConfig, replay_order
 
 SPEC = FeatureSpec.load("model_repo/ranker/feature_spec.yaml")
 ITEMS = [str(item) for item in range(150)]
@@ -77,7 +78,7 @@ def attributes_of(spec: FeatureSpec) -> AttributeHistory:
 
 def groups(count: int, *, seed: int = 0, spec: FeatureSpec = SPEC) -> list[SampleGroup]:
     """Return sample groups of a replay of `interactions`."""
-    config = BatchConfig(active_users=0, feature_lag_events=0)
+    config = BatchConfig(feature_lag_s=0.0)
     states = FeatureStates(spec, CATEGORIES, attributes_of(spec) if spec.features else None)
     acts = [replace(act, context={"hour": index % 24}) for index, act in enumerate(interactions(count, seed=seed))]
     return list(replay(spec, replay_order(acts, config), ITEMS, states, config, 0))

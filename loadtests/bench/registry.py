@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from loadtests.bench.overload import OVERLOAD
+from loadtests.bench.peers import PEERS
 from loadtests.bench.recommend import RECOMMEND
 from loadtests.bench.row import Row
 
-ROWS: tuple[Row, ...] = (RECOMMEND, OVERLOAD)
+ROWS: tuple[Row, ...] = (RECOMMEND, *PEERS, OVERLOAD)

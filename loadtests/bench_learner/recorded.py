@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 from tunemesh.samples.v1.sample_pb2 import SampleRecord
 
-from loadtests.movielens import CandidateDrawer, load_films, load_ratings, overlaid_sessions
+from loadtests.movielens import ACTIVE_USERS, CandidateDrawer, load_films, load_ratings, overlaid_sessions
 from loadtests.offline_replay import BASE_FRACTION, Event, interaction_of, negative_group, positive_group
 from services.common.events import envelope
 from services.common.platform.ids import uuid7
 from services.common.ranker import exposure_block
 from services.common.ranker.feature_spec import FeatureSpec
-from services.trainer.batch import BatchConfig, FeatureStates, replay_order
+from services.trainer.batch import FeatureStates
+from services.trainer.replay_order import BatchConfig, replay_order
 
 _FEATURE_LAG_EVENTS = 30
 _WINDOW_EVENTS = 200
@@ -30,7 +31,7 @@ def record_demo(spec: FeatureSpec, path: Path, num_events: int, events_per_tick:
     films, ratings = load_films(), load_ratings()
     cut = round(len(ratings) * BASE_FRACTION)
     states = FeatureStates(spec, {film.item_id: film.categories for film in films.values()})
-    placed = replay_order([interaction_of(rating) for rating in ratings[:cut]], BatchConfig())
+    placed = replay_order([interaction_of(rating) for rating in ratings[:cut]], BatchConfig(active_users=ACTIVE_USERS))
     drawer = CandidateDrawer(list(films), seed=1)
     for one in placed:
         states.apply(one.interaction)

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Literal
@@ -136,10 +136,7 @@ class Tree:
 
     def round(self, seed: int, num_calls: int) -> dict[str, float]:
         """Make the calls, one after another and then several at once; return processor ms a call, or calls a second, by row."""
-        calls = [
-            router_service_pb2.RecommendRequest(user_id=user_id, candidates=candidates)
-            for user_id, candidates in world.requests(seed, num_calls)
-        ]
+        calls = calls_of(seed, num_calls)
         if not self._is_warm:
             asyncio.run(self._until_ranked(calls[0]))
             self._is_warm = True
@@ -156,12 +153,37 @@ class Tree:
         result[REQUESTS_A_SECOND] = num_calls / took_s
         return result | {"model.py, in process": self.scorer.ask(str(num_calls))["execute"] * 1e3}
 
+    def timed(self, seed: int, num_calls: int, at_once: int = _AT_ONCE) -> tuple[float, list[float]]:
+        """Make the calls, several at once; return how long all took, and each, in seconds."""
+        calls = calls_of(seed, num_calls)
+        took_s: list[float] = []
+        started = time.perf_counter()
+        self._closed(calls, at_once, _check, took_s)
+        return time.perf_counter() - started, took_s
+
+    def answers(self, seed: int, num_calls: int) -> list[router_service_pb2.RecommendResponse]:
+        """Return whole answers, in the order of `world.requests`, once the ranker has opened its tables."""
+        calls = calls_of(seed, num_calls)
+        asyncio.run(self._until_ranked(calls[0]))
+        found: list[router_service_pb2.RecommendResponse] = []
+        self._closed(calls, 1, lambda raw: found.append(router_service_pb2.RecommendResponse.FromString(raw)))
+        return found
+
+    def _closed(
+        self,
+        calls: list[router_service_pb2.RecommendRequest],
+        at_once: int,
+        check: Callable[[bytes], None],
+        took_s: list[float] | None = None,
+    ) -> None:
+        messages = iter([call.SerializeToString() for call in calls])
+        asyncio.run(closed_loop.run("127.0.0.1", self._port, _METHOD, messages, at_once=at_once, check=check, took_s=took_s))
+
     def _seconds(self, calls: list[router_service_pb2.RecommendRequest], at_once: int) -> tuple[dict[str, float], float]:
         """Return what each process took for the calls, of which `at_once` run at any time, and their sum; and how long all took."""
-        messages = [call.SerializeToString() for call in calls]
         before = {name: seconds_of(self._pids[name]) for name in _PROCESSES}
         started = time.perf_counter()
-        asyncio.run(closed_loop.run("127.0.0.1", self._port, _METHOD, iter(messages), at_once=at_once, check=_check))
+        self._closed(calls, at_once, _check)
         took_s = time.perf_counter() - started
         took = {name: seconds_of(self._pids[name]) - before[name] for name in _PROCESSES}
         return {f"{name}, {at_once} at once": seconds for name, seconds in (took | {"all": sum(took.values())}).items()}, took_s
@@ -172,6 +194,13 @@ class Tree:
             stub = router_service_pb2_grpc.RouterServiceStub(channel)  # type: ignore[no-untyped-call]  # generated
             while (await stub.Recommend(request, timeout=60)).degraded_reason == "ranker_unavailable":
                 await asyncio.sleep(0.2)
+
+
+def calls_of(seed: int, count: int) -> list[router_service_pb2.RecommendRequest]:
+    """Return the requests of a round."""
+    return [
+        router_service_pb2.RecommendRequest(user_id=user_id, candidates=candidates) for user_id, candidates in world.requests(seed, count)
+    ]
 
 
 def _check(raw: bytes) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+import time
 from collections.abc import Callable, Iterator
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -26,12 +27,15 @@ class CallFailed(Exception):
 
 
 class _Loop(asyncio.Protocol):
-    def __init__(self, path: str, authority: str, messages: Iterator[bytes], at_once: int, check: Callable[[bytes], None]) -> None:
+    def __init__(
+        self, path: str, authority: str, messages: Iterator[bytes], at_once: int, check: Callable[[bytes], None], took_s: list[float] | None
+    ) -> None:
         self._headers = _headers(path, authority)
         self._messages, self._at_once, self._check = messages, at_once, check
         self._next_stream, self._window = 1, _FIRST_WINDOW
         self._waiting: list[bytes] = []
         self._answers: dict[int, bytearray] = {}
+        self._took_s, self._began_s = took_s, dict[int, float]()
         self._unread = b""
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -80,6 +84,8 @@ class _Loop(asyncio.Protocol):
 
     def _ended(self, stream: int) -> None:
         answer = bytes(self._answers.pop(stream))
+        if self._took_s is not None:
+            self._took_s.append(time.perf_counter() - self._began_s.pop(stream))
         if len(answer) < 5 or len(answer) != 5 + int.from_bytes(answer[1:5], "big"):
             raise CallFailed(f"a call ended with {len(answer)} bytes, which are no message; the server's log may say why")
         self._check(answer[5:])
@@ -90,6 +96,8 @@ class _Loop(asyncio.Protocol):
         if message is not None:
             stream, self._next_stream = self._next_stream, self._next_stream + 2
             self._answers[stream] = bytearray()
+            if self._took_s is not None:
+                self._began_s[stream] = time.perf_counter()
             data = _frame(_DATA, _END_STREAM, stream, b"\x00" + struct.pack(">I", len(message)) + message)
             request = _frame(_HEADERS, _END_HEADERS, stream, self._headers) + data
             # The whole request is counted, a little more than the window is for.
@@ -130,7 +138,16 @@ def _headers(path: str, authority: str) -> bytes:
     return b"\x83\x86" + b"".join(named + others)
 
 
-async def run(host: str, port: int, path: str, messages: Iterator[bytes], *, at_once: int, check: Callable[[bytes], None]) -> None:
+async def run(
+    host: str,
+    port: int,
+    path: str,
+    messages: Iterator[bytes],
+    *,
+    at_once: int,
+    check: Callable[[bytes], None],
+    took_s: list[float] | None = None,
+) -> None:
     """Call until the messages end, `at_once` calls at any time.
 
     Args:
@@ -139,11 +156,12 @@ async def run(host: str, port: int, path: str, messages: Iterator[bytes], *, at_
         messages: serialised requests.
         at_once: calls under way at any time.
         check: looks at each serialised answer; what it raises ends the run.
+        took_s: how long each call took is appended here.
     Raises:
         CallFailed: a call has no answer.
     """
     loop = asyncio.get_running_loop()
-    transport, protocol = await loop.create_connection(lambda: _Loop(path, f"{host}:{port}", messages, at_once, check), host, port)
+    transport, protocol = await loop.create_connection(lambda: _Loop(path, f"{host}:{port}", messages, at_once, check, took_s), host, port)
     try:
         await protocol.done
     finally:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from loadtests.movielens import Film, Rating, load_films, load_ratings, split_by_time
+from loadtests.movielens import ACTIVE_USERS, Film, Rating, load_films, load_ratings, split_by_time
 from services.common.platform.errors import ConfigurationError
 from services.mesh.runner.environments import REPOSITORY_ROOT, Environments
 
@@ -51,8 +51,8 @@ def train_or_reuse(data: Data, folder: Path, *, log: Path, epochs: int | None = 
     Raises:
         ConfigurationError: training failed; names the log.
     """
-    # The demo has a held-out part of its own: the live one.
-    options = ["--held-out", "0", *([] if epochs is None else ["--epochs", str(epochs)])]
+    # The demo has a held-out part of its own: the live one. People rate films in one sitting, so sessions are overlaid, as the replay does.
+    options = ["--active-users", str(ACTIVE_USERS), "--held-out", "0", *([] if epochs is None else ["--epochs", str(epochs)])]
     target = folder / f"base-{_fingerprint(data.base, options)}"
     if is_fresh(target):
         return target, True

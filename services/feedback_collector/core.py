@@ -68,7 +68,7 @@ def _check_item(item: Feedback, where: str) -> None:
 
 
 class AcceptedIds:
-    """The feedback_ids that the broker acknowledged lately, with the time of the acknowledgement. Bounded in number and age."""
+    """The acts (`Feedback.act_id`) that the broker acknowledged lately, with the time of the acknowledgement. Bounded in number and age."""
 
     def __init__(self, *, max_ids: int, ttl_ms: int) -> None:
         """Remember at most `max_ids`, each for `ttl_ms`."""
@@ -76,15 +76,15 @@ class AcceptedIds:
         self._ttl_ms = ttl_ms
         self._accepted_at_ms: OrderedDict[str, int] = OrderedDict()
 
-    def get(self, feedback_id: str, now_ms: int) -> int | None:
-        """Return when the id was accepted, or None when it is not remembered."""
-        accepted_at_ms = self._accepted_at_ms.get(feedback_id)
+    def get(self, act_id: str, now_ms: int) -> int | None:
+        """Return when the act was accepted, or None when it is not remembered."""
+        accepted_at_ms = self._accepted_at_ms.get(act_id)
         return None if accepted_at_ms is None or accepted_at_ms + self._ttl_ms < now_ms else accepted_at_ms
 
-    def add(self, feedback_id: str, accepted_at_ms: int) -> None:
-        """Remember an id; forget the oldest beyond the bound."""
-        self._accepted_at_ms[feedback_id] = accepted_at_ms
-        self._accepted_at_ms.move_to_end(feedback_id)
+    def add(self, act_id: str, accepted_at_ms: int) -> None:
+        """Remember an act; forget the oldest beyond the bound."""
+        self._accepted_at_ms[act_id] = accepted_at_ms
+        self._accepted_at_ms.move_to_end(act_id)
         while len(self._accepted_at_ms) > self._max_ids:
             self._accepted_at_ms.popitem(last=False)
 
@@ -107,7 +107,8 @@ class Collector:
             feedback: 1 to `max_batch` items.
             remaining_s: seconds until the caller's deadline; None when it set none.
         Raises:
-            InvalidInput: nothing was written; the message names the field.
+            InvalidInput: nothing was written; the message names the field. Or the broker will never take some of it, and the message
+                says that the rest is written.
             Unavailable: not acknowledged in time. Retry with the same feedback_ids.
             Overloaded: too much waits already. Retry later with the same feedback_ids.
         """
@@ -116,33 +117,34 @@ class Collector:
         new: dict[str, Feedback] = {}
         outcomes: list[int | asyncio.Future[int]] = []
         for item in feedback:
-            known = self._accepted.get(item.feedback_id, now_ms)
-            outcome: int | asyncio.Future[int] | None = known if known is not None else self._running.get(item.feedback_id)
+            act_id = item.act_id
+            known = self._accepted.get(act_id, now_ms)
+            outcome: int | asyncio.Future[int] | None = known if known is not None else self._running.get(act_id)
             if outcome is None:
-                outcome = self._running[item.feedback_id] = asyncio.get_running_loop().create_future()
-                new[item.feedback_id] = replace(item, accepted_at_ms=now_ms)
+                outcome = self._running[act_id] = asyncio.get_running_loop().create_future()
+                new[act_id] = replace(item, accepted_at_ms=now_ms)
             outcomes.append(outcome)
         if new:
             await self._write(new, remaining_s)
-        return [await self._receipt(item.feedback_id, outcome, new) for item, outcome in zip(feedback, outcomes, strict=True)]
+        return [await self._receipt(item, outcome, new) for item, outcome in zip(feedback, outcomes, strict=True)]
 
     async def _write(self, new: dict[str, Feedback], remaining_s: float | None) -> None:
         try:
             await self._log.write(list(new.values()), timeout_s=remaining_s)
         except BaseException as error:
-            # Whoever waits for the same id was not cancelled itself: it is told to try again.
+            # Whoever waits for the same act was not cancelled itself: it is told to try again.
             gone = Unavailable("the first call with this feedback_id was cancelled; retry with the same id")
-            for feedback_id in new:
-                waiter = self._running.pop(feedback_id)
+            for act_id in new:
+                waiter = self._running.pop(act_id)
                 waiter.set_exception(error if isinstance(error, Exception) else gone)
                 waiter.exception()
             raise
         acknowledged_at_ms = self._wall_ms()
-        for feedback_id in new:
-            self._accepted.add(feedback_id, acknowledged_at_ms)
-            self._running.pop(feedback_id).set_result(acknowledged_at_ms)
+        for act_id in new:
+            self._accepted.add(act_id, acknowledged_at_ms)
+            self._running.pop(act_id).set_result(acknowledged_at_ms)
 
-    async def _receipt(self, feedback_id: str, outcome: int | asyncio.Future[int], new: dict[str, Feedback]) -> Receipt:
+    async def _receipt(self, item: Feedback, outcome: int | asyncio.Future[int], new: dict[str, Feedback]) -> Receipt:
         accepted_at_ms = outcome if isinstance(outcome, int) else await asyncio.shield(outcome)
-        # Of an id that one call names twice, the first is the act and the others are repeats.
-        return Receipt(feedback_id=feedback_id, accepted_at_ms=accepted_at_ms, duplicate=new.pop(feedback_id, None) is None)
+        # Of an act that one call names twice, the first is the act and the others are repeats.
+        return Receipt(feedback_id=item.feedback_id, accepted_at_ms=accepted_at_ms, duplicate=new.pop(item.act_id, None) is None)

@@ -9,11 +9,9 @@ network learns how far to trust rows that are learned live. Knows nothing about 
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +22,6 @@ from services.common.ranker import exposure_block, feature_records
 from services.common.ranker.feature_records import BASE_PARTIAL
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.features import Declared, Features, build_features
-from services.common.ranker.overlay import overlay, take_turns
 from services.common.ranker.recall_state import (
     CO_OCCURRENCE_DEPTH,
     MAX_NEIGHBOURS,
@@ -37,32 +34,7 @@ from services.common.ranker.recall_state import (
 from services.common.ranker.states import NO_OFFSET, GlobalState, Interaction, ItemState, UserState, merge_item_bytes
 from services.trainer.attribute_history import AttributeHistory
 from services.trainer.event_samples import group_of, kept_negatives, shown_beside
-
-
-@dataclass(frozen=True, slots=True)
-class Placed:
-    """An event in the order of a replay; events of one block happen together: all are predicted before any of them is known."""
-
-    interaction: Interaction
-    block: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchConfig:
-    """How a recorded history is replayed."""
-
-    epochs: int = 1
-    """Passes. Each starts with empty states and, so that rows never know the future, with an empty user table."""
-    events_per_step: int = 64
-    """Events of one learner step."""
-    active_users: int = 100
-    """Sessions overlaid at once, as in a busy service; 0 keeps the order of time."""
-    gap_cap_s: float = 20.0
-    """Longest gap within an overlaid session."""
-    feature_lag_events: int = 30
-    """States are this many events behind, as they are in service."""
-    seed: int = 0
-    """Of the order of entry and of the candidates."""
+from services.trainer.replay_order import BatchConfig, Behind, Placed, blocks
 
 
 class FeatureStates:
@@ -167,86 +139,6 @@ class EpochStats:
     loss_by_task: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
 
-class OwnEvents(Protocol):
-    """The events of one user, in the order of time."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Interaction:
-        """Return an event."""
-
-    def second(self, index: int) -> int:
-        """Return the Unix second of an event."""
-
-
-class UsersEvents(Protocol):
-    """Events by user; users in the order of their first event."""
-
-    def __len__(self) -> int:
-        """Return the number of users."""
-
-    def __iter__(self) -> Iterator[OwnEvents]: ...
-
-
-@runtime_checkable
-class GroupedByUser(Protocol):
-    """Events that are not in memory, but can be had by user."""
-
-    def by_user(self) -> UsersEvents:
-        """Return them by user."""
-
-
-class ReplayOrder:
-    """Events in the order in which they are learned; made anew each time that it is iterated, so that none of them stays in memory."""
-
-    def __init__(self, interactions: Sequence[Interaction], config: BatchConfig) -> None:
-        """interactions: in the order of time."""
-        self._interactions, self._config = interactions, config
-
-    def __len__(self) -> int:
-        return len(self._interactions)
-
-    def __iter__(self) -> Iterator[Placed]:
-        config = self._config
-        if not config.active_users:
-            return _in_order_of_time(self._interactions)
-        if isinstance(self._interactions, GroupedByUser):
-            users = self._interactions.by_user()
-            turns = take_turns(
-                users,
-                len(users),
-                lambda own, position: own.second(position),
-                active=config.active_users,
-                gap_cap_s=config.gap_cap_s,
-                seed=config.seed,
-            )
-            return (Placed(own[position], block) for own, position, _, block in turns)
-        user_ids = [interaction.user_id for interaction in self._interactions]
-        seconds = [interaction.time_ms // 1000 for interaction in self._interactions]
-        places = overlay(user_ids, seconds, active=config.active_users, gap_cap_s=config.gap_cap_s, seed=config.seed)
-        return (Placed(self._interactions[place.event], place.block) for place in places)
-
-
-def _in_order_of_time(interactions: Iterable[Interaction]) -> Iterator[Placed]:
-    block, before = -1, None
-    for interaction in interactions:
-        now = (interaction.user_id, interaction.time_ms // 1000)
-        block += now != before
-        before = now
-        yield Placed(interaction, block)
-
-
-def replay_order(interactions: Sequence[Interaction], config: BatchConfig) -> ReplayOrder:
-    """Return the events, given in the order of time, in the order in which they are learned."""
-    return ReplayOrder(interactions, config)
-
-
-def blocks(placed: Iterable[Placed]) -> Iterator[list[Interaction]]:
-    """Yield the events of each block: one user's, all of which are predicted before any of them is known."""
-    for _, block in groupby(placed, key=lambda event: event.block):
-        yield [event.interaction for event in block]
-
-
 def replay(
     spec: FeatureSpec,
     placed: Iterable[Placed],
@@ -270,11 +162,11 @@ def replay(
         skip: so many events are only taken into the states, as if their groups had been yielded.
     """
     chosen = {} if chosen is None else chosen
-    behind: deque[Interaction] = deque()
+    behind = Behind(config)
     start, skip = first, first + skip
     for block in blocks(placed):
-        while len(behind) > config.feature_lag_events:
-            states.apply(behind.popleft())
+        for interaction in behind.known_at(block[0].time_ms):
+            states.apply(interaction)
         mine = chosen.setdefault(block[0].user_id, set())
         for index, interaction in enumerate(block, start):
             if index < skip:
@@ -283,9 +175,9 @@ def replay(
             others = shown_beside(spec, rng, item_ids, mine | {interaction.item_id})
             yield sample_group(spec, states, interaction, others, request_id=f"base:{epoch}:{index}")
         mine.update(interaction.item_id for interaction in block)
-        behind.extend(block)
+        behind.add(block)
         start += len(block)
-    for interaction in behind:
+    for interaction in behind.rest():
         states.apply(interaction)
 
 

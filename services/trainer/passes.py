@@ -20,10 +20,11 @@ from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.networks.output_bias import begin_at
 from services.common.ranker.states import Interaction
 from services.trainer.attribute_history import AttributeHistory
-from services.trainer.batch import BatchConfig, EpochStats, FeatureStates, ReplayOrder, replay, replay_order, train_epoch
+from services.trainer.batch import EpochStats, FeatureStates, replay, train_epoch
 from services.trainer.label_odds import log_odds
 from services.trainer.learner import Learner, LearnerConfig
 from services.trainer.progress import Progress
+from services.trainer.replay_order import BatchConfig, ReplayOrder, replay_order
 from services.trainer.training_checkpoint import Standing, TrainingCheckpoints
 
 Arrays = dict[str, npt.NDArray[Any]]

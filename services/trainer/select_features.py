@@ -21,7 +21,6 @@ from services.common.platform.errors import ConfigurationError, ServiceError
 from services.common.platform.secrets import guard_output, without_credentials
 from services.common.platform.stores import opened_store
 from services.common.ranker.feature_spec import FeatureSpec
-from services.trainer.batch import BatchConfig
 from services.trainer.event_files.history import read_history, remarks
 from services.trainer.event_files.options import add_file_options, read_options
 from services.trainer.event_files.ordered import WorkFolder
@@ -29,7 +28,8 @@ from services.trainer.held_out.replay import drawn_share, is_drawn
 from services.trainer.importance import Exposures, Worth, losses_by_group, units_of, worth_of
 from services.trainer.learner import LearnerConfig
 from services.trainer.passes import Passes, Task, held_out_groups
-from services.trainer.train import attributes_of, parts_of
+from services.trainer.replay_order import BatchConfig, order_remarks
+from services.trainer.train import attributes_of, parts_of, print_lines
 
 _EXIT_BAD_CONFIGURATION = 2
 
@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--held-out", type=float, default=0.2, help="the last part of the events, which is not learned")
     parser.add_argument("--scored-events", type=int, default=2_000, help="of more held-out events, about so many are scored")
     parser.add_argument("--permutations", type=int, default=5, help="how often the values of each feature are exchanged")
-    parser.add_argument("--active-users", type=int, default=BatchConfig().active_users, help="sessions overlaid; 0 keeps the order of time")
+    parser.add_argument("--active-users", type=int, default=BatchConfig().active_users, help="sessions overlaid at once; 0: order of time")
     parser.add_argument("--seed", type=int, default=0)
     return parser
 
@@ -78,7 +78,8 @@ def measure(spec: FeatureSpec, options: argparse.Namespace, work: WorkFolder) ->
         ConfigurationError: the events cannot be read, or too few are held out.
     """
     history = read_history(options.data, spec, read_options(options), work=work, say=lambda line: print(line, flush=True))
-    print("\n".join(remarks(history)), flush=True)
+    config = BatchConfig(active_users=options.active_users, seed=options.seed)
+    print_lines((*remarks(history), *order_remarks(history.interactions, config)))
     first_part, last_part = parts_of(history, options.held_out)
     if not last_part:
         raise ConfigurationError("too few events are held out to say anything of features; give more events, or a larger --held-out")
@@ -90,7 +91,6 @@ def measure(spec: FeatureSpec, options: argparse.Namespace, work: WorkFolder) ->
         attributes=attributes_of(spec, history),
         held_out=last_part,
     )
-    config = BatchConfig(active_users=options.active_users, seed=options.seed)
     trained = Passes(task, config, LearnerConfig.of(spec, seed=options.seed)).run()
     share = drawn_share((one.user_id for one in last_part), len(last_part), options.scored_events)
     events_of = Counter(one.user_id for one in last_part if is_drawn(one.user_id, share))

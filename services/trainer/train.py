@@ -34,7 +34,7 @@ from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.lineage import lineages, sources_of
 from services.common.ranker.states import Interaction
 from services.trainer.attribute_history import AttributeHistory, known_shares
-from services.trainer.batch import BatchConfig, FeatureStates
+from services.trainer.batch import FeatureStates
 from services.trainer.event_files.history import History, cut_by_time, read_history, remarks
 from services.trainer.event_files.options import add_file_options, read_options
 from services.trainer.event_files.ordered import WorkFolder
@@ -44,6 +44,7 @@ from services.trainer.held_out.replay import MAX_SCORED_EVENTS
 from services.trainer.held_out.scored import LIVE
 from services.trainer.learner import Learner, LearnerConfig
 from services.trainer.passes import Passes, PassesConfig, Task, Trained
+from services.trainer.replay_order import BatchConfig, order_remarks
 from services.trainer.training_checkpoint import TrainingCheckpoints
 from services.trainer.training_run import EXPERIMENT, record_run
 
@@ -108,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
         default=CHECKPOINT_EVENTS,
         help="events between checkpoints, from which the same command goes on; 0: none",
     )
-    parser.add_argument("--active-users", type=int, default=defaults.active_users, help="sessions overlaid; 0 keeps the order of time")
+    parser.add_argument("--active-users", type=int, default=defaults.active_users, help="sessions overlaid at once; 0: order of time")
     parser.add_argument(
         "--held-out", type=float, default=0.1, help="the last part of the events, scored before it is learned; 0: no report"
     )
@@ -166,9 +167,10 @@ def _train(options: argparse.Namespace, work: WorkFolder) -> None:
         say=lambda line: print(line, flush=True),
     )
     seconds = {"reading": time.monotonic() - began}
-    print("\n".join(remarks(history)), flush=True)
+    print_lines(remarks(history))
     first_part, last_part = parts_of(history, options.held_out)
     config = BatchConfig(epochs=options.epochs, active_users=options.active_users, seed=options.seed)
+    print_lines(order_remarks(history.interactions, config))
     all_items = list(history.categories)
     # What is shown while the first part is learned are its own items: later ones would be learned as what nobody chooses.
     item_ids = list(dict.fromkeys(one.item_id for one in first_part)) if last_part else all_items
@@ -201,6 +203,12 @@ def _train(options: argparse.Namespace, work: WorkFolder) -> None:
     if checkpoints is not None:
         checkpoints.delete()
     record(options.out, report, files, began_ms)
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Print what there is to say, a line each."""
+    for line in lines:
+        print(line, flush=True)
 
 
 def record(out: str, report: Mapping[str, Any], files: Mapping[str, str], began_ms: int, subject: str = LIVE) -> None:

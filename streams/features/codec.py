@@ -22,6 +22,4 @@ def read_act(message: Any, now_ms: int) -> Act | None:
     if feedback.is_about_answer:
         return None
     time_ms = feedback.original_time_ms or feedback.accepted_at_ms
-    return Act(
-        message.offset, feedback.feedback_id, Interaction(feedback.user_id, feedback.item_id, feedback.kind, feedback.value, time_ms)
-    )
+    return Act(message.offset, feedback.act_id, Interaction(feedback.user_id, feedback.item_id, feedback.kind, feedback.value, time_ms))

@@ -17,7 +17,7 @@ from services.common.ranker.recall_state import CO_OCCURRENCE_DEPTH, MAX_NEIGHBO
 from services.common.ranker.states import NO_OFFSET, GlobalState, Interaction, ItemState, UserState
 from services.common.ranker.tallies import Tally
 
-# Feedback ids remembered per partition: a sender's retry comes within seconds.
+# Acts remembered per partition: a sender's retry comes within seconds.
 MAX_RECENT_IDS = 10_000
 
 
@@ -26,7 +26,8 @@ class Act:
     """One feedback of the partition."""
 
     offset: int
-    feedback_id: str
+    act_id: str
+    """See `Feedback.act_id`."""
     interaction: Interaction
 
 
@@ -55,7 +56,7 @@ class Changes:
     seen: dict[str, set[str]] = field(default_factory=dict)
     """Item ids newly seen, by user id."""
     recent_ids: list[tuple[str, int]] = field(default_factory=list)
-    """(feedback id, offset), oldest first."""
+    """(act id, offset), oldest first."""
 
     def __bool__(self) -> bool:
         return bool(self.recent_ids)
@@ -66,7 +67,7 @@ def rebuilt_global(partitions: int, recent_ids: Iterable[tuple[str, int]], count
 
     Args:
         partitions: among which the stream is split.
-        recent_ids: (feedback id, offset) pairs, written together with the lost state.
+        recent_ids: (act id, offset) pairs, written together with the lost state.
         counts: `Popularity.counts`, likewise: the newest clock among them is that of the last act.
     """
     acts = max((clock for _, clock in counts.values()), default=0.0) / partitions
@@ -85,7 +86,7 @@ class FeaturePartition:
     def __init__(
         self, spec: FeatureSpec, global_state: GlobalState, popularity: Popularity, recent_ids: Iterable[tuple[str, int]] = ()
     ) -> None:
-        """`recent_ids` are (feedback id, offset) pairs, oldest first, as earlier batches gave them out."""
+        """`recent_ids` are (act id, offset) pairs, oldest first, as earlier batches gave them out."""
         self.cache = StateCache()
         self.global_state = global_state
         self.popularity = popularity
@@ -105,7 +106,7 @@ class FeaturePartition:
             categories: of its item; empty when the catalogue does not know it.
         """
         interaction = act.interaction
-        if self.is_applied(act.offset) or interaction.kind not in self._spec.kinds or act.feedback_id in self._recent:
+        if self.is_applied(act.offset) or interaction.kind not in self._spec.kinds or act.act_id in self._recent:
             return False
         if value_fault(self._spec, interaction.kind, interaction.value) is not None:
             return False  # the joiner sets it aside
@@ -132,8 +133,8 @@ class FeaturePartition:
                 self._changes.neighbours.add(one)
 
     def _remember(self, act: Act) -> None:
-        self._recent[act.feedback_id] = act.offset
-        self._changes.recent_ids.append((act.feedback_id, act.offset))
+        self._recent[act.act_id] = act.offset
+        self._changes.recent_ids.append((act.act_id, act.offset))
         while len(self._recent) > MAX_RECENT_IDS:
             self._recent.popitem(last=False)
 

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from dataclasses import dataclass
 
@@ -17,7 +19,7 @@ class Feedback:
     """One act of one user.
 
     Attributes:
-        feedback_id: the sender's, one per act; a repeat is the same act.
+        feedback_id: the sender's, one per act; a repeat, of the same user about the same request, is the same act.
         request_id: of the response that the act is about.
         user_id: who did it.
         item_id: what it is about; empty when it is about an answer.
@@ -44,6 +46,12 @@ class Feedback:
     def is_about_answer(self) -> bool:
         """Whether it is about an answer of the language model, and not about an item."""
         return is_about_answer(self.kind, self.item_id)
+
+    @property
+    def act_id(self) -> str:
+        """32 hex digits; equal for repeats of one act alone: senders may number their acts from 1 for each user or request."""
+        named = json.dumps([self.user_id, self.request_id, self.feedback_id])
+        return hashlib.blake2b(named.encode(), digest_size=16).hexdigest()
 
 
 def check(feedback: Feedback, error: ErrorOf, *, where: str = "") -> None:

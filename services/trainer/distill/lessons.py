@@ -21,12 +21,13 @@ from tunemesh.samples.v1.sample_pb2 import SampleGroup
 from services.common.platform.errors import ConfigurationError
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.networks.output_bias import begin_at
-from services.trainer.batch import BatchConfig, FeatureStates, replay, replay_order
+from services.trainer.batch import FeatureStates, replay
 from services.trainer.group_columns import columns_of
 from services.trainer.label_odds import log_odds
 from services.trainer.learner import Learner, LearnerConfig
 from services.trainer.passes import Task
 from services.trainer.progress import Progress
+from services.trainer.replay_order import BatchConfig, replay_order
 from services.trainer.targets import Lesson
 
 STUDENT, ALONE, TEACHER = "student", "alone", "teacher"

@@ -24,7 +24,6 @@ from services.common.platform.errors import ConfigurationError, ServiceError
 from services.common.platform.secrets import guard_output, without_credentials
 from services.common.platform.settings import MlflowSettings, load_settings
 from services.common.ranker.feature_spec import FeatureSpec
-from services.trainer.batch import BatchConfig
 from services.trainer.distill.costs import NUM_ITEMS, costs_ms, requests
 from services.trainer.distill.lessons import ALONE, STUDENT, TEACHER, Taught, check_fits, teach
 from services.trainer.distill.report import lines, markdown
@@ -38,7 +37,8 @@ from services.trainer.held_out.report import compare
 from services.trainer.held_out.scored import ScoredEvents
 from services.trainer.held_out.side_by_side import side_by_side, verdict
 from services.trainer.passes import Task, Trained, states_behind
-from services.trainer.train import attributes_of, parts_of, publish_report, record, write_base
+from services.trainer.replay_order import BatchConfig, order_remarks
+from services.trainer.train import attributes_of, parts_of, print_lines, publish_report, record, write_base
 
 _EXIT_BAD_CONFIGURATION = 2
 _TIMED_EVENTS = 20
@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--weight", type=float, default=1.0, help="of the loss towards the teacher's answers; that towards labels weighs 1")
     parser.add_argument("--held-out", type=float, default=0.1, help="the last part of the events, scored before it is learned")
     parser.add_argument("--scored-events", type=int, default=MAX_SCORED_EVENTS, help="of more held-out events, about so many are scored")
-    parser.add_argument("--active-users", type=int, default=BatchConfig().active_users, help="sessions overlaid; 0 keeps the order of time")
+    parser.add_argument("--active-users", type=int, default=BatchConfig().active_users, help="sessions overlaid at once; 0: order of time")
     parser.add_argument("--seed", type=int, default=0)
     return parser
 
@@ -106,6 +106,7 @@ def _run(options: argparse.Namespace, work: WorkFolder) -> None:
     student, teacher = _sides(options, of_student, of_teacher, work)
     seconds = {"reading": time.monotonic() - began}
     config = BatchConfig(active_users=options.active_users, seed=options.seed)
+    print_lines(order_remarks(student.history.interactions, config))
     began = time.monotonic()
     taught = teach(student.task, teacher.task, config, options.weight)
     seconds["lessons"] = time.monotonic() - began
@@ -142,7 +143,7 @@ def _sides(options: argparse.Namespace, student: FeatureSpec, teacher: FeatureSp
 
     def read(spec: FeatureSpec) -> History:
         history = read_history(options.data, spec, read_options(options), work=work, say=lambda line: print(line, flush=True))
-        print("\n".join(remarks(history)), flush=True)
+        print_lines(remarks(history))
         return history
 
     of_student = read(student)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -134,15 +135,22 @@ def parts_of(found: FoundFile, file: EventFile, spec: FeatureSpec, options: Read
 
 
 def cut_by_time(rows: Sequence[Interaction], fraction: float) -> int:
-    """Return how many of the events, in the order of time, are the oldest `fraction` of them; the cut splits no (user, second) block."""
+    """Return how many of the events, in the order of time, are the oldest `fraction` of them; the cut splits no second.
+
+    Where the second is a large one (a day, in a file that has only dates), it is cut at its nearer end; all events are returned where
+    there is no other second.
+    """
     cut = round(len(rows) * fraction)
-    while 0 < cut < len(rows) and _block(rows[cut]) == _block(rows[cut - 1]):
-        cut += 1
-    return cut
+    if not 0 < cut < len(rows) or _second(rows[cut - 1]) < (second := _second(rows[cut])):
+        return cut
+    first = bisect_left(rows, second, hi=cut, key=_second)
+    end = bisect_right(rows, second, lo=cut, key=_second)
+    ends = [place for place in (first, end) if 0 < place < len(rows)]
+    return min(ends, key=lambda place: abs(place - cut), default=len(rows))
 
 
-def _block(row: Interaction) -> tuple[str, int]:
-    return row.user_id, row.time_ms // 1000
+def _second(row: Interaction) -> int:
+    return row.time_ms // 1000
 
 
 def remarks(history: History) -> Iterator[str]:

@@ -12,13 +12,14 @@ from services.common.platform.stores import opened_store
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.spec_parts import TaskSpec
 from services.common.ranker.states import Interaction
-from services.trainer.batch import BatchConfig, FeatureStates, replay_order
+from services.trainer.batch import FeatureStates
 from services.trainer.held_out.curves import curves
 from services.trainer.held_out.plots import plots
 from services.trainer.held_out.replay import MAX_SCORED_EVENTS, begun, score_then_learn
 from services.trainer.held_out.report import compare
 from services.trainer.held_out.scored import FROZEN, LIVE, Collector, ScoredEvents, contestants, live_alone
 from services.trainer.learner import Learner
+from services.trainer.replay_order import BatchConfig, replay_order
 
 MIN_EVENTS = 20
 """A held-out part of fewer events says nothing, and is not made."""

@@ -8,7 +8,6 @@ it was.
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -21,10 +20,11 @@ from services.common.platform.ids import sample_id
 from services.common.ranker import exposure_block
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.states import Interaction
-from services.trainer.batch import BatchConfig, BatchLearner, FeatureStates, ReplayOrder, blocks
+from services.trainer.batch import BatchLearner, FeatureStates
 from services.trainer.event_samples import group_of, kept_negatives, shown_beside
 from services.trainer.held_out.counters import Counters
 from services.trainer.held_out.scored import FROZEN, LIVE, Collector
+from services.trainer.replay_order import BatchConfig, Behind, ReplayOrder, blocks
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -93,11 +93,11 @@ def score_then_learn(
         max_scored: about so many events are scored; all are learned.
     """
     waiting: list[SampleGroup] = []
-    behind: deque[Interaction] = deque()
+    behind = Behind(config)
     index, share = begun.num_events, drawn_share((one.interaction.user_id for one in placed), len(placed), max_scored)
     for block in blocks(placed):
-        while len(behind) > config.feature_lag_events:
-            begun.states.apply(behind.popleft())
+        for known in behind.known_at(block[0].time_ms):
+            begun.states.apply(known)
         user_id = block[0].user_id
         mine = begun.chosen.setdefault(user_id, set())
         is_scored = is_drawn(user_id, share)
@@ -132,10 +132,10 @@ def score_then_learn(
             for interaction in block:
                 begun.counters.add(interaction)
         mine.update(interaction.item_id for interaction in block)
-        behind.extend(block)
+        behind.add(block)
     if waiting:
         live.step(waiting)
-    for interaction in behind:
+    for interaction in behind.rest():
         begun.states.apply(interaction)
 
 

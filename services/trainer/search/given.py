@@ -11,10 +11,10 @@ import yaml
 
 from services.common.platform.errors import ConfigurationError
 from services.common.ranker.feature_spec import FeatureSpec
-from services.trainer.batch import BatchConfig
 from services.trainer.event_files.history import History, read_history, remarks
 from services.trainer.event_files.options import read_options
 from services.trainer.event_files.ordered import WorkFolder
+from services.trainer.replay_order import BatchConfig, order_remarks
 from services.trainer.search.measure import Config
 from services.trainer.search.parts import Parts, divide
 from services.trainer.search.space import Space, load_space
@@ -50,7 +50,7 @@ def begin(options: argparse.Namespace, work: WorkFolder, *, say: Callable[[str],
 def with_events(options: argparse.Namespace, space: Space, work: WorkFolder, *, say: Callable[[str], None]) -> Given:
     """Read the events for a space that is known. Arguments and errors as of `begin`."""
     history = read_history(options.data, space.start, read_options(options), work=work, say=say)
-    say("\n".join(remarks(history)))
     batch = BatchConfig(active_users=options.active_users, seed=options.seed)
+    say("\n".join((*remarks(history), *order_remarks(history.interactions, batch))))
     config = Config(batch=batch, seed=options.seed, max_scored=options.scored_events)
     return Given(space, history, divide(history, validation=options.validation, test=options.held_out), config)

@@ -18,10 +18,10 @@ import torch
 
 from services.common.platform.errors import ConfigurationError, ServiceError
 from services.common.platform.secrets import guard_output, without_credentials
-from services.trainer.batch import BatchConfig
 from services.trainer.event_files.options import add_file_options
 from services.trainer.held_out.replay import MAX_SCORED_EVENTS
 from services.trainer.held_out.report import COMPARED
+from services.trainer.replay_order import BatchConfig
 from services.trainer.search.command import NoTrial, search
 from services.trainer.search.study import PRUNERS, held
 
@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--validation", type=float, default=0.1, help="the part of the events that trials are compared on")
     parser.add_argument("--held-out", type=float, default=0.1, help="the part behind it, which only the winner is measured on")
     parser.add_argument("--scored-events", type=int, default=MAX_SCORED_EVENTS, help="of more events of a part, about so many are scored")
-    parser.add_argument("--active-users", type=int, default=BatchConfig().active_users, help="sessions overlaid; 0 keeps the order of time")
+    parser.add_argument("--active-users", type=int, default=BatchConfig().active_users, help="sessions overlaid at once; 0: order of time")
     parser.add_argument("--seed", type=int, default=0, help="of weights, candidates, and what is drawn")
     return parser
 

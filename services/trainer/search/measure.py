@@ -16,12 +16,13 @@ import numpy as np
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.networks.output_bias import begin_at
 from services.trainer.attribute_history import AttributeHistory
-from services.trainer.batch import BatchConfig, EpochStats, replay_order, train_epoch
+from services.trainer.batch import EpochStats, train_epoch
 from services.trainer.held_out.evaluation import scored
 from services.trainer.held_out.report import ALL, METRICS, compare
 from services.trainer.held_out.scored import LIVE, ScoredEvents
 from services.trainer.label_odds import log_odds
 from services.trainer.learner import Learner, LearnerConfig
+from services.trainer.replay_order import BatchConfig, replay_order
 from services.trainer.search.parts import Trialled
 
 PORTIONS = 8

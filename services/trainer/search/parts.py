@@ -47,7 +47,7 @@ class Parts:
 
 
 def divide(history: History, *, validation: float, test: float) -> Parts:
-    """Divide a history by time. The cuts split no (user, second) block.
+    """Divide a history by time. The cuts split no second.
 
     Args:
         history: all events.

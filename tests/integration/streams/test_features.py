@@ -11,6 +11,7 @@ from redis import Redis
 from tunemesh.catalog.v1 import catalog_item_pb2
 from tunemesh.events.v1 import feedback_pb2
 
+from services.common.events.wire.feedback import feedback_of
 from services.common.platform.kafka import assigned_consumer, drain_to_end
 from services.common.ranker.feature_records import global_key, item_key, neighbours_key, popular_key, seen_key, user_key
 from services.common.ranker.recall_state import MAX_POPULAR, Popularity, pack_popular
@@ -89,7 +90,7 @@ def expected_state(bootstrap: str) -> dict[str, object]:
         for record in records:
             message = feedback_pb2.Feedback.FromString(record.value)
             interaction = Interaction(message.user_id, message.item_id, message.kind, message.value, message.accepted_at_ms)
-            if reducer.apply(Act(record.offset, message.feedback_id, interaction), genres_of(message.item_id)):
+            if reducer.apply(Act(record.offset, feedback_of(message).act_id, interaction), genres_of(message.item_id)):
                 seen.setdefault(message.user_id, set()).add(message.item_id.encode())
         name = str(partition)
         state |= {user_key(user): value.to_bytes() for user, value in reducer.cache.users.items()}

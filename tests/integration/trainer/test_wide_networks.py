@@ -18,11 +18,12 @@ from services.common.ranker import exposure_block
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.network_spec import NETWORK_NAMES
 from services.common.ranker.networks.output_bias import begin_at
-from services.trainer.batch import BatchConfig, FeatureStates, replay, replay_order
+from services.trainer.batch import FeatureStates, replay
 from services.trainer.event_files.history import read_history
 from services.trainer.event_files.parts import ReadOptions
 from services.trainer.label_odds import log_odds
 from services.trainer.learner import Learner, LearnerConfig
+from services.trainer.replay_order import BatchConfig, replay_order
 from services.trainer.train import attributes_of
 
 pytestmark = [pytest.mark.ml, pytest.mark.deep, pytest.mark.timeout(1200)]
@@ -48,7 +49,7 @@ def spec_with(network: str) -> FeatureSpec:
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory) -> Recorded:
-    folder, spec, config = tmp_path_factory.mktemp("wide"), spec_with("dcn_din"), BatchConfig(active_users=0)
+    folder, spec, config = tmp_path_factory.mktemp("wide"), spec_with("dcn_din"), BatchConfig()
     assert wide(["write", str(folder), "--rows", str(ROWS)]) == 0
     options = ReadOptions(answer_window_ms=0, items=str(folder / "items.parquet"))
     history, last = (read_history(str(folder / f"{name}.parquet"), spec, options) for name in ("impressions", "last"))

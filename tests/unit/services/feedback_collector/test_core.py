@@ -105,6 +105,18 @@ async def test_a_repeat_beside_something_new_writes_only_what_is_new():
     assert [item.feedback_id for item in world.log.written] == ["f1", "f2"]
 
 
+@pytest.mark.parametrize("changes", [{"user_id": "v"}, {"request_id": "s"}, {"user_id": "v", "item_id": "j"}])
+async def test_the_same_id_of_another_user_or_about_another_request_is_another_act(changes):
+    world = World()
+    await world.submit(CLICK)
+    other = replace(CLICK, **changes)
+    (receipt,) = await world.submit(other)
+    assert not receipt.duplicate
+    (first, second) = await world.submit(CLICK, other)
+    assert first.duplicate and second.duplicate
+    assert [(item.user_id, item.request_id) for item in world.log.written] == [("u", "r"), (other.user_id, other.request_id)]
+
+
 async def test_an_id_named_twice_in_one_call_is_one_act():
     world = World()
     receipts = await world.submit(CLICK, CLICK)

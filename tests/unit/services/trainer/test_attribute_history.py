@@ -18,11 +18,12 @@ from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.features import Declared, build_features
 from services.common.ranker.states import GlobalState, Interaction, merge_item_bytes
 from services.trainer.attribute_history import ALWAYS_MS, AttributeHistory, Versions, known_shares
-from services.trainer.batch import BatchConfig, FeatureStates, replay, replay_order
+from services.trainer.batch import FeatureStates, replay
 from services.trainer.event_files.attributes import read_cells
 from services.trainer.event_files.history import History, read_history
 from services.trainer.event_files.parts import ReadOptions
 from services.trainer.event_files.places import EventFileError, Place
+from services.trainer.replay_order import BatchConfig, replay_order
 from tests.learning import SPEC
 from tests.small_batches import batch_sizes  # noqa: F401 - each test runs with it
 
@@ -61,7 +62,7 @@ def shown(spec: FeatureSpec, history: History) -> dict[tuple[str, int, str], dic
     """Replay; return every column that a sample saw, by (user, time, item)."""
     attributes = AttributeHistory(spec.plan, history.user_attributes, history.item_attributes)
     states = FeatureStates(spec, history.categories, attributes)
-    config = BatchConfig(active_users=0, feature_lag_events=0)
+    config = BatchConfig(feature_lag_s=0.0)
     seen = {}
     for group in replay(spec, replay_order(history.interactions, config), list(history.categories), states, config, 0):
         features = exposure_block.decode(group.features_block, spec)

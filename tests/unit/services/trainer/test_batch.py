@@ -7,8 +7,9 @@ from services.common.ranker import exposure_block
 from services.common.ranker.feature_records import BASE_PARTIAL, global_key, item_key, seen_key, user_key
 from services.common.ranker.recall_state import unpack_ids
 from services.common.ranker.states import GlobalState, Interaction, ItemState, UserState
-from services.trainer.batch import BatchConfig, FeatureStates, replay, replay_order
+from services.trainer.batch import FeatureStates, replay
 from services.trainer.event_samples import draw_others
+from services.trainer.replay_order import BatchConfig, replay_order
 from tests.learning import CATEGORIES, ITEMS, SPEC, interactions
 
 
@@ -26,7 +27,7 @@ def test_a_group_has_one_positive_and_negatives_at_the_keep_rate() -> None:
 
 def test_features_contain_nothing_of_the_own_block_or_later() -> None:
     events = interactions(60)
-    config = BatchConfig(active_users=0, feature_lag_events=0)
+    config = BatchConfig(feature_lag_s=0.0)
     whole = list(replay(SPEC, replay_order(events, config), ITEMS, FeatureStates(SPEC, CATEGORIES), config, 0))
     cut = list(replay(SPEC, replay_order(events[:30], config), ITEMS, FeatureStates(SPEC, CATEGORIES), config, 0))
     assert [group.features_block for group in whole[:30]] == [group.features_block for group in cut]
@@ -35,13 +36,13 @@ def test_features_contain_nothing_of_the_own_block_or_later() -> None:
 def test_events_of_one_second_are_exposed_before_any_of_them_counts() -> None:
     together = interactions(5, num_users=1)
     same_second = [type(one)(one.user_id, one.item_id, one.kind, one.value, 1000) for one in together]
-    config = BatchConfig(active_users=0, feature_lag_events=0)
+    config = BatchConfig(feature_lag_s=0.0)
     groups = list(replay(SPEC, replay_order(same_second, config), ITEMS, FeatureStates(SPEC, CATEGORIES), config, 0))
     assert all(len(exposure_block.decode(group.features_block, SPEC).history_keys_L) == 0 for group in groups)
 
 
 def test_candidates_are_never_items_that_the_user_has_chosen_before() -> None:
-    config = BatchConfig(active_users=0)
+    config = BatchConfig()
     placed = replay_order(interactions(300, num_users=3), config)
     chosen: dict[str, set[str]] = {}
     for event, group in zip(placed, replay(SPEC, placed, ITEMS, FeatureStates(SPEC, CATEGORIES), config, 0), strict=True):

@@ -18,13 +18,13 @@ from services.common.platform.errors import ConfigurationError
 from services.common.ranker import exposure_block
 from services.common.ranker.feature_spec import FeatureSpec
 from services.trainer import train
-from services.trainer.batch import BatchConfig
 from services.trainer.distill import main as distill
 from services.trainer.distill.costs import Scored, costs_ms
 from services.trainer.distill.lessons import ALONE, STUDENT, TEACHER, check_fits, learn, teach
 from services.trainer.group_columns import GroupColumns, columns_of
 from services.trainer.learner import Learner, LearnerConfig
 from services.trainer.passes import Task
+from services.trainer.replay_order import BatchConfig
 from services.trainer.targets import Float32Array, Lesson, taught
 from tests.learning import CATEGORIES, ITEMS, KEYED, SPEC, attributes_of, groups, interactions, with_features, with_network
 
@@ -127,7 +127,7 @@ def task_of(spec: FeatureSpec, count: int) -> Task:
 def test_the_student_beside_is_a_training_without_a_teacher_whoever_teaches_and_however_much() -> None:
     hashes = {}
     for name, teacher, weight in (("own", SMALL, 0.5), ("more", with_features(KEYED), 0.5), ("all", SMALL, 1.0), ("none", SMALL, 0.0)):
-        found = teach(task_of(SMALL, 150), task_of(teacher, 150), BatchConfig(active_users=0), weight, say=lambda _: None)
+        found = teach(task_of(SMALL, 150), task_of(teacher, 150), BatchConfig(), weight, say=lambda _: None)
         hashes[name] = {who: learner.state_hash() for who, learner in found.learners.items()}
     assert len({of[ALONE] for of in hashes.values()}) == 1
     assert len({of[STUDENT] for of in hashes.values()}) == 4

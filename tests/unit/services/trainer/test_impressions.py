@@ -15,13 +15,14 @@ from services.common.platform.errors import ConfigurationError
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.states import Interaction
 from services.trainer import train
-from services.trainer.batch import BatchConfig, FeatureStates, replay, replay_order
+from services.trainer.batch import FeatureStates, replay
 from services.trainer.event_files import impressions
 from services.trainer.event_files.history import History, read_history
 from services.trainer.event_files.ordered import Run
 from services.trainer.event_files.parts import ReadOptions
 from services.trainer.event_files.places import EventFileError
 from services.trainer.event_files.stored import StoredEvents
+from services.trainer.replay_order import BatchConfig, replay_order
 from tests.small_batches import shrink
 
 pytestmark = pytest.mark.ml
@@ -161,7 +162,7 @@ def test_impressions_are_refused_where_the_spec_does_not_ask_for_them(tmp_path: 
 
 def groups_of(spec: FeatureSpec, acts: list[Interaction]) -> tuple[list[Any], FeatureStates]:
     states = FeatureStates(spec, {one.item_id: () for one in acts})
-    config = BatchConfig(active_users=0, feature_lag_events=0)
+    config = BatchConfig(feature_lag_s=0.0)
     return list(replay(spec, replay_order(acts, config), list({one.item_id for one in acts}), states, config, 0)), states
 
 

@@ -10,11 +10,12 @@ import pytest
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.states import Interaction
 from services.trainer import label_odds
-from services.trainer.batch import BatchConfig, FeatureStates, replay, replay_order
+from services.trainer.batch import FeatureStates, replay
 from services.trainer.group_columns import columns_of, loss_weights
 from services.trainer.label_odds import log_odds
 from services.trainer.learner import LearnerConfig
 from services.trainer.passes import Passes, Task
+from services.trainer.replay_order import BatchConfig, replay_order
 from tests.learning import CATEGORIES, ITEMS, SPEC, interactions
 
 pytestmark = pytest.mark.ml
@@ -61,7 +62,7 @@ def test_of_many_events_some_are_counted_from_all_over_the_file(monkeypatch):
 @pytest.mark.parametrize("keep_rate", [1.0, 0.16])
 def test_drawn_negatives_count_as_the_learner_weighs_them(keep_rate):
     spec = FeatureSpec.parse(SPEC.model_dump(mode="json") | {"negatives": {"keep_rate": keep_rate}})
-    acts, config = interactions(400), BatchConfig(active_users=0)
+    acts, config = interactions(400), BatchConfig()
     groups = replay(spec, replay_order(acts, config), ITEMS, FeatureStates(spec, CATEGORIES), config, 0)
     ones_BT, zeros_BT = loss_weights([columns_of(spec, group) for group in groups])
     thinned_T = [keep_rate if task.unanswered is not None else 1.0 for task in spec.tasks]
@@ -70,7 +71,7 @@ def test_drawn_negatives_count_as_the_learner_weighs_them(keep_rate):
 
 
 def test_rare_clicks_are_predicted_as_rare_after_few_of_them():
-    spec, config = FeatureSpec.parse(SHOWN), BatchConfig(active_users=0, feature_lag_events=0)
+    spec, config = FeatureSpec.parse(SHOWN), BatchConfig(feature_lag_s=0.0)
     acts = shown(6_000, 200)
     items = sorted({one.item_id for one in acts})
     task = Task(spec=spec, events=acts[:4_000], categories=dict.fromkeys(items, ()), item_ids=items)

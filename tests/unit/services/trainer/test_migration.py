@@ -20,12 +20,13 @@ from services.common.ranker.networks.interface import Rows
 from services.common.ranker.networks.names import columns_of
 from services.common.ranker.spec_description import SCHEMA_ARRAY
 from services.trainer.bases import read_initial_base
-from services.trainer.batch import BatchConfig, FeatureStates, replay, replay_order
+from services.trainer.batch import FeatureStates, replay
 from services.trainer.checkpoints import Checkpoint, CheckpointStore, Counters, Retention, checkpoint_name
 from services.trainer.dedup import DedupWindow
 from services.trainer.learner import Learner
 from services.trainer.merge import PartitionPosition, Position
 from services.trainer.plan import Cut
+from services.trainer.replay_order import BatchConfig, replay_order
 from tests.learning import CATEGORIES, ITEMS, SPEC, groups, interactions
 
 pytestmark = pytest.mark.ml
@@ -120,7 +121,7 @@ def test_new_columns_are_learned(state) -> None:
     learner = loaded(MORE, state)
     at = wide_names(MORE.num_content_dims)(columns_of(MORE)).index("item log_rate_50")
     assert np.all(learner.dense_state()["towers.0.hidden.0.weight"][:, at] == 0)
-    config = BatchConfig(active_users=0, feature_lag_events=0)
+    config = BatchConfig(feature_lag_s=0.0)
     order = replay_order(interactions(40, seed=3), config)
     learner.step(list(replay(MORE, order, ITEMS, FeatureStates(MORE, CATEGORIES), config, 0)))
     assert np.any(learner.dense_state()["towers.0.hidden.0.weight"][:, at] != 0)

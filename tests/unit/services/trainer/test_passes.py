@@ -8,9 +8,9 @@ from services.common.platform.artifacts import list_artifacts
 from services.common.platform.errors import ConfigurationError
 from services.common.ranker.feature_records import pack_records
 from services.trainer import passes as module
-from services.trainer.batch import BatchConfig
 from services.trainer.learner import LearnerConfig
 from services.trainer.passes import Passes, PassesConfig, Task, Trained
+from services.trainer.replay_order import BatchConfig
 from services.trainer.training_checkpoint import TrainingCheckpoints
 from tests.learning import CATEGORIES, ITEMS, SPEC, interactions
 

@@ -11,9 +11,10 @@ from tunemesh.samples.v1.sample_pb2 import SampleGroup
 from services.common.platform.errors import ConfigurationError, CorruptArtifact
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.states import Interaction
-from services.trainer.batch import BatchConfig, FeatureStates, replay, replay_order
+from services.trainer.batch import FeatureStates, replay
 from services.trainer.learner import Learner
 from services.trainer.position_bias import PositionBias
+from services.trainer.replay_order import BatchConfig, replay_order
 from tests.learning import SPEC, groups
 
 pytestmark = pytest.mark.ml
@@ -49,7 +50,7 @@ def impressions(count: int) -> list[Interaction]:
 
 
 def learned(spec: FeatureSpec, acts: list[Interaction]) -> tuple[Learner, list[SampleGroup]]:
-    learner, config = Learner(spec), BatchConfig(active_users=0, feature_lag_events=0)
+    learner, config = Learner(spec), BatchConfig(feature_lag_s=0.0)
     items = [f"i{item}" for item in range(NUM_ITEMS)]
     states = FeatureStates(spec, dict.fromkeys(items, ()))
     seen = list(replay(spec, replay_order(acts, config), items, states, config, 0))

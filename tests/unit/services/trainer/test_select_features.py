@@ -15,8 +15,9 @@ import yaml
 
 from services.common.ranker import exposure_block
 from services.trainer import select_features
-from services.trainer.batch import BatchConfig, FeatureStates, replay, replay_order
+from services.trainer.batch import FeatureStates, replay
 from services.trainer.importance import Exposures, Unit, interval_by_user, units_of
+from services.trainer.replay_order import BatchConfig, replay_order
 from tests.learning import CATEGORIES, ITEMS, KEYED, SPEC, attributes_of, interactions, with_features
 
 pytestmark = pytest.mark.ml
@@ -70,7 +71,7 @@ def test_a_planted_feature_ranks_first_and_planted_noise_is_worth_nothing(tmp_pa
 def test_exchanging_changes_one_feature_and_keeps_its_values() -> None:
     spec = with_features(KEYED)
     states = FeatureStates(spec, CATEGORIES, attributes_of(spec))
-    config = BatchConfig(active_users=0)
+    config = BatchConfig()
     groups = list(replay(spec, replay_order(interactions(40), config), ITEMS, states, config, 0))
     exposures = Exposures(spec, groups)
     assert {unit.name for unit in units_of(spec)} == {*SPEC.user_columns, *SPEC.item_columns, "city", "tags", "both", "hour", "origin"}

@@ -25,10 +25,11 @@ from services.common.ranker.recall_state import Popularity
 from services.common.ranker.states import GlobalState, Interaction, UserState
 from services.trainer import train
 from services.trainer.attribute_history import ALWAYS_MS, AttributeHistory, Versions
-from services.trainer.batch import BatchConfig, FeatureStates, replay, replay_order
+from services.trainer.batch import FeatureStates, replay
 from services.trainer.held_out.evaluation import JSON_NAME
 from services.trainer.importance import Exposures, units_of
 from services.trainer.learner import Learner
+from services.trainer.replay_order import BatchConfig, replay_order
 from streams.features.core import Act, FeaturePartition
 from tests.learning import CATEGORIES, KEYED, SEQUENCE, SPEC, groups, interactions, with_features
 
@@ -103,7 +104,7 @@ def num_leaks(events: Sequence[Interaction], seen: Iterator[Features]) -> int:
 
 
 def replayed(events: Sequence[Interaction]) -> Iterator[Features]:
-    config = BatchConfig(active_users=0, feature_lag_events=0)
+    config = BatchConfig(feature_lag_s=0.0)
     states = FeatureStates(SEEN, CATEGORIES, AttributeHistory(SEEN.plan, Versions(), verdicts(events)))
     for group in replay(SEEN, replay_order(events, config), [f"i{at}" for at in range(20)], states, config, 0):
         yield exposure_block.decode(group.features_block, SEEN)
@@ -242,7 +243,7 @@ def test_what_is_planted_in_the_last_events_is_learned_by_the_command(tmp_path: 
         spec = SPEC.model_dump(mode="json", exclude_defaults=True) | {"format": 2, "features": features, "network": network}
         path.write_text(yaml.safe_dump(spec))
         options = ["--data", str(events), "--items", str(items), "--spec", str(path), "--out", str(tmp_path / name), "--epochs", "3"]
-        assert train.main([*options, "--active-users", "0", "--held-out", "0.2"]) == 0
+        assert train.main([*options, "--held-out", "0.2"]) == 0
         aucs[name] = json.loads((tmp_path / name / JSON_NAME).read_text())["tasks"]["like"]["all"]["contestants"]["frozen"]["auc"]
     assert aucs["with"]["low"] > aucs["without"]["high"] and aucs["with"]["value"] > aucs["without"]["value"] + 0.15, aucs
 

@@ -19,12 +19,12 @@ from fsspec.registry import known_implementations
 from services.common.platform.errors import ConfigurationError
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.states import Interaction
-from services.trainer.batch import BatchConfig, replay_order
 from services.trainer.event_files.history import read_history
 from services.trainer.event_files.ordered import Sorter, WorkFolder
 from services.trainer.event_files.parts import ReadOptions
 from services.trainer.event_files.places import EventFileError
 from services.trainer.event_files.stored import StoredEvents, packed_attributes, unpacked_attributes
+from services.trainer.replay_order import BatchConfig, replay_order
 from tests.small_batches import shrink
 
 SPEC = FeatureSpec.load("model_repo/ranker/feature_spec.yaml")

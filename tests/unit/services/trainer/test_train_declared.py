@@ -17,11 +17,12 @@ from services.common.platform.artifacts import read_artifact
 from services.common.ranker.feature_spec import FeatureSpec
 from services.trainer import train
 from services.trainer.attribute_history import AttributeHistory
-from services.trainer.batch import BatchConfig, replay_order, train_epoch
+from services.trainer.batch import train_epoch
 from services.trainer.event_files.history import read_history
 from services.trainer.event_files.parts import ReadOptions
 from services.trainer.held_out.evaluation import JSON_NAME
 from services.trainer.learner import Learner
+from services.trainer.replay_order import BatchConfig, replay_order
 from tests.learning import SPEC
 
 pytestmark = pytest.mark.ml
@@ -80,7 +81,7 @@ def loss_of_like(spec: FeatureSpec, files: tuple[Path, Path, Path]) -> float:
     """Return the loss of the task `like` over a second pass, each event's before it was learned."""
     history = read_history(files[0], spec, ReadOptions(users=files[1], items=files[2]))
     attributes = AttributeHistory(spec.plan, history.user_attributes, history.item_attributes)
-    learner, config = Learner(spec), BatchConfig(events_per_step=8, active_users=0)
+    learner, config = Learner(spec), BatchConfig(events_per_step=8)
     placed = replay_order(history.interactions, config)
     for epoch in range(2):
         _, stats = train_epoch(spec, learner, placed, history.categories, config, epoch, attributes=attributes)
@@ -114,7 +115,7 @@ def test_what_is_planted_in_a_categorical_of_thousands_of_values_is_learned_by_r
     for name, features in (("without", []), ("with", [keyed])):
         path = tmp_path / f"{name}.yaml"
         path.write_text(yaml.safe_dump(spec_with(features).model_dump(mode="json", exclude_defaults=True)))
-        options = ["--data", str(data), "--spec", str(path), "--out", str(tmp_path / name), "--active-users", "0", "--held-out", "0.2"]
+        options = ["--data", str(data), "--spec", str(path), "--out", str(tmp_path / name), "--held-out", "0.2"]
         assert train.main(options) == 0
         report = json.loads((tmp_path / name / JSON_NAME).read_text())
         aucs[name] = report["tasks"]["like"]["all"]["contestants"]["frozen"]["auc"]

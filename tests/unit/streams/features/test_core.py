@@ -15,8 +15,8 @@ def reducer() -> FeaturePartition:
     return FeaturePartition(SPEC, GlobalState(partitions=2), Popularity(SPEC.counters.half_lives_events[0]))
 
 
-def act(offset: int, user: str = "u1", item: str = "a", *, kind: str = "rating", value: float = 5.0, feedback_id: str | None = None) -> Act:
-    return Act(offset, feedback_id or f"f{offset}", Interaction(user, item, kind, value, 1_000 + offset))
+def act(offset: int, user: str = "u1", item: str = "a", *, kind: str = "rating", value: float = 5.0, act_id: str | None = None) -> Act:
+    return Act(offset, act_id or f"f{offset}", Interaction(user, item, kind, value, 1_000 + offset))
 
 
 def test_an_act_changes_exactly_the_states_of_its_user_and_item() -> None:
@@ -55,7 +55,7 @@ def test_an_item_is_no_neighbour_of_itself_and_other_users_items_are_none() -> N
 
 @pytest.mark.parametrize(
     "again",
-    [act(0), act(5, feedback_id="f0"), act(5, kind="sneeze"), act(5, value=0.0), act(5, value=50.0), act(5, value=math.nan)],
+    [act(0), act(5, act_id="f0"), act(5, kind="sneeze"), act(5, value=0.0), act(5, value=50.0), act(5, value=math.nan)],
     ids=["the same offset", "the same feedback id", "an unknown kind", "a value below the range", "a value above the range", "a null"],
 )
 def test_what_is_known_or_unknown_changes_nothing(again) -> None:
@@ -66,12 +66,12 @@ def test_what_is_known_or_unknown_changes_nothing(again) -> None:
     assert not one.take_changes()
 
 
-def test_a_feedback_id_is_forgotten_after_many_others() -> None:
+def test_an_act_is_forgotten_after_many_others() -> None:
     one = reducer()
     for offset in range(MAX_RECENT_IDS + 1):
         one.apply(act(offset), ())
-    assert one.apply(act(10**6, feedback_id="f0"), ())
-    assert not one.apply(act(10**6 + 1, feedback_id="f1000"), ())
+    assert one.apply(act(10**6, act_id="f0"), ())
+    assert not one.apply(act(10**6 + 1, act_id="f1000"), ())
 
 
 def test_states_that_went_through_bytes_and_a_new_process_continue_as_if_nothing_had_happened() -> None:

@@ -47,8 +47,9 @@ class FeedbackCollectorServiceServicer:
     """
 
     def SubmitFeedback(self, request, context):
-        """Answers once the broker has acknowledged every accepted item. Repeating a feedback_id is harmless.
-        INVALID_ARGUMENT: nothing was written, the message names the field. UNAVAILABLE: retry with the same feedback_id.
+        """Answers once the broker has acknowledged every accepted item. Repeating a feedback_id of the same user and request is harmless.
+        INVALID_ARGUMENT: nothing was written, and the message names the field; or the broker will never take some of it, and the message says
+        that the rest is written. UNAVAILABLE: retry with the same feedback_id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

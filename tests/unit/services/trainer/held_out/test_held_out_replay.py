@@ -8,15 +8,16 @@ import pytest
 
 from services.common.ranker.feature_records import pack_records
 from services.common.ranker.states import Interaction
-from services.trainer.batch import BatchConfig, FeatureStates, replay_order, train_epoch
+from services.trainer.batch import FeatureStates, train_epoch
 from services.trainer.held_out.replay import begun, drawn_share, is_drawn, score_then_learn
 from services.trainer.held_out.scored import FROZEN, LIVE, Collector, ScoredEvents
 from services.trainer.learner import Learner
+from services.trainer.replay_order import BatchConfig, replay_order
 from tests.learning import CATEGORIES, ITEMS, SPEC, interactions
 
 pytestmark = pytest.mark.ml
 
-CONFIG = BatchConfig(events_per_step=16, active_users=0)
+CONFIG = BatchConfig(events_per_step=16)
 FIRST = 200
 
 
