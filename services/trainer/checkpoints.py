@@ -30,7 +30,7 @@ from services.common.platform.errors import ConfigurationError, CorruptArtifact,
 from services.common.ranker.spec_description import SCHEMA_ARRAY
 from services.trainer.dedup import take_arrays
 from services.trainer.merge import PartitionPosition, Position
-from services.trainer.plan import Cut, Restored
+from services.trainer.plan import Cut, PassedOver, Restored
 
 _log = logging.getLogger(__name__)
 
@@ -239,6 +239,7 @@ class CheckpointStore:
                 "unusable_skipped": checkpoint.counters.unusable_skipped,
                 "refused_skipped": checkpoint.counters.refused_skipped,
                 "restored": asdict(cut.restored) if cut.restored is not None else None,
+                "passed_over": [[part.partition, part.first, part.end] for part in cut.passed_over],
             },
         )
         url = posixpath.join(self.url, cut.name)
@@ -330,6 +331,7 @@ def _parse(name: str, manifest: Manifest, arrays: Arrays) -> Checkpoint:
             delta_offset=int(metadata["delta_offset"]),
             restored=_parse_restored(metadata.get("restored")),
             row_dtype=int(metadata.get("row_dtype", 0)),
+            passed_over=tuple(PassedOver(*(int(number) for number in part)) for part in metadata.get("passed_over", ())),
         )
         counters = Counters(
             samples_trained=int(metadata["samples_trained"]),

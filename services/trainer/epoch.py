@@ -23,7 +23,7 @@ from services.trainer.group_columns import GroupColumns
 from services.trainer.matured import MaturedLabels
 from services.trainer.merge import Batch, Segment, TickMerge
 from services.trainer.neighbours import Fenced, HistoryLost, Learner, Logs, Stores
-from services.trainer.plan import Cut, OnLineageChange
+from services.trainer.plan import Cut, OnLineageChange, PassedOver
 from services.trainer.publish_gate import PublishGateLimits, refusal
 from services.trainer.publisher import DeltaPublisher
 from services.trainer.quality_gate import QualityGate, QualityLimits
@@ -60,7 +60,7 @@ class Epoch:
 
     `number` is the epoch's, as it was claimed; `base_created_at_ms` is when the newest base was made, Unix milliseconds; `steps_in_base` is
     what the learner had learned by then, -1 when that is not known; `newest_accepted_ms` is when the newest feedback that it learned was
-    accepted, Unix milliseconds.
+    accepted, Unix milliseconds; `passed_over` is what rollbacks left out of the weights.
     """
 
     learner: Learner
@@ -81,6 +81,7 @@ class Epoch:
     base_created_at_ms: int = 0
     steps_in_base: int = -1
     newest_accepted_ms: int = 0
+    passed_over: tuple[PassedOver, ...] = ()
     accepted_at_ms: list[int] = field(default_factory=list)
 
     @property
@@ -167,6 +168,7 @@ class Epoch:
             position=self.merge.position,
             delta_offset=self.publisher.next_offset,
             row_dtype=self.config.dtype,
+            passed_over=self.passed_over,
         )
         return Checkpoint(
             cut=cut,

@@ -31,7 +31,7 @@ from services.trainer.matured import MaturedLabels
 from services.trainer.merge import TickMerge
 from services.trainer.neighbours import HistoryLost, Learner, Logs, Stores
 from services.trainer.owner import ANSWER_TIMEOUT_MS
-from services.trainer.plan import Found, Plan, plan_start
+from services.trainer.plan import Found, PassedOver, Plan, plan_start
 from services.trainer.publisher import DeltaPublisher, Identity
 from services.trainer.quality_gate import QualityGate
 
@@ -92,6 +92,7 @@ def open_epoch(
         counters=checkpoint.counters if checkpoint is not None else Counters(),
         now_ms=now_ms,
         base_created_at_ms=newest_base.created_at_ms if newest_base is not None else 0,
+        passed_over=_passed_over(checkpoint, plan),
     )
     _claim(epoch, plan, checkpoint)
     _begin(epoch, plan, checkpoint)
@@ -123,6 +124,12 @@ def _plan(
 def _known_until_ms(checkpoint: Checkpoint | None) -> int:
     """Return the newest watermark of what was learned."""
     return max((part.watermark_ms for part in checkpoint.cut.position.partitions), default=0) if checkpoint is not None else 0
+
+
+def _passed_over(checkpoint: Checkpoint | None, plan: Plan) -> tuple[PassedOver, ...]:
+    """Return what rollbacks left out; offsets of another history mean nothing."""
+    is_ours = checkpoint is not None and checkpoint.cut.lineage_id == plan.lineage_id
+    return checkpoint.cut.passed_over if checkpoint is not None and is_ours else ()
 
 
 def _publisher(checkpoint: Checkpoint | None, plan: Plan, logs: Logs, config: EpochConfig) -> DeltaPublisher:

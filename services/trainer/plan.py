@@ -24,6 +24,15 @@ _ADOPT = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class PassedOver:
+    """Samples that a rollback left out: offsets [first, end) of a partition of samples.v1."""
+
+    partition: int
+    first: int
+    end: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restored:
     """What an operator had restored: the epoch that continues from such a cut goes back.
@@ -54,6 +63,7 @@ class Cut:
         delta_offset: offset in ranker.deltas.v1 behind the last delta whose content is in the weights and was acknowledged.
         restored: not None when it was not cut from a running learner, but copied from an older checkpoint.
         row_dtype: how exact the rows are that replicas have (delta_pb2.RowDtype); 0 when that is not known.
+        passed_over: what `position` is behind of, and the weights do not contain.
     """
 
     name: str
@@ -64,6 +74,7 @@ class Cut:
     delta_offset: int
     restored: Restored | None = None
     row_dtype: int = 0
+    passed_over: tuple[PassedOver, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

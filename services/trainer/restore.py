@@ -23,12 +23,14 @@ from services.trainer.checkpoints import Checkpoint, Dated, Version
 from services.trainer.dedup import DedupWindow
 from services.trainer.epoch import Epoch
 from services.trainer.merge import Position, TickMerge, UnusableRecord
-from services.trainer.plan import Restored
+from services.trainer.plan import PassedOver, Restored
 from services.trainer.samples import Learnable, UnusableSample, parse_record, remember
 
 _log = logging.getLogger(__name__)
 
 _POLL_MS = 50
+_MOST_PASSED_OVER = 1_000
+"""Ranges of offsets that are remembered: beyond them the oldest are forgotten, whose samples the log will hardly hold any more."""
 # A broker that gives nothing for so long, while more is there, is taken for absent.
 _MAX_QUIET_POLLS = 200
 
@@ -114,7 +116,12 @@ def decide(epoch: Epoch, source: SampleSource, spec: FeatureSpec, request: Resto
     # A target that lies ahead of what is learned now (a restore of a restore) has nothing to pass over.
     skipped = tuple(max(to - since, 0) for to, since in zip(position.offsets, old.cut.position.offsets, strict=True))
     restored = Restored(checkpoint=old.cut.name, skipped=skipped, actor=request.actor, epoch=old.version.epoch)
-    cut = replace(old.cut, name=epoch.next_checkpoint_name(), epoch=epoch.number, position=position, restored=restored)
+    ends = zip(position.offsets, skipped, strict=True)
+    left_out = [PassedOver(partition, end - count, end) for partition, (end, count) in enumerate(ends) if count]
+    passed_over = (*old.cut.passed_over, *left_out)[-_MOST_PASSED_OVER:]
+    cut = replace(
+        old.cut, name=epoch.next_checkpoint_name(), epoch=epoch.number, position=position, restored=restored, passed_over=passed_over
+    )
     _log.info("restoring %s, written at %d, for %s: %s samples passed over", old.cut.name, target.created_at_ms, request.actor, skipped)
     return Decision(target=target, checkpoint=replace(old, cut=cut, dedup=dedup), skipped=skipped)
 

@@ -64,6 +64,9 @@ class TrainerServicer(trainer_service_pb2_grpc.TrainerServiceServicer):
             table_rows=dict(status.table_rows),
             last_checkpoint=status.last_checkpoint,
             publishing_refused=status.publishing_refused,
+            passed_over=[
+                pb.PassedOver(partition=part.partition, first_offset=part.first, end_offset=part.end) for part in status.passed_over
+            ],
         )
 
     async def PauseLearning(self, request: pb.PauseLearningRequest, context: Any) -> pb.PauseLearningResponse:  # noqa: ARG002

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from services.trainer.checkpoints import Counters, Version
 from services.trainer.epoch import Epoch
+from services.trainer.plan import PassedOver
 from services.trainer.prequential import TaskQuality
 
 
@@ -16,6 +17,7 @@ class Status:
 
     Attributes:
         source_offsets: per partition of samples.v1, the offset behind the last sample that was learned.
+        passed_over: what lies before `source_offsets` and was not learned: a rollback left it out.
         watermark_ms: every sample up to this event time is learned; Unix milliseconds.
         publishing_refused: why the publish gate refuses what was learned; empty when it does not.
         table_rows: rows by table.
@@ -28,6 +30,7 @@ class Status:
     epoch: int
     seq: int
     source_offsets: tuple[int, ...]
+    passed_over: tuple[PassedOver, ...]
     watermark_ms: int
     counters: Counters
     paused: bool
@@ -46,6 +49,7 @@ class Status:
             epoch=epoch.number,
             seq=epoch.publisher.seq,
             source_offsets=tuple(position.offsets),
+            passed_over=epoch.passed_over,
             watermark_ms=position.watermark_ms,
             counters=epoch.counters,
             paused=paused,

@@ -127,7 +127,8 @@ def _learned(operator: Operator) -> Learned | None:
     except ServiceError as error:
         print(f"whether samples are learned is not known: {error}", file=sys.stderr)
         return None
-    return Learned(f"{status.epoch}.{status.seq}", tuple(status.source_offsets))
+    passed_over = tuple((part.partition, part.first_offset, part.end_offset) for part in status.passed_over)
+    return Learned(f"{status.epoch}.{status.seq}", tuple(status.source_offsets), passed_over)
 
 
 def _rollback(operator: Operator, arguments: argparse.Namespace) -> int:

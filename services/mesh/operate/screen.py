@@ -153,6 +153,8 @@ def _followed(report: Mapping[str, Any]) -> list[RenderableType]:
 
 def _sample(sample: Mapping[str, Any]) -> str:
     labels = " ".join(f"{task}={value:g}" for task, value in sample["labels"].items())
+    if sample["is_passed_over"]:
+        return f"{labels} passed over by a rollback"
     learned = {True: " learned", False: " not learned yet", None: ""}[sample["is_learned"]]
     return f"{labels}{learned}"
 

@@ -46,14 +46,24 @@ class Placed(Generic[MessageT]):
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """How far the trainer is: its version ("epoch.seq") and the next sample offset per partition."""
+    """How far the trainer is: its version ("epoch.seq"), the next sample offset per partition, and what rollbacks left out.
+
+    Attributes:
+        passed_over: (partition, first offset, next offset).
+    """
 
     version: str
     source_offsets: Sequence[int]
+    passed_over: Sequence[tuple[int, int, int]] = ()
 
     def covers(self, sample: Placed[SampleRecord]) -> bool:
         """Whether the sample is in the trainer's weights."""
-        return sample.partition < len(self.source_offsets) and sample.offset < self.source_offsets[sample.partition]
+        is_reached = sample.partition < len(self.source_offsets) and sample.offset < self.source_offsets[sample.partition]
+        return is_reached and not self.leaves_out(sample)
+
+    def leaves_out(self, sample: Placed[SampleRecord]) -> bool:
+        """Whether a rollback passed over the sample."""
+        return any(partition == sample.partition and first <= sample.offset < end for partition, first, end in self.passed_over)
 
 
 def recommendation(
@@ -198,6 +208,7 @@ def _samples_by_item(samples: Sequence[Placed[SampleRecord]], learned: Learned |
                     "partition": placed.partition,
                     "offset": placed.offset,
                     "is_learned": learned.covers(placed) if learned is not None else None,
+                    "is_passed_over": learned.leaves_out(placed) if learned is not None else None,
                 }
             )
     return found

@@ -51,6 +51,7 @@ class FakeParts(
         self.refused: set[str] = set()
         self.restores: list[trainer_pb.RestoreCheckpointRequest] = []
         self.paused, self.source_offsets = False, [0, 0]
+        self.passed_over: list[tuple[int, int, int]] = []
         self.interloper: str | None = None
         self.degraded = ""
         self.refused_files: dict[str, str] = {}
@@ -118,7 +119,10 @@ class FakeParts(
         return trainer_pb.SetAliasResponse(version=changed.version)
 
     def GetStatus(self, request, context):
-        return trainer_pb.GetStatusResponse(epoch=3, seq=8, paused=self.paused, samples_trained=120, source_offsets=self.source_offsets)
+        passed_over = [trainer_pb.PassedOver(partition=at, first_offset=first, end_offset=end) for at, first, end in self.passed_over]
+        return trainer_pb.GetStatusResponse(
+            epoch=3, seq=8, paused=self.paused, samples_trained=120, source_offsets=self.source_offsets, passed_over=passed_over
+        )
 
     def PauseLearning(self, request, context):
         self.paused = True

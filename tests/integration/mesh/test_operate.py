@@ -107,6 +107,9 @@ def test_why_shows_what_a_recommendation_was_made_of_and_what_came_of_it(tunemes
     assert code == 0
     for text in (shown.request_id, "embedding", "log_count", "like=1 learned", "too_late"):
         assert text in table.replace("\n", " "), table
+    parts.passed_over = [(partition, 0, 10**6) for partition in range(2)]
+    [sample] = document(tunemesh, "why", shown.request_id)["items"][1]["samples"]
+    assert (sample["is_learned"], sample["is_passed_over"]) == (False, True)
 
 
 def test_why_shows_the_prompt_the_passages_and_the_examples_of_an_answer(tunemesh: Run, traffic: Traffic) -> None:

@@ -141,6 +141,21 @@ def test_samples_stand_beside_their_item_once_and_say_whether_they_are_learned()
     assert report["learned_up_to"] == "3.8"
 
 
+def test_a_sample_that_a_rollback_passed_over_is_not_called_learned(capsys: pytest.CaptureFixture[str]) -> None:
+    records = [Placed(sample_record(number, "6", revision=number), number % 2, 9 + number) for number in range(4)]
+    learned = Learned("3.8", (13, 13), passed_over=((0, 9, 11), (1, 12, 13)))
+    report = explain(exposure(), samples=records, learned=learned)
+    samples = report["items"][1]["samples"]
+    assert [(each["offset"], each["is_learned"], each["is_passed_over"]) for each in samples] == [
+        (9, False, True),
+        (10, True, False),
+        (11, True, False),
+        (12, False, True),
+    ]
+    print_recommendation(report | {"incomplete": []})
+    assert "passed over by a rollback" in " ".join(capsys.readouterr().out.split())
+
+
 def test_without_the_trainer_it_is_unknown_whether_samples_are_learned() -> None:
     report = explain(exposure(), samples=[Placed(sample_record(1, "5"), 0, 9)])
     assert report["items"][0]["samples"][0]["is_learned"] is None

@@ -15,7 +15,7 @@ from services.trainer.bases import BaseStore, base_name, read_initial_base
 from services.trainer.checkpoints import Checkpoint, CheckpointStore, Counters, Retention, Version, checkpoint_name
 from services.trainer.dedup import DedupWindow
 from services.trainer.merge import PartitionPosition, Position
-from services.trainer.plan import Cut, Restored
+from services.trainer.plan import Cut, PassedOver, Restored
 from tests.trainer_fakes.learner import FakeLearner
 
 
@@ -172,9 +172,10 @@ def test_the_newest_sound_checkpoint_at_or_before_a_time_is_found(tmp_path: Path
 def test_what_was_restored_is_read_back_with_the_checkpoint(tmp_path: Path) -> None:
     written = checkpoint()
     restored = Restored(checkpoint="checkpoint-000001-000004", skipped=(5, 0), actor="ann")
-    store(tmp_path).write(replace(written, cut=replace(written.cut, restored=restored)), now_ms=5)
+    passed_over = (PassedOver(0, 7, 12), PassedOver(1, 3, 2**60))
+    store(tmp_path).write(replace(written, cut=replace(written.cut, restored=restored, passed_over=passed_over)), now_ms=5)
     read = store(tmp_path).newest()
-    assert read is not None and read.cut.restored == restored
+    assert read is not None and (read.cut.restored, read.cut.passed_over) == (restored, passed_over)
 
 
 def test_old_checkpoints_are_thinned_out(tmp_path: Path) -> None:
@@ -228,6 +229,8 @@ def test_a_checkpoint_written_before_it_said_how_new_its_weights_are_stands_for_
         lambda fields: fields["metadata"].update(partitions=[[-5, 0, 0]]),
         lambda fields: fields["metadata"].update(partitions=7),
         lambda fields: fields["metadata"].update(restored=[1]),
+        lambda fields: fields["metadata"].update(passed_over=[[1, 2]]),
+        lambda fields: fields["metadata"].update(passed_over=7),
         lambda fields: fields.update(metadata=[]),
         lambda fields: fields["files"].update({"arrays/dedup/sample_ids.npy": {"size_bytes": "a", "crc32c": 1}}),
     ],

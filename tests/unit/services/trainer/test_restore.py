@@ -9,6 +9,7 @@ import pytest
 
 from services.common.platform.errors import Conflict, NotFound, Unavailable
 from services.trainer.checkpoints import Retention, Version
+from services.trainer.plan import PassedOver
 from services.trainer.restore import Decision, RestoreRequest, decide
 from services.trainer.samples import parse_record
 from tests.trainer_fakes.broker import FakeBroker, bootstrapped_now, broker_with
@@ -182,6 +183,33 @@ def test_control_v1_says_who_went_back_where_and_what_is_passed_over() -> None:
     one.learn()
     start(one.broker, now_ms=one.clock)
     assert (one.broker.control[-1].actor, list(one.broker.control[-1].epoch_claim.skipped)) == ("test", [])
+
+
+def test_what_rollbacks_left_out_is_known_as_long_as_the_weights_lack_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = mesh()
+    one.learn(10)
+    before = one.life.epoch.merge.position.offsets
+    one.learn(10)
+    one.restore(one.times[0], skip=True)
+    ends = [len(log) for log in one.broker.samples]
+    first = tuple(PassedOver(number, start, end) for number, (start, end) in enumerate(zip(before, ends, strict=True)))
+    assert one.life.epoch.passed_over == first
+    for log, more in zip(one.broker.samples, broker_with(sample_log(99)).samples, strict=True):
+        log += [record_at(record, len(log) + number) for number, record in enumerate(more)]
+    one.learn(5)
+    middle = one.life.epoch.merge.position.offsets
+    one.learn()
+    one.life = start(one.broker, now_ms=one.clock)
+    assert one.life.epoch.passed_over == first, "a restart remembers it"
+    one.restore(one.times[2], skip=True)
+    ends = [len(log) for log in one.broker.samples]
+    second = tuple(PassedOver(number, start, end) for number, (start, end) in enumerate(zip(middle, ends, strict=True)) if start < end)
+    assert second and one.life.epoch.passed_over == (*first, *second), "both"
+    monkeypatch.setattr("services.trainer.restore._MOST_PASSED_OVER", len(second))
+    one.restore(one.times[2], skip=True)
+    assert one.life.epoch.passed_over == second, "the oldest are forgotten"
+    one.restore(one.times[1], skip=False)
+    assert one.life.epoch.passed_over == (), "they are learned after all"
 
 
 def test_a_restart_after_a_restore_does_not_come_back_to_what_was_rolled_back() -> None:

@@ -2,7 +2,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
-from typing import ClassVar as _ClassVar, Optional as _Optional
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -11,7 +11,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("model", "schema_hash", "lineage_id", "base_id", "epoch", "seq", "source_offsets", "watermark_ms", "samples_trained", "duplicates_skipped", "paused", "prequential_auc", "prequential_log_loss", "table_rows", "last_checkpoint", "state_hash", "publishing_refused")
+    __slots__ = ("model", "schema_hash", "lineage_id", "base_id", "epoch", "seq", "source_offsets", "watermark_ms", "samples_trained", "duplicates_skipped", "paused", "prequential_auc", "prequential_log_loss", "table_rows", "last_checkpoint", "state_hash", "publishing_refused", "passed_over")
     class PrequentialAucEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -50,6 +50,7 @@ class GetStatusResponse(_message.Message):
     LAST_CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     STATE_HASH_FIELD_NUMBER: _ClassVar[int]
     PUBLISHING_REFUSED_FIELD_NUMBER: _ClassVar[int]
+    PASSED_OVER_FIELD_NUMBER: _ClassVar[int]
     model: str
     schema_hash: str
     lineage_id: str
@@ -67,7 +68,18 @@ class GetStatusResponse(_message.Message):
     last_checkpoint: str
     state_hash: str
     publishing_refused: str
-    def __init__(self, model: _Optional[str] = ..., schema_hash: _Optional[str] = ..., lineage_id: _Optional[str] = ..., base_id: _Optional[str] = ..., epoch: _Optional[int] = ..., seq: _Optional[int] = ..., source_offsets: _Optional[_Iterable[int]] = ..., watermark_ms: _Optional[int] = ..., samples_trained: _Optional[int] = ..., duplicates_skipped: _Optional[int] = ..., paused: _Optional[bool] = ..., prequential_auc: _Optional[_Mapping[str, float]] = ..., prequential_log_loss: _Optional[_Mapping[str, float]] = ..., table_rows: _Optional[_Mapping[str, int]] = ..., last_checkpoint: _Optional[str] = ..., state_hash: _Optional[str] = ..., publishing_refused: _Optional[str] = ...) -> None: ...
+    passed_over: _containers.RepeatedCompositeFieldContainer[PassedOver]
+    def __init__(self, model: _Optional[str] = ..., schema_hash: _Optional[str] = ..., lineage_id: _Optional[str] = ..., base_id: _Optional[str] = ..., epoch: _Optional[int] = ..., seq: _Optional[int] = ..., source_offsets: _Optional[_Iterable[int]] = ..., watermark_ms: _Optional[int] = ..., samples_trained: _Optional[int] = ..., duplicates_skipped: _Optional[int] = ..., paused: _Optional[bool] = ..., prequential_auc: _Optional[_Mapping[str, float]] = ..., prequential_log_loss: _Optional[_Mapping[str, float]] = ..., table_rows: _Optional[_Mapping[str, int]] = ..., last_checkpoint: _Optional[str] = ..., state_hash: _Optional[str] = ..., publishing_refused: _Optional[str] = ..., passed_over: _Optional[_Iterable[_Union[PassedOver, _Mapping]]] = ...) -> None: ...
+
+class PassedOver(_message.Message):
+    __slots__ = ("partition", "first_offset", "end_offset")
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
+    FIRST_OFFSET_FIELD_NUMBER: _ClassVar[int]
+    END_OFFSET_FIELD_NUMBER: _ClassVar[int]
+    partition: int
+    first_offset: int
+    end_offset: int
+    def __init__(self, partition: _Optional[int] = ..., first_offset: _Optional[int] = ..., end_offset: _Optional[int] = ...) -> None: ...
 
 class PauseLearningRequest(_message.Message):
     __slots__ = ()
