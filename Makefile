@@ -24,7 +24,8 @@ PART_llm := router feedback_collector llm retriever prompt_assembler curator tun
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(LIGHT_STAMP) $(ML_STAMP) ## make both environments from their lock files (the other targets do it themselves)
+setup: ## make both environments from their lock files (the other targets do it themselves)
+	@$(MAKE) --jobs=2 $(LIGHT_STAMP) $(ML_STAMP)
 
 lock: setup ## write the lock files from what is installed (after `.venv/ENV/bin/pip install PACKAGE==VERSION`)
 	@for name in light ml; do .venv/$$name/bin/python -m services.mesh.images.locks $$name; rm -f .venv/$$name/.installed-*; done
@@ -38,14 +39,15 @@ $(ML_STAMP):
 
 # $(1) the folder, $(2) the environment's name. The locks are complete, hence --no-deps; the pins of the two environments conflict with
 # what some wheels ask for (nvidia-pytriton asks for numpy 1). torch comes second: whichever build pip finds brings its own libraries.
+# Modules are compiled when they are first imported (--no-compile): most never are.
 define make_env
 	command -v $(PYTHON) > /dev/null || { echo "make: $(PYTHON) is not installed; Python 3.11 is needed (or: make PYTHON=/path/to/python3.11)" >&2; exit 1; }; \
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "make: $(PYTHON) is not Python 3.11" >&2; exit 1; }; \
 	echo "setting up the $(2) environment in $(1) (once per change of requirements-$(2).lock and requirements-$(2)-dev.lock)"; \
 	[ -x $(1)/bin/python ] || $(PYTHON) -m venv $(1); \
-	$(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-$(2).lock -r requirements-$(2)-dev.lock; \
+	$(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps -r requirements-$(2).lock -r requirements-$(2)-dev.lock; \
 	if grep -q '^torch==' requirements-$(2).lock; then \
-		$(1)/bin/python -m pip install --quiet --disable-pip-version-check -c requirements-$(2).lock "$$(grep '^torch==' requirements-$(2).lock)"; fi; \
+		$(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -c requirements-$(2).lock "$$(grep '^torch==' requirements-$(2).lock)"; fi; \
 	printf '%s\n%s\n' "$(CURDIR)" "$(CURDIR)/protos/gen" > "$$($(1)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/tunemesh.pth"; \
 	rm -f $(1)/.installed-*; touch $@
 endef

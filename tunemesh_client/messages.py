@@ -180,7 +180,7 @@ class Feedback:
     original_time_ms: int = 0
     """Unix milliseconds of the act in replayed data; 0 for live data."""
     feedback_id: str = field(default_factory=new_id)
-    """1 to 128 bytes, unique per act; minted when you give none."""
+    """1 to 128 bytes, unique per act of a user about a request; minted when you give none."""
 
     def to_proto(self, *, accepted_at_ms: int = 0) -> feedback_pb2.Feedback:
         """Return the contract's message. `accepted_at_ms` is 0 unless it is written straight to Kafka."""
@@ -205,7 +205,7 @@ class Receipt:
     accepted_at_ms: int
     """Unix milliseconds at which the broker acknowledged it."""
     duplicate: bool
-    """True when this feedback_id had been accepted before."""
+    """True when this feedback_id of the same user and request had been accepted before."""
 
 
 def recommend_request(

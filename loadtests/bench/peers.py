@@ -30,6 +30,7 @@ from services.mesh.runner.environments import REPOSITORY_ROOT, Environments
 _CALLS, _AT_ONCE, _COMPARED = 640, 16, 20
 _AS_FLOAT32 = 1e-5
 _HOST = "127.0.0.1"
+_ANSWER_S = 30.0
 
 
 def _requests(peer: Peer, seed: int, count: int) -> list[bytes]:
@@ -42,9 +43,13 @@ def _ask(port: int, requests: Sequence[bytes], at_once: int, check: Callable[[by
 
 
 def _is_ready(peer: Peer, port: int) -> bool:
+    async def ask() -> None:
+        async with asyncio.timeout(_ANSWER_S):
+            await http_loop.run(_HOST, port, iter(_requests(peer, 0, 1)), at_once=1, check=_check)
+
     try:
-        _ask(port, _requests(peer, 0, 1), 1, _check)
-    except (http_loop.CallFailed, OSError):
+        asyncio.run(ask())
+    except (http_loop.CallFailed, OSError):  # a timeout is one
         return False
     return True
 
@@ -108,7 +113,10 @@ def measure(peer: Peer, options: Options) -> Sequence[Result]:
         _compare(tree, peer, port)
         for seed in range(2, options.repeats + 3):
             ours.append(_own_round(tree, seed))
-            theirs.append(_round(peer, port, seed))
+            try:
+                theirs.append(_round(peer, port, seed))
+            except http_loop.CallFailed as error:
+                raise NotHere(f"{peer.package} failed under load: {error}") from error
     (rates, p99s), (peer_rates, peer_p99s) = (zip(*side[1:], strict=True) for side in (ours, theirs))
     name = f"recommend_{peer.name}"
     return (

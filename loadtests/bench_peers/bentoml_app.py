@@ -12,22 +12,23 @@ import bentoml  # type: ignore[import-not-found]  # of the peer's environment
 from loadtests.bench_peers.job import MOST_TOGETHER, Ranker, Reader, answer, packed
 
 _TRAFFIC = {"timeout": 60}
+_LOGGING = {"access": {"enabled": False}}
 
 
-@bentoml.service(workers=1, traffic=_TRAFFIC)  # type: ignore[misc]  # a decorator of a package that is not there when types are checked
+@bentoml.service(workers=1, traffic=_TRAFFIC, logging=_LOGGING)
 class Rank:
     """Scores; calls that wait are taken together."""
 
     def __init__(self) -> None:
         self._ranker = Ranker()
 
-    @bentoml.api(batchable=True, max_batch_size=MOST_TOGETHER, max_latency_ms=60_000)  # type: ignore[misc]  # as above
+    @bentoml.api(batchable=True, max_batch_size=MOST_TOGETHER, max_latency_ms=60_000)  # type: ignore[untyped-decorator]  # of a package that is not there when types are checked
     def score(self, calls: list[Any]) -> list[Any]:
         """Return the scores of each call."""
         return list(self._ranker.scores([self._ranker.unpacked(call) for call in calls]))
 
 
-@bentoml.service(workers=1, traffic=_TRAFFIC)  # type: ignore[misc]  # as above
+@bentoml.service(workers=1, traffic=_TRAFFIC, logging=_LOGGING)
 class Recommend:
     """Reads states, makes features, and asks the other service."""
 
@@ -36,7 +37,7 @@ class Recommend:
     def __init__(self) -> None:
         self._reader = Reader()
 
-    @bentoml.api  # type: ignore[misc]  # as above
+    @bentoml.api  # type: ignore[untyped-decorator]  # as above
     async def recommend(self, user_id: str, candidates: list[str]) -> dict[str, Any]:
         """Answer a request."""
         asked = await self._reader.asked(user_id, candidates)

@@ -8,7 +8,7 @@ import subprocess
 import sysconfig
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,7 +100,7 @@ def serving(peer: Peer, python: Path, redis_url: str, is_ready: Callable[[int], 
     """
     port = embedded.free_port()
     # Ray's sockets have short names only.
-    with tempfile.TemporaryDirectory(prefix="tm-") as name:
+    with tempfile.TemporaryDirectory(prefix="tm-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         (folder / "tables").mkdir()
         paths = [str(REPOSITORY_ROOT / part) for part in ("", "protos/gen", "loadtests/bench_recommend_path")]
@@ -121,11 +121,12 @@ def serving(peer: Peer, python: Path, redis_url: str, is_ready: Callable[[int], 
         except ConfigurationError as error:
             said = (folder / "log").read_text(errors="replace")[-3_000:]
             raise NotHere(f"{peer.package} does not answer: {error}\n{said}") from error
-        # Ray's processes have groups of their own.
-        family = psutil.Process(server.pid).children(recursive=True)
         try:
             yield port
         finally:
+            # Ray's processes have groups of their own.
+            family = psutil.Process(server.pid).children(recursive=True) if psutil.pid_exists(server.pid) else []
             server.stop(_STOP_S)
             for one in psutil.wait_procs(family, _STOP_S)[1]:
-                one.kill()
+                with suppress(psutil.NoSuchProcess):
+                    one.kill()

@@ -6,6 +6,7 @@ is and where tables may be written stand in BENCH_REDIS_URL and BENCH_TABLES.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +23,8 @@ from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.features import Features, build_features
 from services.recommender.redis_features import RedisFeatureStore, connect
 
-SPEC = "model_repo/ranker/feature_spec.yaml"
+_ROOT = Path(__file__).resolve().parents[2]
+SPEC = _ROOT / "model_repo" / "ranker" / "feature_spec.yaml"
 MOST_TOGETHER = 16
 """Requests that may share a step of the network: as many as are asked at once."""
 # As for the mesh: requests come every 5 ms of the store's clock, so what its cache holds does not depend on the machine.
@@ -73,7 +75,8 @@ class Ranker:
         """Write the tables and open them, which takes seconds."""
         import scorer  # type: ignore[import-not-found]  # of bench_recommend_path, found by PYTHONPATH; imports torch
 
-        served = scorer.ready_model(Path(os.environ["BENCH_TABLES"]))
+        with contextlib.chdir(_ROOT):
+            served = scorer.ready_model(Path(os.environ["BENCH_TABLES"]))
         self._scorer = served._opener.scorer
         self._spec = FeatureSpec.load(SPEC)
 

@@ -32,7 +32,8 @@ class Recommend(litserve.LitAPI):  # type: ignore[misc]  # a class of a package 
 
 def main() -> None:
     """Serve until a signal comes."""
-    api = Recommend(max_batch_size=MOST_TOGETHER, batch_timeout=0.0)
+    # Without a timeout its worker asks the queue again and again, and keeps a core busy while nobody calls.
+    api = Recommend(max_batch_size=MOST_TOGETHER, batch_timeout=0.001)
     server = litserve.LitServer(api, accelerator="cpu", devices=1, workers_per_device=1, timeout=60)
     server.run(host="127.0.0.1", port=int(sys.argv[1]), num_api_servers=1, log_level="warning", generate_client_file=False)
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import ray  # type: ignore[import-not-found]  # of the peer's environment
-from ray import serve  # type: ignore[import-not-found]  # of the peer's environment
+from ray import serve
 from starlette.requests import Request
 
 from loadtests.bench_peers.job import MOST_TOGETHER, Ranker, Reader, answer, packed
@@ -21,20 +21,18 @@ from loadtests.bench_peers.job import MOST_TOGETHER, Ranker, Reader, answer, pac
 _ACTOR = {"num_cpus": 0}
 
 
-@serve.deployment(num_replicas=1, max_ongoing_requests=64, ray_actor_options=_ACTOR)  # type: ignore[misc]  # not there when types are checked
 class Rank:
     """Scores; calls that wait are taken together."""
 
     def __init__(self) -> None:
         self._ranker = Ranker()
 
-    @serve.batch(max_batch_size=MOST_TOGETHER, batch_wait_timeout_s=0.0)  # type: ignore[misc]  # as above
+    @serve.batch(max_batch_size=MOST_TOGETHER, batch_wait_timeout_s=0.0)  # type: ignore[untyped-decorator]  # of a package that is not there when types are checked
     async def score(self, calls: Sequence[Any]) -> list[Any]:
         """Return the scores of each call."""
         return list(self._ranker.scores([self._ranker.unpacked(call) for call in calls]))
 
 
-@serve.deployment(num_replicas=1, max_ongoing_requests=64, ray_actor_options=_ACTOR)  # type: ignore[misc]  # as above
 class Recommend:
     """Reads states, makes features, and asks the other deployment."""
 
@@ -53,8 +51,10 @@ def main() -> None:
     """Serve until a signal comes."""
     ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100_000_000, log_to_driver=False, _temp_dir=os.environ["BENCH_RAY"])
     http = {"host": "127.0.0.1", "port": int(sys.argv[1])}
-    serve.start(http_options=http, logging_config={"enable_access_log": False, "log_level": "WARNING"})
-    serve.run(Recommend.bind(Rank.bind()), route_prefix="/")
+    quiet = {"enable_access_log": False, "log_level": "WARNING"}
+    serve.start(http_options=http, logging_config=quiet)
+    deployed = serve.deployment(num_replicas=1, max_ongoing_requests=64, ray_actor_options=_ACTOR)
+    serve.run(deployed(Recommend).bind(deployed(Rank).bind()), route_prefix="/", logging_config=quiet)
     signal.sigwait({signal.SIGTERM, signal.SIGINT})
     serve.shutdown()
     ray.shutdown()

@@ -28,7 +28,7 @@ from loadtests.demo.progress import Progress
 from loadtests.demo.replay import LIKE_STARS, Replay, ReplayLog
 from loadtests.demo.watch import FrozenScores, TrainerWatch, Watch
 from loadtests.metrics import OnlineCounters
-from loadtests.movielens import CandidateDrawer
+from loadtests.movielens import ACTIVE_USERS, CandidateDrawer
 from services.common.platform.errors import ConfigurationError
 from services.common.ranker import exposure_block
 from services.common.ranker.feature_spec import FeatureSpec
@@ -41,7 +41,6 @@ SERVICES = ("router", "feedback_collector", "trainer", "updater", "recommender",
 """What this part needs of the mesh; what they depend on comes with them."""
 
 SEED = 7
-ACTIVE_USERS = 100
 SPEC_PATH = REPOSITORY_ROOT / "model_repo" / "ranker" / "feature_spec.yaml"
 _READY_LIMIT_S = 120.0
 _DRAIN_LIMIT_S = 120.0

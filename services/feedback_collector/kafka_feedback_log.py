@@ -37,10 +37,9 @@ class KafkaFeedbackLog(FeedbackLog):
             await self._producer.send(records, timeout_s=limit_s)
         except NotAcknowledged as error:
             if error.refused and not error.records:
-                refused, why = len(error.refused), error.refused[0].cause
-                raise InvalidInput(
-                    f"Kafka never takes {refused} of {len(records)} feedbacks ({why}); the other {len(records) - refused} are written"
-                ) from error
+                rest = len(records) - len(error.refused)
+                said = f"Kafka never takes {len(error.refused)} of {len(records)} feedbacks ({error.refused[0].cause})"
+                raise InvalidInput(f"{said}; the other {rest} are written" if rest else said) from error
             raise
 
 

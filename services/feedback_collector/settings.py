@@ -22,6 +22,6 @@ class FeedbackCollectorSettings(KafkaSettings, BaseServiceSettings):
     max_in_flight: int = Field(10_000, ge=1)
     """Most items that wait for Kafka's acknowledgement; more are RESOURCE_EXHAUSTED."""
     remembered_ids: int = Field(100_000, ge=0)
-    """How many accepted feedback_ids are remembered, so that a repeat is answered without a second record (about 200 bytes each)."""
+    """How many accepted acts are remembered, so that a repeat is answered without a second record (about 200 bytes each)."""
     remembered_ms: int = Field(600_000, ge=0)
-    """How long an accepted feedback_id is remembered. Later repeats are written again, and the joiner ignores them."""
+    """How long an accepted act is remembered. Later repeats are written again, and the joiner ignores them."""

@@ -193,9 +193,24 @@ def sessions_in_a_row(interactions: Sequence[Interaction]) -> float | None:
     return same / pairs if pairs >= _WINDOWS else None
 
 
+def is_coarse(interactions: Sequence[Interaction]) -> bool:
+    """Say whether times tell little: in most windows of events, spread over all of them, the first and the last are of one second."""
+    windows = range(0, len(interactions), max(len(interactions) // _WINDOWS, _WINDOW_EVENTS))
+    ends = [(start, min(start + _WINDOW_EVENTS, len(interactions)) - 1) for start in windows]
+    same = sum(last > first and _second(interactions[first]) == _second(interactions[last]) for first, last in ends)
+    return same > len(ends) / 2
+
+
 def order_remarks(interactions: Sequence[Interaction], config: BatchConfig) -> Iterator[str]:
-    """Yield what whoever trains should know of the order: a line where sessions stand one after the other, and are learned so."""
-    share = None if config.active_users else sessions_in_a_row(interactions)
+    """Yield what whoever trains should know of the order of time, where that is how events are learned."""
+    if config.active_users:
+        return
+    if is_coarse(interactions):
+        yield (
+            "most events share their second with a thousand others, or their day, where only dates are known: they are learned without "
+            "knowing of each other, so counters and histories are of the times before; give finer times if there are any"
+        )
+    share = sessions_in_a_row(interactions)
     if share is not None and share > _MOST_IN_A_ROW:
         yield (
             f"{share:.0%} of requests follow one of the same user, so sessions stand one after the other, as in no busy service: "

@@ -35,7 +35,7 @@ from services.common.ranker.lineage import lineages, sources_of
 from services.common.ranker.states import Interaction
 from services.trainer.attribute_history import AttributeHistory, known_shares
 from services.trainer.batch import FeatureStates
-from services.trainer.event_files.history import History, cut_by_time, read_history, remarks
+from services.trainer.event_files.history import History, coarse_cut, cut_by_time, read_history, remarks
 from services.trainer.event_files.options import add_file_options, read_options
 from services.trainer.event_files.ordered import WorkFolder
 from services.trainer.held_out.evaluation import JSON_NAME, MIN_EVENTS, as_json, evaluate, report_files, write_report
@@ -266,6 +266,8 @@ def parts_of(history: History, held_out: float) -> tuple[Sequence[Interaction], 
     """Return the part that is learned first, and the held-out one; none when it is off, or would be too small to say anything."""
     cut = cut_by_time(history.interactions, 1.0 - held_out)
     first_part, last_part = history.interactions[:cut], history.interactions[cut:]
+    if held_out and (far_off := coarse_cut(len(history.interactions), 1.0 - held_out, cut)):
+        print(f"--held-out {held_out:g}: {far_off}", flush=True)
     if first_part and len(last_part) >= MIN_EVENTS:
         return first_part, last_part
     if held_out:

@@ -26,6 +26,8 @@ from services.trainer.event_files.times import facts_of
 from services.trainer.progress import RowsRead
 
 _AS_WRITTEN = ReadOptions()
+# A part of the events may be so much larger or smaller than it was asked for before it is said.
+_FAR_OFF = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,10 @@ def read_history(
     if any((one.side, one.field) == ("item", ITEM_CATEGORIES) for one in spec.plan.wanted):
         items = items.with_fixed(ITEM_CATEGORIES, categories)
     num_answered = gathered.num_answered
-    rows = rows[: cut_by_time(rows, options.until_fraction)]
+    cut = cut_by_time(rows, options.until_fraction)
+    if far_off := coarse_cut(len(rows), options.until_fraction, cut):
+        say(f"--until-fraction {options.until_fraction:g}: {far_off}")
+    rows = rows[:cut]
     begin, end = (f"{datetime.fromtimestamp(row.time_ms / 1e3, UTC):%Y-%m-%d %H:%M}" for row in (rows[0], rows[-1]))
     files = "1 file" if num_files == 1 else f"{num_files} files"
     of_categories = f"; categories separated by {separated!r}" if separated else ""
@@ -137,16 +142,27 @@ def parts_of(found: FoundFile, file: EventFile, spec: FeatureSpec, options: Read
 def cut_by_time(rows: Sequence[Interaction], fraction: float) -> int:
     """Return how many of the events, in the order of time, are the oldest `fraction` of them; the cut splits no second.
 
-    Where the second is a large one (a day, in a file that has only dates), it is cut at its nearer end; all events are returned where
-    there is no other second.
+    Where the second is a large one (a day, in a file that has only dates), it is cut at its nearer end (of both: the later one); all
+    events are returned where there is no other second.
     """
     cut = round(len(rows) * fraction)
     if not 0 < cut < len(rows) or _second(rows[cut - 1]) < (second := _second(rows[cut])):
         return cut
     first = bisect_left(rows, second, hi=cut, key=_second)
     end = bisect_right(rows, second, lo=cut, key=_second)
-    ends = [place for place in (first, end) if 0 < place < len(rows)]
+    ends = [place for place in (end, first) if 0 < place < len(rows)]
     return min(ends, key=lambda place: abs(place - cut), default=len(rows))
+
+
+def coarse_cut(num_rows: int, fraction: float, cut: int) -> str:
+    """Return what to say of a cut that is far from what was asked for, since many events share a second; empty where it is near."""
+    wanted = num_rows * fraction
+    if abs(cut - wanted) <= max(_FAR_OFF * min(wanted, num_rows - wanted), 1.0):
+        return ""
+    return (
+        f"the times are coarse: cut at {cut:,} of {num_rows:,} events instead of {round(wanted):,}, since no second (no day, where only "
+        "dates are known) is split"
+    )
 
 
 def _second(row: Interaction) -> int:

@@ -34,7 +34,7 @@ class ReadOptions:
     """What the files do not say themselves.
 
     Attributes:
-        until_fraction: learn only this part of the events, the oldest; the cut splits no (user, second) block.
+        until_fraction: learn only this part of the events, the oldest; the cut splits no second.
         time_unit: of a column `time` of numbers, one of `times.UNIT_NAMES`; None: recognised.
         category_separator: between the names in a text of `categories`; None: recognised.
         names: what the files call the columns that are not named as here.

@@ -87,7 +87,7 @@ def score_then_learn(
 
     Args:
         frozen: None: it is not compared.
-        placed: see `batch.replay_order`.
+        placed: see `replay_order.replay_order`.
         item_ids: the catalogue that candidates are drawn from: also what is new, or its first event would give it away.
         collector: takes what was scored.
         max_scored: about so many events are scored; all are learned.

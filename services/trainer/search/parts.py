@@ -63,8 +63,8 @@ def divide(history: History, *, validation: float, test: float) -> Parts:
     for name, part in (("learned", learned), ("validation", validated), ("test", tested)):
         if len(part) < MIN_EVENTS:
             raise ConfigurationError(
-                f"of {len(events)} events {len(part)} are left for the {name} part; it takes {MIN_EVENTS}: give more events, or other "
-                "--validation and --held-out"
+                f"of {len(events)} events {len(part)} are left for the {name} part; it takes {MIN_EVENTS}: give more events, finer times "
+                "(no second, and no day of dates, is split), or other --validation and --held-out"
             )
     seen = {one.item_id for one in learned} | {one.item_id for one in validated}
     known = {item_id: names for item_id, names in history.categories.items() if item_id in seen}

@@ -11,8 +11,8 @@ from services.common.ranker import exposure_block
 from services.common.ranker.states import Interaction
 from services.trainer import replay_order
 from services.trainer.batch import FeatureStates, replay
-from services.trainer.event_files.history import cut_by_time
-from services.trainer.replay_order import BatchConfig, Behind, ReplayOrder, blocks, order_remarks, sessions_in_a_row
+from services.trainer.event_files.history import coarse_cut, cut_by_time
+from services.trainer.replay_order import BatchConfig, Behind, ReplayOrder, blocks, is_coarse, order_remarks, sessions_in_a_row
 from tests.learning import CATEGORIES, ITEMS, SPEC
 
 DAY_MS = 86_400_000
@@ -121,6 +121,29 @@ def test_a_cut_by_dates_is_at_the_nearer_end_of_the_day() -> None:
     assert cuts == {0.0: 0, 0.1: 100, 0.49: 100, 0.51: 200, 0.6: 200, 0.9: 200, 1.0: 300}
     assert cut_by_time(by_date(1, 100), 0.9) == 100, "one day has no earlier part"
     assert cut_by_time([], 0.9) == 0
+
+
+def test_a_cut_that_is_far_from_what_was_asked_for_is_said() -> None:
+    assert coarse_cut(1_000, 0.9, 880) == coarse_cut(1_000, 0.9, 900) == coarse_cut(1_000, 0.9, 949) == coarse_cut(3, 0.5, 1) == ""
+    for cut in (500, 960, 1_000):
+        assert f"cut at {cut:,} of 1,000 events instead of 900" in coarse_cut(1_000, 0.9, cut)
+
+
+@pytest.mark.parametrize(
+    ("acts", "coarse"),
+    [
+        ([], False),
+        ([act("a", 0)], False),
+        (by_date(2, 3_000), True),
+        (by_date(1, 50), True),
+        (by_date(60, 50), False),
+        ([act(f"u{place % 9}", place * 20) for place in range(5_000)], False),
+    ],
+)
+def test_times_that_tell_little_are_said(acts: list[Interaction], coarse: bool) -> None:
+    assert is_coarse(acts) == coarse
+    assert any("share their second" in line for line in order_remarks(acts, BatchConfig())) == coarse
+    assert not [*order_remarks(acts, BatchConfig(active_users=5))]
 
 
 def test_sessions_one_after_the_other_are_said() -> None:
