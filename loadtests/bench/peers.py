@@ -38,8 +38,8 @@ def _requests(peer: Peer, seed: int, count: int) -> list[bytes]:
     return [http_loop.request(peer.path, _HOST, json.dumps(body).encode()) for body in bodies]
 
 
-def _ask(port: int, requests: Sequence[bytes], at_once: int, check: Callable[[bytes], None], took_s: list[float] | None = None) -> None:
-    asyncio.run(http_loop.run(_HOST, port, iter(requests), at_once=at_once, check=check, took_s=took_s))
+def _ask(port: int, requests: Sequence[bytes], at_once: int, check: Callable[[bytes], None]) -> None:
+    asyncio.run(http_loop.run(_HOST, port, iter(requests), at_once=at_once, check=check))
 
 
 def _is_ready(peer: Peer, port: int) -> bool:
@@ -81,10 +81,16 @@ def _compare(tree: Tree, peer: Peer, port: int) -> None:
 
 
 def _round(peer: Peer, port: int, seed: int) -> tuple[float, float]:
-    requests, took_s = _requests(peer, seed, _CALLS), list[float]()
+    """Return whole answers a second, and the 99th percentile of their times in milliseconds; says what failed, which does not count."""
+    requests, took_s, failed = _requests(peer, seed, _CALLS), list[float](), list[str]()
     began = time.perf_counter()
-    _ask(port, requests, _AT_ONCE, _check, took_s)
-    return _CALLS / (time.perf_counter() - began), float(np.percentile(took_s, 99)) * 1e3
+    asyncio.run(http_loop.run(_HOST, port, iter(requests), at_once=_AT_ONCE, check=_check, took_s=took_s, failed=failed))
+    took_all_s = time.perf_counter() - began
+    if failed:
+        print(f"{peer.package}: {len(failed)} of {_CALLS} requests failed, the first: {failed[0]}", flush=True)
+    if len(failed) > _CALLS // 2:
+        raise NotHere(f"{peer.package} fails under load: {failed[0]}")
+    return (_CALLS - len(failed)) / took_all_s, float(np.percentile(took_s, 99)) * 1e3
 
 
 def _own_round(tree: Tree, seed: int) -> tuple[float, float]:
@@ -113,10 +119,7 @@ def measure(peer: Peer, options: Options) -> Sequence[Result]:
         _compare(tree, peer, port)
         for seed in range(2, options.repeats + 3):
             ours.append(_own_round(tree, seed))
-            try:
-                theirs.append(_round(peer, port, seed))
-            except http_loop.CallFailed as error:
-                raise NotHere(f"{peer.package} failed under load: {error}") from error
+            theirs.append(_round(peer, port, seed))
     (rates, p99s), (peer_rates, peer_p99s) = (zip(*side[1:], strict=True) for side in (ours, theirs))
     name = f"recommend_{peer.name}"
     return (

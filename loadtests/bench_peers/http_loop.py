@@ -24,7 +24,14 @@ def request(path: str, host: str, body: bytes) -> bytes:
 
 
 async def run(
-    host: str, port: int, requests: Iterator[bytes], *, at_once: int, check: Callable[[bytes], None], took_s: list[float] | None = None
+    host: str,
+    port: int,
+    requests: Iterator[bytes],
+    *,
+    at_once: int,
+    check: Callable[[bytes], None],
+    took_s: list[float] | None = None,
+    failed: list[str] | None = None,
 ) -> None:
     """Ask until the requests end.
 
@@ -34,10 +41,12 @@ async def run(
         at_once: connections.
         check: looks at each body; what it raises ends the run.
         took_s: how long each answer took is appended here.
+        failed: what became of each request that was refused or whose connection ended is appended here, and the others go on; None: it
+            ends the run.
     Raises:
         CallFailed: a request has no answer.
     """
-    connections = [asyncio.ensure_future(_connection(host, port, requests, check, took_s)) for _ in range(at_once)]
+    connections = [asyncio.ensure_future(_connection(host, port, requests, check, took_s, failed)) for _ in range(at_once)]
     try:
         await asyncio.gather(*connections)
     finally:
@@ -45,20 +54,33 @@ async def run(
             connection.cancel()
 
 
-async def _connection(host: str, port: int, requests: Iterator[bytes], check: Callable[[bytes], None], took_s: list[float] | None) -> None:
-    reader, writer = await asyncio.open_connection(host, port, limit=_MAX_HEAD_BYTES)
-    try:
-        for message in requests:
-            began = time.perf_counter()
-            writer.write(message)
-            body = await _answer(reader)
-            if took_s is not None:
-                took_s.append(time.perf_counter() - began)
-            check(body)
-    except (OSError, EOFError, asyncio.LimitOverrunError) as error:
-        raise CallFailed(f"the connection ended: {error!r}") from error
-    finally:
-        writer.close()
+async def _connection(
+    host: str,
+    port: int,
+    requests: Iterator[bytes],
+    check: Callable[[bytes], None],
+    took_s: list[float] | None,
+    failed: list[str] | None,
+) -> None:
+    is_done = False
+    while not is_done:
+        reader, writer = await asyncio.open_connection(host, port, limit=_MAX_HEAD_BYTES)
+        try:
+            for message in requests:
+                began = time.perf_counter()
+                writer.write(message)
+                body = await _answer(reader)
+                if took_s is not None:
+                    took_s.append(time.perf_counter() - began)
+                check(body)
+            is_done = True
+        except (OSError, EOFError, asyncio.LimitOverrunError, CallFailed) as error:
+            failure = error if isinstance(error, CallFailed) else CallFailed(f"the connection ended: {error!r}")
+            if failed is None:
+                raise failure from error
+            failed.append(str(failure))
+        finally:
+            writer.close()
 
 
 async def _answer(reader: asyncio.StreamReader) -> bytes:

@@ -11,6 +11,9 @@ import litserve  # type: ignore[import-not-found]  # of the peer's environment
 
 from loadtests.bench_peers.job import MOST_TOGETHER, Ranker, Reader, answer
 
+# vLLM brings mcp, and LitServe then wants fastmcp too, though nothing here is a tool (findings/litserve_needs_fastmcp_beside_mcp.sh).
+litserve.server._MCP_AVAILABLE = False
+
 
 class Recommend(litserve.LitAPI):  # type: ignore[misc]  # a class of a package that is not there when types are checked
     """States, features, scores, answers of a batch."""

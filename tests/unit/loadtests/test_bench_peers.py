@@ -15,8 +15,8 @@ from loadtests.bench_peers import http_loop
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def asked(handler: Handler, num: int, at_once: int) -> tuple[list[bytes], list[float]]:
-    """Ask a server so often; return the bodies and how long each took."""
+def asked(handler: Handler, num: int, at_once: int, failed: list[str] | None = None) -> tuple[list[bytes], list[float]]:
+    """Ask a server so often; return the bodies and how long each took. failed: see `http_loop.run`."""
     bodies: list[bytes] = []
     took_s: list[float] = []
 
@@ -30,7 +30,7 @@ def asked(handler: Handler, num: int, at_once: int) -> tuple[list[bytes], list[f
         [(host, port)] = [address[:2] for address in runner.addresses]
         messages = (http_loop.request("/x", host, str(number).encode()) for number in range(num))
         try:
-            await http_loop.run(host, port, messages, at_once=at_once, check=bodies.append, took_s=took_s)
+            await http_loop.run(host, port, messages, at_once=at_once, check=bodies.append, took_s=took_s, failed=failed)
         finally:
             await runner.cleanup()
 
@@ -87,6 +87,22 @@ def test_a_refusal_ends_the_run_with_what_it_says() -> None:
 
     with pytest.raises(http_loop.CallFailed, match=r"503 .*: overloaded"):
         asked(third_fails, 10, 1)
+
+
+def test_failures_may_be_counted_and_the_others_go_on() -> None:
+    numbers = count()
+
+    async def some_fail(request: web.Request) -> web.Response:
+        number = next(numbers)
+        assert request.transport is not None
+        if number % 10 == 3:
+            request.transport.close()
+        return web.Response(status=503 if number % 10 == 7 else 200, text="some text")
+
+    failed: list[str] = []
+    bodies, _ = asked(some_fail, 40, 4, failed)
+    assert len(bodies) == 32 and len(failed) == 8
+    assert sum("the connection ended" in one for one in failed) == 4 and sum("503" in one for one in failed) == 4
 
 
 def test_a_connection_that_ends_is_a_failure() -> None:
