@@ -65,7 +65,9 @@ AS_HERE = Names()
 
 
 def open_named(path: DataFile, wanted: Sequence[str], names: Names, *, or_ours: bool = False) -> EventFile:
-    """As `open_file`, of a file that may call its columns otherwise; the columns are named as here.
+    """As `open_file`, of a file that may call its columns otherwise; the columns are named as here, and batches have rows.
+
+    Of an empty part the types say nothing: pandas writes columns without values as nulls.
 
     Args:
         path: of the file.
@@ -79,7 +81,8 @@ def open_named(path: DataFile, wanted: Sequence[str], names: Names, *, or_ours: 
 
     def batches(columns: Sequence[str]) -> Iterator[Columns]:
         for batch in file.batches([theirs[name] for name in columns]):
-            yield {name: batch[theirs[name]] for name in columns}
+            if any(map(len, batch.values())):
+                yield {name: batch[theirs[name]] for name in columns}
 
     return EventFile(path, tuple(theirs), batches)
 
