@@ -63,14 +63,16 @@ class BaseStore:
         arrays = as_replicas_have_them(checkpoint.arrays, self._row_dtype)
         return write_artifact(posixpath.join(self.url, cut.base_id), manifest, arrays)
 
-    def prune(self) -> None:
+    def prune(self, announced: str) -> None:
         """Delete what is older than the newest `keep`. Call it once the newest is announced: until then replicas load an older one.
 
-        A store that does not answer keeps them until the next call: the base that was announced counts all the same.
+        The announced one stays whatever is there: where epochs began anew, since broker and checkpoints are gone, older bases have higher
+        names. A store that does not answer keeps them until the next call: the base that was announced counts all the same.
         """
         try:
             for old in list_artifacts(self.url)[: -self._keep]:
-                delete_artifact(old)
+                if posixpath.basename(old) != announced:
+                    delete_artifact(old)
         except Unavailable as error:
             _log.warning("older bases are deleted after the next one: %s", error)
 

@@ -73,6 +73,6 @@ class FakeBases(BaseStore):
         manifest = Manifest(kind="base", model=SPEC.model, schema_hash=SPEC.schema_hash, lineage_id="", epoch=epoch, seq=seq)
         return Artifact(url=name, manifest=manifest, manifest_crc32c=0)
 
-    def prune(self) -> None:
+    def prune(self, announced: str) -> None:
         for name in sorted(self.disk.bases)[: -self.keep]:
             del self.disk.bases[name]

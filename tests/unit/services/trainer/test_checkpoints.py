@@ -137,8 +137,17 @@ def test_bases_are_deleted_only_when_asked(tmp_path: Path) -> None:
         written = checkpoint()
         bases.write(replace(written, cut=replace(written.cut, base_id=base_name(1, number))), epoch=1, seq=0, now_ms=5)
     assert len(list_artifacts(bases.url)) == 4
-    bases.prune()
+    bases.prune(base_name(1, 4))
     assert [url.rsplit("/", 1)[1] for url in list_artifacts(bases.url)] == [base_name(1, 3), base_name(1, 4)]
+
+
+def test_the_base_that_is_announced_stays_where_epochs_began_anew(tmp_path: Path) -> None:
+    bases = BaseStore(str(tmp_path), model="ranker", schema_hash="s", row_dtype=ROW_DTYPE_FP32, keep=2)
+    for epoch in (7, 8, 9, 1):
+        written = checkpoint()
+        bases.write(replace(written, cut=replace(written.cut, base_id=base_name(epoch, 1))), epoch=epoch, seq=0, now_ms=5)
+    bases.prune(base_name(1, 1))
+    assert [url.rsplit("/", 1)[1] for url in list_artifacts(bases.url)] == [base_name(epoch, 1) for epoch in (1, 8, 9)]
 
 
 def test_an_initial_base_that_is_missing_or_foreign_names_the_variable(tmp_path: Path) -> None:
