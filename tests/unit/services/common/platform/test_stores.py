@@ -27,7 +27,7 @@ from services.trainer.merge import Position
 
 NO_STORES = ["nosuch://bucket/x", "simplecache::nosuch://bucket/x", "sftp://host/x"]
 MANIFEST = Manifest(kind="base", model="ranker", schema_hash="abc", lineage_id="l1", epoch=1, seq=-1)
-CUT = {"lineage_id": "l1", "epoch": 1, "base_id": "", "row_dtype": 1, "delta_offset": 0, "restored": None}
+CUT = {"passed_over": (), "lineage_id": "l1", "epoch": 1, "base_id": "", "row_dtype": 1, "delta_offset": 0, "restored": None}
 CHECKPOINT = {"seq": 0, "within_seq": 0, "counters": Counters(), "dedup": {}}
 WAYS = {
     "list_artifacts": list_artifacts,
