@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 
 from tunemesh.events.v1 import example_pb2
 from typing_extensions import override
@@ -73,18 +74,20 @@ class Examples(tuner.Examples, Reader):
     def _take(self, records: Sequence[Record]) -> None:
         for record in records:
             try:
-                self._take_one(parse_value(record.value, record.headers, example_pb2.LlmExample))
+                self._take_one(parse_value(record.value, record.headers, example_pb2.LlmExample), record.timestamp)
             except (MalformedRecord, InvalidInput) as error:
                 _log.warning("the example at offset %d is left out: %s", record.offset, error)
                 self._on_refused(record, str(error))
 
-    def _take_one(self, example: example_pb2.LlmExample) -> None:
+    def _take_one(self, example: example_pb2.LlmExample, written_ms: int) -> None:
         if not example.example_id or not is_task(example.task):
             raise InvalidInput(f"it has no id, or its task {example.task[:80]!r} is not a valid name of one")
         if example.kind == example_pb2.EXAMPLE_KIND_JUDGED:
             self._book.add_judged(example.task, example.example_id)
         elif example.kind == example_pb2.EXAMPLE_KIND_DEMONSTRATION:
-            self._book.add_demonstration(example.task, demonstration_of(example))
+            # A curator that was behind writes late: what comes after a tune began is new, whenever the act was.
+            found = demonstration_of(example)
+            self._book.add_demonstration(example.task, replace(found, created_at_ms=max(found.created_at_ms, written_ms)))
 
 
 def demonstration_of(example: example_pb2.LlmExample) -> Demonstration:

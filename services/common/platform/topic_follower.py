@@ -34,6 +34,8 @@ class Record(Protocol):
     def partition(self) -> int: ...  # noqa: D102
     @property
     def offset(self) -> int: ...  # noqa: D102
+    @property
+    def timestamp(self) -> int: ...  # noqa: D102
 
 
 class Reader(Protocol):

@@ -19,9 +19,9 @@ DEMONSTRATION = example_pb2.LlmExample(
 )
 
 
-def record(example: example_pb2.LlmExample | None, offset: int = 0) -> SimpleNamespace:
+def record(example: example_pb2.LlmExample | None, offset: int = 0, timestamp: int = 5) -> SimpleNamespace:
     value = example.SerializeToString() if example is not None else b"\xff"
-    return SimpleNamespace(key=b"helpdesk", value=value, headers=[], partition=0, offset=offset)
+    return SimpleNamespace(key=b"helpdesk", value=value, headers=[], partition=0, offset=offset, timestamp=timestamp)
 
 
 def changed(**fields) -> example_pb2.LlmExample:
@@ -51,6 +51,16 @@ def test_demonstrations_and_judgements_are_told_apart_by_their_kind():
         "Nine days.",
         7,
     )
+
+
+def test_a_demonstration_that_is_written_late_counts_from_then_on():
+    examples = book()
+    examples.begin([record(DEMONSTRATION, timestamp=9), record(changed(example_id="2", question="Where?"), 1, timestamp=-1)])
+    examples.extend([record(changed(example_id="3", question="Who?"), 2, timestamp=1_000)])
+    assert examples.counted_ms("helpdesk", most_of_a_user=9) == [7, 9, 1_000]
+    assert examples.counted_ms("helpdesk", most_of_a_user=9, since_ms=500) == [1_000], "a tune that began at 500 did not have it"
+    examples.extend([record(DEMONSTRATION, 3, timestamp=2_000)])
+    assert examples.counted_ms("helpdesk", most_of_a_user=9) == [7, 9, 1_000], "a repeat is none"
 
 
 @pytest.mark.parametrize(
