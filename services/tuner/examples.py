@@ -22,8 +22,10 @@ _QUESTIONS_KEPT = 2
 class Demonstration:
     """A prompt and the answer that a person wrote.
 
-    `created_at_ms`: Unix milliseconds: when it could be read, which is later than the act where the curator was behind. `user_id`: empty when it is not known. `is_grounded`: its prompt has passages to
-    answer from.
+    Attributes:
+        created_at_ms: when it could be read, Unix milliseconds: later than the act where the curator was behind.
+        user_id: empty when it is not known.
+        is_grounded: its prompt has passages to answer from.
     """
 
     example_id: str
