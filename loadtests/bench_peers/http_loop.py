@@ -39,12 +39,11 @@ async def run(
         host, port: of the server.
         requests: whole requests, as `request` makes them.
         at_once: connections.
-        check: looks at each body; what it raises ends the run.
-        took_s: how long each answer took is appended here.
-        failed: what became of each request that was refused or whose connection ended is appended here, and the others go on; None: it
-            ends the run.
+        check: looks at each body; may raise CallFailed.
+        took_s: how long each answer took that `check` let pass is appended here.
+        failed: what became of each request that has no such answer is appended here, and the others go on; None: it ends the run.
     Raises:
-        CallFailed: a request has no answer.
+        CallFailed: a request has no answer, or a connection cannot be opened.
     """
     connections = [asyncio.ensure_future(_connection(host, port, requests, check, took_s, failed)) for _ in range(at_once)]
     try:
@@ -62,18 +61,21 @@ async def _connection(
     took_s: list[float] | None,
     failed: list[str] | None,
 ) -> None:
-    is_done = False
-    while not is_done:
-        reader, writer = await asyncio.open_connection(host, port, limit=_MAX_HEAD_BYTES)
+    while (message := next(requests, None)) is not None:
         try:
-            for message in requests:
+            reader, writer = await asyncio.open_connection(host, port, limit=_MAX_HEAD_BYTES)
+        except OSError as error:
+            raise CallFailed(f"no connection to {host}:{port}: {error}") from error
+        try:
+            while message is not None:
                 began = time.perf_counter()
                 writer.write(message)
                 body = await _answer(reader)
-                if took_s is not None:
-                    took_s.append(time.perf_counter() - began)
+                took = time.perf_counter() - began
                 check(body)
-            is_done = True
+                if took_s is not None:
+                    took_s.append(took)
+                message = next(requests, None)
         except (OSError, EOFError, asyncio.LimitOverrunError, CallFailed) as error:
             failure = error if isinstance(error, CallFailed) else CallFailed(f"the connection ended: {error!r}")
             if failed is None:

@@ -121,11 +121,13 @@ def serving(peer: Peer, python: Path, redis_url: str, is_ready: Callable[[int], 
         except ConfigurationError as error:
             said = (folder / "log").read_text(errors="replace")[-3_000:]
             raise NotHere(f"{peer.package} does not answer: {error}\n{said}") from error
+        # Ray's processes have groups of their own.
+        family = set(psutil.Process(server.pid).children(recursive=True))
         try:
             yield port
         finally:
-            # Ray's processes have groups of their own.
-            family = psutil.Process(server.pid).children(recursive=True) if psutil.pid_exists(server.pid) else []
+            if psutil.pid_exists(server.pid):
+                family |= set(psutil.Process(server.pid).children(recursive=True))
             server.stop(_STOP_S)
             for one in psutil.wait_procs(family, _STOP_S)[1]:
                 with suppress(psutil.NoSuchProcess):

@@ -127,9 +127,11 @@ def _known_until_ms(checkpoint: Checkpoint | None) -> int:
 
 
 def _passed_over(checkpoint: Checkpoint | None, plan: Plan) -> tuple[PassedOver, ...]:
-    """Return what rollbacks left out; offsets of another history mean nothing."""
-    is_ours = checkpoint is not None and checkpoint.cut.lineage_id == plan.lineage_id
-    return checkpoint.cut.passed_over if checkpoint is not None and is_ours else ()
+    """Return what rollbacks left out before the plan's position; offsets of another history, or of a new topic, mean nothing."""
+    if checkpoint is None or checkpoint.cut.lineage_id != plan.lineage_id:
+        return ()
+    offsets = dict(enumerate(plan.position.offsets))
+    return tuple(part for part in checkpoint.cut.passed_over if part.end <= offsets.get(part.partition, 0))
 
 
 def _publisher(checkpoint: Checkpoint | None, plan: Plan, logs: Logs, config: EpochConfig) -> DeltaPublisher:

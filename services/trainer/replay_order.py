@@ -207,8 +207,8 @@ def order_remarks(interactions: Sequence[Interaction], config: BatchConfig) -> I
         return
     if is_coarse(interactions):
         yield (
-            "most events share their second with a thousand others, or their day, where only dates are known: they are learned without "
-            "knowing of each other, so counters and histories are of the times before; give finer times if there are any"
+            "most events share their second (their day, where only dates are known) with those around them: features of a second are of "
+            "the seconds before, so none of these events knows the others; where only dates are given, give times if there are any"
         )
     share = sessions_in_a_row(interactions)
     if share is not None and share > _MOST_IN_A_ROW:

@@ -23,7 +23,7 @@ class Demonstration:
     """A prompt and the answer that a person wrote.
 
     Attributes:
-        created_at_ms: when it could be read, Unix milliseconds: later than the act where the curator was behind.
+        created_at_ms: when it was sent to the log, Unix milliseconds: later than the act where the curator was behind.
         user_id: empty when it is not known.
         is_grounded: its prompt has passages to answer from.
     """
@@ -123,12 +123,12 @@ class ExampleBook:
         return len(book.demonstrations) if book else 0
 
     def counted_ms(self, task: str, *, most_of_a_user: int, since_ms: int = 0) -> list[int]:
-        """Return when the demonstrations were made that count towards a tune, oldest first, Unix milliseconds.
+        """Return when the demonstrations were written that count towards a tune, oldest first, Unix milliseconds.
 
         Args:
             task: may be one without examples.
             most_of_a_user: so many of one user count; of users who are not known, all.
-            since_ms: those count that were made then or later, and that say something that none said before.
+            since_ms: those count that were written then or later, and that say something that none said before.
         """
         book = self._tasks.get(task)
         if book is None:

@@ -75,4 +75,5 @@ class FakeBases(BaseStore):
 
     def prune(self, announced: str) -> None:
         for name in sorted(self.disk.bases)[: -self.keep]:
-            del self.disk.bases[name]
+            if name != announced:
+                del self.disk.bases[name]

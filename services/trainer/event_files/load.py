@@ -134,20 +134,14 @@ def _parquet_names(file: IO[bytes]) -> list[str]:
 
 
 def _parquet_batches(file: IO[bytes], columns: Sequence[str]) -> Iterator[Columns]:
-    parquet, is_empty = _parquet(file), True
-    for batch in parquet.iter_batches(batch_size=BATCH_ROWS, columns=list(columns), use_threads=False):
-        is_empty = False
+    for batch in _parquet(file).iter_batches(batch_size=BATCH_ROWS, columns=list(columns), use_threads=False):
         yield _columns(batch, columns)
-    if is_empty:
-        yield _columns(parquet.schema_arrow.empty_table(), columns)
 
 
 def _orc_batches(file: IO[bytes], columns: Sequence[str]) -> Iterator[Columns]:
     source = orc.ORCFile(file)
     for stripe in range(source.nstripes):
         yield from _sliced(source.read_stripe(stripe, columns=list(columns)), columns)
-    if not source.nstripes:
-        yield _columns(source.schema.empty_table(), columns)
 
 
 def _arrow_batches(file: IO[bytes], columns: Sequence[str]) -> Iterator[Columns]:
@@ -157,8 +151,6 @@ def _arrow_batches(file: IO[bytes], columns: Sequence[str]) -> Iterator[Columns]
     source = pa.ipc.open_file(file, options=fields)
     for number in range(source.num_record_batches):
         yield from _sliced(source.get_batch(number), columns)
-    if not source.num_record_batches:
-        yield _columns(source.schema.empty_table(), columns)
 
 
 def _feather_batches(file: IO[bytes], columns: Sequence[str]) -> Iterator[Columns]:
@@ -171,5 +163,5 @@ def _columns(batch: Any, columns: Sequence[str]) -> Columns:
 
 
 def _sliced(batch: Any, columns: Sequence[str]) -> Iterator[Columns]:
-    for start in range(0, max(batch.num_rows, 1), BATCH_ROWS):
+    for start in range(0, batch.num_rows, BATCH_ROWS):
         yield _columns(batch.slice(start, BATCH_ROWS), columns)

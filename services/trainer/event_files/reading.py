@@ -31,8 +31,7 @@ class EventFile:
     Attributes:
         path: its text is what errors name.
         names: of the wanted columns that it has.
-        batches: of the named columns, each of at most BATCH_ROWS rows, in the order of rows; one without rows for a file without any.
-            Raises EventFileError.
+        batches: of the named columns, each of at most BATCH_ROWS rows, in the order of rows. Raises EventFileError.
     """
 
     path: object

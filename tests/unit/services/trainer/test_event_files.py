@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from services.common.ranker.feature_spec import FeatureSpec
 from services.common.ranker.states import Interaction
 from services.trainer.event_files.history import read_history
+from services.trainer.event_files.parts import ReadOptions
 from services.trainer.event_files.places import EventFileError
 from tests.event_files import events
 from tests.small_batches import batch_sizes  # noqa: F401 - each test runs with it
@@ -78,3 +82,24 @@ def test_the_matrix_has_each_type_and_unit_that_the_writer_has(writer: str) -> N
     parts = [re.split(r"[-.]", Path(name).name) for name in written() if name.startswith(f"{writer}/") and name not in REFUSALS]
     assert {part[0] for part in parts} == {*WRITTEN_TIMES[writer].split()}
     assert {part[1] for part in parts} == {*WRITTEN_IDS[writer].split()}
+
+
+@pytest.mark.parametrize("written", ["parquet", "feather"])
+def test_an_empty_part_says_nothing(tmp_path: Path, written: str) -> None:
+    folder, items = tmp_path / "events", tmp_path / "items"
+    nothing = pd.DataFrame(columns=["user_id", "item_id", "kind", "value", "time", "categories"])
+    some = pd.DataFrame(
+        [["u", "i", "rating", 4.0, pd.Timestamp("2023-11-14T22:13:20Z")], ["v", "i", "rating", 2.0, pd.Timestamp("2023-11-14T22:13:20Z")]]
+    )
+    some.columns = nothing.columns[:5]
+    for place, parts in ((folder, (nothing, some.assign(categories="x"), nothing)), (items, (nothing[["item_id", "categories"]],))):
+        place.mkdir()
+        for number, part in enumerate(parts):
+            getattr(part, f"to_{written}")(place / f"part-{number}.{written}")
+    if written == "parquet":
+        assert pq.read_schema(folder / "part-0.parquet").field("user_id").type == pa.null(), "as pandas writes it"
+    history = read_history(folder, SPEC, ReadOptions(items=items))
+    assert [one.user_id for one in history.interactions] == ["u", "v"] and history.categories == {"i": ("x",)}
+    (folder / f"part-1.{written}").unlink()
+    with pytest.raises(EventFileError, match="holds no events"):
+        read_history(folder, SPEC)

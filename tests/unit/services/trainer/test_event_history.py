@@ -8,7 +8,6 @@ import zipfile
 from datetime import datetime
 from pathlib import Path
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -108,26 +107,6 @@ def test_a_missing_column_or_file_or_event_is_refused(tmp_path: Path) -> None:
     refused(tmp_path / "empty.csv", "is empty")
     (tmp_path / "folder").mkdir()
     refused(tmp_path / "folder", "the folder holds no data files")
-
-
-@pytest.mark.parametrize("written", ["parquet", "feather"])
-def test_an_empty_part_says_nothing(tmp_path: Path, written: str) -> None:
-    folder, items = tmp_path / "events", tmp_path / "items"
-    nothing = pd.DataFrame(columns=["user_id", "item_id", "kind", "value", "time", "categories"])
-    some = pd.DataFrame(
-        [["u", "i", "rating", 4.0, pd.Timestamp(T_MS, unit="ms")], ["v", "i", "rating", 2.0, pd.Timestamp(T_MS, unit="ms")]]
-    )
-    some.columns = nothing.columns[:5]
-    for place, parts in ((folder, (nothing, some.assign(categories="x"), nothing)), (items, (nothing[["item_id", "categories"]],))):
-        place.mkdir()
-        for number, part in enumerate(parts):
-            getattr(part, f"to_{written}")(place / f"part-{number}.{written}")
-    if written == "parquet":
-        assert pq.read_schema(folder / "part-0.parquet").field("user_id").type == pa.null(), "as pandas writes it"
-    history = read_history(folder, SPEC, ReadOptions(items=items))
-    assert [one.user_id for one in history.interactions] == ["u", "v"] and history.categories == {"i": ("x",)}
-    (folder / f"part-1.{written}").unlink()
-    refused(folder, "holds no events")
 
 
 THEIRS = Names.parse("user_id=who,item_id=what,kind=did,value=worth,time=at,categories=tags")

@@ -212,6 +212,19 @@ def test_what_rollbacks_left_out_is_known_as_long_as_the_weights_lack_it(monkeyp
     assert one.life.epoch.passed_over == (), "they are learned after all"
 
 
+def test_what_was_left_out_of_a_partition_that_was_made_anew_is_forgotten() -> None:
+    one = mesh()
+    one.learn(10)
+    one.learn(10)
+    one.restore(one.times[0], skip=True)
+    one.learn()
+    [first, second] = one.life.epoch.passed_over
+    del one.broker.samples[0][first.first + 1 :]
+    adopted = start(one.broker, now_ms=one.clock, config={"on_lineage_change": "adopt"})
+    assert adopted.epoch.merge.position.offsets == [0, second.end]
+    assert adopted.epoch.passed_over == (second,), "other samples have those offsets now"
+
+
 def test_a_restart_after_a_restore_does_not_come_back_to_what_was_rolled_back() -> None:
     one = mesh()
     one.learn(10)
