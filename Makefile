@@ -86,7 +86,7 @@ distill: setup ## train a small base with a large teacher beside it: make distil
 test: setup ## run all tests but the deep ones (minutes); TEST_ARGS="tests/unit/mesh -k plan" runs these only
 	@$(LIGHT)/bin/python -m tests.run $(TEST_ARGS)
 
-test-deep: setup ## run the deep tests: kill matrices, whole tunes, the whole demo; TEST_ARGS="--list" lists them
+test-deep: setup ## run the deep tests: kill matrices, whole tunes, the whole demo; TEST_ARGS="--list" lists them, TEST_ARGS="--unit searches" runs one unit
 	@$(LIGHT)/bin/python -m tests.run --deep $(TEST_ARGS)
 
 up: setup ## start the mesh without Docker and leave it running; PART=ranker starts one half, s="llm retriever" these, also beside what runs

@@ -31,11 +31,16 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--deep", action="store_true", help="run the deep tests instead of the others")
     parser.add_argument("--budget-minutes", type=float, help="with --deep: begin no unit that does not fit any more")
     parser.add_argument("--rotate-by", default="", metavar="COMMIT", help="with --deep: the commit that decides where to begin")
+    parser.add_argument("--unit", action="append", default=[], help="with --deep: run this unit alone; may be given more than once")
     parser.add_argument("--list", action="store_true", help="with --deep: print the units and run nothing")
     options, rest = parser.parse_known_args(arguments)
     if options.list:
         print("".join(f"{unit.seconds:5d} s  {unit.environment:<5}  {unit.name}: {' '.join(unit.paths)}\n" for unit in deep.UNITS), end="")
         return 0
+    try:
+        deep.named(options.unit)
+    except ValueError as error:
+        parser.error(f"--unit: {error}")
     paths = [word for word in rest if not word.startswith("-") and (ROOT / word.split("::", 1)[0]).exists()]
     extra = [word for word in rest if word not in paths]
     REPORTS.mkdir(parents=True, exist_ok=True)
@@ -44,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     with SharedServers(REPORTS / "servers", with_mlflow=not (options.deep or paths)) as servers:
         os.environ.update(servers.variables)
         if options.deep:
-            return deep.run(extra, factor=factor, budget_minutes=options.budget_minutes, commit=options.rotate_by)
+            return deep.run(extra, factor=factor, budget_minutes=options.budget_minutes, commit=options.rotate_by, names=options.unit)
         return _run_all(paths, extra)
 
 

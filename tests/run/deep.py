@@ -124,20 +124,28 @@ def _cost(units: Sequence[Unit], factor: float) -> float:
     return factor * sum(unit.seconds for unit in units)
 
 
-def run(extra: Sequence[str], *, factor: float, budget_minutes: float | None, commit: str) -> int:
-    """Run the deep tests, all or what fits; print the summary, which units ran and which did not, and return 0 when all passed."""
-    started = time.monotonic()
+def named(names: Sequence[str]) -> tuple[Unit, ...]:
+    """Return the units of these names; all where there are none. Raises ValueError for a name that no unit has."""
+    unknown = [name for name in names if name not in {unit.name for unit in UNITS}]
+    if unknown:
+        raise ValueError(f"no unit is called {', '.join(unknown)}; there are {', '.join(unit.name for unit in UNITS)}")
+    return tuple(unit for unit in UNITS if not names or unit.name in names)
+
+
+def run(extra: Sequence[str], *, factor: float, budget_minutes: float | None, commit: str, names: Sequence[str] = ()) -> int:
+    """Run the deep tests, all (or the named units) or what fits; print the summary, which units ran and which did not, and return 0 when all passed."""
+    started, units = time.monotonic(), named(names)
     budget_s = float("inf") if budget_minutes is None else budget_minutes * 60.0
     if budget_minutes is not None:
-        cost_s = _cost(UNITS, factor)
+        cost_s = _cost(units, factor)
         print(
-            f"deep tests: {cost_s:.0f} s in {len(UNITS)} units, budget {budget_s:.0f} s, drawn by commit {commit[:12] or '(none)'}",
+            f"deep tests: {cost_s:.0f} s in {len(units)} units, budget {budget_s:.0f} s, drawn by commit {commit[:12] or '(none)'}",
             flush=True,
         )
     outcomes: list[Outcome] = []
     ran: list[str] = []
     left_out: list[str] = []
-    for unit in order(UNITS, budget_s, factor, commit):
+    for unit in order(units, budget_s, factor, commit):
         planned_s = unit.seconds * factor
         if time.monotonic() - started + planned_s > budget_s:
             left_out.append(f"{unit.name} ({planned_s:.0f} s)")

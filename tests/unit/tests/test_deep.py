@@ -107,6 +107,14 @@ def test_the_last_line_says_which_units_ran_and_which_did_not(ran, monkeypatch, 
     assert ran == ["deep-short"]
 
 
+def test_named_units_run_alone_and_a_wrong_name_is_said(ran, monkeypatch) -> None:
+    monkeypatch.setattr(deep, "UNITS", (unit("broken", 40), unit("fine", 30), unit("other", 30)))
+    assert deep.run([], factor=1.0, budget_minutes=None, commit="", names=["other", "fine"]) == 0
+    assert ran == ["deep-fine", "deep-other"]
+    with pytest.raises(ValueError, match="no unit is called finest; there are broken, fine, other"):
+        deep.named(["fine", "finest"])
+
+
 def test_a_failure_in_one_unit_fails_the_run_and_the_others_still_run(ran, monkeypatch, capsys) -> None:
     monkeypatch.setattr(deep, "UNITS", (unit("broken", 40), unit("fine", 30)))
     assert deep.run([], factor=1.0, budget_minutes=None, commit="") == 1
