@@ -133,7 +133,10 @@ def named(names: Sequence[str]) -> tuple[Unit, ...]:
 
 
 def run(extra: Sequence[str], *, factor: float, budget_minutes: float | None, commit: str, names: Sequence[str] = ()) -> int:
-    """Run the deep tests, all (or the named units) or what fits; print the summary, which units ran and which did not, and return 0 when all passed."""
+    """Run the deep tests, all or what fits; print the summary, which units ran and which did not, and return 0 when all passed.
+
+    names: of units; none: all of them.
+    """
     started, units = time.monotonic(), named(names)
     budget_s = float("inf") if budget_minutes is None else budget_minutes * 60.0
     if budget_minutes is not None:
