@@ -25,7 +25,7 @@ help: ## show this list
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## make both environments from their lock files (the other targets do it themselves)
-	@$(MAKE) --jobs=2 $(LIGHT_STAMP) $(ML_STAMP)
+	@$(MAKE) --silent --jobs=2 $(LIGHT_STAMP) $(ML_STAMP)
 
 lock: setup ## write the lock files from what is installed (after `.venv/ENV/bin/pip install PACKAGE==VERSION`)
 	@for name in light ml; do .venv/$$name/bin/python -m services.mesh.images.locks $$name; rm -f .venv/$$name/.installed-*; done
