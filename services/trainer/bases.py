@@ -10,7 +10,16 @@ from typing import Any
 from numpy.typing import NDArray
 from tunemesh.events.v1.delta_pb2 import RowDtype
 
-from services.common.platform.artifacts import Arrays, Artifact, Manifest, delete_artifact, list_artifacts, read_artifact, write_artifact
+from services.common.platform.artifacts import (
+    Arrays,
+    Artifact,
+    Manifest,
+    delete_artifact,
+    list_artifacts,
+    read_artifact,
+    read_manifest,
+    write_artifact,
+)
 from services.common.platform.errors import ConfigurationError, CorruptArtifact, NotFound, Unavailable
 from services.common.ranker.delta import rounded
 from services.common.ranker.spec_description import SCHEMA_ARRAY
@@ -63,15 +72,22 @@ class BaseStore:
         arrays = as_replicas_have_them(checkpoint.arrays, self._row_dtype)
         return write_artifact(posixpath.join(self.url, cut.base_id), manifest, arrays)
 
-    def prune(self, announced: str) -> None:
+    def prune(self, announced: str, lineage_id: str) -> None:
         """Delete what is older than the newest `keep`. Call it once the newest is announced: until then replicas load an older one.
 
-        The announced one stays whatever is there: where epochs began anew, since broker and checkpoints are gone, older bases have higher
-        names. A store that does not answer keeps them until the next call: the base that was announced counts all the same.
+        Where epochs began anew, since broker and checkpoints are gone, older bases have higher names and another lineage: they go first.
+        Of a later epoch of this lineage nothing is touched. A store that does not answer keeps all until the next call: the base that was
+        announced counts all the same.
+
+        Args:
+            announced: its name.
+            lineage_id: of the broker's history that it belongs to.
         """
         try:
-            for old in list_artifacts(self.url)[: -self._keep]:
-                if posixpath.basename(old) != announced:
+            urls = list_artifacts(self.url)
+            later = [url for url in urls if posixpath.basename(url) > announced]
+            if not any(_lineage_of(url) == lineage_id for url in later):
+                for old in [*later, *(url for url in urls if url not in later)][: -self._keep]:
                     delete_artifact(old)
         except Unavailable as error:
             _log.warning("older bases are deleted after the next one: %s", error)
@@ -92,6 +108,14 @@ def read_initial_base(url: str, *, schema_hash: str, variable: str) -> Arrays:
         raise ConfigurationError(f"{variable}={url}: {error}") from error
     _log.info("beginning with base %s of epoch %d", url, manifest.epoch)
     return arrays
+
+
+def _lineage_of(url: str) -> str | None:
+    """Return the lineage that a base names; None when it cannot be read, or is gone by now."""
+    try:
+        return read_manifest(url).manifest.lineage_id
+    except (CorruptArtifact, NotFound):
+        return None
 
 
 def base_name(epoch: int, number: int) -> str:

@@ -243,7 +243,7 @@ class Epoch:
             created_at_ms=self.now_ms(),
         )
         self.logs.bases.append(pointer)
-        self.stores.bases.prune(cut.base_id)
+        self.stores.bases.prune(cut.base_id, self.lineage_id)
         return pointer
 
     def note_base(self, pointer: BasePointer) -> None:

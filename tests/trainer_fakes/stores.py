@@ -73,7 +73,7 @@ class FakeBases(BaseStore):
         manifest = Manifest(kind="base", model=SPEC.model, schema_hash=SPEC.schema_hash, lineage_id="", epoch=epoch, seq=seq)
         return Artifact(url=name, manifest=manifest, manifest_crc32c=0)
 
-    def prune(self, announced: str) -> None:
+    def prune(self, announced: str, lineage_id: str) -> None:
         for name in sorted(self.disk.bases)[: -self.keep]:
             if name != announced:
                 del self.disk.bases[name]

@@ -137,17 +137,27 @@ def test_bases_are_deleted_only_when_asked(tmp_path: Path) -> None:
         written = checkpoint()
         bases.write(replace(written, cut=replace(written.cut, base_id=base_name(1, number))), epoch=1, seq=0, now_ms=5)
     assert len(list_artifacts(bases.url)) == 4
-    bases.prune(base_name(1, 4))
+    bases.prune(base_name(1, 4), "L")
     assert [url.rsplit("/", 1)[1] for url in list_artifacts(bases.url)] == [base_name(1, 3), base_name(1, 4)]
 
 
-def test_the_base_that_is_announced_stays_where_epochs_began_anew(tmp_path: Path) -> None:
+def test_where_epochs_began_anew_bases_of_the_other_history_go_first(tmp_path: Path) -> None:
     bases = BaseStore(str(tmp_path), model="ranker", schema_hash="s", row_dtype=ROW_DTYPE_FP32, keep=2)
-    for epoch in (7, 8, 9, 1):
+
+    def announced(epoch: int, lineage_id: str) -> list[str]:
         written = checkpoint()
-        bases.write(replace(written, cut=replace(written.cut, base_id=base_name(epoch, 1))), epoch=epoch, seq=0, now_ms=5)
-    bases.prune(base_name(1, 1))
-    assert [url.rsplit("/", 1)[1] for url in list_artifacts(bases.url)] == [base_name(epoch, 1) for epoch in (1, 8, 9)]
+        cut = replace(written.cut, base_id=base_name(epoch, 1), lineage_id=lineage_id)
+        bases.write(replace(written, cut=cut), epoch=epoch, seq=0, now_ms=5)
+        bases.prune(base_name(epoch, 1), lineage_id)
+        return [url.rsplit("/", 1)[1] for url in list_artifacts(bases.url)]
+
+    assert announced(8, "old") == [base_name(8, 1)]
+    assert announced(9, "old") == [base_name(8, 1), base_name(9, 1)]
+    assert announced(1, "new") == [base_name(1, 1), base_name(9, 1)]
+    (tmp_path / "bases" / base_name(9, 1) / "manifest.json").write_text("{")
+    assert announced(2, "new") == [base_name(1, 1), base_name(2, 1)], "a damaged one is nobody's"
+    assert announced(3, "new") == [base_name(2, 1), base_name(3, 1)]
+    assert announced(1, "new") == [base_name(epoch, 1) for epoch in (1, 2, 3)], "a later epoch took over: it decides"
 
 
 def test_an_initial_base_that_is_missing_or_foreign_names_the_variable(tmp_path: Path) -> None:

@@ -163,5 +163,5 @@ def test_a_checkpoint_that_finds_its_store_down_is_an_error_for_the_log_and_the_
 
 
 def test_a_base_that_is_announced_counts_though_older_ones_cannot_be_deleted(closed_port, caplog):
-    BaseStore(closed_port, model="ranker", schema_hash="abc", row_dtype=RowDtype.ROW_DTYPE_FP32, keep=1).prune("base-000001-000001")
+    BaseStore(closed_port, model="ranker", schema_hash="abc", row_dtype=RowDtype.ROW_DTYPE_FP32, keep=1).prune("base-000001-000001", "L")
     assert "older bases are deleted after the next one" in caplog.text
