@@ -112,6 +112,8 @@ def serving(peer: Peer, python: Path, redis_url: str, is_ready: Callable[[int], 
             "BENTOML_HOME": str(folder / "bentoml"),
             "BENTOML_DO_NOT_TRACK": "1",
             "RAY_USAGE_STATS_ENABLED": "0",
+            # Or it leaves a token that others must have from then on (findings/ray_local_cluster_locks_others_out.sh).
+            "RAY_AUTH_MODE": "disabled",
             "TUNEMESH_TELEMETRY_DIR": str(folder),
             "OMP_NUM_THREADS": "1",
         }
