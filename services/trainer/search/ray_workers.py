@@ -136,8 +136,8 @@ def run_on_ray(address: str, order: Order, door: StudyDoor, jobs: int | None, *,
         ray.init(address=address, log_to_driver=False, logging_level="warning")
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ConfigurationError(
-            f"RAY_ADDRESS={address}: {error} (host:port and auto are for a machine of the cluster; from another one it is ray://host:10001; "
-            "a cluster that asks for a token is joined with RAY_AUTH_MODE=token)"
+            f"RAY_ADDRESS={address}: {error} (host:port and auto are for a machine of the cluster; from another it is ray://host:10001. "
+            "A cluster that asks for a token is joined with RAY_AUTH_MODE=token)"
         ) from error
     try:
         processors = int(ray.cluster_resources().get("CPU", 0))
